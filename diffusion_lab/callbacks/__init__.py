@@ -1,0 +1,9 @@
+"""Lightning callbacks: what is watched, drawn and saved during training."""
+
+from diffusion_lab.callbacks.losses import LossHistory
+from diffusion_lab.callbacks.pictures import Figures, SampleGrid
+from diffusion_lab.callbacks.progress import progress_bar
+from diffusion_lab.callbacks.save_config import SaveConfig
+from diffusion_lab.callbacks.throughput import Throughput
+
+__all__ = ["Figures", "LossHistory", "SampleGrid", "SaveConfig", "Throughput", "progress_bar"]

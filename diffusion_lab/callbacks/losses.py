@@ -1,0 +1,76 @@
+"""The loss of every step, without waiting for the device at every step."""
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+class LossHistory(L.Callback):
+    """Keeps every training loss, prints and logs `train/loss_epoch`, the mean of the batch losses.
+
+    `steps` holds a loss per batch, `epochs` a mean per epoch. At the end of training they lie in
+    losses.csv in the run folder.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.epochs: list[float] = []
+        self._pending: list[Tensor] = []
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Remember the loss where it is: .item() here would stall a GPU."""
+        # Lightning hands it out divided by the number of accumulated batches
+        self._pending.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Average the epoch as the tutorial does, every batch counting the same."""
+        if not self._pending:
+            return
+        losses = torch.stack(self._pending).float().cpu()
+        self._pending.clear()
+        self.steps += losses.tolist()
+        self.epochs.append(losses.mean().item())
+        pl_module.log("train/loss_epoch", losses.mean(), sync_dist=True)
+        if trainer.is_global_zero:
+            val = trainer.callback_metrics.get("val/loss")
+            log.info(
+                "epoch %d: average loss %.6f%s",
+                trainer.current_epoch,
+                self.epochs[-1],
+                "" if val is None else f", validation loss {val:.6f}",
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write losses.csv."""
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / "losses.csv"
+            with path.open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["step", "loss"])
+                rows.writerows(enumerate(self.steps))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists, for the checkpoint."""
+        pending = [loss.item() for loss in self._pending]
+        return {"steps": self.steps + pending, "epochs": self.epochs, "pending": len(pending)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint stopped, in the middle of an epoch too."""
+        whole = len(state_dict["steps"]) - state_dict["pending"]
+        self.steps = state_dict["steps"][:whole]
+        self.epochs = list(state_dict["epochs"])
+        self._pending = [torch.tensor(loss) for loss in state_dict["steps"][whole:]]

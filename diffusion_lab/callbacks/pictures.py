@@ -1,0 +1,192 @@
+"""Pictures of a run: a grid of samples every few epochs, and the whole set at the end."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from diffusion_lab import figures
+from diffusion_lab.callbacks.losses import LossHistory
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import BlendSampler, NoiseSchedule, Sampler, Step, VPSchedule, sample_steps
+from diffusion_lab.modules import DiffusionModule
+
+
+def _parts(trainer: L.Trainer, module: L.LightningModule) -> tuple[DiffusionModule, ImageDataModule]:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(module, DiffusionModule)
+    assert isinstance(data, ImageDataModule)
+    return module, data
+
+
+def _folder(trainer: L.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "figures"
+
+
+@contextmanager
+def _evaluating(module: DiffusionModule) -> Iterator[None]:
+    """Evaluation mode, no gradients, and the training's random stream left as it was."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
+
+
+def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
+    """Hand a PNG to every logger that shows pictures."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            image = np.asarray(Image.open(path).convert("RGB"))
+            logger.experiment.add_image(name, image, trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=trainer.global_step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_artifact(logger.run_id, str(path), "figures")
+
+
+class SampleGrid(L.Callback):
+    """Every `every_n_epochs` epochs the same noise is turned into images, so that epochs compare."""
+
+    def __init__(
+        self, sampler: Sampler, num_samples: int = 64, every_n_epochs: int = 1, seed: int = 0
+    ) -> None:
+        self.sampler = sampler
+        self.num_samples = num_samples
+        self.every_n_epochs = every_n_epochs
+        self.seed = seed
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, save and log."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        module, data = _parts(trainer, pl_module)
+        with _evaluating(module):
+            *_, last = sample_steps(
+                module.denoise,
+                module.noise_schedule,
+                self.sampler,
+                data.image_shape,
+                num_images=self.num_samples,
+                seed=self.seed,
+                device=module.device,
+            )
+        path = _folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
+        figures.save_grid(data.value_range.to_unit(last.x_next), path)
+        log_picture(trainer, "samples", path)
+
+
+def noise_schedule_figure(schedule: NoiseSchedule) -> Figure:
+    """alpha and sigma over the path."""
+    t = schedule.span(1000)
+    curves = {"alpha": (t, schedule.alpha(t)), "sigma": (t, schedule.sigma(t))}
+    return figures.schedule_curves(curves, xlabel="t")
+
+
+def ddpm_noising_figure(pixels: Tensor) -> Figure:
+    """Three rows for uint8 images: clean, noised and clipped, noised and squeezed into view."""
+    schedule, value_range = VPSchedule(), ValueRange("minus_one_one")
+    x0 = value_range.encode(pixels)
+    noise = schedule.draw_noise(x0, torch.Generator().manual_seed(0))
+    noised = schedule.add_noise(x0, noise, schedule.span(len(x0)))
+    low, high = noised.amin(), noised.amax()
+    return figures.labelled_rows(
+        {
+            "clean": value_range.to_unit(x0),
+            "noised, clipped": value_range.to_unit(noised),
+            "noised": (noised - low) / (high - low),
+        }
+    )
+
+
+def trajectory_figure(steps: Sequence[Step], value_range: ValueRange) -> Figure:
+    """Left what the network gets at each step, right what it predicts."""
+    unit = value_range.to_unit
+    return figures.trajectory(
+        [unit(step.x_t) for step in steps],
+        [unit(step.denoised) for step in steps],
+        [f"t = {step.t.item():.4g}" for step in steps],
+    )
+
+
+class Figures(L.Callback):
+    """The pictures of a finished run, in figures/ and in the loggers.
+
+    With `tutorial` also those that the tutorial shows of its loss beside its samples and of DDPM.
+    """
+
+    def __init__(self, sampler: Sampler, trajectory_steps: int = 5, tutorial: bool = False) -> None:
+        self.sampler = sampler
+        self.trajectory_steps = trajectory_steps
+        self.tutorial = tutorial
+
+    @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, save and log every picture."""
+        module, data = _parts(trainer, pl_module)
+        with _evaluating(module):
+            for name, figure in self._draw(trainer, module, data):
+                path = _folder(trainer) / f"{name}.png"
+                if isinstance(figure, Figure):
+                    figures.save_figure(figure, path)
+                else:
+                    figures.save_grid(figure, path)
+                log_picture(trainer, f"figures/{name}", path)
+
+    def _draw(
+        self, trainer: L.Trainer, module: DiffusionModule, data: ImageDataModule
+    ) -> Iterator[tuple[str, Figure | Tensor]]:
+        unit = data.value_range.to_unit
+        schedule = module.noise_schedule
+        x0 = data.example_images(8)
+        t = schedule.span(8)
+        amounts = [f"{value:.3g}" for value in t.tolist()]
+        x_t = schedule.add_noise(x0, schedule.draw_noise(x0, torch.Generator().manual_seed(0)), t)
+        denoised = module.denoise(x_t.to(module.device), t.to(module.device)).cpu()
+        yield "data", figures.image_row(unit(x0))
+        yield "corruption", figures.image_row(unit(x_t), labels=amounts)
+        yield "predictions", figures.labelled_rows(
+            {"input": unit(x0), "corrupted": unit(x_t), "prediction": unit(denoised)}
+        )
+        yield "noise_schedule", noise_schedule_figure(schedule)
+
+        def walk(sampler: Sampler, num_images: int) -> list[Step]:
+            steps = sample_steps(
+                module.denoise,
+                schedule,
+                sampler,
+                data.image_shape,
+                num_images=num_images,
+                seed=0,
+                device=module.device,
+            )
+            return [Step(*(tensor.cpu() for tensor in step)) for step in steps]
+
+        path = walk(BlendSampler(self.trajectory_steps), 8)
+        yield "trajectory", trajectory_figure(path, data.value_range)
+        samples = unit(walk(self.sampler, 64)[-1].x_next)
+        yield "samples", samples
+        losses: list[float] = []
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LossHistory):
+                losses = callback.steps
+        ylim = (0.0, 0.1) if self.tutorial else None
+        if losses:
+            yield "loss_curve", figures.loss_curve(losses, ylim=ylim)
+        if self.tutorial:
+            title = type(module.network).__name__
+            yield "loss_and_samples", figures.loss_and_grid(losses, samples, title)
+            yield "ddpm_schedule", noise_schedule_figure(VPSchedule())
+            yield "ddpm_noising", ddpm_noising_figure(data.value_range.decode(x0))

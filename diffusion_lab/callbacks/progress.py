@@ -1,0 +1,89 @@
+"""How training goes: a live bar on a terminal, plain lines anywhere else."""
+
+import logging
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+
+from diffusion_lab.modules import DiffusionModule
+
+log = logging.getLogger(__name__)
+
+
+def time_left(trainer: L.Trainer, module: L.LightningModule, elapsed: float) -> str:
+    """hours:minutes:seconds until the end of training, from the share that is done."""
+    assert isinstance(module, DiffusionModule)
+    share = module.training_progress(trainer.global_step)
+    return str(timedelta(seconds=round(elapsed * (1 - share) / share))) if share else "?"
+
+
+class LiveBar(TQDMProgressBar):
+    """Lightning's bar with the time left of the whole training."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._began = time.monotonic()
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Loss, images per second, time left."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics | {"left": time_left(trainer, pl_module, time.monotonic() - self._began)}
+
+
+class PlainLines(ProgressBar):
+    """A line every `seconds`, for pipes, log files and clusters."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._enabled = True
+
+    def enable(self) -> None:
+        """Lightning enables the bar of the first process."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Lightning disables the bars of all other processes."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._began = self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Print if it is time."""
+        now = time.monotonic()
+        if not self._enabled or now - self._last < self.seconds:
+            return
+        self._last = now
+        metrics = self.get_metrics(trainer, pl_module)
+        rate = metrics.get("images_per_second")
+        log.info(
+            "epoch %d, batch %d/%s: loss %s%s, %s left",
+            trainer.current_epoch,
+            batch_idx + 1,
+            self.total_train_batches,
+            f"{outputs['loss'].item() * trainer.accumulate_grad_batches:.4f}",
+            f", {rate:.0f} images/s" if isinstance(rate, float) else "",
+            time_left(trainer, pl_module, now - self._began),
+        )
+
+
+def progress_bar(seconds: float = 10.0) -> ProgressBar:
+    """The live bar on a terminal; elsewhere a line every `seconds`."""
+    return LiveBar() if sys.stdout.isatty() else PlainLines(seconds)

@@ -1,0 +1,123 @@
+"""The commands: Hydra in front, one clear line for a mistake, the work imported when it begins."""
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab import schema
+from diffusion_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).parent
+# a wheel carries the configs inside the package, a checkout has them beside it
+CONFIG_DIR = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
+
+
+def register() -> None:
+    """What the YAML files need to be composed; may be called again (every sweep job does)."""
+    schema.register()
+    OmegaConf.register_new_resolver(
+        "run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True
+    )
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for a mistake that its author can mend, None for anything else."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+    for link in reversed(chain):
+        if isinstance(link, OmegaConfBaseException) and link.msg:
+            line = link.msg.splitlines()[0]
+            where = f"{link.full_key}: " if link.full_key and link.full_key not in line else ""
+            keys = link.parent_node.keys() if isinstance(link.parent_node, DictConfig) else ()
+            known = sorted(str(key) for key in keys if not str(key).startswith("_"))
+            if known and isinstance(link, ConfigKeyError | ConfigAttributeError):
+                return f"{link.full_key} is unknown: choose from {known}"
+            return where + line
+    if any(isinstance(link, HydraException) for link in chain):
+        return " ".join(str(error).partition("Config search path:")[0].split())
+    return None
+
+
+def _fail(line: str) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run a task. In a sweep a mistake ends only its own job: Hydra sees the exception."""
+    try:
+        return work(cfg)
+    except Exception as error:
+        line = explain(error)
+        if line is None or _wants_traceback():
+            raise
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            log.error("error: %s", line)
+            raise
+        _fail(line)
+
+
+def _wants_traceback() -> bool:
+    return "DIFFUSION_LAB_TRACEBACK" in os.environ
+
+
+def _main(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    register()
+    # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        os.environ["DIFFUSION_LAB_TRACEBACK"] = "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+    except Exception as error:
+        line = explain(error)
+        if line is None or _wants_traceback():
+            raise
+        _fail(line)
+    finally:
+        from diffusion_lab.run.sweep import SweepSummary
+
+        SweepSummary.write()
+
+
+def _train(cfg: DictConfig) -> float | None:
+    register()  # a job of a sweep may run in a process of its own
+    from diffusion_lab.run.train import run_job
+
+    return _job(run_job, cfg)
+
+
+def _sample(cfg: DictConfig) -> None:
+    from diffusion_lab.run.sample import sample
+
+    print(_job(sample, cfg).out)
+
+
+def train() -> None:
+    """`diffusion-lab-train`, scripts/train.py."""
+    _main(_train, "train")
+
+
+def sample() -> None:
+    """`diffusion-lab-sample`, scripts/sample.py."""
+    _main(_sample, "sample")

@@ -1,0 +1,255 @@
+"""The data as Lightning wants it: splits, batches, and the scaling on the device."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
+from diffusion_lab.data.published import NUM_CLASSES, SIDE
+from diffusion_lab.data.sources import (
+    ImageSet,
+    check_choice,
+    fake_images,
+    fetch_images,
+    load_images,
+)
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.errors import UserError
+
+SPLIT_SEED = 0  # which training images are held out for validation: the same in every run
+MAX_BUNDLED_VAL = 500
+
+
+class ImageDataModule(L.LightningDataModule):
+    """A data set in memory as uint8; the module receives (float32 images, int64 labels).
+
+    The official test split is left as it is. Validation is carved from the training split by a
+    fixed seed, so that all runs are judged on the same images, whatever their own seed.
+
+    Args:
+        name: mnist, fashion_mnist, kmnist or fake.
+        data_dir: the folder that holds, or will hold, the files, laid out as torchvision does.
+        source: auto (folder, download, for mnist the bundled digits), full (refuse to fall back) or
+            bundled (mnist only).
+        batch_size: images in a batch of one process.
+        val_size: images held out for validation; 0 for no validation.
+        value_range: zero_one or minus_one_one.
+        image_size: side of the images; None for their own. Larger pads evenly with black.
+        seed: of the order of the training batches.
+        train_size: train on the first so many of the (shuffled) training images; None for all.
+        num_images: only for fake: images in its training split, 10,000 if None.
+        num_test_images: only for fake: images in its test split, 1,000 if None.
+        channels: of the images; published digits have 1, fake has what is asked for.
+
+    Raises:
+        UserError: for a setting that is out of range.
+    """
+
+    def __init__(
+        self,
+        name: str = "mnist",
+        data_dir: str | Path = "data",
+        source: str = "auto",
+        batch_size: int = 128,
+        val_size: int = 5_000,
+        value_range: str = "zero_one",
+        image_size: int | None = None,
+        seed: int = 0,
+        train_size: int | None = None,
+        num_images: int | None = None,
+        num_test_images: int | None = None,
+        channels: int = 1,
+    ) -> None:
+        super().__init__()
+        check_whole_number("batch_size", batch_size, least=1)
+        check_whole_number("val_size", val_size, least=0)
+        check_whole_number("seed", seed, least=0)
+        if train_size is not None:
+            check_whole_number("train_size", train_size, least=1)
+        self.dataset, self.source, self.seed = name, source, seed
+        self.data_dir = Path(data_dir).expanduser()
+        self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
+        self.value_range = ValueRange(value_range)
+        self.num_classes = NUM_CLASSES
+
+        check_whole_number("channels", channels, least=1)
+        sizes = {"num_images": num_images, "num_test_images": num_test_images}
+        given = {setting: size for setting, size in sizes.items() if size is not None}
+        if name == "fake":
+            for setting, size in given.items():
+                check_whole_number(setting, size, least=1)
+            if image_size is not None:
+                check_whole_number("image_size", image_size, least=4)
+        else:
+            check_choice(name, source)
+            if given:
+                raise UserError(
+                    f"{', '.join(given)} can only be set for made-up images: "
+                    f"leave out data.{next(iter(given))}=..., or use data=fake"
+                )
+            if channels != 1:
+                raise UserError(
+                    f"channels is {channels}, but the images of {name} have 1: "
+                    "expected data.channels=1, or data=fake"
+                )
+            _check_padding(image_size)
+        self._fake_sizes = given
+        self.channels = channels
+        self.image_size = SIDE if image_size is None else image_size
+
+        self._fetched = False
+        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._provenance: dict[str, str | int] = {}
+
+    def prepare_data(self) -> None:
+        """Download what is missing; Lightning calls this in one process of a machine only."""
+        if self.dataset != "fake" and not self._fetched:
+            fetch_images(self.dataset, self.data_dir, self.source)
+        self._fetched = True
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and split the data, once, whatever the stage.
+
+        Without a trainer (in a notebook) this also downloads what is missing.
+
+        Raises:
+            UserError: if the data is not there, or val_size or train_size is larger than it.
+        """
+        if self._splits:
+            return
+        if self.trainer is None:
+            self.prepare_data()
+        data = self._load()
+        val_size, note = self.val_size, data.note
+        if data.source == "bundled" and val_size > MAX_BUNDLED_VAL:
+            note += f"; val_size is {MAX_BUNDLED_VAL} instead of {val_size}"
+            val_size = MAX_BUNDLED_VAL
+        val, train = self._split_indices(len(data.train_labels), val_size)
+        self._splits = {
+            "train": (self._pad(data.train_images[train]), data.train_labels[train]),
+            "val": (self._pad(data.train_images[val]), data.train_labels[val]),
+            "test": (self._pad(data.test_images), data.test_labels),
+        }
+        self._provenance = {
+            "dataset": data.name,
+            "source": data.source,
+            "num_train": len(train),
+            "num_val": len(val),
+            "num_test": len(data.test_labels),
+            "sha256": data.sha256,
+            "note": note,
+        }
+
+    def train_dataloader(self) -> InMemoryLoader:
+        """Return shuffled batches, in an order that a resumed run takes up again."""
+        # Overfitting means seeing the same few batches over and over: nothing may be shuffled.
+        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
+        return self._loader("train", shuffle=not overfit)
+
+    def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
+        """Return the validation images in order; an empty list, which is skipped, if none."""
+        return self._loader("val") if len(self._split("val")[1]) else []
+
+    def test_dataloader(self) -> InMemoryLoader:
+        """Return the test images in order."""
+        return self._loader("test")
+
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Scale the pixels where they have arrived: a quarter of the bytes go over the bus."""
+        images, labels = batch
+        scaled = (self.value_range.encode(images), labels)
+        # Lightning casts to 16-true or 64-true before this hook, when the pixels are still uint8.
+        if self.trainer is not None:
+            scaled = self.trainer.precision_plugin.convert_input(scaled)
+        return scaled
+
+    def example_images(self, n: int, seed: int = 0, split: str = "train") -> Tensor:
+        """Return n different images of a split, encoded, (n, C, H, W); fewer if it has fewer."""
+        images, _ = self._split(split)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        return self.value_range.encode(images[order[:n]])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return (self.channels, self.image_size, self.image_size)
+
+    @property
+    def provenance(self) -> dict[str, str | int]:
+        """What the run was trained on: dataset, source, num_train, num_val, num_test, sha256, note.
+
+        Plain strings and numbers. The hash is of the whole data set, before it was split.
+        """
+        self._split("train")
+        return dict(self._provenance)
+
+    def _load(self) -> ImageSet:
+        if self.dataset == "fake":
+            return fake_images(
+                image_size=self.image_size, channels=self.channels, **self._fake_sizes
+            )
+        return load_images(self.dataset, self.data_dir, self.source)
+
+    def _split_indices(self, num_images: int, val_size: int) -> tuple[Tensor, Tensor]:
+        """Return which images of the official training split are for validation, and for training.
+
+        One fixed order: validation takes its beginning, training what follows, so that a smaller
+        train_size is a subset of a larger one.
+        """
+        if val_size >= num_images:
+            raise UserError(
+                f"val_size is {val_size}, but there are only {num_images} training images: "
+                f"expected less, for example data.val_size={num_images // 10}"
+            )
+        left = num_images - val_size
+        if self.train_size is not None and self.train_size > left:
+            raise UserError(
+                f"train_size is {self.train_size}, but after validation {left} images are left: "
+                f"expected at most that, for example data.train_size={left}"
+            )
+        generator = torch.Generator().manual_seed(SPLIT_SEED)
+        order = torch.randperm(num_images, generator=generator)
+        train_size = left if self.train_size is None else self.train_size
+        return order[:val_size], order[val_size : val_size + train_size]
+
+    def _pad(self, images: Tensor) -> Tensor:
+        """From (N, C, H, W) to (N, C, image_size, image_size), black around."""
+        border = (self.image_size - images.shape[-1]) // 2
+        return torch.nn.functional.pad(images, (border,) * 4) if border else images
+
+    def _split(self, name: str) -> tuple[Tensor, Tensor]:
+        if not self._splits:
+            raise RuntimeError("the data is not loaded yet: call setup() first")
+        if name not in self._splits:
+            raise UserError(f"unknown split {name!r}: expected one of {', '.join(self._splits)}")
+        return self._splits[name]
+
+    def _loader(self, split: str, shuffle: bool = False) -> InMemoryLoader:
+        images, labels = self._split(split)
+        rank, world_size = 0, 1
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return InMemoryLoader(
+            images,
+            labels,
+            self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+def _check_padding(image_size: int | None) -> None:
+    if image_size is None:
+        return
+    check_whole_number("image_size", image_size, least=1)
+    if image_size < SIDE or (image_size - SIDE) % 2:
+        raise UserError(
+            f"image_size is {image_size}: expected {SIDE} or an even number above it, because "
+            "images are padded evenly on all sides, for example data.image_size=32"
+        )

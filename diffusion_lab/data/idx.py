@@ -1,0 +1,97 @@
+"""Reading IDX files, the format MNIST and its relatives are published in.
+
+A file is a header (two zero bytes, the type of the elements, the number of dimensions, then every
+dimension as a big-endian 32-bit number) and the bytes of the array. The expected shape is always
+known here, so the whole header is known too: nothing in a file decides how much memory is taken.
+"""
+
+import hashlib
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_lab.errors import UserError
+
+UNSIGNED_BYTE = 0x08
+
+
+def idx_header(shape: tuple[int, ...]) -> bytes:
+    """Return the header of an IDX file that holds a uint8 array of this shape."""
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, UNSIGNED_BYTE, len(shape), *shape)
+
+
+def idx_size(shape: tuple[int, ...]) -> int:
+    """Return the size in bytes of an IDX file that holds a uint8 array of this shape."""
+    return len(idx_header(shape)) + math.prod(shape)
+
+
+def idx_fault(head: bytes, size: int, shape: tuple[int, ...]) -> str | None:
+    """Say what is wrong with a file of `size` bytes that starts with `head`, None if it is right.
+
+    Args:
+        head: the first bytes of the file, at least as many as the header of `shape` has.
+        size: the size of the whole file.
+        shape: the shape it should hold.
+    """
+    expected = idx_header(shape)
+    if size < len(expected):
+        return f"is truncated: {size} bytes, expected {idx_size(shape)}"
+    if head[:4] != expected[:4]:
+        return f"has the wrong magic number {head[:4].hex()}, expected {expected[:4].hex()}"
+    if head[: len(expected)] != expected:
+        held = struct.unpack(f">{len(shape)}I", head[4 : len(expected)])
+        return f"says it holds {_times(held)}, expected {_times(shape)}"
+    if size != idx_size(shape):
+        what = "is truncated" if size < idx_size(shape) else "is too large"
+        return f"{what}: {size} bytes, expected {idx_size(shape)}"
+    return None
+
+
+def md5_of(data: bytes | bytearray) -> str:
+    """Return the MD5 of the data: an identity to compare with a published one, not a safeguard."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.ndarray:
+    """Read a uint8 array from an IDX file and check everything that is known about it.
+
+    Args:
+        path: the unpacked file. It is only read, never changed and never deleted.
+        shape: the shape it must hold.
+        md5: the MD5 of the whole file, where it is known.
+
+    Returns:
+        a writable uint8 array of that shape.
+
+    Raises:
+        UserError: if the file cannot be read, has another header, size or MD5.
+    """
+    if not path.is_file():
+        state = "is not a file" if path.exists() else "is not there"
+        raise UserError(f"{path} {state}: put the unpacked IDX file there")
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            fault = idx_fault(file.read(len(idx_header(shape))), size, shape)
+            if fault is None:
+                data = bytearray(size)
+                file.seek(0)
+                if file.readinto(data) != size:
+                    fault = "became shorter while it was read"
+                elif md5 is not None and md5_of(data) != md5:
+                    fault = f"has the MD5 {md5_of(data)}, expected {md5}"
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): check its permissions"
+        ) from error
+    if fault is not None:
+        raise UserError(
+            f"{path} {fault}: move it away so that it is downloaded again, or restore it"
+        )
+    return np.frombuffer(data, dtype=np.uint8, offset=len(idx_header(shape))).reshape(shape)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(str(length) for length in shape)

@@ -1,0 +1,159 @@
+"""Batches out of one tensor in memory, in an order that a resumed run can take up again."""
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class InMemoryLoader:
+    """Yields (images (B, C, H, W) uint8, labels (B,) int64); a batch is one index operation.
+
+    The order of an epoch depends on (seed, epoch) alone: not on the global random state, which it
+    does not touch either. Every new iteration is the next epoch, unless ``set_epoch`` or
+    ``load_state_dict`` said where it begins.
+
+    With several processes each takes every world_size-th image of the common order, and all of
+    them get the same number of batches: the order is continued from its beginning where it does not
+    divide evenly, or cut where `drop_last` is set.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+        batch_size: images in a batch of one process; the last batch may be smaller.
+        shuffle: a new order every epoch; otherwise the order of the tensors.
+        drop_last: leave out what does not fill a batch.
+        seed: of the order, not negative.
+        rank: the number of this process.
+        world_size: the number of processes.
+
+    Raises:
+        UserError: if batch_size or seed is out of range.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_whole_number("batch_size", batch_size, least=1)
+        check_whole_number("seed", seed, least=0)
+        self.images, self.labels = images, labels
+        self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+
+        divide = math.floor if drop_last else math.ceil
+        self._num_images = divide(len(images) / world_size)  # of this process
+        self._num_batches = divide(self._num_images / batch_size)
+
+        self.epoch = 0
+        self.batches_yielded = 0  # in this epoch
+        self._at_start = True  # the next iteration begins here, not at the epoch after this one
+        self.last_indices: Tensor | None = None  # (B,) int64, of the batch yielded last
+
+    def __len__(self) -> int:
+        """Count the batches of a whole epoch."""
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of the next epoch, or the rest of the one that was loaded."""
+        # This is a generator: nothing happens before the first batch is asked for. Lightning calls
+        # iter() more often than it iterates, and loads a state before or calls set_epoch after it.
+        if not self._at_start or self.batches_yielded >= len(self):
+            self.set_epoch(self.epoch + 1)
+        self._at_start = False
+        order = self.order(self.epoch)
+        for batch in range(self.batches_yielded, len(self)):
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            # Counted before it is handed out: whoever holds the batch, and saves, has used it.
+            self.batches_yielded = batch + 1
+            self.last_indices = indices
+            yield self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the indices (int64) of the images this process yields in that epoch."""
+        if self.shuffle:
+            # SeedSequence mixes the two numbers, so that (0, 1) and (1, 0) are unrelated.
+            (mixed,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
+            generator = torch.Generator().manual_seed(int(mixed))
+            order = torch.randperm(len(self.images), generator=generator)
+        else:
+            order = torch.arange(len(self.images))
+        total = self._num_images * self.world_size
+        if 0 < len(order) < total:
+            order = order.repeat(math.ceil(total / len(order)))
+        return order[self.rank : total : self.world_size]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be this epoch, from its first batch.
+
+        Keeps the position that ``load_state_dict`` has set if it lies in this very epoch.
+        """
+        if not (self._at_start and epoch == self.epoch):
+            self.epoch, self.batches_yielded = epoch, 0
+        self._at_start = True
+
+    @property
+    def sampler(self) -> "InMemoryLoader":
+        """The loader itself: Lightning tells the epoch to ``loader.sampler``, not to the loader."""
+        return self
+
+    @property
+    def batch_sampler(self) -> None:
+        """None: Lightning looks for one wherever there is a ``sampler``."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration stands, and what its order depends on."""
+        return {
+            "epoch": self.epoch,
+            "batches_yielded": self.batches_yielded,
+            "order": self._order_settings(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next iteration begin with the batch after the last one that was yielded."""
+        self.epoch = state_dict["epoch"]
+        self.batches_yielded = state_dict["batches_yielded"]
+        self._at_start = True
+        saved, now = state_dict["order"], self._order_settings()
+        if saved != now and 0 < self.batches_yielded < len(self):
+            changes = [f"{key} {saved[key]} -> {now[key]}" for key in now if saved[key] != now[key]]
+            log.warning(
+                "resuming in the middle of an epoch with other batches (%s): "
+                "some images of this epoch may come twice or not at all",
+                ", ".join(changes),
+            )
+
+    def _order_settings(self) -> dict[str, int | bool]:
+        return {
+            "num_images": len(self.images),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+            "seed": self.seed,
+            "world_size": self.world_size,
+        }
+
+
+def check_whole_number(setting: str, value: object, least: int) -> None:
+    """Raise UserError unless the value is a whole number, at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(
+            f"{setting} is {value!r}: expected a whole number, at least {least}, "
+            f"for example data.{setting}={max(least, 1)}"
+        )

@@ -1,0 +1,25 @@
+"""Pictures of diffusion experiments: tensors in, a matplotlib Figure or a file out.
+
+Images come as (N, C, H, W), C = 1 or 3, in [0, 1]. Nothing here draws on a screen, keeps state or
+knows the rest of the project, so it works in notebooks, in threads and on machines without display.
+"""
+
+from diffusion_lab.figures.curves import loss_and_grid, loss_curve, schedule_curves
+from diffusion_lab.figures.files import figure_array, save_figure, save_gif, save_grid
+from diffusion_lab.figures.grid import grid_tensor
+from diffusion_lab.figures.images import image_grid, image_row, labelled_rows, trajectory
+
+__all__ = [
+    "figure_array",
+    "grid_tensor",
+    "image_grid",
+    "image_row",
+    "labelled_rows",
+    "loss_and_grid",
+    "loss_curve",
+    "save_figure",
+    "save_gif",
+    "save_grid",
+    "schedule_curves",
+    "trajectory",
+]

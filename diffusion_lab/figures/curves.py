@@ -1,0 +1,209 @@
+"""Figures with curves: the loss of a training run, and a noise schedule over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from diffusion_lab.figures.grid import PADDING, grid_tensor
+from diffusion_lab.figures.style import (
+    COLORS,
+    DPI,
+    FAINT,
+    INK,
+    PALE,
+    SMALL_SIZE,
+    TITLE_SIZE,
+    WIDTH,
+    new_figure,
+    show_image,
+    style_plot,
+    whole_scale,
+)
+
+_HEIGHT = 3.6
+_GRID_SIDE = 3.3
+_LONGEST_REACH = 50
+
+
+def loss_curve(
+    losses: ArrayLike,
+    *,
+    ylim: tuple[float, float] | None = (0.0, 0.1),
+    val: Sequence[tuple[float, float]] | None = None,
+    epoch_boundaries: Sequence[float] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """The loss of every training step, a running mean over it, and validation points.
+
+    Args:
+        losses: (N,), the loss of step 0, 1, ..., N - 1. NaN and infinity leave a gap.
+        ylim: the visible range. None takes the 1st to 99th percentile of all that is drawn, so
+            that a few wild first steps do not flatten the rest.
+        val: points (step, loss), such as one per epoch.
+        epoch_boundaries: steps at which an epoch ends, drawn as faint lines.
+        title: a line over the figure.
+
+    Raises:
+        ValueError: losses is not one-dimensional.
+    """
+    figure = new_figure(WIDTH, _HEIGHT)
+    figure.set_layout_engine("constrained")
+    ax = figure.add_subplot()
+    _draw_losses(ax, losses, ylim=ylim, val=val or (), epoch_boundaries=epoch_boundaries or ())
+    if title:
+        ax.set_title(title, fontsize=TITLE_SIZE, color=INK, loc="left")
+    return figure
+
+
+def schedule_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], xlabel: str, title: str | None = None
+) -> Figure:
+    """Curves over time with a legend: alpha and sigma of one noise schedule or of several.
+
+    Args:
+        curves: name -> (x, y), both (N,).
+        xlabel: what x is, such as ``"t"`` or ``"step"``.
+        title: a line over the figure.
+
+    Raises:
+        ValueError: x and y of a curve differ in length.
+    """
+    figure = new_figure(WIDTH, _HEIGHT)
+    figure.set_layout_engine("constrained")
+    ax = figure.add_subplot()
+    style_plot(ax, xlabel, "")
+    for index, (name, (x, y)) in enumerate(curves.items()):
+        # Past the last colour the colours return as dashed lines.
+        dashes = ("-", "--", ":")[index // len(COLORS) % 3]
+        color = COLORS[index % len(COLORS)]
+        ax.plot(_vector(x), _vector(y), dashes, color=color, linewidth=1.8, label=name)
+    ax.margins(x=0.01)
+    if curves:
+        ax.legend(frameon=False, fontsize=SMALL_SIZE, labelcolor=INK)
+    if title:
+        ax.set_title(title, fontsize=TITLE_SIZE, color=INK, loc="left")
+    return figure
+
+
+def loss_and_grid(
+    losses: ArrayLike,
+    images: Tensor,
+    title: str | None = None,
+    *,
+    ylim: tuple[float, float] | None = (0.0, 0.1),
+) -> Figure:
+    """A training run at a glance: its loss at the left, its samples at the right.
+
+    Args:
+        losses: (N,), as for `loss_curve`.
+        images: (N, C, H, W) in [0, 1], laid out as near to a square as their number allows.
+        title: a line over the figure.
+        ylim: as for `loss_curve`.
+
+    Raises:
+        ValueError: as for `loss_curve` and `grid_tensor`.
+    """
+    grid = grid_tensor(images, nrow=math.ceil(math.sqrt(len(images))))
+    scale = whole_scale(_GRID_SIDE * DPI, max(grid.shape[1:]))
+    grid_height, grid_width = (pixels * scale / DPI for pixels in grid.shape[1:])
+    border = PADDING * scale / DPI
+    # Inches. The plot is as high as the grid, so that both begin and end on one line.
+    side = max(grid_height - 2 * border, 2.4)
+    right, gap, bottom = 0.08, 0.2, 0.5
+    top = 0.4 if title else 0.1
+    width, height = WIDTH, bottom + side + top
+    figure = new_figure(width, height)
+
+    left = 0.7
+    grid_left = width - right - grid_width
+    plot = (left / width, bottom / height, (grid_left - gap - left) / width, side / height)
+    _draw_losses(figure.add_axes(plot), losses, ylim=ylim, val=(), epoch_boundaries=())
+    grid_bottom = bottom + side + border - grid_height
+    box = (grid_left / width, grid_bottom / height, grid_width / width, grid_height / height)
+    show_image(figure.add_axes(box), grid, scale)
+    if title:
+        figure.text(
+            left / width,
+            1 - 0.1 / height,
+            title,
+            fontsize=TITLE_SIZE,
+            color=INK,
+            ha="left",
+            va="top",
+        )
+    return figure
+
+
+def _draw_losses(
+    ax: Axes,
+    losses: ArrayLike,
+    *,
+    ylim: tuple[float, float] | None,
+    val: Sequence[tuple[float, float]],
+    epoch_boundaries: Sequence[float],
+) -> None:
+    values = _vector(losses)
+    values[~np.isfinite(values)] = np.nan
+    steps = np.arange(len(values))
+    points = np.array(val, dtype=np.float64).reshape(-1, 2)
+    style_plot(ax, "step", "loss")
+    for boundary in epoch_boundaries:
+        ax.axvline(boundary, color=FAINT, linewidth=1.2, zorder=0.5)
+
+    reach = min(len(values) // 40, _LONGEST_REACH)
+    if reach:
+        ax.plot(steps, values, color=PALE, linewidth=0.7, label="each step")
+        mean, label = _running_mean(values, reach), f"mean over {2 * reach + 1} steps"
+        ax.plot(steps, mean, color=COLORS[0], linewidth=1.8, label=label)
+    else:
+        # Too few steps for a mean carry the figure themselves. Marks, since one has no line.
+        ax.plot(steps, values, "o-", color=COLORS[0], linewidth=1.2, markersize=4, label="training")
+    if len(points):
+        ax.plot(*points.T, "o-", color=COLORS[1], linewidth=1.0, markersize=5, label="validation")
+    ax.set_ylim(ylim or _robust_range(np.concatenate([values, points[:, 1]])))
+    ax.margins(x=0.01)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    if reach or len(points):
+        ax.legend(frameon=False, fontsize=SMALL_SIZE, labelcolor=INK, loc="upper right")
+
+
+def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Mean over each value and its neighbours up to reach steps away; NaN counts as absent.
+
+    Centred, so that the mean lies on the curve instead of trailing behind it. At the start, where
+    a loss falls steeply, the window stays symmetric: it would else begin far below the first loss.
+    """
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    index = np.arange(len(values))
+    first = index - np.minimum(index, reach)
+    end = np.minimum(index + np.minimum(index, reach) + 1, len(values))
+    count = counts[end] - counts[first]
+    return np.where(count > 0, (sums[end] - sums[first]) / np.maximum(count, 1), np.nan)
+
+
+def _robust_range(values: NDArray[np.float64]) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0, 1.0
+    low, high = (float(bound) for bound in np.percentile(finite, [1, 99]))
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin
+
+
+def _vector(values: ArrayLike) -> NDArray[np.float64]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    vector = np.array(values, dtype=np.float64)
+    if vector.ndim != 1:
+        raise ValueError(f"a curve needs one-dimensional values, got shape {vector.shape}")
+    return vector

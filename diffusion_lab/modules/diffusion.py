@@ -1,0 +1,107 @@
+"""The training objective: noise an image, ask the network, compare with the target."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
+from diffusion_lab.diffusion.prediction import Prediction
+from diffusion_lab.modules.lr_schedule import Constant, LRSchedule
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class DiffusionModule(L.LightningModule):
+    """Any network, noise schedule and prediction, trained by mean squared error on the target.
+
+    Batches are (x0 (B, C, H, W), labels (B,)). Raises UserError when the prediction is undefined
+    on the noise schedule.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        noise_schedule: NoiseSchedule,
+        prediction: Prediction,
+        optimizer: MakeOptimizer = torch.optim.Adam,
+        lr_scheduler: LRSchedule | None = None,
+    ) -> None:
+        super().__init__()
+        prediction.check(noise_schedule)
+        # several times faster convolutions on a CPU, and what tensor cores want
+        self.network = network.to(memory_format=torch.channels_last)
+        self.noise_schedule = noise_schedule
+        self.prediction = prediction
+        self.make_optimizer = optimizer
+        self.lr_schedule = lr_scheduler or Constant()
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The network's raw output at x_t (B, C, H, W) and t (B,)."""
+        # under 16-true precision the path stays float32 and only the network is narrow
+        time = self.noise_schedule.network_time(t)
+        return self.network(x_t.to(self.dtype), time).to(x_t.dtype)
+
+    def loss(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Squared error per image, (B,): noise and t are arguments, so that it can be repeated."""
+        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
+        output = self(self.noise_schedule.add_noise(x0, noise, t), t)
+        target = self.prediction.target(x0, noise, alpha, sigma)
+        return (output - target).square().flatten(1).mean(1)
+
+    def denoise(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The clean images the network sees in x_t (B, C, H, W) at t (B,)."""
+        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
+        return self.prediction.to_clean(self(x_t, t), x_t, alpha, sigma)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss of a batch with fresh noise and times."""
+        x0, _ = batch
+        noise = self.noise_schedule.draw_noise(x0)
+        t = self.noise_schedule.draw_t(len(x0), x0.device)
+        loss = self.loss(x0, noise, t).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """The same loss with noise and times that depend on the batch alone: epochs compare."""
+        x0, _ = batch
+        number = batch_idx * self.trainer.world_size + self.global_rank
+        generator = torch.Generator().manual_seed(number)
+        noise = self.noise_schedule.draw_noise(x0, generator)
+        t = self.noise_schedule.draw_t(len(x0), "cpu", generator).to(x0.device)
+        loss = self.loss(x0, noise, t).mean()
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(x0))
+
+    def training_progress(self, step: int) -> float:
+        """Share of the training that is done after `step` optimizer steps, in [0, 1].
+
+        Whichever limit is nearer counts, steps (or epochs) or `trainer.max_time`.
+        """
+        trainer = self.trainer
+        total = trainer.estimated_stepping_batches
+        share = step / total if math.isfinite(total) and total > 0 else 0.0
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Timer) and callback.time_remaining() is not None:
+                elapsed = callback.time_elapsed()
+                share = max(share, elapsed / (elapsed + callback.time_remaining()))
+        if trainer.world_size > 1:  # clocks differ, learning rates must not
+            share = trainer.strategy.broadcast(share)
+        return min(share, 1.0)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, its lr scaled after every step by the schedule."""
+        optimizer = self.make_optimizer(self.network.parameters())
+        scheduler = LambdaLR(
+            optimizer, lambda step: self.lr_schedule(self.training_progress(step) if step else 0.0)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }

@@ -1,0 +1,66 @@
+"""Learning-rate schedules as functions of the share of training that is done, from 0 to 1.
+
+So the same schedule follows steps, epochs or, under `trainer.max_time`, the clock.
+"""
+
+import math
+from collections.abc import Callable
+
+from diffusion_lab.errors import UserError
+
+LRSchedule = Callable[[float], float]
+"""Share of training done, in [0, 1] -> factor on the optimizer's lr, in [0, 1]."""
+
+
+class Constant:
+    """The optimizer's lr from beginning to end."""
+
+    def __call__(self, progress: float) -> float:
+        return 1.0
+
+
+def _anneal(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+class Cosine:
+    """Half a cosine from 1 to `final` (Loshchilov & Hutter 2016, arXiv 1608.03983, eq. 5).
+
+    `warmup` is the share of training over which the factor first rises linearly from 0.
+    """
+
+    def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
+        if not (0 <= warmup < 1 and 0 <= final <= 1):
+            raise UserError(
+                f"lr_scheduler.warmup={warmup}, lr_scheduler.final={final}: "
+                "expected 0 <= warmup < 1 and 0 <= final <= 1"
+            )
+        self.warmup = warmup
+        self.final = final
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.warmup:
+            return progress / self.warmup
+        return _anneal(1.0, self.final, (progress - self.warmup) / (1 - self.warmup))
+
+
+class OneCycle:
+    """Up by a cosine to 1 at `peak`, then down (Smith & Topin 2017, arXiv 1708.07120).
+
+    Begins at 1 / `div` and ends at 1 / (`div` `final_div`), named as in torch's OneCycleLR.
+    """
+
+    def __init__(self, peak: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> None:
+        if not (0 < peak < 1 and div >= 1 and final_div >= 1):
+            raise UserError(
+                f"lr_scheduler.peak={peak}, lr_scheduler.div={div}, lr_scheduler.final_div="
+                f"{final_div}: expected 0 < peak < 1, div >= 1 and final_div >= 1"
+            )
+        self.peak = peak
+        self.start = 1 / div
+        self.end = 1 / (div * final_div)
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.peak:
+            return _anneal(self.start, 1.0, progress / self.peak)
+        return _anneal(1.0, self.end, (progress - self.peak) / (1 - self.peak))

@@ -1,0 +1,1 @@
+"""Networks: net(x_t, time) -> like x_t."""

@@ -1,0 +1,83 @@
+"""A small U-Net for small images on a CPU: all work is done at half resolution and below."""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+
+from diffusion_lab.errors import UserError
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, scaled and shifted by the time in between; the last starts at zero."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(1, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(1, out_channels, affine=False)
+        self.modulation = nn.Linear(time_channels, 2 * out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)  # a block begins as the identity
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, C_in, H, W), embedding (B, T) -> (B, C_out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.shortcut(x) + h
+
+
+class FastUNet(nn.Module):
+    """Pixel-unshuffle, residual blocks at 1/2 and 1/4 of the image size, pixel-shuffle.
+
+    `width` channels at half size, twice that at a quarter, `depth` blocks a stage.
+    """
+
+    def __init__(
+        self, in_channels: int = 1, image_size: int = 28, width: int = 32, depth: int = 2
+    ) -> None:
+        super().__init__()
+        if image_size % 4:
+            raise UserError(
+                f"FastUNet halves the image twice: data.image_size={image_size} is no multiple of "
+                f"4; pad, data.image_size={-(-image_size // 4) * 4}"
+            )
+        if width % 2 or width < 2 or depth < 1:
+            raise UserError(
+                f"network.width={width}, network.depth={depth}: expected an even width of at "
+                "least 2 and a depth of at least 1"
+            )
+        self.time_features = 2 * width
+        time = 4 * width
+        self.embed = nn.Sequential(nn.Linear(2 * width, time), nn.SiLU(), nn.Linear(time, time))
+
+        def stage(first: int, channels: int) -> nn.ModuleList:
+            widths = [first] + [channels] * depth
+            pairs = zip(widths, widths[1:], strict=False)
+            return nn.ModuleList(ResidualBlock(a, b, time) for a, b in pairs)
+
+        self.conv_in = nn.Conv2d(4 * in_channels, width, 3, padding=1)
+        self.down = stage(width, width)
+        self.pool = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.middle = stage(2 * width, 2 * width)
+        self.up = stage(3 * width, width)
+        self.norm_out = nn.GroupNorm(1, width)
+        self.conv_out = nn.Conv2d(width, 4 * in_channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(B, C, H, W), time (B,) in [0, 1000] -> (B, C, H, W)."""
+        embedding = F.silu(self.embed(get_timestep_embedding(time, self.time_features).to(x.dtype)))
+        h = self.conv_in(F.pixel_unshuffle(x, 2))  # (B, width, H/2, W/2)
+        for block in self.down:
+            h = block(h, embedding)
+        skip, h = h, self.pool(h)  # (B, 2 width, H/4, W/4)
+        for block in self.middle:
+            h = block(h, embedding)
+        h = torch.cat([F.interpolate(h, scale_factor=2.0), skip], dim=1)
+        for block in self.up:
+            h = block(h, embedding)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), 2)

@@ -1,0 +1,78 @@
+"""diffusers' UNet2DModel with the checks it leaves out."""
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from diffusion_lab.errors import UserError
+
+
+class UNet2D(nn.Module):
+    """UNet2DModel behind this project's call, net(x_t, time) -> like x_t.
+
+    1,707,009 parameters as the tutorial configures it. `use_time=False` feeds timestep 0 always,
+    as the tutorial does; further keywords go to UNet2DModel.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        image_size: int = 28,
+        use_time: bool = True,
+        block_out_channels: tuple[int, ...] = (32, 64, 64),
+        down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        attention_head_dim: int = 8,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        levels = len(block_out_channels)
+        if len(down_block_types) != levels or len(up_block_types) != levels:
+            raise UserError(
+                f"network.block_out_channels has {levels} levels, network.down_block_types "
+                f"{len(down_block_types)} and network.up_block_types {len(up_block_types)}: "
+                "give as many of each"
+            )
+        if image_size % 2 ** (levels - 1):
+            raise UserError(
+                f"UNet2DModel with {levels} levels halves the image {levels - 1} times: "
+                f"data.image_size={image_size} is no multiple of {2 ** (levels - 1)}; take fewer "
+                f"levels or pad, data.image_size={-(-image_size // 2**levels) * 2**levels}"
+            )
+        for channels in block_out_channels:
+            if channels % norm_num_groups:
+                raise UserError(
+                    f"GroupNorm cannot divide {channels} channels into {norm_num_groups} groups: "
+                    "make network.block_out_channels multiples of network.norm_num_groups"
+                )
+            if channels % attention_head_dim:
+                raise UserError(
+                    f"attention cannot divide {channels} channels into heads of "
+                    f"{attention_head_dim}: change network.attention_head_dim"
+                )
+        self.use_time = use_time
+        try:
+            self.unet = UNet2DModel(
+                sample_size=image_size,
+                in_channels=in_channels,
+                out_channels=in_channels,
+                layers_per_block=layers_per_block,
+                block_out_channels=tuple(block_out_channels),
+                down_block_types=tuple(down_block_types),
+                up_block_types=tuple(up_block_types),
+                norm_num_groups=norm_num_groups,
+                attention_head_dim=attention_head_dim,
+                **options,
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"UNet2DModel refuses network: {error}") from error
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(B, C, H, W), time (B,) in [0, 1000] -> (B, C, H, W)."""
+        if not self.use_time:
+            time = torch.zeros_like(time)
+        return self.unet(x, time, return_dict=False)[0]

@@ -1,0 +1,60 @@
+"""Holds a composed configuration against the classes it names, before anything is built."""
+
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Union
+
+from hydra.utils import get_object
+
+from diffusion_lab.errors import UserError
+
+_HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node
+        for key, child in node.items():
+            yield from _targets(child, f"{path}.{key}" if path else str(key))
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    """Whether a value from YAML fits a type hint; judged where numbers or truth values are due."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
+    if isinstance(value, str):
+        return str in options or not {int, float, bool} & set(options)
+    if not set(options) <= {int, float, bool, type(None)}:
+        return True
+    if isinstance(value, bool):
+        return bool in options
+    return isinstance(value, options) or (isinstance(value, int) and float in options)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a key its class does not take or a value of another type.
+
+    `config` is a resolved, plain dictionary.
+    """
+    for path, node in _targets(config):
+        try:
+            target = get_object(node["_target_"])
+        except ImportError as error:
+            raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
+        parameters = inspect.signature(target).parameters
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        for key in node.keys() - _HYDRA_KEYS:
+            if key not in parameters and not takes_more:
+                raise UserError(
+                    f"{path}.{key} is unknown: {target.__name__} takes {sorted(parameters)}"
+                )
+            if key in hints and not _accepts(hints[key], node[key]):
+                hint = hints[key]
+                expected = hint.__name__ if inspect.isclass(hint) else str(hint)
+                raise UserError(
+                    f"{path}.{key}={node[key]}: expected {expected.replace('typing.', '')}"
+                )

@@ -1,0 +1,73 @@
+"""metrics.json: what a run was, how it ended and what came out."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.cli import CONFIG_DIR
+
+PACKAGES = ("diffusion-lab", "torch", "torchvision", "lightning", "diffusers", "hydra-core", "numpy")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON, whole or not at all; numbers that are not finite become null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(k): finite(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    os.replace(part, path)
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this code runs from, "+changes" if it was edited; else None."""
+    root = CONFIG_DIR.parent
+    if not (root / "pyproject.toml").is_file():  # an installed wheel is in nobody's checkout
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class RunRecord:
+    """Grows with the run; `write` may be called at any time, so a killed run leaves "running"."""
+
+    def __init__(self, run_dir: Path, overrides: list[str], seed: int) -> None:
+        self.path = run_dir / "metrics.json"
+        self.started = time.time()
+        self.content: dict[str, Any] = {
+            "status": "running",
+            "overrides": overrides,
+            "seed": seed,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "git_commit": git_commit(),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in PACKAGES},
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+
+    def write(self, **news: Any) -> None:
+        """Add what is new and put the file in place."""
+        self.content |= news
+        self.content["wall_seconds"] = round(time.time() - self.started, 3)
+        write_json(self.path, self.content)

@@ -1,0 +1,142 @@
+"""Images from a trained run, and the pictures of how they came about."""
+
+import logging
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from diffusion_lab import figures
+from diffusion_lab.callbacks.pictures import trajectory_figure
+from diffusion_lab.diffusion import Sampler, Step, sample_steps
+from diffusion_lab.errors import UserError
+from diffusion_lab.run.check import check_config
+from diffusion_lab.run.load import Run, load_run
+from diffusion_lab.run.record import write_json
+
+log = logging.getLogger(__name__)
+
+MAX_FRAMES = 60
+SHOWN = 64  # images in the grid and the animation
+
+
+@dataclass
+class Samples:
+    """What was drawn."""
+
+    images: Tensor
+    """uint8, (N, C, H, W), on the CPU."""
+    out: Path
+    """The folder with the pictures and samples.npz."""
+
+
+def sampler_config(run_config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The run's own sampler with the settings given; a sampler given whole stands alone."""
+    settings = {key: value for key, value in given.items() if value is not None}
+    return settings if "_target_" in settings else run_config["sampler"] | settings
+
+
+def draw(
+    run: Run, sampler: Sampler, *, num_samples: int, batch_size: int, seed: int, keep: set[int]
+) -> tuple[Tensor, dict[int, Step]]:
+    """Draw images as uint8 (N, C, H, W), and the steps numbered in `keep` of the first batch.
+
+    Image k depends on the seed and k alone.
+    """
+    images: list[Tensor] = []
+    kept: dict[int, Step] = {}
+    for first in range(0, num_samples, batch_size):
+        steps = sample_steps(
+            run.module.denoise,
+            run.module.noise_schedule,
+            sampler,
+            run.image_shape,
+            num_images=min(batch_size, num_samples - first),
+            seed=seed,
+            first=first,
+            device=run.module.device,
+        )
+        for i, step in enumerate(steps):
+            if first == 0 and i in keep:
+                kept[i] = Step(step.t, *(tensor[:SHOWN].cpu() for tensor in step[1:]))
+        images.append(run.value_range.decode(step.x_next).cpu())
+        log.info("%d of %d images", first + len(images[-1]), num_samples)
+    return torch.cat(images), kept
+
+
+def _evenly(count: int, total: int) -> set[int]:
+    return {round(i) for i in np.linspace(0, total - 1, min(count, total))}
+
+
+def sample(cfg: DictConfig) -> Samples:
+    """Draw `num_samples` images and leave a grid, a trajectory, an animation and samples.npz.
+
+    Raises UserError for a mistake in the configuration, before anything is drawn or written.
+    """
+    if OmegaConf.is_missing(cfg, "run"):
+        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
+    for name in ("num_samples", "batch_size", "trajectory_steps"):
+        if cfg[name] < 1:
+            raise UserError(f"{name}={cfg[name]}: expected at least 1")
+    run = load_run(cfg.run, cfg.checkpoint)
+    config = sampler_config(run.config, OmegaConf.to_container(cfg.sampler, resolve=True))  # type: ignore[arg-type]
+    check_config({"sampler": config})
+    sampler: Sampler = instantiate(config)
+    sampler.check(run.module.noise_schedule)
+    try:
+        run.module.to(L.Fabric(accelerator=cfg.accelerator, devices=1).device)
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"accelerator={cfg.accelerator}: {str(error).splitlines()[0]}") from error
+
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
+    out = Path(cfg.out) if cfg.out else run.dir / "samples" / name
+    out.mkdir(parents=True, exist_ok=bool(cfg.out))
+    in_trajectory = _evenly(cfg.trajectory_steps, sampler.num_steps)
+    in_animation = _evenly(MAX_FRAMES, sampler.num_steps)
+    began = time.perf_counter()
+    images, kept = draw(
+        run,
+        sampler,
+        num_samples=cfg.num_samples,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        keep=in_trajectory | in_animation,
+    )
+    seconds = time.perf_counter() - began
+    unit = run.value_range.to_unit
+    path = [kept[i] for i in sorted(in_trajectory)]
+    frames = [unit(kept[i].x_t) for i in sorted(in_animation)]
+    final = images[:SHOWN].float() / 255
+    figures.save_grid(final, out / "samples.png")
+    figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif")
+    figures.save_figure(trajectory_figure(path, run.value_range), out / "trajectory.png")
+    _save_npz(out / "samples.npz", images=images.numpy())
+    write_json(
+        out / "samples.json",
+        {
+            "run": str(run.dir),
+            "checkpoint": cfg.checkpoint,
+            "sampler": config,
+            "seed": cfg.seed,
+            "num_samples": cfg.num_samples,
+            "seconds": round(seconds, 3),
+        },
+    )
+    return Samples(images, out)
+
+
+def _save_npz(path: Path, **arrays: np.ndarray) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(part, path)

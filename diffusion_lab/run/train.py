@@ -1,0 +1,217 @@
+"""A training run from its configuration to its folder."""
+
+import gc
+import io
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from diffusion_lab.callbacks import LossHistory, SaveConfig
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.check import check_config
+from diffusion_lab.run.record import RunRecord
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainResult:
+    """A finished run and the objects that made it."""
+
+    module: DiffusionModule
+    datamodule: ImageDataModule
+    trainer: L.Trainer
+    metrics: dict[str, float]
+    run_dir: Path
+
+
+def train(cfg: DictConfig) -> TrainResult:
+    """Train as configured and leave everything in `paths.output_dir`.
+
+    Raises UserError for a mistake in the configuration, before any training. The folder's
+    metrics.json says how the run ended, whatever happens.
+    """
+    run_dir = Path(cfg.paths.output_dir).absolute()
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    record = RunRecord(run_dir, overrides, cfg.seed)
+    write = rank_zero_only(record.write)
+    write()
+    interrupt_handler = signal.getsignal(signal.SIGINT)
+    try:
+        result = _fit(cfg, config, record)
+    except KeyboardInterrupt:
+        write(status="interrupted")
+        raise
+    except BaseException as error:
+        write(status="failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        signal.signal(signal.SIGINT, interrupt_handler)  # Lightning leaves it ignored after Ctrl-C
+    write(status="finished")
+    return result
+
+
+def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainResult:
+    check_config(config)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+    module: DiffusionModule = instantiate(cfg.model)
+    instantiate(cfg.sampler).check(module.noise_schedule)
+    try:
+        module.make_optimizer(module.network.parameters())
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer: {error}") from error
+    loggers = _loggers(cfg)
+    callbacks = [instantiate(c) for c in (cfg.callbacks or {}).values() if c is not None]
+    if not loggers or cfg.trainer.fast_dev_run:
+        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
+    try:
+        trainer: L.Trainer = instantiate(
+            cfg.trainer,
+            callbacks=callbacks,
+            logger=loggers,
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        )
+    except Exception as error:
+        raise UserError(_why_no_trainer(error)) from error
+    datamodule: ImageDataModule = instantiate(cfg.data)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    trainer.callbacks.append(SaveConfig(config, datamodule.provenance))  # type: ignore[attr-defined]
+    _check_monitor(cfg, callbacks, datamodule)
+
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config)}```")
+            logger.experiment.add_text("data", f"```yaml\n{OmegaConf.to_yaml(datamodule.provenance)}```")
+        else:
+            logger.log_hyperparams(config | {"provenance": datamodule.provenance})
+    log.info("%s", _headline(cfg, module, datamodule, trainer))
+    try:
+        trainer.fit(module, datamodule)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
+            raise KeyboardInterrupt from None
+        raise
+    metrics = {k: v.item() for k, v in trainer.callback_metrics.items()}
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
+            logger.log_hyperparams(config, {f"final/{k}": v for k, v in metrics.items()})
+            logger.finalize("success")
+    record.content |= {
+        "metrics": metrics,
+        "epoch_losses": [loss for c in callbacks if isinstance(c, LossHistory) for loss in c.epochs],
+        "data": datamodule.provenance,
+        "parameters": sum(p.numel() for p in module.network.parameters()),
+        "device": str(trainer.strategy.root_device),
+        "steps": trainer.global_step,
+    }
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None:
+            record.content["best"] = {callback.monitor: callback.best_model_score.item()}
+    return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
+
+
+def _loggers(cfg: DictConfig) -> list[Logger]:
+    if cfg.trainer.fast_dev_run:  # Lightning would not use them
+        return []
+    loggers = []
+    for name, node in (cfg.logger or {}).items():
+        if node is None:
+            continue
+        try:
+            loggers.append(instantiate(node))
+        except Exception as error:
+            if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
+                raise UserError(
+                    f"logger={name} needs a package that is not installed: "
+                    f"pip install 'diffusion-lab[{name}]'"
+                ) from error
+            raise
+    return loggers
+
+
+def _why_no_trainer(error: BaseException) -> str:
+    reason = str(error.__cause__ or error).strip().splitlines()[0]
+    if "backend" in reason or "accelerator" in reason.lower():
+        reason += " Use trainer.accelerator=cpu, or auto for what this machine has."
+    return f"trainer: {reason}"
+
+
+def _check_monitor(cfg: DictConfig, callbacks: list[L.Callback], data: ImageDataModule) -> None:
+    watched = [c for c in callbacks if getattr(c, "monitor", None) is not None]
+    if watched and str(cfg.monitor).startswith("val/") and data.provenance["num_val"] == 0:
+        raise UserError(
+            f"monitor={cfg.monitor}, but data.val_size=0 leaves nothing to validate on: "
+            "set monitor=train/loss_epoch or data.val_size=5000"
+        )
+
+
+def _headline(
+    cfg: DictConfig, module: DiffusionModule, data: ImageDataModule, trainer: L.Trainer
+) -> str:
+    parameters = sum(p.numel() for p in module.network.parameters())
+    facts = data.provenance
+    return (
+        f"{type(module.network).__name__} with {parameters:,} parameters on "
+        f"{trainer.strategy.root_device}; {facts['dataset']} ({facts['source']}), "
+        f"{facts['num_train']:,} images to train on; run folder {cfg.paths.output_dir}"
+    )
+
+
+def summary(result: TrainResult, seconds: float) -> str:
+    """A short table of what a run gave."""
+    table = Table("what", "value", title="finished", title_justify="left")
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{value:.6g}")
+    table.add_row("steps", f"{result.trainer.global_step:,}")
+    table.add_row("seconds", f"{seconds:.1f}")
+    for name in ("figures", "checkpoints"):
+        if (result.run_dir / name).is_dir():
+            table.add_row(name, str(result.run_dir / name))
+    text = io.StringIO()
+    Console(file=text, width=200).print(table)
+    return text.getvalue().rstrip()
+
+
+@rank_zero_only
+def _report(text: str) -> None:
+    log.info("%s", text)
+
+
+def run_job(cfg: DictConfig) -> float | None:
+    """The task of scripts/train.py: train, print a table and the run folder.
+
+    Returns the monitored metric for a sweeper, None where it was not measured.
+    """
+    began = time.perf_counter()
+    result = train(cfg)
+    _report(summary(result, time.perf_counter() - began))
+    value = result.metrics.get(cfg.monitor)
+    rank_zero_only(print)(result.run_dir)
+    # the jobs of a sweep share this process: leave no model behind in it
+    del result
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return value

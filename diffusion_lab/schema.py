@@ -1,0 +1,81 @@
+"""The types of the configuration: a key that is not here, in YAML or typed, is an error.
+
+Groups whose keys are the arguments of the class they name (`_target_`) are open here; they are
+held against that class by `run.check`. Imports neither torch nor lightning.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class PathsConfig:
+    """Where things are read from and written to."""
+
+    data_dir: str = MISSING
+    log_dir: str = MISSING
+    output_dir: str = MISSING
+
+
+@dataclass
+class DataConfig:
+    """Arguments of ImageDataModule."""
+
+    _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
+    _convert_: str = "all"
+    name: str = MISSING
+    data_dir: str = "${paths.data_dir}"
+    source: str = "auto"
+    channels: int = MISSING
+    image_size: int = MISSING
+    value_range: str = "zero_one"
+    batch_size: int = 128
+    val_size: int = 5000
+    train_size: int | None = None
+    num_images: int | None = None
+    seed: int = "${seed}"  # type: ignore[assignment]
+
+
+@dataclass
+class TrainConfig:
+    """A training run."""
+
+    seed: int = 0
+    monitor: str = "val/loss"
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: Any = MISSING
+    noise_schedule: Any = MISSING
+    prediction: Any = MISSING
+    sampler: Any = MISSING
+    optimizer: Any = MISSING
+    lr_scheduler: Any = MISSING
+    model: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = None
+    logger: Any = None
+
+
+@dataclass
+class SampleConfig:
+    """A drawing of images from a trained run."""
+
+    run: str = MISSING
+    out: str | None = None
+    checkpoint: str = "last"
+    num_samples: int = 64
+    batch_size: int = 64
+    seed: int = 0
+    accelerator: str = "auto"
+    trajectory_steps: int = 5
+    sampler: Any = MISSING
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under the names that the YAML files begin with."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="sample_schema", node=SampleConfig)

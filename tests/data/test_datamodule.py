@@ -1,0 +1,320 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import torchvision.datasets
+from torchvision.transforms import ToTensor
+
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.sources import load_images
+from diffusion_lab.errors import UserError
+
+FULL = os.environ.get("DIFFUSION_LAB_DATA")
+full_set = pytest.param(
+    FULL,
+    marks=pytest.mark.skipif(
+        not FULL or not (Path(FULL) / "MNIST" / "raw" / "train-images-idx3-ubyte").exists(),
+        reason="DIFFUSION_LAB_DATA names no folder with the full MNIST",
+    ),
+)
+
+
+def fake(**settings) -> ImageDataModule:
+    small = {"num_images": 200, "num_test_images": 40, "val_size": 50, "batch_size": 16}
+    data = ImageDataModule("fake", **small | settings)
+    data.setup()
+    return data
+
+
+def all_batches(data, batches) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a module receives over one epoch."""
+    received = [data.on_after_batch_transfer(batch, 0) for batch in batches]
+    return torch.cat([images for images, _ in received]), torch.cat([y for _, y in received])
+
+
+def identities(images) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def check_against_torchvision(data_dir, val_size):
+    """Every image the module receives is the one torchvision and ToTensor give, to the last bit."""
+    data = ImageDataModule("mnist", data_dir, val_size=val_size, batch_size=64)
+    data.setup()
+    train, val = (
+        all_batches(data, batches) for batches in (data.train_dataloader(), data.val_dataloader())
+    )
+    reference = torchvision.datasets.MNIST(data_dir, train=True, transform=ToTensor())
+    # Where image k of the file has gone: found by its content, which no two images share.
+    place = {image.numpy().tobytes(): k for k, image in enumerate(torch.cat([train[0], val[0]]))}
+    labels = torch.cat([train[1], val[1]])
+    assert len(place) == len(reference) == len(labels)
+    for k in range(len(reference)):
+        image, label = reference[k]
+        assert labels[place.pop(image.numpy().tobytes())] == label
+    assert not place
+
+    test_images, test_labels = all_batches(data, data.test_dataloader())
+    reference = torchvision.datasets.MNIST(data_dir, train=False, transform=ToTensor())
+    for k in range(len(reference)):
+        image, label = reference[k]
+        assert torch.equal(test_images[k], image), k
+        assert test_labels[k] == label
+    assert len(test_images) == len(reference)
+
+
+def test_every_image_is_torchvisions(tiny, tmp_path):
+    tiny.write(tmp_path)
+    check_against_torchvision(tmp_path, val_size=10)
+
+
+@pytest.mark.parametrize("data_dir", [full_set])
+def test_every_image_of_the_full_set_is_torchvisions(data_dir):
+    check_against_torchvision(data_dir, val_size=5000)
+
+
+def test_what_the_module_receives():
+    data = fake(value_range="minus_one_one", image_size=12, channels=3)
+    images, labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert images.shape == (16, 3, 12, 12)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert images.min() == -1
+    assert images.max() > 0.5
+
+
+def test_validation_is_disjoint_and_the_same_for_every_seed():
+    first, second = fake(seed=0), fake(seed=1)
+    images = {
+        name: identities(all_batches(first, batches)[0])
+        for name, batches in [
+            ("train", first.train_dataloader()),
+            ("val", first.val_dataloader()),
+            ("test", first.test_dataloader()),
+        ]
+    }
+    assert [len(images[name]) for name in ("train", "val", "test")] == [150, 50, 40]
+    assert not images["train"] & images["val"]
+    assert not images["train"] & images["test"]
+    ours, theirs = (next(iter(d.val_dataloader()))[0] for d in (first, second))
+    assert torch.equal(ours, theirs)
+    assert identities(all_batches(second, second.train_dataloader())[0]) == images["train"]
+    ours, theirs = (next(iter(d.train_dataloader()))[0] for d in (first, second))
+    assert not torch.equal(ours, theirs), "the seed is of the order"
+    ours, theirs = (next(iter(d.train_dataloader()))[0] for d in (first, fake(seed=0)))
+    assert torch.equal(ours, theirs)
+
+
+def test_train_size_takes_the_first():
+    ten, twenty, whole = (
+        identities(all_batches(d, d.train_dataloader())[0])
+        for d in (fake(train_size=10), fake(train_size=20), fake())
+    )
+    assert (len(ten), len(twenty)) == (10, 20)
+    assert ten < twenty < whole
+    assert fake(train_size=10).provenance["num_train"] == 10
+
+
+def test_setup_twice_loads_once():
+    data = fake()
+    images = next(iter(data.val_dataloader()))[0]
+    data._load = lambda: pytest.fail("loaded again")
+    data.setup("fit")
+    data.setup("test")
+    assert torch.equal(next(iter(data.val_dataloader()))[0], images)
+
+
+def test_padding_is_even_and_black(tiny, tmp_path):
+    tiny.write(tmp_path)
+    settings = {"data_dir": tmp_path, "val_size": 10, "value_range": "minus_one_one"}
+    data = ImageDataModule("mnist", image_size=32, **settings)
+    assert (data.image_size, data.channels, data.num_classes) == (32, 1, 10)
+    data.setup()
+    images, _ = all_batches(data, data.test_dataloader())
+    original = load_images("mnist", tmp_path).test_images
+    assert images.shape == (20, 1, 32, 32)
+    inner = images[:, :, 2:30, 2:30]
+    assert torch.equal(data.value_range.decode(inner), original)
+    images[:, :, 2:30, 2:30] = -1
+    assert (images == -1).all()
+
+
+def test_provenance(tiny, tmp_path):
+    tiny.write(tmp_path)
+    data = ImageDataModule("mnist", tmp_path, val_size=10)
+    with pytest.raises(RuntimeError, match=r"setup\(\)"):
+        _ = data.provenance
+    data.setup()
+    assert data.provenance == {
+        "dataset": "mnist",
+        "source": "full",
+        "num_train": 50,
+        "num_val": 10,
+        "num_test": 20,
+        "sha256": load_images("mnist", tmp_path).sha256,
+        "note": "the published training and test splits",
+    }
+
+
+def test_bundled_digits_keep_enough_to_train_on(tmp_path):
+    data = ImageDataModule("mnist", tmp_path, source="bundled")
+    data.setup()
+    told = data.provenance
+    assert (told["num_train"], told["num_val"], told["num_test"]) == (4000, 500, 500)
+    assert "val_size is 500 instead of 5000" in told["note"]
+    # A smaller one is taken as it is, and needs no words.
+    data = ImageDataModule("mnist", tmp_path, source="bundled", val_size=100)
+    data.setup()
+    assert (data.provenance["num_train"], data.provenance["num_val"]) == (4400, 100)
+    assert "instead of" not in data.provenance["note"]
+
+
+def test_example_images():
+    data = fake()
+    images = data.example_images(8)
+    assert images.shape == (8, 1, 28, 28)
+    assert images.dtype == torch.float32
+    assert len(identities(images)) == 8
+    assert torch.equal(images, data.example_images(8, seed=0, split="train"))
+    assert not torch.equal(images, data.example_images(8, seed=1))
+    assert len(data.example_images(1000, split="val")) == 50
+    with pytest.raises(UserError, match="train, val, test"):
+        data.example_images(8, split="dev")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": -4}, "batch_size is -4"),
+        ({"batch_size": 12.5}, "batch_size is 12.5"),
+        ({"val_size": -1}, "val_size is -1"),
+        ({"val_size": 0.1}, "val_size is 0.1"),
+        ({"train_size": 0}, "train_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"image_size": 20}, "data.image_size=32"),
+        ({"image_size": 31}, "even number"),
+        ({"image_size": "big"}, "whole number"),
+        ({"value_range": "unit"}, "zero_one"),
+        ({"name": "cifar10"}, "fashion_mnist"),
+        ({"source": "cloud"}, "bundled"),
+        ({"name": "kmnist", "source": "bundled"}, "data=mnist"),
+        ({"num_images": 10}, "data=fake"),
+        ({"channels": 3}, "data=fake"),
+        ({"name": "fake", "num_images": 0}, "num_images is 0"),
+        ({"name": "fake", "image_size": 2}, "at least 4"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(UserError, match=message) as raised:
+        ImageDataModule(**settings)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("settings", [{"val_size": 200}, {"val_size": 150, "train_size": 51}])
+def test_sizes_that_the_data_does_not_have(settings):
+    with pytest.raises(UserError, match="expected") as raised:
+        fake(**settings)
+    assert "\n" not in str(raised.value)
+
+
+class Recorder(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.train_batches, self.val_batches = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.train_batches.append(batch)
+        return self.weight * 0
+
+    def validation_step(self, batch, batch_idx):
+        self.val_batches.append(batch)
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def quiet_trainer(**settings) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"max_epochs": 1} | settings,
+    )
+
+
+def test_in_a_trainer(tiny, tmp_path, monkeypatch):
+    tiny.write(tmp_path)
+    data = ImageDataModule("mnist", tmp_path, val_size=10, batch_size=25)
+    module = Recorder()
+    trainer = quiet_trainer(num_sanity_val_steps=0)
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    assert [len(labels) for _, labels in module.train_batches] == [25, 25]
+    assert [len(labels) for _, labels in module.val_batches] == [10]
+    images, labels = module.train_batches[0]
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+
+
+def test_no_validation():
+    module = Recorder()
+    data = ImageDataModule("fake", num_images=32, num_test_images=8, val_size=0, batch_size=16)
+    quiet_trainer().fit(module, data)
+    assert data.val_dataloader() == []
+    assert len(module.train_batches) == 2
+    assert module.val_batches == []
+
+
+def test_precision_reaches_the_images():
+    module = Recorder()
+    quiet_trainer(precision="64-true", max_steps=1).fit(module, fake())
+    images, labels = module.train_batches[0]
+    assert images.dtype == torch.float64
+    assert labels.dtype == torch.int64
+
+
+def test_overfitting_sees_the_same_batches():
+    module = Recorder()
+    quiet_trainer(overfit_batches=2, max_epochs=2, limit_val_batches=0).fit(module, fake())
+    first, second = module.train_batches[:2], module.train_batches[2:]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+
+
+def test_two_processes_share_the_images():
+    """Two real processes on the CPU; each module writes down what it was given."""
+    done = subprocess.run(
+        [sys.executable, __file__], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = dict(line.split(":") for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert sorted(ranks) == ["rank0", "rank1"]
+    left, right = (set(ranks[rank].split()) for rank in ("rank0", "rank1"))
+    assert len(left) == len(right) == 75
+    assert not left & right
+
+
+class ShardRecorder(Recorder):
+    def on_train_end(self):
+        seen = " ".join(
+            str(hash(image.numpy().tobytes()))
+            for images, _ in self.train_batches
+            for image in images
+        )
+        print(f"rank{self.global_rank}:{seen}", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    quiet_trainer(
+        devices=2, strategy="ddp_fork", limit_val_batches=0, use_distributed_sampler=True
+    ).fit(ShardRecorder(), fake())

@@ -1,0 +1,411 @@
+"""Pictures, checked against what Pillow, numpy and torchvision say about the same pixels."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageSequence
+from torchvision.utils import make_grid
+
+from diffusion_lab.figures import (
+    figure_array,
+    grid_tensor,
+    image_grid,
+    image_row,
+    labelled_rows,
+    loss_and_grid,
+    loss_curve,
+    save_figure,
+    save_gif,
+    save_grid,
+    schedule_curves,
+    trajectory,
+)
+
+
+def some_images(count: int, channels: int = 1, size: int = 28, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, channels, size, size, generator=generator)
+
+
+def drawn(figure: Figure) -> np.ndarray:
+    """The pixels of a figure that shows something besides its white ground."""
+    array = figure_array(figure)
+    assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
+    assert array.min() < 128 and array.max() == 255
+    return array
+
+
+def assert_nothing_cropped(figure: Figure) -> None:
+    """A white line all around: no letter and no picture reaches the border."""
+    array = drawn(figure)
+    for edge in (array[0], array[-1], array[:, 0], array[:, -1]):
+        assert (edge == 255).all()
+
+
+# --- grids ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "nrow"), [(2, 8), (8, 8), (9, 4), (64, 8), (5, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_is_torchvisions_grid(count: int, nrow: int, channels: int) -> None:
+    images = some_images(count, channels)
+    expected = make_grid(images, nrow=nrow, padding=2, pad_value=1.0)[:channels]
+    assert torch.equal(grid_tensor(images, nrow), expected)
+
+
+def test_a_lone_image_keeps_its_border() -> None:
+    image = some_images(1, 3, size=5)
+    grid = grid_tensor(image)
+    assert grid.shape == (3, 9, 9)
+    assert torch.equal(grid[:, 2:7, 2:7], image[0])
+    assert (grid[:, :2] == 1).all() and (grid[:, :, -2:] == 1).all()
+
+
+def test_clipping_leaves_the_callers_tensor_alone() -> None:
+    images = torch.full((2, 1, 4, 4), -3.0)
+    images[1] = 7.0
+    images[1, 0, 0, 0] = torch.nan
+    before = images.clone()
+    grid = grid_tensor(images)
+    assert torch.equal(images.nan_to_num(99.0), before.nan_to_num(99.0))
+    assert grid[0, 2, 2] == 0 and grid[0, 3, 9] == 1 and grid[0, 2, 8] == 0
+    grid.fill_(0.5)
+    assert torch.equal(images.nan_to_num(99.0), before.nan_to_num(99.0))
+
+
+def test_grid_takes_half_precision_and_gradients() -> None:
+    images = some_images(2).to(torch.bfloat16).requires_grad_()
+    grid = grid_tensor(images)
+    assert grid.dtype == torch.float32 and not grid.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (4, 2, 28, 28), (0, 1, 28, 28)])
+def test_grid_refuses_what_is_no_batch_of_images(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        grid_tensor(torch.zeros(shape))
+
+
+def test_grid_refuses_empty_rows() -> None:
+    with pytest.raises(ValueError, match="nrow=0"):
+        grid_tensor(some_images(2), nrow=0)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_save_grid_writes_the_pixels_enlarged_by_a_whole_factor(tmp_path: Path) -> None:
+    images = torch.zeros(3, 1, 28, 28)
+    images[1, 0, 4, 7] = 1.0
+    images[2, 0, 0, 0] = 0.5
+    path = save_grid(images, tmp_path / "new" / "grid.png", nrow=2)
+    with Image.open(path) as picture:
+        assert picture.mode == "L"
+        array = np.array(picture)
+    # Two columns and two rows of 28 pixels, three gaps of 2: 62 pixels, and 640 // 62 is 10, but
+    # more than 8 times is never needed.
+    assert array.shape == (62 * 8, 62 * 8)
+    small = array[::8, ::8]
+    assert (np.kron(small, np.ones((8, 8), np.uint8)) == array).all()
+    assert small[2 + 4, 32 + 7] == 255 and small[2 + 4, 32 + 8] == 0
+    assert small[32, 2] == 128 and small[32, 3] == 0
+    assert (small[:2] == 255).all() and (small[32:, 32:] == 255).all()
+
+
+def test_save_grid_writes_colours(tmp_path: Path) -> None:
+    images = torch.zeros(1, 3, 4, 4)
+    images[0, 0, 1, 2] = 1.0
+    images[0, 2, 3, 0] = 1.0
+    with Image.open(save_grid(images, tmp_path / "grid.png")) as picture:
+        assert picture.mode == "RGB" and picture.size == (64, 64)
+        assert picture.getpixel(((2 + 2) * 8, (2 + 1) * 8)) == (255, 0, 0)
+        assert picture.getpixel(((2 + 0) * 8 + 7, (2 + 3) * 8 + 7)) == (0, 0, 255)
+        assert picture.getpixel((16, 16)) == (0, 0, 0)
+
+
+def test_save_grid_leaves_large_images_as_they_are(tmp_path: Path) -> None:
+    with Image.open(save_grid(some_images(2, 3, 400), tmp_path / "grid.png")) as picture:
+        assert picture.size == (806, 404)
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        images = some_images(8)
+        save_grid(images, tmp_path / f"{name}-grid.png")
+        save_gif([images, 1 - images], tmp_path / f"{name}.gif")
+        save_figure(loss_and_grid(np.linspace(0.1, 0, 100), images), tmp_path / f"{name}.png")
+    for name in ("-grid.png", ".gif", ".png"):
+        assert (tmp_path / f"a{name}").read_bytes() == (tmp_path / f"b{name}").read_bytes()
+
+
+def test_saving_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+    figure = image_row(some_images(2))
+    assert save_figure(figure, str(path)) == path
+    with Image.open(path) as picture:
+        assert (np.array(picture.convert("RGB")) == figure_array(figure)).all()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "grid.png").mkdir()
+    with pytest.raises(OSError):
+        save_grid(some_images(1), tmp_path / "grid.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+
+
+# --- animations ----------------------------------------------------------------------------------
+
+
+def test_gif_frames_durations_and_gray_pixels(tmp_path: Path) -> None:
+    frames = [some_images(4, seed=seed) for seed in range(5)]
+    path = save_gif(frames, tmp_path / "walk.gif", nrow=2, fps=8, hold=1.5)
+    with Image.open(path) as animation:
+        assert animation.info["loop"] == 0
+        durations, pictures = [], []
+        for shown in ImageSequence.Iterator(animation):
+            durations.append(shown.info["duration"])
+            pictures.append(np.array(shown.convert("L")))
+    # An eighth of a second in the hundredths of a GIF.
+    assert durations == [120, 120, 120, 120, 1500]
+    for frame, picture in zip(frames, pictures, strict=True):
+        expected = make_grid(frame, nrow=2, pad_value=1.0)[0].mul(255).round().numpy()
+        assert (picture == np.kron(expected, np.ones((8, 8)))).all()
+
+
+def test_gif_in_colour_is_close(tmp_path: Path) -> None:
+    ramp = torch.linspace(0, 1, 16)
+    image = torch.stack([ramp.expand(16, 16), ramp[:, None].expand(16, 16), torch.zeros(16, 16)])
+    frames = [image[None], 1 - image[None]]
+    with Image.open(save_gif(frames, tmp_path / "walk.gif")) as animation:
+        pictures = [np.array(one.convert("RGB")) for one in ImageSequence.Iterator(animation)]
+    for frame, picture in zip(frames, pictures, strict=True):
+        small = picture[::8, ::8].astype(float)[2:-2, 2:-2]
+        error = np.abs(small - frame[0].permute(1, 2, 0).numpy() * 255)
+        assert error.mean() < 8
+
+
+def test_gif_with_one_frame_and_with_equal_frames(tmp_path: Path) -> None:
+    frame = some_images(1)
+    with Image.open(save_gif([frame], tmp_path / "one.gif", hold=3)) as animation:
+        assert len(list(ImageSequence.Iterator(animation))) == 1
+    path = save_gif([1 - frame, frame, frame, frame], tmp_path / "still.gif", fps=10, hold=1)
+    with Image.open(path) as animation:
+        shown = [one.info["duration"] for one in ImageSequence.Iterator(animation)]
+    assert sum(shown) == 3 * 100 + 1000
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "message"),
+    [
+        ([], {}, "at least one frame"),
+        ([torch.zeros(1, 1, 4, 4), torch.zeros(2, 1, 4, 4)], {}, "one shape"),
+        ([torch.zeros(1, 1, 4, 4)], {"fps": 0}, "fps"),
+        ([torch.zeros(1, 1, 4, 4)], {"fps": 100}, "fps"),
+        ([torch.zeros(1, 1, 4, 4)], {"hold": -1}, "hold"),
+    ],
+)
+def test_gif_refuses(
+    tmp_path: Path, frames: list[torch.Tensor], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        save_gif(frames, tmp_path / "walk.gif", **options)
+    assert not list(tmp_path.iterdir())
+
+
+# --- figures of images ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_image_row_shows_every_pixel_as_a_square_of_one_size(count: int, channels: int) -> None:
+    images = some_images(count, channels)
+    array = drawn(image_row(images))
+    expected = make_grid(torch.cat([images, images]), nrow=count, pad_value=1.0)
+    expected = expected[:, 2:30, 2:-2].mul(255).round().permute(1, 2, 0).numpy()
+    inked = np.argwhere((array < 255).any(axis=2))
+    (top, left), (bottom, right) = inked.min(axis=0), inked.max(axis=0) + 1
+    factor = (bottom - top) // 28
+    assert factor >= 4 and bottom - top == 28 * factor
+    assert (array[top:bottom, left:right] == np.kron(expected, np.ones((factor, factor, 1)))).all()
+
+
+def test_image_row_writes_its_labels_and_wants_one_per_image() -> None:
+    images = some_images(8)
+    labels = [f"{amount:.2f}" for amount in torch.linspace(0, 1, 8)]
+    figure = image_row(images, "noise", labels)
+    assert_nothing_cropped(figure)
+    assert [text.get_text() for text in figure.texts] == [*labels, "noise"]
+    with pytest.raises(ValueError, match="8 images"):
+        image_row(images, labels=labels[:7])
+
+
+def test_a_long_title_makes_room_for_itself() -> None:
+    assert_nothing_cropped(image_row(some_images(1), "a title much longer than one small image"))
+
+
+@pytest.mark.parametrize("size", [8, 28, 64, 256])
+def test_figures_of_images_of_any_size_have_one_width(size: int) -> None:
+    figure = image_grid(some_images(16, 3, size), nrow=8, title="samples")
+    assert_nothing_cropped(figure)
+    width, height = figure.get_size_inches()
+    assert 2 < width <= 8.01 and height < width
+
+
+def test_labelled_rows() -> None:
+    images = some_images(8)
+    figure = labelled_rows({"input": images, "corrupted": images, "a long prediction": images})
+    assert_nothing_cropped(figure)
+    assert [text.get_text() for text in figure.texts] == [
+        "input",
+        "corrupted",
+        "a long prediction",
+    ]
+    with pytest.raises(ValueError, match="size"):
+        labelled_rows({"input": images, "prediction": images[:7]})
+    with pytest.raises(ValueError, match="no row"):
+        labelled_rows({})
+
+
+@pytest.mark.parametrize("steps", [1, 5, 12, 50])
+def test_trajectory_has_two_cells_per_step(steps: int) -> None:
+    inputs = [some_images(10, seed=step) for step in range(steps)]
+    predictions = [torch.zeros_like(images) for images in inputs]
+    labels = [f"t = {1 - step / steps:.2f}" for step in range(steps)]
+    figure = trajectory(inputs, predictions, labels, title="sampling")
+    assert len(figure.axes) == 2 * steps
+    assert_nothing_cropped(figure)
+    left, right = figure.axes[0], figure.axes[1]
+    assert left.get_position().x1 < right.get_position().x0
+    shown = np.asarray(left.get_images()[0].get_array())[..., 0]
+    expected = make_grid(inputs[0][:8], nrow=8, pad_value=1.0)[0].mul(255).round().numpy()
+    assert (shown == expected).all()
+    assert np.asarray(right.get_images()[0].get_array())[2:30, 2:30, 0].max() == 0
+
+
+def test_trajectory_refuses_lists_of_different_lengths() -> None:
+    images = some_images(2)
+    with pytest.raises(ValueError, match="1, 2 and 1"):
+        trajectory([images], [images, images], ["t = 1"])
+
+
+# --- curves --------------------------------------------------------------------------------------
+
+
+def line(figure: Figure, label: str) -> tuple[np.ndarray, np.ndarray]:
+    found = [one for one in figure.axes[0].get_lines() if one.get_label() == label]
+    assert len(found) == 1
+    return np.asarray(found[0].get_xdata()), np.asarray(found[0].get_ydata())
+
+
+def test_loss_curve_of_the_tutorial() -> None:
+    losses = 0.02 + 0.08 * np.exp(-np.arange(1407) / 60)
+    figure = loss_curve(losses, val=[(469, 0.03), (938, 0.02)], epoch_boundaries=[469, 938])
+    assert_nothing_cropped(figure)
+    assert figure.axes[0].get_ylim() == (0, 0.1)
+    assert (line(figure, "each step")[1] == losses).all()
+    x, y = line(figure, "validation")
+    assert list(x) == [469, 938] and list(y) == [0.03, 0.02]
+    mean = line(figure, "mean over 71 steps")[1]
+    assert mean[700] == pytest.approx(losses[665:736].mean())
+    assert mean[0] == losses[0] and mean[10] == pytest.approx(losses[:21].mean())
+    assert mean[-1] == pytest.approx(losses[-36:].mean())
+
+
+@pytest.mark.parametrize("ylim", [None, (0.0, 0.1)])
+def test_loss_curve_with_one_point_and_with_none(ylim: tuple[float, float] | None) -> None:
+    one = figure_array(loss_curve([0.05], ylim=ylim))
+    none = figure_array(loss_curve([], ylim=ylim))
+    assert one.shape == none.shape
+    middle = (slice(200, 300), slice(600, 690))
+    assert (one[middle] != none[middle]).any()
+
+
+def test_loss_curve_passes_over_nan_and_infinity() -> None:
+    losses = np.full(400, 0.05)
+    losses[100:200] = np.nan
+    losses[300] = np.inf
+    given = losses.copy()
+    figure = loss_curve(losses, ylim=None)
+    drawn(figure)
+    assert np.array_equal(losses, given, equal_nan=True)
+    mean = line(figure, "mean over 21 steps")[1]
+    assert np.isnan(mean[150]) and mean[99] == pytest.approx(0.05)
+    assert mean[300] == pytest.approx(0.05)
+    low, high = figure.axes[0].get_ylim()
+    assert 0 < low < 0.05 < high < 0.1
+    drawn(loss_curve([np.nan] * 50, ylim=None))
+
+
+def test_automatic_range_ignores_wild_steps() -> None:
+    losses = np.random.default_rng(0).uniform(0.4, 0.6, 10_000)
+    losses[:20] = 1e6
+    figure = loss_curve(losses, ylim=None, val=[(10_000, 0.5)])
+    drawn(figure)
+    low, high = figure.axes[0].get_ylim()
+    assert 0.35 < low < 0.41 and 0.59 < high < 0.65
+
+
+def test_loss_curve_takes_tensors_and_refuses_tables() -> None:
+    losses = torch.linspace(0.1, 0, 50, dtype=torch.bfloat16).requires_grad_()
+    drawn(loss_curve(losses))
+    with pytest.raises(ValueError, match="one-dimensional"):
+        loss_curve(torch.zeros(2, 2))
+
+
+def test_schedule_curves() -> None:
+    betas = torch.linspace(1e-4, 0.02, 1000)
+    kept = torch.cumprod(1 - betas, dim=0)
+    steps = torch.arange(1000)
+    curves = {"alpha": (steps, kept.sqrt()), "sigma": (steps, (1 - kept).sqrt())}
+    figure = schedule_curves(curves, "step", "DDPM")
+    assert_nothing_cropped(figure)
+    alpha, sigma = line(figure, "alpha")[1], line(figure, "sigma")[1]
+    assert np.allclose(alpha**2 + sigma**2, 1, atol=1e-6)
+    assert abs(int(np.argmin(np.abs(alpha - sigma))) - 258) <= 1
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["alpha", "sigma"]
+    with pytest.raises(ValueError):
+        schedule_curves({"alpha": (steps, kept[:10])}, "step")
+
+
+@pytest.mark.parametrize(("count", "channels", "size"), [(64, 1, 28), (5, 3, 32), (1, 1, 512)])
+def test_loss_and_grid_stand_side_by_side(count: int, channels: int, size: int) -> None:
+    images = some_images(count, channels, size)
+    figure = loss_and_grid(np.linspace(0.1, 0.02, 500), images, "a run")
+    assert_nothing_cropped(figure)
+    plot, grid = figure.axes
+    assert plot.get_position().x1 < grid.get_position().x0
+    box, (width, height) = grid.get_position(), figure.get_size_inches()
+    shown = np.asarray(grid.get_images()[0].get_array())
+    aspect = (box.width * width) / (box.height * height)
+    assert aspect == pytest.approx(shown.shape[1] / shown.shape[0])
+
+
+# --- no state ------------------------------------------------------------------------------------
+
+
+def test_figures_need_no_pyplot_and_change_no_settings() -> None:
+    before = dict(matplotlib.rcParams)
+    drawn(loss_and_grid([0.1, 0.05], some_images(4)))
+    drawn(labelled_rows({"input": some_images(4)}))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_can_be_drawn_in_threads() -> None:
+    def draw() -> np.ndarray:
+        return figure_array(loss_and_grid(np.linspace(0.1, 0, 100), some_images(4), "run"))
+
+    expected = draw()
+    with ThreadPoolExecutor(4) as pool:
+        drawings = [pool.submit(draw) for _ in range(4)]
+    assert all((drawing.result() == expected).all() for drawing in drawings)
