@@ -1,19 +1,17 @@
 """diffusion_lab: an experiment framework for diffusion models."""
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load_run", "train"]
+__all__ = ["compose_config", "load_run", "train"]
+
+
+_WHERE = {"compose_config": "compose", "load_run": "load", "train": "train"}
 
 
 def __getattr__(name: str) -> Any:
     # torch and lightning are imported on first use, so that --help does not wait for them
-    if name == "load_run":
-        from diffusion_lab.run.load import load_run
-
-        return load_run
-    if name == "train":
-        from diffusion_lab.run.train import train
-
-        return train
+    if name in _WHERE:
+        return getattr(import_module(f"diffusion_lab.run.{_WHERE[name]}"), name)
     raise AttributeError(f"module 'diffusion_lab' has no attribute {name!r}")

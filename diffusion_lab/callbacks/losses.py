@@ -40,11 +40,12 @@ class LossHistory(L.Callback):
         """Average the epoch as the tutorial does, every batch counting the same."""
         if not self._pending:
             return
-        losses = torch.stack(self._pending).float().cpu()
+        losses = torch.stack(self._pending).float()
         self._pending.clear()
         self.steps += losses.tolist()
-        self.epochs.append(losses.mean().item())
-        pl_module.log("train/loss_epoch", losses.mean(), sync_dist=True)
+        mean = trainer.strategy.reduce(losses.mean(), reduce_op="mean")
+        self.epochs.append(float(mean))
+        pl_module.log("train/loss_epoch", mean, sync_dist=True)
         if trainer.is_global_zero:
             val = trainer.callback_metrics.get("val/loss")
             log.info(

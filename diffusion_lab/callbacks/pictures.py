@@ -17,11 +17,20 @@ from diffusion_lab import figures
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.value_range import ValueRange
-from diffusion_lab.diffusion import BlendSampler, NoiseSchedule, Sampler, Step, VPSchedule, sample_steps
+from diffusion_lab.diffusion import (
+    BlendSampler,
+    NoiseSchedule,
+    Sampler,
+    Step,
+    VPSchedule,
+    sample_steps,
+)
 from diffusion_lab.modules import DiffusionModule
 
 
-def _parts(trainer: L.Trainer, module: L.LightningModule) -> tuple[DiffusionModule, ImageDataModule]:
+def _parts(
+    trainer: L.Trainer, module: L.LightningModule
+) -> tuple[DiffusionModule, ImageDataModule]:
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(module, DiffusionModule)
     assert isinstance(data, ImageDataModule)
@@ -57,7 +66,7 @@ def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
 
 
 class SampleGrid(L.Callback):
-    """Every `every_n_epochs` epochs the same noise is turned into images, so that epochs compare."""
+    """Every `every_n_epochs` epochs the same noise becomes images, so that epochs compare."""
 
     def __init__(
         self, sampler: Sampler, num_samples: int = 64, every_n_epochs: int = 1, seed: int = 0
@@ -89,7 +98,7 @@ class SampleGrid(L.Callback):
 
 
 def noise_schedule_figure(schedule: NoiseSchedule) -> Figure:
-    """alpha and sigma over the path."""
+    """Alpha and sigma over the path."""
     t = schedule.span(1000)
     curves = {"alpha": (t, schedule.alpha(t)), "sigma": (t, schedule.sigma(t))}
     return figures.schedule_curves(curves, xlabel="t")
@@ -157,8 +166,11 @@ class Figures(L.Callback):
         denoised = module.denoise(x_t.to(module.device), t.to(module.device)).cpu()
         yield "data", figures.image_row(unit(x0))
         yield "corruption", figures.image_row(unit(x_t), labels=amounts)
-        yield "predictions", figures.labelled_rows(
-            {"input": unit(x0), "corrupted": unit(x_t), "prediction": unit(denoised)}
+        yield (
+            "predictions",
+            figures.labelled_rows(
+                {"input": unit(x0), "corrupted": unit(x_t), "prediction": unit(denoised)}
+            ),
         )
         yield "noise_schedule", noise_schedule_figure(schedule)
 

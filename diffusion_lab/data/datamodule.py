@@ -1,6 +1,7 @@
 """The data as Lightning wants it: splits, batches, and the scaling on the device."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -45,6 +46,7 @@ class ImageDataModule(L.LightningDataModule):
 
     Raises:
         UserError: for a setting that is out of range.
+
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class ImageDataModule(L.LightningDataModule):
         self._fetched = False
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
         self._provenance: dict[str, str | int] = {}
+        self._train_loader: InMemoryLoader | None = None
+        self._train_state: dict[str, Any] = {}
 
     def prepare_data(self) -> None:
         """Download what is missing; Lightning calls this in one process of a machine only."""
@@ -116,6 +120,7 @@ class ImageDataModule(L.LightningDataModule):
 
         Raises:
             UserError: if the data is not there, or val_size or train_size is larger than it.
+
         """
         if self._splits:
             return
@@ -143,10 +148,14 @@ class ImageDataModule(L.LightningDataModule):
         }
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Return shuffled batches, in an order that a resumed run takes up again."""
+        """Return shuffled batches; after ``load_state_dict`` they go on where they stopped."""
         # Overfitting means seeing the same few batches over and over: nothing may be shuffled.
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        return self._loader("train", shuffle=not overfit)
+        self._train_loader = self._loader("train", shuffle=not overfit)
+        if self._train_state:
+            self._train_loader.load_state_dict(self._train_state)
+            self._train_state = {}
+        return self._train_loader
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
         """Return the validation images in order; an empty list, which is skipped, if none."""
@@ -177,6 +186,18 @@ class ImageDataModule(L.LightningDataModule):
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         return (self.channels, self.image_size, self.image_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the training data, for a checkpoint.
+
+        Lightning saves the state of the loader too, but does not load it again where it thinks that
+        an epoch is over, as it does when max_steps was reached in the middle of one.
+        """
+        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next training loader go on at this position."""
+        self._train_state = state_dict.get("train", {})
 
     @property
     def provenance(self) -> dict[str, str | int]:

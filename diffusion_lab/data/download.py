@@ -42,6 +42,7 @@ def download_missing(name: str, files: Sequence[IdxFile]) -> None:
     Raises:
         DownloadError: if no mirror gave a good copy of a file.
         UserError: if the folder cannot be written.
+
     """
     folder = files[0].path.parent
     mirrors, packed_md5 = _torchvision_resources(name)

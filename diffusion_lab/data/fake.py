@@ -16,6 +16,7 @@ def draw_bars(
     Returns:
         images (num_images, channels, image_size, image_size) uint8 and labels (num_images,) int64,
         every class equally often (up to one), in random order.
+
     """
     labels = torch.randperm(num_images, generator=generator) % NUM_CLASSES
     shift = torch.rand(2, num_images, 1, 1, generator=generator) * 0.4 - 0.2

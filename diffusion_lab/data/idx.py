@@ -34,6 +34,7 @@ def idx_fault(head: bytes, size: int, shape: tuple[int, ...]) -> str | None:
         head: the first bytes of the file, at least as many as the header of `shape` has.
         size: the size of the whole file.
         shape: the shape it should hold.
+
     """
     expected = idx_header(shape)
     if size < len(expected):
@@ -67,11 +68,12 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.n
 
     Raises:
         UserError: if the file cannot be read, has another header, size or MD5.
+
     """
-    if not path.is_file():
-        state = "is not a file" if path.exists() else "is not there"
-        raise UserError(f"{path} {state}: put the unpacked IDX file there")
     try:
+        if not path.is_file():
+            state = "is not a file" if path.exists() else "is not there"
+            raise UserError(f"{path} {state}: put the unpacked IDX file there")
         with path.open("rb") as file:
             size = path.stat().st_size
             fault = idx_fault(file.read(len(idx_header(shape))), size, shape)

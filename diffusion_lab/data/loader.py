@@ -17,9 +17,11 @@ log = logging.getLogger(__name__)
 class InMemoryLoader:
     """Yields (images (B, C, H, W) uint8, labels (B,) int64); a batch is one index operation.
 
-    The order of an epoch depends on (seed, epoch) alone: not on the global random state, which it
-    does not touch either. Every new iteration is the next epoch, unless ``set_epoch`` or
-    ``load_state_dict`` said where it begins.
+    Shuffled, it is an endless stream: epoch after epoch, each in an order of its own that depends
+    on (seed, epoch) alone, not on the global random state, which it does not touch either. An
+    iteration yields the next ``len(self)`` batches of the stream: normally one epoch. One that was
+    broken off is taken up where it stopped, in the same process or, by ``state_dict``, in another,
+    however the caller counts its epochs. Not shuffled, every iteration starts at the first image.
 
     With several processes each takes every world_size-th image of the common order, and all of
     them get the same number of batches: the order is continued from its beginning where it does not
@@ -29,7 +31,7 @@ class InMemoryLoader:
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
         batch_size: images in a batch of one process; the last batch may be smaller.
-        shuffle: a new order every epoch; otherwise the order of the tensors.
+        shuffle: a new order every epoch, for training; otherwise the order of the tensors.
         drop_last: leave out what does not fill a batch.
         seed: of the order, not negative.
         rank: the number of this process.
@@ -37,6 +39,7 @@ class InMemoryLoader:
 
     Raises:
         UserError: if batch_size or seed is out of range.
+
     """
 
     def __init__(
@@ -60,27 +63,26 @@ class InMemoryLoader:
         self._num_images = divide(len(images) / world_size)  # of this process
         self._num_batches = divide(self._num_images / batch_size)
 
-        self.epoch = 0
-        self.batches_yielded = 0  # in this epoch
-        self._at_start = True  # the next iteration begins here, not at the epoch after this one
-        self.last_indices: Tensor | None = None  # (B,) int64, of the batch yielded last
+        self.epoch, self.batch = 0, 0  # of the batch that comes next
+        self.last_indices: Tensor | None = None  # (B,) int64, of the batch that came last
 
     def __len__(self) -> int:
-        """Count the batches of a whole epoch."""
+        """Count the batches of an epoch."""
         return self._num_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of the next epoch, or the rest of the one that was loaded."""
+        """Yield the next ``len(self)`` batches."""
         # This is a generator: nothing happens before the first batch is asked for. Lightning calls
-        # iter() more often than it iterates, and loads a state before or calls set_epoch after it.
-        if not self._at_start or self.batches_yielded >= len(self):
-            self.set_epoch(self.epoch + 1)
-        self._at_start = False
-        order = self.order(self.epoch)
-        for batch in range(self.batches_yielded, len(self)):
-            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            # Counted before it is handed out: whoever holds the batch, and saves, has used it.
-            self.batches_yielded = batch + 1
+        # iter() more often than it iterates, and loads a state after it has called it.
+        if not self.shuffle:
+            self.set_epoch(0)
+        epoch, order = self.epoch, self.order(self.epoch)
+        for _ in range(len(self)):
+            if epoch != self.epoch:
+                epoch, order = self.epoch, self.order(self.epoch)
+            indices = order[self.batch * self.batch_size : (self.batch + 1) * self.batch_size]
+            # Counted before it is handed out: whoever has the batch and saves has used it.
+            self._go_to(self.epoch, self.batch + 1)
             self.last_indices = indices
             yield self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
@@ -99,45 +101,31 @@ class InMemoryLoader:
         return order[self.rank : total : self.world_size]
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be this epoch, from its first batch.
-
-        Keeps the position that ``load_state_dict`` has set if it lies in this very epoch.
-        """
-        if not (self._at_start and epoch == self.epoch):
-            self.epoch, self.batches_yielded = epoch, 0
-        self._at_start = True
-
-    @property
-    def sampler(self) -> "InMemoryLoader":
-        """The loader itself: Lightning tells the epoch to ``loader.sampler``, not to the loader."""
-        return self
-
-    @property
-    def batch_sampler(self) -> None:
-        """None: Lightning looks for one wherever there is a ``sampler``."""
-        return None
+        """Let the next batch be the first one of this epoch."""
+        self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the iteration stands, and what its order depends on."""
-        return {
-            "epoch": self.epoch,
-            "batches_yielded": self.batches_yielded,
-            "order": self._order_settings(),
-        }
+        """Return which batch comes next, and what the order depends on."""
+        return {"epoch": self.epoch, "batch": self.batch, "order": self._order_settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next iteration begin with the batch after the last one that was yielded."""
-        self.epoch = state_dict["epoch"]
-        self.batches_yielded = state_dict["batches_yielded"]
-        self._at_start = True
+        """Let the next batch be the one after the last one that was yielded.
+
+        Warns if the position lies inside an epoch whose batches are no longer the same.
+        """
+        self._go_to(state_dict["epoch"], state_dict["batch"])
         saved, now = state_dict["order"], self._order_settings()
-        if saved != now and 0 < self.batches_yielded < len(self):
+        if saved != now and state_dict["batch"] > 0:
             changes = [f"{key} {saved[key]} -> {now[key]}" for key in now if saved[key] != now[key]]
             log.warning(
                 "resuming in the middle of an epoch with other batches (%s): "
                 "some images of this epoch may come twice or not at all",
                 ", ".join(changes),
             )
+
+    def _go_to(self, epoch: int, batch: int) -> None:
+        at_end = batch >= len(self)
+        self.epoch, self.batch = (epoch + 1, 0) if at_end else (epoch, batch)
 
     def _order_settings(self) -> dict[str, int | bool]:
         return {

@@ -74,6 +74,7 @@ def fetch_images(name: str, data_dir: Path, source: str = "auto") -> None:
     Raises:
         UserError: if there are no files and nothing may take their place, if a file that is there
             is not what it should be, or if the folder cannot be written.
+
     """
     check_choice(name, source)
     files = idx_files(name, data_dir)
@@ -108,6 +109,7 @@ def load_images(name: str, data_dir: Path, source: str = "auto") -> ImageSet:
 
     Raises:
         UserError: if a file is missing or is not what it should be.
+
     """
     check_choice(name, source)
     files = idx_files(name, data_dir)
@@ -167,7 +169,13 @@ def _bundled_images(data_dir: Path) -> ImageSet:
 
 
 def _missing(files: list[IdxFile]) -> list[str]:
-    return [file.path.name for file in files if not file.path.exists()]
+    try:
+        return [file.path.name for file in files if not file.path.exists()]
+    except OSError as error:
+        raise UserError(
+            f"cannot look into {files[0].path.parent} ({error.strerror}): check its permissions, "
+            "or give another folder, for example paths.data_dir=<folder>"
+        ) from error
 
 
 def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:

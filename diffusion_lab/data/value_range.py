@@ -16,6 +16,7 @@ class ValueRange:
 
     Raises:
         UserError: for any other name.
+
     """
 
     def __init__(self, name: str) -> None:
@@ -33,8 +34,10 @@ class ValueRange:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Map uint8 pixels of any shape to float32 values in [low, high]."""
-        # The division by 255 is torchvision's ToTensor, to the last bit.
-        unit = pixels.float().div(255)
+        # torchvision's ToTensor, to the last bit, on any device: by a plain number CUDA would not
+        # divide but multiply with 1 / 255, which rounds differently.
+        values = pixels.float()
+        unit = values / values.new_full((), 255)
         return unit if self.name == "zero_one" else unit * 2 - 1
 
     def to_unit(self, values: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ Shapes everywhere: x0, x_t, noise are (B, C, H, W); t, alpha, sigma are (B,). t 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,11 +43,11 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def timesteps(self, num_steps: int) -> Tensor:
-        """The times a sampler visits, from the noisiest on, the clean end left out. -> (num_steps,)."""
+        """The times a sampler visits, noisiest first, without the clean end. -> (num_steps,)."""
 
     @abstractmethod
     def span(self, n: int) -> Tensor:
-        """n times evenly over the whole path, from the cleanest to the noisiest. -> (n,)."""
+        """N times evenly over the whole path, from the cleanest to the noisiest. -> (n,)."""
 
     @abstractmethod
     def network_time(self, t: Tensor) -> Tensor:
@@ -147,7 +146,11 @@ class VPSchedule(NoiseSchedule):
                 f"noise_schedule.beta_schedule={beta_schedule} is unknown to diffusers: "
                 "choose from ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid']"
             ) from None
-        self.scheduler_config: Mapping[str, Any] = scheduler.config
+        self.scheduler_config: dict[str, Any] = {
+            "num_train_timesteps": num_train_timesteps,
+            # the betas themselves: not every scheduler knows every name (DDIM lacks sigmoid)
+            "trained_betas": scheduler.betas.tolist(),
+        }
         self.num_train_timesteps = num_train_timesteps
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
 

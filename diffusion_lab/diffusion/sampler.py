@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, VPSchedule, per_image
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, VPSchedule
 from diffusion_lab.errors import UserError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]

@@ -53,6 +53,7 @@ def loss_curve(
 
     Raises:
         ValueError: losses is not one-dimensional.
+
     """
     figure = new_figure(WIDTH, _HEIGHT)
     figure.set_layout_engine("constrained")
@@ -75,6 +76,7 @@ def schedule_curves(
 
     Raises:
         ValueError: x and y of a curve differ in length.
+
     """
     figure = new_figure(WIDTH, _HEIGHT)
     figure.set_layout_engine("constrained")
@@ -110,6 +112,7 @@ def loss_and_grid(
 
     Raises:
         ValueError: as for `loss_curve` and `grid_tensor`.
+
     """
     grid = grid_tensor(images, nrow=math.ceil(math.sqrt(len(images))))
     scale = whole_scale(_GRID_SIDE * DPI, max(grid.shape[1:]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from diffusion_lab.atomic import replacing
 from diffusion_lab.figures.grid import grid_tensor, pixels
 
 READABLE_WIDTH = 640
@@ -36,6 +35,7 @@ def save_grid(images: Tensor, path: str | Path, nrow: int = 8) -> Path:
 
     Raises:
         ValueError: as for `grid_tensor`.
+
     """
     buffer = BytesIO()
     _enlarged(Image.fromarray(pixels(grid_tensor(images, nrow)))).save(buffer, format="PNG")
@@ -66,6 +66,7 @@ def save_gif(
     Raises:
         ValueError: no frames, frames of different shapes, fps outside (0, 50] (viewers slow down
             what is faster), hold outside (0, 600], or as for `grid_tensor`.
+
     """
     if not frames:
         raise ValueError("an animation needs at least one frame")
@@ -100,6 +101,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
     Returns:
         The path.
+
     """
     return _write(_drawn(figure).getvalue(), path)
 
@@ -137,13 +139,6 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _write(content: bytes, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: two processes may write the same picture at the same time.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    with replacing(path) as part:
+        part.write_bytes(content)
+    return Path(path)

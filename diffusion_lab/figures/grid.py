@@ -27,6 +27,7 @@ def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
 
     Raises:
         ValueError: no image, another shape, another number of channels, or nrow < 1.
+
     """
     images = _displayable(images)
     if nrow < 1:

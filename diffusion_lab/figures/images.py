@@ -46,6 +46,7 @@ def image_row(
 
     Raises:
         ValueError: the labels are not N, or as for `grid_tensor`.
+
     """
     if labels is None:
         return _table([[grid_tensor(images, nrow=len(images))]], title=title)
@@ -65,6 +66,7 @@ def image_grid(images: Tensor, nrow: int = 8, title: str | None = None) -> Figur
 
     Raises:
         ValueError: as for `grid_tensor`.
+
     """
     return _table([[grid_tensor(images, nrow)]], title=title)
 
@@ -78,6 +80,7 @@ def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figur
 
     Raises:
         ValueError: no rows, rows of different sizes, or as for `grid_tensor`.
+
     """
     cells = [[grid_tensor(images, nrow=len(images))] for images in rows.values()]
     return _table(cells, title=title, row_labels=list(rows))
@@ -102,6 +105,7 @@ def trajectory(
     Raises:
         ValueError: no steps, lists of different lengths, images of different sizes, or as for
             `grid_tensor`.
+
     """
     if not len(inputs) == len(predictions) == len(labels):
         raise ValueError(

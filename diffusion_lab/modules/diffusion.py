@@ -88,9 +88,9 @@ class DiffusionModule(L.LightningModule):
         total = trainer.estimated_stepping_batches
         share = step / total if math.isfinite(total) and total > 0 else 0.0
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Timer) and callback.time_remaining() is not None:
+            if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
                 elapsed = callback.time_elapsed()
-                share = max(share, elapsed / (elapsed + callback.time_remaining()))
+                share = max(share, elapsed / (elapsed + left))
         if trainer.world_size > 1:  # clocks differ, learning rates must not
             share = trainer.strategy.broadcast(share)
         return min(share, 1.0)

@@ -1,5 +1,7 @@
 """The tutorial's network: small, without norms, blind to time."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,14 +26,14 @@ class BasicUNet(nn.Module):
                 f"data.image_size={image_size} is no multiple of {2**halvings}"
             )
         widths = [in_channels, *channels]
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.down = nn.ModuleList(nn.Conv2d(a, b, kernel_size=5, padding=2) for a, b in pairs)
         self.up = nn.ModuleList(
             nn.Conv2d(b, a, kernel_size=5, padding=2) for a, b in reversed(pairs)
         )
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W); time (B,) is accepted like in every network and not used."""
+        """(B, C, H, W) -> (B, C, H, W); time (B,) is taken like in every network and not used."""
         skips = []
         for i, conv in enumerate(self.down):
             x = F.silu(conv(x))

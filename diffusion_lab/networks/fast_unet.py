@@ -1,5 +1,7 @@
 """A small U-Net for small images on a CPU: all work is done at half resolution and below."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
@@ -19,11 +21,12 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(time_channels, 2 * out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)  # a block begins as the identity
+        nn.init.zeros_(self.conv2.bias)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, C_in, H, W), embedding (B, T) -> (B, C_out, H, W)."""
+        """X (B, C_in, H, W), embedding (B, T) -> (B, C_out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
@@ -56,8 +59,7 @@ class FastUNet(nn.Module):
 
         def stage(first: int, channels: int) -> nn.ModuleList:
             widths = [first] + [channels] * depth
-            pairs = zip(widths, widths[1:], strict=False)
-            return nn.ModuleList(ResidualBlock(a, b, time) for a, b in pairs)
+            return nn.ModuleList(ResidualBlock(a, b, time) for a, b in pairwise(widths))
 
         self.conv_in = nn.Conv2d(4 * in_channels, width, 3, padding=1)
         self.down = stage(width, width)
@@ -67,6 +69,7 @@ class FastUNet(nn.Module):
         self.norm_out = nn.GroupNorm(1, width)
         self.conv_out = nn.Conv2d(width, 4 * in_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """(B, C, H, W), time (B,) in [0, 1000] -> (B, C, H, W)."""

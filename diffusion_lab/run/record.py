@@ -10,9 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.atomic import replacing
 from diffusion_lab.cli import CONFIG_DIR
 
-PACKAGES = ("diffusion-lab", "torch", "torchvision", "lightning", "diffusers", "hydra-core", "numpy")
+PACKAGES = (
+    "diffusion-lab",
+    "torch",
+    "torchvision",
+    "lightning",
+    "diffusers",
+    "hydra-core",
+    "numpy",
+)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -25,10 +34,8 @@ def write_json(path: Path, content: Any) -> None:
             return [finite(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def git_commit() -> str | None:

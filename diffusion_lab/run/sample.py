@@ -1,12 +1,11 @@
 """Images from a trained run, and the pictures of how they came about."""
 
 import logging
-import os
 import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_lab import figures
+from diffusion_lab.atomic import replacing
 from diffusion_lab.callbacks.pictures import trajectory_figure
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
@@ -89,7 +89,8 @@ def sample(cfg: DictConfig) -> Samples:
         if cfg[name] < 1:
             raise UserError(f"{name}={cfg[name]}: expected at least 1")
     run = load_run(cfg.run, cfg.checkpoint)
-    config = sampler_config(run.config, OmegaConf.to_container(cfg.sampler, resolve=True))  # type: ignore[arg-type]
+    given = cast(dict[str, Any], OmegaConf.to_container(cfg.sampler, resolve=True))
+    config = sampler_config(run.config, given)
     check_config({"sampler": config})
     sampler: Sampler = instantiate(config)
     sampler.check(run.module.noise_schedule)
@@ -120,7 +121,8 @@ def sample(cfg: DictConfig) -> Samples:
     figures.save_grid(final, out / "samples.png")
     figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif")
     figures.save_figure(trajectory_figure(path, run.value_range), out / "trajectory.png")
-    _save_npz(out / "samples.npz", images=images.numpy())
+    with replacing(out / "samples.npz") as part, part.open("wb") as file:
+        np.savez_compressed(file, images=images.numpy())
     write_json(
         out / "samples.json",
         {
@@ -133,10 +135,3 @@ def sample(cfg: DictConfig) -> Samples:
         },
     )
     return Samples(images, out)
-
-
-def _save_npz(path: Path, **arrays: np.ndarray) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(part, path)

@@ -5,15 +5,22 @@ import io
 import logging
 import signal
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+)
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +35,12 @@ from diffusion_lab.run.check import check_config
 from diffusion_lab.run.record import RunRecord
 
 log = logging.getLogger(__name__)
+
+_CHATTY = (  # they set their own level when they are imported
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.distributed",
+)
 
 
 @dataclass
@@ -48,8 +61,7 @@ def train(cfg: DictConfig) -> TrainResult:
     metrics.json says how the run ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     record = RunRecord(run_dir, overrides, cfg.seed)
     write = rank_zero_only(record.write)
@@ -72,7 +84,9 @@ def train(cfg: DictConfig) -> TrainResult:
 def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainResult:
     check_config(config)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
 
     module: DiffusionModule = instantiate(cfg.model)
     instantiate(cfg.sampler).check(module.noise_schedule)
@@ -94,6 +108,9 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
         )
     except Exception as error:
         raise UserError(_why_no_trainer(error)) from error
+    if trainer.global_rank > 0:  # processes must not draw the same noise
+        states = np.random.SeedSequence((cfg.seed, trainer.global_rank)).generate_state(1)
+        torch.manual_seed(int(states[0]))
     datamodule: ImageDataModule = instantiate(cfg.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
@@ -103,10 +120,12 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config)}```")
-            logger.experiment.add_text("data", f"```yaml\n{OmegaConf.to_yaml(datamodule.provenance)}```")
+            logger.experiment.add_text(
+                "data", f"```yaml\n{OmegaConf.to_yaml(datamodule.provenance)}```"
+            )
         else:
             logger.log_hyperparams(config | {"provenance": datamodule.provenance})
-    log.info("%s", _headline(cfg, module, datamodule, trainer))
+    _report(_headline(cfg, module, datamodule, trainer))
     try:
         trainer.fit(module, datamodule)
     except SystemExit:
@@ -120,7 +139,9 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
             logger.finalize("success")
     record.content |= {
         "metrics": metrics,
-        "epoch_losses": [loss for c in callbacks if isinstance(c, LossHistory) for loss in c.epochs],
+        "epoch_losses": [
+            loss for c in callbacks if isinstance(c, LossHistory) for loss in c.epochs
+        ],
         "data": datamodule.provenance,
         "parameters": sum(p.numel() for p in module.network.parameters()),
         "device": str(trainer.strategy.root_device),

@@ -1,5 +1,6 @@
 """A tiny MNIST in the published format, and a local server in the place of its mirrors."""
 
+import contextlib
 import gzip
 import hashlib
 import threading
@@ -138,14 +139,12 @@ def mirrors(tiny, monkeypatch):
             pass
 
         def handle(self):
-            try:
+            with contextlib.suppress(OSError):  # the other side gives up, as it should
                 super().handle()
-            except OSError:
-                pass  # the other side has given up, as it should
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield Mirrors(f"http://127.0.0.1:{server.server_port}", requests)
     stop.set()
     server.shutdown()

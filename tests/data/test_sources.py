@@ -56,6 +56,16 @@ def test_a_complete_folder_needs_no_lock_and_no_writing(tiny, tmp_path, monkeypa
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_that_cannot_be_looked_into(tiny, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    for function in (fetch_images, load_images):
+        with pytest.raises(UserError, match=r"cannot look into .* \(Permission denied\)"):
+            function("mnist", tmp_path)
+
+
 def test_auto_does_not_fall_back_from_a_damaged_set(tiny, tmp_path):
     raw = tiny.write(tmp_path)
     path = raw / "train-images-idx3-ubyte"

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.networks.basic_unet import BasicUNet
+from diffusion_lab.networks.fast_unet import FastUNet
+from diffusion_lab.networks.unet2d import UNet2D
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_parameter_counts_are_the_tutorials():
+    assert count(BasicUNet()) == 309_057
+    assert count(UNet2D()) == 1_707_009
+
+
+def test_basic_unet_is_the_tutorials_forward_pass():
+    """Written out layer by layer: five convolutions by hand, skips added after the activation."""
+    torch.manual_seed(0)
+    net, x = BasicUNet(), torch.rand(2, 1, 28, 28)
+    act = torch.nn.functional.silu
+    d, u = net.down, net.up
+    h1 = act(d[0](x))
+    h2 = act(d[1](torch.nn.functional.max_pool2d(h1, 2)))
+    h3 = act(d[2](torch.nn.functional.max_pool2d(h2, 2)))
+    y = act(u[0](h3))
+    y = act(u[1](torch.nn.Upsample(scale_factor=2)(y) + h2))
+    y = act(u[2](torch.nn.Upsample(scale_factor=2)(y) + h1))
+    torch.testing.assert_close(net(x, torch.zeros(2)), y)
+
+
+def test_basic_unet_ignores_time_and_unet2d_does_if_told():
+    x, early, late = torch.rand(2, 1, 28, 28), torch.zeros(2), torch.full((2,), 900.0)
+    for network in (BasicUNet(), UNet2D(use_time=False)):
+        assert torch.equal(network(x, early), network(x, late))
+    assert not torch.equal(UNet2D()(x, early), UNet2D()(x, late))
+
+
+def test_unet2d_at_time_zero_is_diffusers_own():
+    from diffusers import UNet2DModel
+
+    net = UNet2D(use_time=False)
+    own = UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+    own.load_state_dict(net.unet.state_dict())
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(net(x, torch.full((2,), 500.0)), own(x, 0).sample)
+
+
+def test_fast_unet_starts_at_zero_and_uses_time_once_trained():
+    torch.manual_seed(0)
+    net, x = FastUNet(), torch.rand(2, 1, 28, 28)
+    assert not net(x, torch.zeros(2)).any()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(5):
+        time = torch.tensor([0.0, 900.0])
+        loss = (net(x, time) - time.view(-1, 1, 1, 1) / 900).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert not torch.allclose(net(x, torch.zeros(2)), net(x, torch.full((2,), 900.0)))
+
+
+@pytest.mark.parametrize("network", [BasicUNet, UNet2D, FastUNet])
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
+def test_shape_is_kept(network, channels, size):
+    x = torch.rand(2, channels, size, size)
+    assert network(in_channels=channels, image_size=size)(x, torch.zeros(2)).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: BasicUNet(image_size=30), "multiple of 4"),
+        (lambda: UNet2D(image_size=30), "data.image_size=32"),
+        (lambda: FastUNet(image_size=30), "data.image_size=32"),
+        (lambda: UNet2D(norm_num_groups=24), "GroupNorm"),
+        (lambda: UNet2D(attention_head_dim=24), "attention"),
+        (lambda: UNet2D(block_out_channels=(32, 64)), "as many of each"),
+        (lambda: UNet2D(down_block_types=("DownBlock2D", "No", "No")), "No"),
+        (lambda: FastUNet(width=7), "even width"),
+    ],
+)
+def test_impossible_sizes_are_refused_in_one_line(make, word):
+    with pytest.raises(UserError) as error:
+        make()
+    assert word in str(error.value) and "\n" not in str(error.value)
