@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from diffusion_lab.errors import UserError
 
 
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with all its parameters zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, scaled and shifted by the time in between; the last starts at zero."""
 
@@ -19,9 +26,8 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(1, out_channels, affine=False)
         self.modulation = nn.Linear(time_channels, 2 * out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)  # a block begins as the identity
-        nn.init.zeros_(self.conv2.bias)
+        # a block begins as the identity
+        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
@@ -67,9 +73,7 @@ class FastUNet(nn.Module):
         self.middle = stage(2 * width, 2 * width)
         self.up = stage(3 * width, width)
         self.norm_out = nn.GroupNorm(1, width)
-        self.conv_out = nn.Conv2d(width, 4 * in_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        self.conv_out = zeroed(nn.Conv2d(width, 4 * in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """(B, C, H, W), time (B,) in [0, 1000] -> (B, C, H, W)."""

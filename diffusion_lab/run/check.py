@@ -34,6 +34,13 @@ def _accepts(hint: Any, value: Any) -> bool:
     return isinstance(value, options) or (isinstance(value, int) and float in options)
 
 
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # a name that its module imports for type checkers only
+        return {}
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise UserError for a key its class does not take or a value of another type.
 
@@ -45,7 +52,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         except ImportError as error:
             raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
         parameters = inspect.signature(target).parameters
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = _hints(target)
         takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key in node.keys() - _HYDRA_KEYS:
             if key not in parameters and not takes_more:
