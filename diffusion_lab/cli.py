@@ -4,14 +4,17 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from diffusion_lab import schema
 from diffusion_lab.errors import UserError
@@ -33,29 +36,35 @@ def register() -> None:
 
 def explain(error: BaseException) -> str | None:
     """One line for a mistake that its author can mend, None for anything else."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
-        link = link.__cause__
+        # Hydra raises anew while it handles OmegaConf's error, without saying "from"
+        link = link.__cause__ or (link.__context__ if isinstance(link, HydraException) else None)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
     for link in reversed(chain):
+        if isinstance(link, ConfigKeyError | ConfigAttributeError) and link.full_key:
+            return f"{link.full_key} is unknown: choose from {_known_keys(link)}"
         if isinstance(link, OmegaConfBaseException) and link.msg:
             line = link.msg.splitlines()[0]
-            where = f"{link.full_key}: " if link.full_key and link.full_key not in line else ""
-            keys = link.parent_node.keys() if isinstance(link.parent_node, DictConfig) else ()
-            known = sorted(str(key) for key in keys if not str(key).startswith("_"))
-            if known and isinstance(link, ConfigKeyError | ConfigAttributeError):
-                return f"{link.full_key} is unknown: choose from {known}"
-            return where + line
+            named = not link.full_key or link.full_key in line
+            return line if named else f"{link.full_key}: {line}"
     if any(isinstance(link, HydraException) for link in chain):
         return " ".join(str(error).partition("Config search path:")[0].split())
     return None
+
+
+def _known_keys(error: OmegaConfBaseException) -> list[str]:
+    """What could have stood in the place of the unknown key."""
+    keys: Iterable[Any] = ()
+    if isinstance(error.parent_node, DictConfig):
+        keys = error.parent_node.keys()
+    elif is_dataclass(error.object_type):
+        keys = (f.name for f in fields(error.object_type))
+    return sorted(str(key) for key in keys if not str(key).startswith("_"))
 
 
 def _fail(line: str) -> NoReturn:
@@ -89,6 +98,9 @@ def _main(task: Callable[[DictConfig], Any], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # what a shell reports for Ctrl-C
     except Exception as error:
         line = explain(error)
         if line is None or _wants_traceback():

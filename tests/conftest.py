@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion_lab import cli, compose_config, train
+
 ROOT = Path(__file__).parents[1]
 
 # tiny but whole: the tests of options are about wiring, not about learning
@@ -56,3 +58,41 @@ def last_line(process: subprocess.CompletedProcess[str]) -> Path:
     """The path a command ends with."""
     assert process.returncode == 0, process.stdout + process.stderr
     return Path(process.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture
+def typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Type a command in this process: (exit code, standard output, standard error).
+
+    The imports of a new process take longer than most of what these tests look at.
+    """
+
+    def run(name: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.delenv("DIFFUSION_LAB_TRACEBACK", raising=False)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        capfd.readouterr()
+        try:
+            getattr(cli, name)()
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run folders of tiny trained models, by model."""
+    folders = {}
+    for model, network in (("basic_unet", "basic_unet"), ("ddpm", "unet_fast")):
+        folder = tmp_path_factory.mktemp(model)
+        overrides = [*TINY, f"model={model}", f"network={network}"]
+        train(compose_config(overrides, folder))
+        folders[model] = folder
+    return folders

@@ -25,6 +25,7 @@ from diffusion_lab.diffusion import (
     VPSchedule,
     sample_steps,
 )
+from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 
 
@@ -71,6 +72,9 @@ class SampleGrid(L.Callback):
     def __init__(
         self, sampler: Sampler, num_samples: int = 64, every_n_epochs: int = 1, seed: int = 0
     ) -> None:
+        for name, value in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
+            if value < 1:
+                raise UserError(f"callbacks.samples.{name}={value}: expected at least 1")
         self.sampler = sampler
         self.num_samples = num_samples
         self.every_n_epochs = every_n_epochs

@@ -41,6 +41,12 @@ def _hints(target: Any) -> dict[str, Any]:
         return {}
 
 
+def check_seed(seed: int) -> None:
+    """Raise UserError for a seed that NumPy and torch would not both take."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: expected a whole number from 0 to {2**32 - 1}")
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise UserError for a key its class does not take or a value of another type.
 

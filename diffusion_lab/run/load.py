@@ -44,7 +44,10 @@ def load_run(run_dir: str | Path, checkpoint: str = "last") -> Run:
         state = torch.load(path, map_location="cpu", weights_only=True)
         config, weights = state["config"], state["state_dict"]
     except Exception as error:
-        raise UserError(f"{path} is damaged or was not written by this project: {error}") from error
+        raise UserError(
+            f"{path} is damaged or was not written by this project "
+            f"({type(error).__name__}): give another checkpoint or run"
+        ) from error
     # the training's own parts are not needed to use a model
     module_config = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
     module: DiffusionModule = instantiate(module_config)

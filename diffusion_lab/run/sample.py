@@ -11,7 +11,6 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from diffusion_lab.atomic import replacing
 from diffusion_lab.callbacks.pictures import trajectory_figure
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
-from diffusion_lab.run.check import check_config
+from diffusion_lab.run.check import check_config, check_seed
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.record import write_json
 
@@ -88,6 +87,7 @@ def sample(cfg: DictConfig) -> Samples:
     for name in ("num_samples", "batch_size", "trajectory_steps"):
         if cfg[name] < 1:
             raise UserError(f"{name}={cfg[name]}: expected at least 1")
+    check_seed(cfg.seed)
     run = load_run(cfg.run, cfg.checkpoint)
     given = cast(dict[str, Any], OmegaConf.to_container(cfg.sampler, resolve=True))
     config = sampler_config(run.config, given)
@@ -96,11 +96,14 @@ def sample(cfg: DictConfig) -> Samples:
     sampler.check(run.module.noise_schedule)
     try:
         run.module.to(L.Fabric(accelerator=cfg.accelerator, devices=1).device)
-    except (MisconfigurationException, ValueError) as error:
-        raise UserError(f"accelerator={cfg.accelerator}: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"accelerator={cfg.accelerator}: {reason} Use accelerator=cpu or auto."
+        ) from error
 
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
-    out = Path(cfg.out) if cfg.out else run.dir / "samples" / name
+    out = (Path(cfg.out) if cfg.out else run.dir / "samples" / name).absolute()
     out.mkdir(parents=True, exist_ok=bool(cfg.out))
     in_trajectory = _evenly(cfg.trajectory_steps, sampler.num_steps)
     in_animation = _evenly(MAX_FRAMES, sampler.num_steps)

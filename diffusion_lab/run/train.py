@@ -26,16 +26,27 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffusion_lab.callbacks import LossHistory, SaveConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.run.check import check_config
+from diffusion_lab.run.check import check_config, check_seed
 from diffusion_lab.run.record import RunRecord
 
 log = logging.getLogger(__name__)
 
+_COMPARED = (
+    "data",
+    "network",
+    "noise_schedule",
+    "prediction",
+    "sampler",
+    "optimizer",
+    "lr_scheduler",
+    "trainer",
+)
 _CHATTY = (  # they set their own level when they are imported
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
@@ -83,6 +94,7 @@ def train(cfg: DictConfig) -> TrainResult:
 
 def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainResult:
     check_config(config)
+    check_seed(cfg.seed)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -127,7 +139,8 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
             logger.log_hyperparams(config | {"provenance": datamodule.provenance})
     _report(_headline(cfg, module, datamodule, trainer))
     try:
-        trainer.fit(module, datamodule)
+        with logging_redirect_tqdm():  # lines above the live bar, not in it
+            trainer.fit(module, datamodule)
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
             raise KeyboardInterrupt from None
@@ -135,7 +148,7 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     metrics = {k: v.item() for k, v in trainer.callback_metrics.items()}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
-            logger.log_hyperparams(config, {f"final/{k}": v for k, v in metrics.items()})
+            logger.log_hyperparams(compared(config), {f"final/{k}": v for k, v in metrics.items()})
             logger.finalize("success")
     record.content |= {
         "metrics": metrics,
@@ -151,6 +164,18 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
         if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None:
             record.content["best"] = {callback.monitor: callback.best_model_score.item()}
     return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
+
+
+def compared(config: dict[str, Any]) -> dict[str, Any]:
+    """What tells runs apart, flat, for the HPARAMS tab: a class by its name, no paths."""
+    flat: dict[str, Any] = {"seed": config["seed"]}
+    for group in ("model", *_COMPARED):
+        flat[group] = config[group]["_target_"].rpartition(".")[2]
+    for group in _COMPARED:
+        for key, value in config[group].items():
+            if not key.startswith("_") and not key.endswith("_dir"):
+                flat[f"{group}/{key}"] = value
+    return flat
 
 
 def _loggers(cfg: DictConfig) -> list[Logger]:

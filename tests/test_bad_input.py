@@ -1,0 +1,125 @@
+"""One clear line, an exit code that is not 0, and no training."""
+
+import pytest
+
+from tests.conftest import TINY
+
+
+def assert_refused(result, *words):
+    code, out, err = result
+    assert code == 2, out + err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+    assert "epoch 0" not in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trainer.accelerator=gpu"], ["gpu", "trainer.accelerator=cpu"]),
+        (["trainer.accelerator=warp"], ["trainer.accelerator", "warp"]),
+        (["model=stylegan"], ["model/stylegan", "basic_unet", "ddpm", "unet2d"]),
+        (["noise_schedule=square"], ["cosine", "sigmoid"]),
+        (["nothing=1"], ["nothing is unknown", "seed", "model"]),
+        (["data.batchsize=1"], ["data.batchsize is unknown", "batch_size"]),
+        (["trainer.epochs=1"], ["trainer.epochs is unknown", "max_epochs"]),
+        (["+optimizer.momentum=1"], ["optimizer.momentum is unknown", "Adam", "lr"]),
+        (["data.batch_size=0"], ["batch_size is 0", "at least 1"]),
+        (["data.batch_size=-3"], ["batch_size is -3"]),
+        (["data.batch_size=many"], ["data.batch_size", "many"]),
+        (["trainer.max_epochs=many"], ["trainer.max_epochs=many"]),
+        (["optimizer.lr=fast"], ["optimizer.lr=fast"]),
+        (["optimizer.lr=-1"], ["learning rate"]),
+        (["trainer.precision=8-bit"], ["trainer: Precision", "bf16-mixed"]),
+        (["data.image_size=30"], ["data.image_size=30", "multiple of 4"]),
+        (["model=unet2d", "data.image_size=30"], ["data.image_size=32"]),
+        (["model=unet2d", "network.norm_num_groups=24"], ["GroupNorm", "32 channels"]),
+        (["model=unet2d", "network.block_out_channels=[32,60,64]"], ["GroupNorm", "60"]),
+        (["model=ddpm", "noise_schedule=blend_uniform"], ["noise_schedule=linear"]),
+        (["model=ddpm", "sampler.num_steps=2000"], ["1000 timesteps"]),
+        (["sampler=ddim"], ["sampler=blend"]),
+        (["prediction=epsilon"], ["prediction=epsilon", "prediction=sample"]),
+        (["data.value_range=percent"], ["zero_one"]),
+        (["data.val_size=0"], ["monitor=train/loss_epoch"]),
+        (["data.val_size=9999"], ["val_size"]),
+        (["lr_scheduler=cosine", "lr_scheduler.warmup=2"], ["warmup"]),
+        (["seed=-1"], ["seed"]),
+        (["callbacks.samples.every_n_epochs=0"], ["every_n_epochs"]),
+        (["callbacks.samples.num_samples=0"], ["num_samples"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_refused(typed, overrides, words):
+    assert_refused(typed("train", *TINY, *overrides), *words)
+
+
+def test_an_unknown_key_in_a_yaml_file_is_refused(typed, tmp_path):
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "typo.yaml").write_text("# @package _global_\ndata:\n  batchsize: 3\n")
+    (folder / "top.yaml").write_text("# @package _global_\nseeed: 3\n")
+    (folder / "arg.yaml").write_text("# @package _global_\nnetwork:\n  chanels: [8]\n")
+    where = ("--config-dir", str(tmp_path / "mine"))
+    assert_refused(typed("train", *where, "experiment=typo"), "data.batchsize", "batch_size")
+    assert_refused(typed("train", *where, "experiment=top"), "seeed", "seed")
+    assert_refused(typed("train", *where, *TINY, "experiment=arg"), "network.chanels", "channels")
+
+
+def test_damaged_data_is_named_and_kept(typed, tmp_path):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    file = raw / "train-images-idx3-ubyte"
+    file.write_bytes(b"\x00\x00\x08\x03 too short")
+    assert_refused(typed("train", "data.source=full"), "train-images-idx3-ubyte", "truncated")
+    assert file.read_bytes() == b"\x00\x00\x08\x03 too short"
+
+
+def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
+    (tmp_path / "data").write_text("a file in its place")
+    assert_refused(typed("train", "data.source=full"), "data")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["run= is missing"]),
+        (["run=nowhere"], ["run=nowhere is no folder"]),
+        (["run=."], ["no checkpoints/last.ckpt"]),
+        (["run={run}", "checkpoint=first"], ["best and last"]),
+        (["run={run}", "sampler=ddim"], ["sampler=blend"]),
+        (["run={run}", "sampler=nothing"], ["blend", "ddim"]),
+        (["run={run}", "num_samples=0"], ["num_samples=0"]),
+        (["run={run}", "batch_size=0"], ["batch_size=0"]),
+        (["run={run}", "sampler.num_steps=0"], ["num_steps=0"]),
+        (["run={run}", "sampler.eta=1"], ["eta"]),
+        (["run={run}", "accelerator=gpu"], ["accelerator=gpu"]),
+        (["run={run}", "trajectory_steps=x"], ["trajectory_steps"]),
+        (["run={run}", "seed=-1"], ["seed=-1"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_sample_refuses(typed, trained, arguments, words):
+    arguments = [a.format(run=trained["basic_unet"]) for a in arguments]
+    before = list(trained["basic_unet"].rglob("*"))
+    assert_refused(typed("sample", *arguments), *words)
+    assert list(trained["basic_unet"].rglob("*")) == before
+
+
+def test_a_damaged_or_hostile_checkpoint_is_refused(typed, tmp_path):
+    import torch
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("PAYLOAD",))
+
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.ckpt").write_bytes(b"PK broken")
+    assert_refused(typed("sample", f"run={tmp_path / 'run'}"), "last.ckpt", "damaged")
+    torch.save({"config": Evil(), "state_dict": {}}, folder / "last.ckpt")
+    result = typed("sample", f"run={tmp_path / 'run'}")
+    assert_refused(result, "last.ckpt")
+    assert "PAYLOAD" not in result[1]
