@@ -20,6 +20,9 @@ lint: .venv/test ## ruff and mypy
 tensorboard: .venv/demo ## watch all runs in the browser
 	$(BIN)/tensorboard --logdir logs
 
+combinations: .venv/demo ## write docs/combinations.md: which parts go together
+	$(BIN)/python -m diffusion_lab.run.combinations
+
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
@@ -32,4 +35,4 @@ tensorboard: .venv/demo ## watch all runs in the browser
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow]'
 	@touch $@
 
-.PHONY: help demo test lint tensorboard
+.PHONY: help demo test lint tensorboard combinations

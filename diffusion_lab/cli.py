@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Iterable
@@ -34,7 +35,7 @@ def register() -> None:
     )
 
 
-def explain(error: BaseException) -> str | None:
+def one_line(error: BaseException) -> str | None:
     """One line for a mistake that its author can mend, None for anything else."""
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -53,7 +54,8 @@ def explain(error: BaseException) -> str | None:
             named = not link.full_key or link.full_key in line
             return line if named else f"{link.full_key}: {line}"
     if any(isinstance(link, HydraException) for link in chain):
-        return " ".join(str(error).partition("Config search path:")[0].split())
+        text = re.split("Config search path:|To append to your", str(error))[0]
+        return " ".join(text.split())
     return None
 
 
@@ -77,7 +79,7 @@ def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     try:
         return work(cfg)
     except Exception as error:
-        line = explain(error)
+        line = one_line(error)
         if line is None or _wants_traceback():
             raise
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -102,7 +104,7 @@ def _main(task: Callable[[DictConfig], Any], config_name: str) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)  # what a shell reports for Ctrl-C
     except Exception as error:
-        line = explain(error)
+        line = one_line(error)
         if line is None or _wants_traceback():
             raise
         _fail(line)
@@ -125,6 +127,14 @@ def _sample(cfg: DictConfig) -> None:
     print(_job(sample, cfg).out)
 
 
+def _explain(cfg: DictConfig) -> None:
+    from diffusion_lab.run.explain import explain
+
+    explanation = _job(explain, cfg)
+    print(explanation.page)
+    print(explanation.out)
+
+
 def train() -> None:
     """`diffusion-lab-train`, scripts/train.py."""
     _main(_train, "train")
@@ -133,3 +143,10 @@ def train() -> None:
 def sample() -> None:
     """`diffusion-lab-sample`, scripts/sample.py."""
     _main(_sample, "sample")
+
+
+def explain() -> None:
+    """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
+    folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"
+    sys.argv[1:1] = [f"hydra.run.dir={folder}", "hydra.job.name=explain"]
+    _main(_explain, "train")

@@ -50,6 +50,9 @@ class TrainConfig:
     network: Any = MISSING
     noise_schedule: Any = MISSING
     prediction: Any = MISSING
+    weighting: Any = MISSING
+    time_sampling: Any = MISSING
+    pairing: Any = MISSING
     sampler: Any = MISSING
     optimizer: Any = MISSING
     lr_scheduler: Any = MISSING

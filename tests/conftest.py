@@ -26,6 +26,7 @@ TINY = (
     "trainer.accelerator=cpu",
     "sampler.num_steps=2",
     "callbacks.samples.num_samples=4",
+    "callbacks.figures.num_samples=4",
 )
 
 

@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_weights_and_losses(smoke, command):
 def test_the_saved_config_composes_to_the_same_run(smoke):
     saved = yaml.safe_load((smoke[0] / ".hydra" / "config.yaml").read_text())
     carried = torch.load(smoke[0] / "checkpoints/last.ckpt", weights_only=True)["config"]
-    assert carried["data"]["num_images"] == saved["data"]["num_images"] == 160
+    assert carried["data"]["train_size"] == saved["data"]["train_size"] == 160
     assert carried["network"]["channels"] == [32, 64, 64]
     assert carried["seed"] == saved["seed"]
 
@@ -195,7 +195,7 @@ def test_a_failing_job_does_not_end_the_sweep(command):
 def test_launches_in_the_same_second_get_their_own_folders(tmp_path):
     processes = [
         subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY[:-1], "callbacks=none"],
+            [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY[:-2], "callbacks=none"],
             stdout=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
@@ -214,7 +214,7 @@ def test_two_processes_train_one_model(command):
     )
     run = last_line(process)
     record = json.loads((run / "metrics.json").read_text())
-    assert record["status"] == "finished" and record["steps"] == 2 * 128 // 16 // 2
+    assert record["status"] == "finished" and record["steps"] == 2 * 160 // 16 // 2
     assert len(list(run.parent.iterdir())) == 1
     assert process.stdout.count("epoch 1: average loss") == 1
 

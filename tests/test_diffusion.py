@@ -192,7 +192,7 @@ def test_diffusers_own_loop_gives_the_same_images(scheduler, options):
 
     own = getattr(diffusers, scheduler)(timestep_spacing="trailing")
     own.set_timesteps(25)
-    from diffusion_lab.diffusion.sampler import image_generators
+    from diffusion_lab.diffusion.samplers.base import image_generators
 
     [generator] = image_generators(5, 0, 1)
     x = torch.randn(SHAPE, generator=generator)[None]
@@ -263,11 +263,11 @@ def test_seeds_do_not_share_images():
         (lambda: VPSchedule(beta_start=0.5, beta_end=0.1), "beta_start"),
         (lambda: VPSchedule(num_train_timesteps=1), "at least 2"),
         (lambda: BlendSampler(0), "at least 1"),
-        (lambda: DiffusersSampler("Nothing", 5), "no such scheduler"),
+        (lambda: DiffusersSampler("Nothing", 5), "DDIMScheduler"),
         (lambda: DiffusersSampler("DDIMScheduler", 5, solver_order=2), "solver_order"),
         (lambda: DiffusersSampler("DDPMScheduler", 5, eta=1.0), "eta"),
         (lambda: DiffusersSampler("DDIMScheduler", 5, "random"), "trailing"),
-        (lambda: DiffusersSampler("DDIMScheduler", 5).check(LinearSchedule()), "sampler=blend"),
+        (lambda: DiffusersSampler("DDPMScheduler", 5).check(LinearSchedule("uniform")), "blend"),
         (lambda: DiffusersSampler("DDIMScheduler", 2000).check(VPSchedule()), "1000 timesteps"),
         (lambda: BlendSampler(2000).check(VPSchedule()), "1000 timesteps"),
         (lambda: DDPMModule(noise_schedule=LinearSchedule()), "noise_schedule=linear"),

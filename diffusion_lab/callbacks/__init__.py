@@ -5,5 +5,14 @@ from diffusion_lab.callbacks.pictures import Figures, SampleGrid
 from diffusion_lab.callbacks.progress import progress_bar
 from diffusion_lab.callbacks.save_config import SaveConfig
 from diffusion_lab.callbacks.throughput import Throughput
+from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 
-__all__ = ["Figures", "LossHistory", "SampleGrid", "SaveConfig", "Throughput", "progress_bar"]
+__all__ = [
+    "Figures",
+    "LossHistory",
+    "SampleGrid",
+    "SaveConfig",
+    "Throughput",
+    "ValidateAtTheEnd",
+    "progress_bar",
+]

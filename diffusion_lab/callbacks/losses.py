@@ -15,13 +15,14 @@ log = logging.getLogger(__name__)
 class LossHistory(L.Callback):
     """Keeps every training loss, prints and logs `train/loss_epoch`, the mean of the batch losses.
 
-    `steps` holds a loss per batch, `epochs` a mean per epoch. At the end of training they lie in
-    losses.csv in the run folder.
+    `steps` holds a loss per batch, `epochs` a mean per epoch, `validations` (step, validation
+    loss). At the end of training `steps` lie in losses.csv in the run folder.
     """
 
     def __init__(self) -> None:
         self.steps: list[float] = []
         self.epochs: list[float] = []
+        self.validations: list[tuple[int, float]] = []
         self._pending: list[Tensor] = []
 
     def on_train_batch_end(
@@ -55,9 +56,22 @@ class LossHistory(L.Callback):
                 "" if val is None else f", validation loss {val:.6f}",
             )
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember the validation losses for the loss curve."""
+        if (loss := trainer.callback_metrics.get("val/loss")) is not None:
+            self.validations.append((trainer.global_step, loss.item()))
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """An interrupted run keeps its losses too."""
+        self.steps += [loss.item() for loss in self._pending]
+        self._pending.clear()
+        self.on_train_end(trainer, pl_module)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write losses.csv."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.steps:
             path = Path(trainer.default_root_dir) / "losses.csv"
             with path.open("w", newline="") as file:
                 rows = csv.writer(file)
@@ -67,11 +81,17 @@ class LossHistory(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Plain lists, for the checkpoint."""
         pending = [loss.item() for loss in self._pending]
-        return {"steps": self.steps + pending, "epochs": self.epochs, "pending": len(pending)}
+        return {
+            "steps": self.steps + pending,
+            "pending": len(pending),
+            "epochs": self.epochs,
+            "validations": self.validations,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint stopped, in the middle of an epoch too."""
         whole = len(state_dict["steps"]) - state_dict["pending"]
         self.steps = state_dict["steps"][:whole]
         self.epochs = list(state_dict["epochs"])
+        self.validations = list(state_dict["validations"])
         self._pending = [torch.tensor(loss) for loss in state_dict["steps"][whole:]]

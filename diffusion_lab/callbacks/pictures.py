@@ -140,8 +140,18 @@ class Figures(L.Callback):
     With `tutorial` also those that the tutorial shows of its loss beside its samples and of DDPM.
     """
 
-    def __init__(self, sampler: Sampler, trajectory_steps: int = 5, tutorial: bool = False) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        num_samples: int = 64,
+        trajectory_steps: int = 5,
+        tutorial: bool = False,
+    ) -> None:
+        for name, value in (("num_samples", num_samples), ("trajectory_steps", trajectory_steps)):
+            if value < 1:
+                raise UserError(f"callbacks.figures.{name}={value}: expected at least 1")
         self.sampler = sampler
+        self.num_samples = num_samples
         self.trajectory_steps = trajectory_steps
         self.tutorial = tutorial
 
@@ -165,7 +175,7 @@ class Figures(L.Callback):
         schedule = module.noise_schedule
         x0 = data.example_images(8)
         t = schedule.span(8)
-        amounts = [f"{value:.3g}" for value in t.tolist()]
+        amounts = [f"t = {value:.2g}" if value <= 1 else f"t = {value}" for value in t.tolist()]
         x_t = schedule.add_noise(x0, schedule.draw_noise(x0, torch.Generator().manual_seed(0)), t)
         denoised = module.denoise(x_t.to(module.device), t.to(module.device)).cpu()
         yield "data", figures.image_row(unit(x0))
@@ -173,7 +183,7 @@ class Figures(L.Callback):
         yield (
             "predictions",
             figures.labelled_rows(
-                {"input": unit(x0), "corrupted": unit(x_t), "prediction": unit(denoised)}
+                {"input": unit(x0), "corrupted": unit(x_t), "predicted x0": unit(denoised)}
             ),
         )
         yield "noise_schedule", noise_schedule_figure(schedule)
@@ -192,17 +202,16 @@ class Figures(L.Callback):
 
         path = walk(BlendSampler(self.trajectory_steps), 8)
         yield "trajectory", trajectory_figure(path, data.value_range)
-        samples = unit(walk(self.sampler, 64)[-1].x_next)
+        samples = unit(walk(self.sampler, self.num_samples)[-1].x_next)
         yield "samples", samples
-        losses: list[float] = []
+        ylim = (0.0, 0.1) if self.tutorial else None
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LossHistory):
-                losses = callback.steps
-        ylim = (0.0, 0.1) if self.tutorial else None
-        if losses:
-            yield "loss_curve", figures.loss_curve(losses, ylim=ylim)
+                losses, val = callback.steps, callback.validations
+                yield "loss_curve", figures.loss_curve(losses, ylim=ylim, val=val)
+                if self.tutorial:
+                    title = type(module.network).__name__
+                    yield "loss_and_samples", figures.loss_and_grid(losses, samples, title)
         if self.tutorial:
-            title = type(module.network).__name__
-            yield "loss_and_samples", figures.loss_and_grid(losses, samples, title)
             yield "ddpm_schedule", noise_schedule_figure(VPSchedule())
             yield "ddpm_noising", ddpm_noising_figure(data.value_range.decode(x0))

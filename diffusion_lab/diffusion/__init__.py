@@ -1,27 +1,72 @@
-"""The diffusion core: paths, predictions, samplers. torch and diffusers only."""
+"""The diffusion core: paths, predictions, weightings, samplers. torch, diffusers and scipy only."""
 
-from diffusion_lab.diffusion.noise_schedule import LinearSchedule, NoiseSchedule, VPSchedule
-from diffusion_lab.diffusion.prediction import Epsilon, Flow, Prediction, Sample, VPrediction
-from diffusion_lab.diffusion.sampler import (
+from diffusion_lab.diffusion.noise_schedule import LinearSchedule, NoiseSchedule, VESchedule
+from diffusion_lab.diffusion.pairing import independent, optimal_transport
+from diffusion_lab.diffusion.prediction import (
+    EDM,
+    Epsilon,
+    Flow,
+    Prediction,
+    Sample,
+    Score,
+    VPrediction,
+)
+from diffusion_lab.diffusion.samplers import (
     BlendSampler,
+    Denoise,
     DiffusersSampler,
+    HeunSampler,
+    LangevinSampler,
+    ReverseSDESampler,
     Sampler,
     Step,
     sample_steps,
 )
+from diffusion_lab.diffusion.time_sampling import (
+    LogitNormalTime,
+    LogNormalTime,
+    TimeSampling,
+    UniformTime,
+)
+from diffusion_lab.diffusion.vp_schedule import VPSchedule
+from diffusion_lab.diffusion.weighting import (
+    EDMWeighting,
+    LearnedWeighting,
+    MinSNR,
+    SigmaPower,
+    Weighting,
+)
 
 __all__ = [
+    "EDM",
     "BlendSampler",
+    "Denoise",
     "DiffusersSampler",
+    "EDMWeighting",
     "Epsilon",
     "Flow",
+    "HeunSampler",
+    "LangevinSampler",
+    "LearnedWeighting",
     "LinearSchedule",
+    "LogNormalTime",
+    "LogitNormalTime",
+    "MinSNR",
     "NoiseSchedule",
     "Prediction",
+    "ReverseSDESampler",
     "Sample",
     "Sampler",
+    "Score",
+    "SigmaPower",
     "Step",
+    "TimeSampling",
+    "UniformTime",
+    "VESchedule",
     "VPSchedule",
     "VPrediction",
+    "Weighting",
+    "independent",
+    "optimal_transport",
     "sample_steps",
 ]

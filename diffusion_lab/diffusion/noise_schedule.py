@@ -1,8 +1,11 @@
 """The path from a clean image to noise: x_t = alpha(t) x0 + sigma(t) noise.
 
 Shapes everywhere: x0, x_t, noise are (B, C, H, W); t, alpha, sigma are (B,). t grows with noise.
+The ratio sigma / alpha names a noise level on every path alike: two paths at the same ratio differ
+by a factor on x alone, which is how a sampler of one path draws from a run trained on another.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -12,6 +15,8 @@ from torch import Tensor
 from diffusion_lab.errors import UserError
 
 NOISES = ("gaussian", "uniform")
+GRID = 1000
+"""Timesteps of the VP path that stands for a continuous path in diffusers' schedulers."""
 
 
 def per_image(coefficient: Tensor, like: Tensor) -> Tensor:
@@ -20,12 +25,14 @@ def per_image(coefficient: Tensor, like: Tensor) -> Tensor:
 
 
 class NoiseSchedule(ABC):
-    """A path, how its t is drawn in training, which noise lies at its end, and the network's clock.
+    """A path, which noise lies at its end, and what the network gets of t.
 
     Not an nn.Module on purpose: its tables must stay float32 whatever the precision of the run.
     """
 
-    noise: str
+    noise: str = "gaussian"
+    init_noise_sigma: float = 1.0
+    """What a sampler multiplies fresh noise with to stand at the noisy end."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -36,27 +43,50 @@ class NoiseSchedule(ABC):
         """Scale of the noise at t. (B,) -> (B,)."""
 
     @abstractmethod
-    def draw_t(
-        self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw n training times, uniform over the path. -> (n,)."""
+    def at(self, position: Tensor) -> Tensor:
+        """The t at a position along the path, from 0 (clean) to 1 (noise). (n,) -> (n,)."""
+
+    @abstractmethod
+    def t_of_ratio(self, ratio: Tensor) -> Tensor:
+        """The t where sigma / alpha is `ratio`, clamped to the path. (n,) -> (n,) float32."""
 
     @abstractmethod
     def timesteps(self, num_steps: int) -> Tensor:
         """The times a sampler visits, noisiest first, without the clean end. -> (num_steps,)."""
 
     @abstractmethod
-    def span(self, n: int) -> Tensor:
-        """N times evenly over the whole path, from the cleanest to the noisiest. -> (n,)."""
-
-    @abstractmethod
     def network_time(self, t: Tensor) -> Tensor:
-        """The number the network gets as time, float32 in [0, 1000) or close. (B,) -> (B,)."""
+        """The number the network gets as time, float32 in [0, 1000]. (B,) -> (B,)."""
 
     @property
     @abstractmethod
-    def reaches_pure_noise(self) -> bool:
-        """Whether alpha is 0 somewhere, so that epsilon and score say nothing about x0 there."""
+    def max_ratio(self) -> float:
+        """Sigma / alpha at the noisy end; infinite where alpha is 0."""
+
+    @property
+    @abstractmethod
+    def min_ratio(self) -> float:
+        """Sigma / alpha at the cleanest t that training draws; 0 on a path that begins at x0."""
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """What diffusers' VP schedulers need to walk this path, rescaled to unit variance.
+
+        Betas with the same sigma / alpha at GRID times: alpha_bar = 1 / (1 + ratio^2).
+        """
+        t = self.at((torch.arange(GRID) + 1) / (GRID + 1))
+        ratio = (self.sigma(t) / self.alpha(t)).double()
+        alpha_bar = torch.cat([torch.ones(1).double(), 1 / (1 + ratio**2)])
+        betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).tolist()
+        return {"num_train_timesteps": GRID, "trained_betas": betas}
+
+    def input_scale(self, t: Tensor) -> Tensor:
+        """What x_t is multiplied with before the network sees it: 1 but on VE paths. (B,)."""
+        return torch.ones_like(t, dtype=torch.float32)
+
+    def span(self, n: int) -> Tensor:
+        """N times evenly over the whole path, from the cleanest to the noisiest. -> (n,)."""
+        return self.at(torch.linspace(0, 1, n))
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) noise. (B, C, H, W) -> (B, C, H, W)."""
@@ -76,6 +106,9 @@ class LinearSchedule(NoiseSchedule):
     it is what the tutorial does; nothing in the path itself asks for Gaussian noise.
     """
 
+    max_ratio = math.inf
+    min_ratio = 0.0
+
     def __init__(self, noise: str = "gaussian") -> None:
         if noise not in NOISES:
             raise UserError(f"noise_schedule.noise={noise} is unknown: choose from {list(NOISES)}")
@@ -87,105 +120,83 @@ class LinearSchedule(NoiseSchedule):
     def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def draw_t(
-        self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-    ) -> Tensor:
-        return torch.rand(n, device=device, generator=generator)
+    def at(self, position: Tensor) -> Tensor:
+        return position
+
+    def t_of_ratio(self, ratio: Tensor) -> Tensor:
+        return 1 / (1 + 1 / ratio.float())  # also right where the ratio is 0 or infinite
 
     def timesteps(self, num_steps: int) -> Tensor:
         return 1 - torch.arange(num_steps) / num_steps
 
-    def span(self, n: int) -> Tensor:
-        return torch.linspace(0, 1, n)
-
     def network_time(self, t: Tensor) -> Tensor:
         return t * 1000  # the range sinusoidal embeddings are made for
 
-    @property
-    def reaches_pure_noise(self) -> bool:
-        return True
 
+class VESchedule(NoiseSchedule):
+    """Variance exploding, x_t = x0 + t noise: t is sigma, in [sigma_min, sigma_max].
 
-class VPSchedule(NoiseSchedule):
-    """Variance preserving, alpha^2 + sigma^2 = 1, t an integer in [0, num_train_timesteps).
-
-    alpha_t^2 = prod_{s<=t} (1 - beta_s): Ho et al. 2020 (arXiv 2006.11239), eq. 4. The betas are
-    those of diffusers' DDPMScheduler with this configuration, and samplers are made from the same
-    configuration, so the two cannot disagree.
+    `spacing="karras"` walks sigma^(1/rho) evenly (Karras et al. 2022, arXiv 2206.00364, eq. 5),
+    `spacing="geometric"` log sigma (Song & Ermon 2019, arXiv 1907.05600, section 4). The network
+    sees x_t / sqrt(sigma^2 + sigma_data^2), EDM's c_in, and log sigma as time, EDM's c_noise moved
+    to the range of sinusoidal embeddings.
     """
-
-    noise = "gaussian"
 
     def __init__(
         self,
-        beta_schedule: str = "linear",
-        num_train_timesteps: int = 1000,
-        beta_start: float = 1e-4,
-        beta_end: float = 0.02,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        sigma_data: float = 0.5,
+        spacing: str = "karras",
+        rho: float = 7.0,
     ) -> None:
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-        if num_train_timesteps < 2:
+        if not 0 < sigma_min < sigma_max < math.inf:
             raise UserError(
-                f"noise_schedule.num_train_timesteps={num_train_timesteps}: at least 2 are needed"
+                f"noise_schedule.sigma_min={sigma_min}, sigma_max={sigma_max}: "
+                "expected 0 < sigma_min < sigma_max"
             )
-        if not 0 < beta_start <= beta_end < 1:
+        if sigma_data <= 0 or rho <= 0:
             raise UserError(
-                f"noise_schedule.beta_start={beta_start}, beta_end={beta_end}: "
-                "expected 0 < beta_start <= beta_end < 1"
+                f"noise_schedule.sigma_data={sigma_data}, rho={rho}: expected numbers above 0"
             )
-        try:
-            scheduler = DDPMScheduler(
-                num_train_timesteps=num_train_timesteps,
-                beta_schedule=beta_schedule,
-                beta_start=beta_start,
-                beta_end=beta_end,
-            )
-        except NotImplementedError:
+        if spacing not in ("karras", "geometric"):
             raise UserError(
-                f"noise_schedule.beta_schedule={beta_schedule} is unknown to diffusers: "
-                "choose from ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid']"
-            ) from None
-        self.scheduler_config: dict[str, Any] = {
-            "num_train_timesteps": num_train_timesteps,
-            # the betas themselves: not every scheduler knows every name (DDIM lacks sigmoid)
-            "trained_betas": scheduler.betas.tolist(),
-        }
-        self.num_train_timesteps = num_train_timesteps
-        self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
-
-    def _at(self, t: Tensor) -> Tensor:
-        self.alphas_cumprod = self.alphas_cumprod.to(t.device)
-        return self.alphas_cumprod[t]
+                f"noise_schedule.spacing={spacing} is unknown: choose from ['karras', 'geometric']"
+            )
+        self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
+        self.spacing, self.rho = spacing, rho
+        self.init_noise_sigma = sigma_max
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._at(t) ** 0.5
+        return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (1 - self._at(t)) ** 0.5
+        return t
 
-    def draw_t(
-        self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-    ) -> Tensor:
-        return torch.randint(self.num_train_timesteps, (n,), device=device, generator=generator)
+    def at(self, position: Tensor) -> Tensor:
+        if self.spacing == "geometric":
+            low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+            return torch.exp(low + position * (high - low))
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (low + position * (high - low)) ** self.rho
+
+    def t_of_ratio(self, ratio: Tensor) -> Tensor:
+        return ratio.float().clamp(self.sigma_min, self.sigma_max)
 
     def timesteps(self, num_steps: int) -> Tensor:
-        # "trailing" in Table 2 of Lin et al. 2023 (arXiv 2305.08891): the only one of the usual
-        # spacings that starts at the noise the network was trained on
-        if num_steps > self.num_train_timesteps:
-            raise UserError(
-                f"sampler.num_steps={num_steps}: this noise schedule has only "
-                f"{self.num_train_timesteps} timesteps"
-            )
-        steps = torch.arange(num_steps, 0, -1) * self.num_train_timesteps / num_steps
-        return steps.round().long() - 1
-
-    def span(self, n: int) -> Tensor:
-        return torch.linspace(0, self.num_train_timesteps - 1, n).round().long()
+        return self.span(num_steps).flip(0) if num_steps > 1 else self.at(torch.ones(1))
 
     def network_time(self, t: Tensor) -> Tensor:
-        return t.float()
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return 1000 * (t.float().log() - low) / (high - low)
+
+    def input_scale(self, t: Tensor) -> Tensor:
+        return (t.float() ** 2 + self.sigma_data**2) ** -0.5
 
     @property
-    def reaches_pure_noise(self) -> bool:
-        return bool(self.alphas_cumprod[-1] == 0)
+    def max_ratio(self) -> float:
+        return self.sigma_max
+
+    @property
+    def min_ratio(self) -> float:
+        return self.sigma_min

@@ -26,12 +26,16 @@ class Prediction(ABC):
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The clean image that an output of the network stands for."""
 
+    @abstractmethod
+    def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Squared error on the target = this times squared error on x0. (B,) -> (B,)."""
+
     def check(self, noise_schedule: NoiseSchedule) -> None:
         """Raise UserError where this prediction is undefined on that path."""
-        if self.needs_signal and noise_schedule.reaches_pure_noise:
+        if self.needs_signal and noise_schedule.max_ratio == float("inf"):
             raise UserError(
                 f"prediction={self.name} does not determine x0 where the noise schedule reaches "
-                "pure noise (alpha = 0): use prediction=sample, flow or v_prediction"
+                "pure noise (alpha = 0): use prediction=sample, flow, v_prediction or edm"
             )
 
 
@@ -46,6 +50,9 @@ class Sample(Prediction):
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return output
 
+    def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return alpha * 0 + 1
+
 
 class Epsilon(Prediction):
     """The noise: Ho et al. 2020 (arXiv 2006.11239), eq. 14."""
@@ -58,6 +65,9 @@ class Epsilon(Prediction):
 
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return (x_t - per_image(sigma, x_t) * output) / per_image(alpha, x_t)
+
+    def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (alpha / sigma) ** 2
 
 
 class VPrediction(Prediction):
@@ -73,6 +83,9 @@ class VPrediction(Prediction):
         a, s = per_image(alpha, x_t), per_image(sigma, x_t)
         return (a * x_t - s * output) / (a**2 + s**2)
 
+    def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return ((alpha**2 + sigma**2) / sigma) ** 2
+
 
 class Flow(Prediction):
     """noise - x0, the velocity of the straight path: Liu et al. 2022 (arXiv 2209.03003), eq. 1."""
@@ -86,3 +99,64 @@ class Flow(Prediction):
         # x_t - sigma u = (alpha + sigma) x0, and the sum is 1 on the straight path only
         a, s = per_image(alpha, x_t), per_image(sigma, x_t)
         return (x_t - s * output) / (a + s)
+
+    def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return ((alpha + sigma) / sigma) ** 2
+
+
+class Score(Prediction):
+    """The score of the noised images, -noise / sigma: Vincent 2011; Song & Ermon 2019, eq. 5.
+
+    With `times_sigma` the network's output stands for sigma * score, as in NCSNv2 (Song & Ermon
+    2020, arXiv 2006.09011, section 3.3), so that its size does not depend on the noise level.
+    """
+
+    name = "score"
+    needs_signal = True
+
+    def __init__(self, times_sigma: bool = False) -> None:
+        self.times_sigma = times_sigma
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return -noise if self.times_sigma else -noise / per_image(sigma, x0)
+
+    def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        a, s = per_image(alpha, x_t), per_image(sigma, x_t)
+        sigma_score = output if self.times_sigma else s * output
+        return (x_t + s * sigma_score) / a
+
+    def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (alpha / (sigma if self.times_sigma else sigma**2)) ** 2
+
+
+class EDM(Prediction):
+    """x0 = c_skip x_t + c_out output: Karras et al. 2022 (arXiv 2206.00364), eq. 7 and table 1.
+
+    Written for any path by putting x_t / alpha and sigma / alpha in the place of x and sigma; c_in
+    and c_noise are the path's (VESchedule). With sigma_data 1 on a VP path it is -v_prediction.
+    """
+
+    name = "edm"
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
+            raise UserError(f"prediction.sigma_data={sigma_data}: expected a number above 0")
+        self.sigma_data = sigma_data
+
+    def _variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return sigma**2 + (alpha * self.sigma_data) ** 2
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        # (x0 - c_skip x_t) / c_out with x_t written out: nothing small is divided by sigma
+        size = per_image(self._variance(alpha, sigma) ** -0.5, x0)
+        a, s = per_image(alpha, x0), per_image(sigma, x0)
+        return size * (s * x0 / self.sigma_data - a * self.sigma_data * noise)
+
+    def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        variance = self._variance(alpha, sigma)
+        c_skip = alpha * self.sigma_data**2 / variance
+        c_out = sigma * self.sigma_data * variance**-0.5
+        return per_image(c_skip, x_t) * x_t + per_image(c_out, x_t) * output
+
+    def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self._variance(alpha, sigma) / (sigma * self.sigma_data) ** 2

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, VPSchedule
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.prediction import Epsilon, Prediction
+from diffusion_lab.diffusion.vp_schedule import VPSchedule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.diffusion import DiffusionModule
 from diffusion_lab.networks.unet2d import UNet2D

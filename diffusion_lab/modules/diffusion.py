@@ -11,15 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
+from diffusion_lab.diffusion.pairing import independent
 from diffusion_lab.diffusion.prediction import Prediction
+from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
+from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.modules.lr_schedule import Constant, LRSchedule
 
+Pairing = Callable[[Tensor, Tensor], Tensor]
+"""(x0, noise) -> the noise in another order. Images are (B, C, H, W)."""
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class DiffusionModule(L.LightningModule):
-    """Any network, noise schedule and prediction, trained by mean squared error on the target.
+    """Any network, noise schedule, prediction and weighting, trained by squared error.
 
     Batches are (x0 (B, C, H, W), labels (B,)). Raises UserError when the prediction is undefined
     on the noise schedule.
@@ -30,6 +35,9 @@ class DiffusionModule(L.LightningModule):
         network: nn.Module,
         noise_schedule: NoiseSchedule,
         prediction: Prediction,
+        weighting: Weighting | None = None,
+        time_sampling: TimeSampling | None = None,
+        pairing: Pairing = independent,
         optimizer: MakeOptimizer = torch.optim.Adam,
         lr_scheduler: LRSchedule | None = None,
     ) -> None:
@@ -39,21 +47,33 @@ class DiffusionModule(L.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)
         self.noise_schedule = noise_schedule
         self.prediction = prediction
+        self.weighting = weighting or Weighting()
+        self.time_sampling = time_sampling or UniformTime()
+        self.pairing = pairing
         self.make_optimizer = optimizer
         self.lr_schedule = lr_scheduler or Constant()
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The network's raw output at x_t (B, C, H, W) and t (B,)."""
         # under 16-true precision the path stays float32 and only the network is narrow
+        scaled = x_t * per_image(self.noise_schedule.input_scale(t), x_t)
         time = self.noise_schedule.network_time(t)
-        return self.network(x_t.to(self.dtype), time).to(x_t.dtype)
+        return self.network(scaled.to(self.dtype), time).to(x_t.dtype)
 
-    def loss(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Squared error per image, (B,): noise and t are arguments, so that it can be repeated."""
+    def error(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error on the target per image, (B,).
+
+        noise and t are arguments, so that it can be repeated.
+        """
         alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
         output = self(self.noise_schedule.add_noise(x0, noise, t), t)
         target = self.prediction.target(x0, noise, alpha, sigma)
         return (output - target).square().flatten(1).mean(1)
+
+    def loss(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The weighted error per image, (B,): what training minimises."""
+        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
+        return self.weighting(self.error(x0, noise, t), alpha, sigma, self.prediction)
 
     def denoise(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The clean images the network sees in x_t (B, C, H, W) at t (B,)."""
@@ -63,21 +83,24 @@ class DiffusionModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean loss of a batch with fresh noise and times."""
         x0, _ = batch
-        noise = self.noise_schedule.draw_noise(x0)
-        t = self.noise_schedule.draw_t(len(x0), x0.device)
+        noise = self.pairing(x0, self.noise_schedule.draw_noise(x0))
+        t = self.time_sampling.draw(len(x0), self.noise_schedule, x0.device)
         loss = self.loss(x0, noise, t).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The same loss with noise and times that depend on the batch alone: epochs compare."""
+        """The unweighted error with noise and times that depend on the batch alone.
+
+        So epochs compare, and so do weightings of the same target.
+        """
         x0, _ = batch
         number = batch_idx * self.trainer.world_size + self.global_rank
         generator = torch.Generator().manual_seed(number)
         noise = self.noise_schedule.draw_noise(x0, generator)
-        t = self.noise_schedule.draw_t(len(x0), "cpu", generator).to(x0.device)
-        loss = self.loss(x0, noise, t).mean()
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(x0))
+        t = self.time_sampling.draw(len(x0), self.noise_schedule, "cpu", generator).to(x0.device)
+        error = self.error(x0, noise, t).mean()
+        self.log("val/loss", error, prog_bar=True, sync_dist=True, batch_size=len(x0))
 
     def training_progress(self, step: int) -> float:
         """Share of the training that is done after `step` optimizer steps, in [0, 1].
@@ -97,7 +120,7 @@ class DiffusionModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, its lr scaled after every step by the schedule."""
-        optimizer = self.make_optimizer(self.network.parameters())
+        optimizer = self.make_optimizer(self.parameters())
         scheduler = LambdaLR(
             optimizer, lambda step: self.lr_schedule(self.training_progress(step) if step else 0.0)
         )

@@ -20,7 +20,12 @@ class BasicUNet(nn.Module):
     ) -> None:
         super().__init__()
         halvings = len(channels) - 1
-        if not channels or image_size % 2**halvings:
+        if not channels or min(channels) < 1 or in_channels < 1:
+            raise UserError(
+                f"network.channels={list(channels)}, data.channels={in_channels}: "
+                "expected at least one level and numbers above 0"
+            )
+        if image_size % 2**halvings:
             raise UserError(
                 f"BasicUNet with {len(channels)} levels halves the image {halvings} times: "
                 f"data.image_size={image_size} is no multiple of {2**halvings}"

@@ -31,6 +31,12 @@ class UNet2D(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)
+        if levels == 0 or min(block_out_channels) < 1 or min(norm_num_groups, layers_per_block) < 1:
+            raise UserError(
+                f"network.block_out_channels={list(block_out_channels)}, network.layers_per_block="
+                f"{layers_per_block}, network.norm_num_groups={norm_num_groups}: "
+                "expected at least one level and numbers above 0"
+            )
         if len(down_block_types) != levels or len(up_block_types) != levels:
             raise UserError(
                 f"network.block_out_channels has {levels} levels, network.down_block_types "

@@ -4,6 +4,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, Union
 
 from hydra.utils import get_object
@@ -45,6 +46,14 @@ def check_seed(seed: int) -> None:
     """Raise UserError for a seed that NumPy and torch would not both take."""
     if not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: expected a whole number from 0 to {2**32 - 1}")
+
+
+def check_keys(config: Mapping[str, Any], schema: type) -> None:
+    """Raise UserError for a key that the schema, a dataclass, does not have (typed with a +)."""
+    known = {field.name for field in fields(schema)}
+    for key in config:
+        if key not in known:
+            raise UserError(f"{key} is unknown: choose from {sorted(known)}")
 
 
 def check_config(config: Mapping[str, Any]) -> None:

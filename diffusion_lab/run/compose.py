@@ -1,14 +1,18 @@
 """A training configuration without the command line, for notebooks and tests."""
 
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.cli import CONFIG_DIR, register
+from diffusion_lab.cli import CONFIG_DIR, one_line, register
+from diffusion_lab.errors import UserError
 
 
 def compose_config(
@@ -16,13 +20,20 @@ def compose_config(
 ) -> DictConfig:
     """Compose what `scripts/train.py <overrides>` would train.
 
-    `output_dir` is the run folder, by default a new one under logs/runs/.
+    `output_dir` is the run folder, by default a new one under logs/runs/. Raises UserError for an
+    unknown word, key or value.
     """
     register()
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path(output_dir or f"logs/runs/{stamp}_{time.time_ns() % 1_000_000_000:09d}")
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", list(overrides))
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            cfg = compose("train", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error) or str(error)) from error
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    model = cfg.hydra.runtime.choices.model
+    folder = Path(output_dir or f"logs/runs/{stamp}_{model}_{secrets.token_hex(3)}")
+    with open_dict(cfg):
+        del cfg["hydra"]
     cfg.paths.output_dir = str(folder.absolute())
     return cfg

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.build import build
 
 
 @dataclass
@@ -50,7 +50,7 @@ def load_run(run_dir: str | Path, checkpoint: str = "last") -> Run:
         ) from error
     # the training's own parts are not needed to use a model
     module_config = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
-    module: DiffusionModule = instantiate(module_config)
+    module: DiffusionModule = build(module_config)
     module.load_state_dict(weights)
     data = config["data"]
     return Run(

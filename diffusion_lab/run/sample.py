@@ -10,7 +10,6 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -19,9 +18,11 @@ from diffusion_lab.atomic import replacing
 from diffusion_lab.callbacks.pictures import trajectory_figure
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
-from diffusion_lab.run.check import check_config, check_seed
+from diffusion_lab.run.build import build
+from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.record import write_json
+from diffusion_lab.schema import SampleConfig
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +83,18 @@ def sample(cfg: DictConfig) -> Samples:
 
     Raises UserError for a mistake in the configuration, before anything is drawn or written.
     """
-    if OmegaConf.is_missing(cfg, "run"):
+    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
         raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
     for name in ("num_samples", "batch_size", "trajectory_steps"):
         if cfg[name] < 1:
             raise UserError(f"{name}={cfg[name]}: expected at least 1")
+    check_keys(cfg, SampleConfig)
     check_seed(cfg.seed)
     run = load_run(cfg.run, cfg.checkpoint)
     given = cast(dict[str, Any], OmegaConf.to_container(cfg.sampler, resolve=True))
     config = sampler_config(run.config, given)
     check_config({"sampler": config})
-    sampler: Sampler = instantiate(config)
+    sampler: Sampler = build(config)
     sampler.check(run.module.noise_schedule)
     try:
         run.module.to(L.Fabric(accelerator=cfg.accelerator, devices=1).device)
@@ -104,7 +106,12 @@ def sample(cfg: DictConfig) -> Samples:
 
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
     out = (Path(cfg.out) if cfg.out else run.dir / "samples" / name).absolute()
-    out.mkdir(parents=True, exist_ok=bool(cfg.out))
+    if (out / "samples.npz").exists():
+        raise UserError(f"out={cfg.out} already holds samples.npz: give another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out} cannot be made: {error.strerror}") from error
     in_trajectory = _evenly(cfg.trajectory_steps, sampler.num_steps)
     in_animation = _evenly(MAX_FRAMES, sampler.num_steps)
     began = time.perf_counter()

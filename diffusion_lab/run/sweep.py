@@ -27,6 +27,7 @@ def read_jobs(sweep_dir: Path) -> list[dict[str, Any]]:
                 "status": record["status"],
                 "wall_seconds": record.get("wall_seconds"),
                 **record.get("metrics", {}),
+                **({"error": record["error"]} if "error" in record else {}),
                 "run_dir": str(folder),
             }
         )
@@ -65,6 +66,12 @@ class SweepSummary(Callback):
         from rich.table import Table
 
         rows = summarize(cls.sweep_dir)
+        shared = (
+            set.intersection(*(set(row["overrides"].split()) for row in rows)) if rows else set()
+        )
+        for row in rows:  # a table shows what tells the jobs apart
+            own = [word for word in row["overrides"].split() if word not in shared]
+            row["overrides"] = " ".join(own)
         names = list(dict.fromkeys(key for row in rows for key in row if key != "run_dir"))
         table = Table(*names, title=f"{len(rows)} jobs", title_justify="left")
         for row in rows:

@@ -14,7 +14,6 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     Checkpoint,
     LearningRateMonitor,
@@ -28,12 +27,20 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffusion_lab.callbacks import LossHistory, SaveConfig
+from diffusion_lab.callbacks import (
+    Figures,
+    LossHistory,
+    SampleGrid,
+    SaveConfig,
+    ValidateAtTheEnd,
+)
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.run.check import check_config, check_seed
+from diffusion_lab.run.build import build
+from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.record import RunRecord
+from diffusion_lab.schema import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +49,8 @@ _COMPARED = (
     "network",
     "noise_schedule",
     "prediction",
+    "weighting",
+    "time_sampling",
     "sampler",
     "optimizer",
     "lr_scheduler",
@@ -72,11 +81,17 @@ def train(cfg: DictConfig) -> TrainResult:
     metrics.json says how the run ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
+    if HydraConfig.initialized() and run_dir != Path(HydraConfig.get().runtime.output_dir):
+        raise UserError("paths.output_dir follows the run: choose a folder with hydra.run.dir=")
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     record = RunRecord(run_dir, overrides, cfg.seed)
     write = rank_zero_only(record.write)
     write()
+    saved = run_dir / ".hydra" / "config.yaml"
+    if not saved.exists():  # composed in Python: Hydra has not written it
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, saved)
     interrupt_handler = signal.getsignal(signal.SIGINT)
     try:
         result = _fit(cfg, config, record)
@@ -88,11 +103,15 @@ def train(cfg: DictConfig) -> TrainResult:
         raise
     finally:
         signal.signal(signal.SIGINT, interrupt_handler)  # Lightning leaves it ignored after Ctrl-C
-    write(status="finished")
+    diverged = not np.isfinite(record.content["epoch_losses"]).all()
+    if diverged:
+        log.error("the loss is not a finite number any more: lower optimizer.lr")
+    write(status="diverged" if diverged else "finished")
     return result
 
 
 def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainResult:
+    check_keys(config, TrainConfig)
     check_config(config)
     check_seed(cfg.seed)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -100,18 +119,17 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
 
-    module: DiffusionModule = instantiate(cfg.model)
-    instantiate(cfg.sampler).check(module.noise_schedule)
+    datamodule: ImageDataModule = build(cfg.data)
+    module: DiffusionModule = build(cfg.model)
+    build(cfg.sampler).check(module.noise_schedule)
     try:
-        module.make_optimizer(module.network.parameters())
+        module.make_optimizer(module.parameters())
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer: {error}") from error
     loggers = _loggers(cfg)
-    callbacks = [instantiate(c) for c in (cfg.callbacks or {}).values() if c is not None]
-    if not loggers or cfg.trainer.fast_dev_run:
-        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
+    callbacks = _callbacks(cfg, bool(loggers))
     try:
-        trainer: L.Trainer = instantiate(
+        trainer: L.Trainer = build(
             cfg.trainer,
             callbacks=callbacks,
             logger=loggers,
@@ -123,18 +141,16 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     if trainer.global_rank > 0:  # processes must not draw the same noise
         states = np.random.SeedSequence((cfg.seed, trainer.global_rank)).generate_state(1)
         torch.manual_seed(int(states[0]))
-    datamodule: ImageDataModule = instantiate(cfg.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
     trainer.callbacks.append(SaveConfig(config, datamodule.provenance))  # type: ignore[attr-defined]
-    _check_monitor(cfg, callbacks, datamodule)
+    _check_there_is_work(cfg, callbacks, datamodule)
 
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config)}```")
-            logger.experiment.add_text(
-                "data", f"```yaml\n{OmegaConf.to_yaml(datamodule.provenance)}```"
-            )
+            data = OmegaConf.to_yaml(datamodule.provenance)
+            logger.experiment.add_text("data", f"```yaml\n{data}```")
         else:
             logger.log_hyperparams(config | {"provenance": datamodule.provenance})
     _report(_headline(cfg, module, datamodule, trainer))
@@ -148,13 +164,13 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     metrics = {k: v.item() for k, v in trainer.callback_metrics.items()}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
-            logger.log_hyperparams(compared(config), {f"final/{k}": v for k, v in metrics.items()})
+            final = {f"final/{k}": v for k, v in metrics.items()}
+            logger.log_hyperparams(compared(config), final)
             logger.finalize("success")
+    losses = [loss for c in callbacks if isinstance(c, LossHistory) for loss in c.epochs]
     record.content |= {
         "metrics": metrics,
-        "epoch_losses": [
-            loss for c in callbacks if isinstance(c, LossHistory) for loss in c.epochs
-        ],
+        "epoch_losses": losses,
         "data": datamodule.provenance,
         "parameters": sum(p.numel() for p in module.network.parameters()),
         "device": str(trainer.strategy.root_device),
@@ -166,11 +182,25 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
 
 
+def _callbacks(cfg: DictConfig, any_logger: bool) -> list[L.Callback]:
+    # a node without a class holds an experiment's settings for a callback that is not there
+    nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
+    callbacks = [build(node) for node in nodes]
+    if not any_logger:
+        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
+    if cfg.trainer.fast_dev_run:
+        callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures)]
+    return [*callbacks, ValidateAtTheEnd()]
+
+
 def compared(config: dict[str, Any]) -> dict[str, Any]:
     """What tells runs apart, flat, for the HPARAMS tab: a class by its name, no paths."""
     flat: dict[str, Any] = {"seed": config["seed"]}
     for group in ("model", *_COMPARED):
         flat[group] = config[group]["_target_"].rpartition(".")[2]
+    if HydraConfig.initialized():  # the words that were typed say more than the classes
+        choices = HydraConfig.get().runtime.choices
+        flat |= {group: choices[group] for group in flat if group in choices}
     for group in _COMPARED:
         for key, value in config[group].items():
             if not key.startswith("_") and not key.endswith("_dir"):
@@ -186,7 +216,7 @@ def _loggers(cfg: DictConfig) -> list[Logger]:
         if node is None:
             continue
         try:
-            loggers.append(instantiate(node))
+            loggers.append(build(node))
         except Exception as error:
             if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
                 raise UserError(
@@ -199,18 +229,26 @@ def _loggers(cfg: DictConfig) -> list[Logger]:
 
 def _why_no_trainer(error: BaseException) -> str:
     reason = str(error.__cause__ or error).strip().splitlines()[0]
-    if "backend" in reason or "accelerator" in reason.lower():
+    if "ccelerator" in reason.replace("auto accelerator", "") or "backend" in reason:
         reason += " Use trainer.accelerator=cpu, or auto for what this machine has."
     return f"trainer: {reason}"
 
 
-def _check_monitor(cfg: DictConfig, callbacks: list[L.Callback], data: ImageDataModule) -> None:
-    watched = [c for c in callbacks if getattr(c, "monitor", None) is not None]
-    if watched and str(cfg.monitor).startswith("val/") and data.provenance["num_val"] == 0:
-        raise UserError(
-            f"monitor={cfg.monitor}, but data.val_size=0 leaves nothing to validate on: "
-            "set monitor=train/loss_epoch or data.val_size=5000"
-        )
+def _check_there_is_work(
+    cfg: DictConfig, callbacks: list[L.Callback], data: ImageDataModule
+) -> None:
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if cfg.trainer[name] == 0:
+            raise UserError(f"trainer.{name}=0 leaves nothing to train: give a number above 0")
+    metrics = ["train/loss"]
+    if any(isinstance(c, LossHistory) for c in callbacks):
+        metrics.append("train/loss_epoch")
+    if data.provenance["num_val"]:
+        metrics.append("val/loss")
+    watched = any(getattr(c, "monitor", None) is not None for c in callbacks)
+    if watched and cfg.monitor not in metrics:
+        why = ", and data.val_size=0 leaves nothing to validate on" if len(metrics) < 3 else ""
+        raise UserError(f"monitor={cfg.monitor} is not measured{why}: choose from {metrics}")
 
 
 def _headline(

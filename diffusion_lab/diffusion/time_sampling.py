@@ -1,0 +1,84 @@
+"""How training draws its noise levels: a quantile function over the path, applied to U(0, 1)."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
+from diffusion_lab.errors import UserError
+
+
+class TimeSampling(ABC):
+    """Draws a t for every image of a batch.
+
+    `stratified` puts one draw into each of B equal slices of (0, 1), in random order: every t is
+    distributed as before, but the batch covers the path evenly and the loss of a step varies less
+    (Kingma et al. 2021, arXiv 2107.00630, appendix I.1, is the same idea with one shared offset).
+    """
+
+    def __init__(self, stratified: bool = False) -> None:
+        self.stratified = stratified
+
+    @abstractmethod
+    def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
+        """The t below which a share u of the draws lies. (B,) -> (B,)."""
+
+    def draw(
+        self,
+        n: int,
+        noise_schedule: NoiseSchedule,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw n times. -> (n,)."""
+        u = torch.rand(n, device=device, generator=generator)
+        if self.stratified:
+            u = (torch.randperm(n, device=device, generator=generator) + u) / n
+        return self.quantile(u, noise_schedule)
+
+
+class UniformTime(TimeSampling):
+    """Evenly along the path: in t on straight and VP paths, in its spacing on VE paths."""
+
+    def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
+        return noise_schedule.at(u)
+
+
+class LogitNormalTime(TimeSampling):
+    """Position along the path = sigmoid(N(mean, std)): Esser et al. 2024 (arXiv 2403.03206), 3.1.
+
+    Draws the middle of the path more often than its ends.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0, stratified: bool = False) -> None:
+        super().__init__(stratified)
+        self.mean, self.std = mean, _positive(std)
+
+    def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
+        return noise_schedule.at(torch.sigmoid(self.mean + self.std * _normal_quantile(u)))
+
+
+class LogNormalTime(TimeSampling):
+    """log(sigma / alpha) = N(mean, std): EDM's noise distribution (arXiv 2206.00364, table 1)."""
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> None:
+        super().__init__(stratified)
+        self.mean, self.std = mean, _positive(std)
+
+    def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
+        t = noise_schedule.t_of_ratio(torch.exp(self.mean + self.std * _normal_quantile(u)))
+        # discrete paths are trained on their own timesteps
+        whole = not noise_schedule.at(torch.zeros(1)).is_floating_point()
+        return t.round().long() if whole else t
+
+
+def _positive(std: float) -> float:
+    if std <= 0:
+        raise UserError(f"time_sampling.std={std}: expected a number above 0")
+    return std
+
+
+def _normal_quantile(u: Tensor) -> Tensor:
+    # rand may give an exact 0, whose quantile is infinite
+    return torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7))

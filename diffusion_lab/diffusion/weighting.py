@@ -1,0 +1,104 @@
+"""How much the error at a noise level counts. All quantities are per image, (B,).
+
+The error is that of the network's own target; a weighting that the literature defines on the x0
+loss is divided by the prediction's x0_weight, so it means the same for every prediction.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.diffusion.prediction import Prediction
+from diffusion_lab.errors import UserError
+
+
+class Weighting(nn.Module):
+    """Plain mean squared error on the target, and the base of the others."""
+
+    def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
+        """The factor on the squared error of the target. -> (B,)."""
+        return torch.ones_like(sigma)
+
+    def forward(
+        self, error: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction
+    ) -> Tensor:
+        """Squared errors of the target (B,) -> losses (B,)."""
+        # a draw of t may be exactly 0, where weights are inf / inf
+        return self.weight(alpha, sigma.clamp(min=1e-6), prediction) * error
+
+
+class MinSNR(Weighting):
+    """min(SNR, gamma) on the x0 loss: Hang et al. 2023 (arXiv 2303.09556), section 3.4.
+
+    For epsilon that is min(SNR, gamma) / SNR, for v on a VP path min(SNR, gamma) / (SNR + 1).
+    """
+
+    def __init__(self, gamma: float = 5.0) -> None:
+        super().__init__()
+        if gamma <= 0:
+            raise UserError(f"weighting.gamma={gamma}: expected a number above 0")
+        self.gamma = gamma
+
+    def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
+        snr = (alpha / sigma) ** 2  # infinite on a clean image, where the minimum is gamma
+        return snr.clamp(max=self.gamma) / prediction.x0_weight(alpha, sigma)
+
+
+class EDMWeighting(Weighting):
+    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the x0 loss: arXiv 2206.00364, table 1.
+
+    sigma is the path's sigma / alpha. With the EDM prediction it is 1.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        super().__init__()
+        if sigma_data <= 0:
+            raise UserError(f"weighting.sigma_data={sigma_data}: expected a number above 0")
+        self.sigma_data = sigma_data
+
+    def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
+        on_x0 = (alpha / sigma) ** 2 + 1 / self.sigma_data**2
+        return on_x0 / prediction.x0_weight(alpha, sigma)
+
+
+class SigmaPower(Weighting):
+    """sigma^power on the target: 2 with the score is Song & Ermon 2019 (1907.05600), sec. 4.2."""
+
+    def __init__(self, power: float = 2.0) -> None:
+        super().__init__()
+        self.power = power
+
+    def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
+        return sigma**self.power
+
+
+class LearnedWeighting(Weighting):
+    """error / exp(u) + u with u(sigma / alpha) learned: Karras et al. 2024 (2312.02696), eq. 14-17.
+
+    u ends up as the logarithm of the expected error of a noise level, so all levels pull alike.
+    """
+
+    def __init__(self, channels: int = 64) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.phases: Tensor
+        self.register_buffer("frequencies", torch.randn(channels) * 2 * math.pi)
+        self.register_buffer("phases", torch.rand(channels) * 2 * math.pi)
+        self.out = nn.Linear(channels, 1, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def uncertainty(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """u, (B,)."""
+        c_noise = (sigma / alpha).clamp(1e-3, 1e3).log() / 4  # finite on every path
+        features = torch.cos(c_noise[:, None] * self.frequencies + self.phases)
+        return self.out(features * math.sqrt(2)).squeeze(1)
+
+    def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
+        return torch.exp(-self.uncertainty(alpha, sigma))
+
+    def forward(
+        self, error: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction
+    ) -> Tensor:
+        u = self.uncertainty(alpha, sigma)
+        return error * torch.exp(-u) + u

@@ -1,0 +1,136 @@
+"""What a combination of parts means, in one page."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusion_lab import figures
+from diffusion_lab.data.published import NUM_TRAIN
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.build import build
+from diffusion_lab.run.check import check_config
+from diffusion_lab.run.options import make_sampler, refusal, words
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Explanation:
+    """A page, and where it and its picture lie."""
+
+    page: str
+    out: Path
+
+
+def implied_weighting(
+    module: DiffusionModule, bins: int = 60, draws: int = 200_000
+) -> dict[str, np.ndarray]:
+    """How training weighs the x0 loss by log-SNR, log(alpha^2 / sigma^2).
+
+    `log_snr` (bins,), the `density` of the drawn noise levels over it, and `weight` = density x
+    weighting x the prediction's x0_weight, scaled to integrate to 1: what multiplies
+    |x0 - x0_hat|^2.
+    """
+    schedule = module.noise_schedule
+    t = module.time_sampling.quantile((torch.arange(draws) + 0.5) / draws, schedule)
+    alpha, sigma = schedule.alpha(t).double(), schedule.sigma(t).double()
+    inside = (alpha > 1e-4) & (sigma > 1e-4)  # the log-SNR of the very ends is infinite
+    t, alpha, sigma = t[inside], alpha[inside], sigma[inside]
+    log_snr = 2 * (alpha / sigma).log()
+    with torch.no_grad():
+        weight = module.weighting.weight(alpha.float(), sigma.float(), module.prediction).double()
+    weight = weight * module.prediction.x0_weight(alpha, sigma)
+    low, high = np.quantile(log_snr.numpy(), (0.001, 0.999))
+    edges = np.linspace(low, high, bins + 1)
+    width = edges[1] - edges[0]
+    counts, _ = np.histogram(log_snr, edges)
+    weighted, _ = np.histogram(log_snr, edges, weights=weight)
+    return {
+        "log_snr": (edges[1:] + edges[:-1]) / 2,
+        "density": counts / counts.sum() / width,
+        "weight": weighted / weighted.sum() / width,
+    }
+
+
+def cost(module: DiffusionModule, shape: tuple[int, int, int], batch_size: int) -> dict[str, float]:
+    """Parameters, FLOPs of a forward pass per image, seconds of a training step here."""
+    x = torch.zeros(1, *shape)
+    t = module.noise_schedule.at(torch.full((1,), 0.5))
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        module(x, t)
+    x0 = torch.zeros(batch_size, *shape)
+    noise = torch.zeros_like(x0)
+    times = module.noise_schedule.at(torch.full((batch_size,), 0.5))
+    optimizer = module.make_optimizer(module.parameters())
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        optimizer.zero_grad()
+        module.loss(x0, noise, times).mean().backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - began)
+    return {
+        "parameters": sum(p.numel() for p in module.network.parameters()),
+        "flops": flops.get_total_flops(),
+        "step_seconds": min(seconds[1:]),  # the first compiles and allocates
+    }
+
+
+def _doc(part: object) -> str:
+    return (type(part).__doc__ or "").strip().splitlines()[0]
+
+
+def explain(cfg: DictConfig) -> Explanation:
+    """Write explanation.md and weighting.png for a training configuration, without training."""
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    check_config(config)
+    module: DiffusionModule = build(cfg.model)
+    own = build(cfg.sampler)
+    own.check(module.noise_schedule)
+    shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    figure = cost(module, shape, cfg.data.batch_size)
+    steps = -(-(cfg.data.train_size or NUM_TRAIN - cfg.data.val_size) // cfg.data.batch_size)
+    fits, refused = [], []
+    for word in words("sampler"):
+        reason = refusal(make_sampler(word), module.noise_schedule)
+        fits.append(word) if reason is None else refused.append(f"- {word}: {reason}")
+    schedule = module.noise_schedule
+    ends = schedule.span(2)
+    alphas, sigmas = schedule.alpha(ends).tolist(), schedule.sigma(ends).tolist()
+    epoch = f"{steps * figure['step_seconds'] / 60:.1f} minutes"
+    facts = {
+        "path": f"{_doc(schedule)} alpha {alphas[0]:.4g} to {alphas[1]:.4g}, sigma {sigmas[0]:.4g} "
+        f"to {sigmas[1]:.4g}; {schedule.noise} noise, data in {cfg.data.value_range}",
+        "target": f"{module.prediction.name}. {_doc(module.prediction)}",
+        "weighting": _doc(module.weighting),
+        "noise levels": _doc(module.time_sampling),
+        "sampler": f"{_doc(own)} {own.num_steps} steps",
+        "samplers that fit": ", ".join(fits),
+        "parameters": f"{figure['parameters']:,}",
+        "FLOPs per image": f"{figure['flops']:,} forward, about three times that in training",
+        "an epoch here": f"{epoch} for {steps} steps of {cfg.data.batch_size} images, from the "
+        f"best of 3 steps ({figure['step_seconds']:.3f} s)",
+        "what training makes of the x0 loss": "weighting.png, by log-SNR",
+    }
+    title = f"{type(module.network).__name__}, {module.prediction.name} on "
+    page = f"# {title}{type(schedule).__name__}\n\n"
+    page += "\n".join(f"- {name}: {fact}" for name, fact in facts.items()) + "\n"
+    if refused:
+        page += "\nSamplers that do not fit:\n" + "\n".join(refused) + "\n"
+    out = Path(cfg.paths.output_dir).absolute()
+    curves = implied_weighting(module)
+    plot = {
+        "noise levels drawn": (curves["log_snr"], curves["density"]),
+        "implied weight of |x0 - x0_hat|^2": (curves["log_snr"], curves["weight"]),
+    }
+    xlabel = "log-SNR, noise on the left"
+    figures.save_figure(figures.schedule_curves(plot, xlabel=xlabel), out / "weighting.png")
+    (out / "explanation.md").write_text(page)
+    return Explanation(page, out)

@@ -1,0 +1,58 @@
+"""The words of the configuration groups as objects, and why some pairs of them make no sense."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_lab.cli import CONFIG_DIR
+from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler
+from diffusion_lab.diffusion.samplers.from_diffusers import SPACINGS
+from diffusion_lab.errors import UserError
+from diffusion_lab.run.build import build
+
+
+def words(group: str) -> list[str]:
+    """The words of a group, in alphabetical order."""
+    return sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml"))
+
+
+def option(group: str, word: str, **settings: Any) -> Any:
+    """What a word of a group builds, with some of its settings changed."""
+    config = yaml.safe_load(Path(CONFIG_DIR, group, f"{word}.yaml").read_text())
+    return build(config | settings, _convert_="all")
+
+
+@cache
+def noise_schedules() -> dict[str, NoiseSchedule]:
+    """Every noise schedule by its word."""
+    return {word: option("noise_schedule", word) for word in words("noise_schedule")}
+
+
+@cache
+def predictions() -> dict[str, Prediction]:
+    """Every prediction by its word."""
+    return {word: option("prediction", word) for word in words("prediction")}
+
+
+def spacings(sampler: str) -> tuple[str | None, ...]:
+    """The timestep spacings a sampler takes; (None,) if it has its own."""
+    config = yaml.safe_load(Path(CONFIG_DIR, "sampler", f"{sampler}.yaml").read_text())
+    return SPACINGS if "timestep_spacing" in config else (None,)
+
+
+def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Sampler:
+    """A sampler by its word, with a timestep spacing where it takes one."""
+    if spacing is not None:
+        settings["timestep_spacing"] = spacing
+    return option("sampler", word, **settings)
+
+
+def refusal(part: Sampler | Prediction, noise_schedule: NoiseSchedule) -> str | None:
+    """Why a sampler or prediction does not go with a noise schedule; None if it does."""
+    try:
+        part.check(noise_schedule)
+    except UserError as error:
+        return str(error)
+    return None

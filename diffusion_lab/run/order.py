@@ -1,0 +1,34 @@
+"""How fast samplers converge on a Gaussian, where the exact answer is known."""
+
+from collections.abc import Sequence
+
+from diffusion_lab.diffusion import NoiseSchedule, sample_steps
+from diffusion_lab.diffusion.oracle import GaussianOracle
+from diffusion_lab.run.options import make_sampler
+
+MEAN, STD = -0.3, 0.4
+
+
+def errors(word: str, noise_schedule: NoiseSchedule, steps: Sequence[int]) -> list[float]:
+    """Root mean square distance from the exact deterministic path's end, for each num_steps."""
+    oracle = GaussianOracle(noise_schedule, MEAN, STD)
+    found = []
+    for num_steps in steps:
+        walked = list(
+            sample_steps(
+                lambda x, t: oracle(x.double(), t.double()),
+                noise_schedule,
+                make_sampler(word, num_steps=num_steps),
+                (1, 8, 8),
+                num_images=4,
+                seed=0,
+            )
+        )
+        begin, end = walked[0], walked[-1]
+        # the exact path from where this sampler began: (x - mean) keeps its share of the std
+        t = begin.t.double()[None]
+        alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
+        spread = ((alpha * STD) ** 2 + sigma**2) ** 0.5
+        exact = MEAN + STD / spread * (begin.x_t - alpha * MEAN)
+        found.append((end.x_next - exact).square().mean().sqrt().item())
+    return found
