@@ -20,8 +20,17 @@ lint: .venv/test ## ruff and mypy
 tensorboard: .venv/demo ## watch all runs in the browser
 	$(BIN)/tensorboard --logdir logs
 
-combinations: .venv/demo ## write docs/combinations.md: which parts go together
+combinations: .venv/demo ## write docs/combinations.md and sampler_order.png: what goes together, how fast it converges
 	$(BIN)/python -m diffusion_lab.run.combinations
+	$(BIN)/python -m diffusion_lab.run.order
+
+objectives: .venv/demo ## a minute of training for each of six objectives, and their samples in a picture
+	$(BIN)/python scripts/train.py -m experiment=one_minute model=flow,edm,score_matching \
+		hydra.sweep.dir=logs/objectives/own
+	$(BIN)/python scripts/train.py -m experiment=one_minute model=ddpm noise_schedule=cosine \
+		prediction=epsilon,v_prediction,sample hydra.sweep.dir=logs/objectives/ddpm
+	$(BIN)/python -m diffusion_lab.run.gallery docs/objectives.png \
+		logs/objectives/own/[0-9] logs/objectives/ddpm/[0-9]
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -35,4 +44,4 @@ combinations: .venv/demo ## write docs/combinations.md: which parts go together
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow]'
 	@touch $@
 
-.PHONY: help demo test lint tensorboard combinations
+.PHONY: help demo test lint tensorboard combinations objectives

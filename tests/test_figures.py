@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,15 @@ from PIL import Image, ImageSequence
 from torchvision.utils import make_grid
 
 from diffusion_lab.figures import (
-    figure_array,
     grid_tensor,
-    image_grid,
     image_row,
     labelled_rows,
+    line_plot,
     loss_and_grid,
     loss_curve,
     save_figure,
     save_gif,
     save_grid,
-    schedule_curves,
     trajectory,
 )
 
@@ -33,6 +32,12 @@ from diffusion_lab.figures import (
 def some_images(count: int, channels: int = 1, size: int = 28, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, channels, size, size, generator=generator)
+
+
+def figure_array(figure: Figure) -> np.ndarray:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi="figure")
+    return np.array(Image.open(buffer).convert("RGB"))
 
 
 def drawn(figure: Figure) -> np.ndarray:
@@ -254,7 +259,7 @@ def test_a_long_title_makes_room_for_itself() -> None:
 
 @pytest.mark.parametrize("size", [8, 28, 64, 256])
 def test_figures_of_images_of_any_size_have_one_width(size: int) -> None:
-    figure = image_grid(some_images(16, 3, size), nrow=8, title="samples")
+    figure = labelled_rows({"samples": some_images(8, 3, size)}, title="samples")
     assert_nothing_cropped(figure)
     width, height = figure.get_size_inches()
     assert 2 < width <= 8.01 and height < width
@@ -361,12 +366,12 @@ def test_loss_curve_takes_tensors_and_refuses_tables() -> None:
         loss_curve(torch.zeros(2, 2))
 
 
-def test_schedule_curves() -> None:
+def test_line_plot() -> None:
     betas = torch.linspace(1e-4, 0.02, 1000)
     kept = torch.cumprod(1 - betas, dim=0)
     steps = torch.arange(1000)
     curves = {"alpha": (steps, kept.sqrt()), "sigma": (steps, (1 - kept).sqrt())}
-    figure = schedule_curves(curves, "step", "DDPM")
+    figure = line_plot(curves, "step", "DDPM")
     assert_nothing_cropped(figure)
     alpha, sigma = line(figure, "alpha")[1], line(figure, "sigma")[1]
     assert np.allclose(alpha**2 + sigma**2, 1, atol=1e-6)
@@ -375,7 +380,7 @@ def test_schedule_curves() -> None:
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["alpha", "sigma"]
     with pytest.raises(ValueError):
-        schedule_curves({"alpha": (steps, kept[:10])}, "step")
+        line_plot({"alpha": (steps, kept[:10])}, "step")
 
 
 @pytest.mark.parametrize(("count", "channels", "size"), [(64, 1, 28), (5, 3, 32), (1, 1, 512)])

@@ -42,7 +42,7 @@ def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
 
 def test_console_commands_train_and_sample(installed, tmp_path):
     train, sample = (installed / "bin" / f"diffusion-lab-{name}" for name in ("train", "sample"))
-    out = run(installed, tmp_path, sys.executable, "-P", train, "experiment=smoke", *TINY)
+    out = run(installed, tmp_path, sys.executable, "-P", train, *TINY)
     folder = out.strip().splitlines()[-1]
     assert folder.startswith(str(tmp_path / "logs" / "runs"))
     out = run(installed, tmp_path, sys.executable, "-P", sample, f"run={folder}", "num_samples=2")

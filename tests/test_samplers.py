@@ -8,6 +8,7 @@ import torch
 from diffusion_lab.diffusion import LinearSchedule, VESchedule, VPSchedule, sample_steps
 from diffusion_lab.diffusion.oracle import GaussianOracle, ImagesOracle
 from diffusion_lab.run.options import make_sampler, noise_schedules, refusal, spacings, words
+from diffusion_lab.run.order import FIRST_ORDER, SECOND_ORDER, errors
 
 MEAN, STD = -0.3, 0.4
 SAMPLERS = words("sampler")
@@ -67,18 +68,10 @@ def test_every_sampler_draws_one_of_the_images(path, word):
     assert len(nearest.indices.unique()) == 5
 
 
-FIRST = [("blend", "blend_gaussian"), ("blend", "edm"), ("flow_euler", "blend_gaussian")]
-FIRST += [("edm_euler", "edm")]
-SECOND = [("heun", "blend_gaussian"), ("heun", "edm"), ("flow_heun", "blend_gaussian")]
-SECOND += [("edm_dpm_solver", "edm")]
-
-
 @pytest.mark.parametrize(
-    ("word", "path", "order"), [(*c, 1) for c in FIRST] + [(*c, 2) for c in SECOND]
+    ("word", "path", "order"), [(*c, 1) for c in FIRST_ORDER] + [(*c, 2) for c in SECOND_ORDER]
 )
 def test_the_error_falls_at_the_order_of_the_sampler(word, path, order):
-    from diffusion_lab.run.order import errors
-
     steps = (16, 32, 64, 128)
     found = errors(word, noise_schedules()[path], steps)
     slope = -(math.log(found[-1]) - math.log(found[0])) / math.log(steps[-1] / steps[0])

@@ -105,7 +105,7 @@ def noise_schedule_figure(schedule: NoiseSchedule) -> Figure:
     """Alpha and sigma over the path."""
     t = schedule.span(1000)
     curves = {"alpha": (t, schedule.alpha(t)), "sigma": (t, schedule.sigma(t))}
-    return figures.schedule_curves(curves, xlabel="t")
+    return figures.line_plot(curves, xlabel="t")
 
 
 def ddpm_noising_figure(pixels: Tensor) -> Figure:

@@ -4,22 +4,20 @@ Images come as (N, C, H, W), C = 1 or 3, in [0, 1]. Nothing here draws on a scre
 knows the rest of the project, so it works in notebooks, in threads and on machines without display.
 """
 
-from diffusion_lab.figures.curves import loss_and_grid, loss_curve, schedule_curves
-from diffusion_lab.figures.files import figure_array, save_figure, save_gif, save_grid
+from diffusion_lab.figures.curves import line_plot, loss_and_grid, loss_curve
+from diffusion_lab.figures.files import save_figure, save_gif, save_grid
 from diffusion_lab.figures.grid import grid_tensor
-from diffusion_lab.figures.images import image_grid, image_row, labelled_rows, trajectory
+from diffusion_lab.figures.images import image_row, labelled_rows, trajectory
 
 __all__ = [
-    "figure_array",
     "grid_tensor",
-    "image_grid",
     "image_row",
     "labelled_rows",
+    "line_plot",
     "loss_and_grid",
     "loss_curve",
     "save_figure",
     "save_gif",
     "save_grid",
-    "schedule_curves",
     "trajectory",
 ]

@@ -64,15 +64,22 @@ def loss_curve(
     return figure
 
 
-def schedule_curves(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], xlabel: str, title: str | None = None
+def line_plot(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    xlabel: str,
+    ylabel: str = "",
+    title: str | None = None,
+    *,
+    log: bool = False,
 ) -> Figure:
-    """Curves over time with a legend: alpha and sigma of one noise schedule or of several.
+    """Curves with a legend, such as alpha and sigma of a noise schedule over t.
 
     Args:
         curves: name -> (x, y), both (N,).
         xlabel: what x is, such as ``"t"`` or ``"step"``.
+        ylabel: what y is.
         title: a line over the figure.
+        log: logarithmic axes, both.
 
     Raises:
         ValueError: x and y of a curve differ in length.
@@ -81,14 +88,19 @@ def schedule_curves(
     figure = new_figure(WIDTH, _HEIGHT)
     figure.set_layout_engine("constrained")
     ax = figure.add_subplot()
-    style_plot(ax, xlabel, "")
+    style_plot(ax, xlabel, ylabel)
     for index, (name, (x, y)) in enumerate(curves.items()):
         # Past the last colour the colours return as dashed lines.
         dashes = ("-", "--", ":")[index // len(COLORS) % 3]
         color = COLORS[index % len(COLORS)]
         ax.plot(_vector(x), _vector(y), dashes, color=color, linewidth=1.8, label=name)
     ax.margins(x=0.01)
-    if curves:
+    if log:
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+    if len(curves) > 4:  # no corner is large enough
+        figure.legend(loc="outside right center", frameon=False, fontsize=SMALL_SIZE)
+    elif curves:
         ax.legend(frameon=False, fontsize=SMALL_SIZE, labelcolor=INK)
     if title:
         ax.set_title(title, fontsize=TITLE_SIZE, color=INK, loc="left")

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -104,14 +102,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
     """
     return _write(_drawn(figure).getvalue(), path)
-
-
-def figure_array(figure: Figure) -> NDArray[np.uint8]:
-    """Draw a figure into an array (H, W, 3) of bytes, the same pixels as `save_figure` writes.
-
-    TensorBoard takes it with ``dataformats="HWC"``.
-    """
-    return np.array(Image.open(_drawn(figure)).convert("RGB"))
 
 
 def _drawn(figure: Figure) -> BytesIO:

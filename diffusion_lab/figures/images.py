@@ -56,21 +56,6 @@ def image_row(
     return _table([cells], title=title, column_labels=labels, column_gap=0.0)
 
 
-def image_grid(images: Tensor, nrow: int = 8, title: str | None = None) -> Figure:
-    """All images in rows of nrow.
-
-    Args:
-        images: (N, C, H, W) in [0, 1].
-        nrow: images in a row.
-        title: a line over the figure.
-
-    Raises:
-        ValueError: as for `grid_tensor`.
-
-    """
-    return _table([[grid_tensor(images, nrow)]], title=title)
-
-
 def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figure:
     """One row of images per entry with its name at the left: input, corrupted, prediction.
 

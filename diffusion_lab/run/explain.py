@@ -131,6 +131,6 @@ def explain(cfg: DictConfig) -> Explanation:
         "implied weight of |x0 - x0_hat|^2": (curves["log_snr"], curves["weight"]),
     }
     xlabel = "log-SNR, noise on the left"
-    figures.save_figure(figures.schedule_curves(plot, xlabel=xlabel), out / "weighting.png")
+    figures.save_figure(figures.line_plot(plot, xlabel=xlabel), out / "weighting.png")
     (out / "explanation.md").write_text(page)
     return Explanation(page, out)

@@ -1,12 +1,27 @@
 """How fast samplers converge on a Gaussian, where the exact answer is known."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from diffusion_lab import figures
 from diffusion_lab.diffusion import NoiseSchedule, sample_steps
 from diffusion_lab.diffusion.oracle import GaussianOracle
-from diffusion_lab.run.options import make_sampler
+from diffusion_lab.run.options import make_sampler, noise_schedules
 
 MEAN, STD = -0.3, 0.4
+STEPS = (8, 16, 32, 64, 128)
+FIRST_ORDER = (
+    ("blend", "blend_gaussian"),
+    ("blend", "edm"),
+    ("flow_euler", "blend_gaussian"),
+    ("edm_euler", "edm"),
+)
+SECOND_ORDER = (
+    ("heun", "blend_gaussian"),
+    ("heun", "edm"),
+    ("flow_heun", "blend_gaussian"),
+    ("edm_dpm_solver", "edm"),
+)
 
 
 def errors(word: str, noise_schedule: NoiseSchedule, steps: Sequence[int]) -> list[float]:
@@ -32,3 +47,19 @@ def errors(word: str, noise_schedule: NoiseSchedule, steps: Sequence[int]) -> li
         exact = MEAN + STD / spread * (begin.x_t - alpha * MEAN)
         found.append((end.x_next - exact).square().mean().sqrt().item())
     return found
+
+
+def plot_order(out: Path) -> Path:
+    """Write the errors of the samplers over the number of steps, first order and second order."""
+    curves = {
+        f"{word} on {path}": (STEPS, errors(word, noise_schedules()[path], STEPS))
+        for word, path in (*FIRST_ORDER, *SECOND_ORDER)
+    }
+    curves["1 / steps"] = (STEPS, [0.5 / n for n in STEPS])
+    curves["1 / steps^2"] = (STEPS, [0.5 / n**2 for n in STEPS])
+    figure = figures.line_plot(curves, "num_steps", "error of the end point", log=True)
+    return figures.save_figure(figure, out)
+
+
+if __name__ == "__main__":
+    print(plot_order(Path("docs/sampler_order.png")))

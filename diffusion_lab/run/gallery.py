@@ -1,0 +1,41 @@
+"""One picture of several runs: a row of samples each, from the same seed."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from diffusion_lab import figures
+from diffusion_lab.diffusion import Sampler
+from diffusion_lab.run.build import build
+from diffusion_lab.run.load import load_run
+from diffusion_lab.run.sample import draw
+
+
+def gallery(run_dirs: Sequence[Path], out: Path, num_samples: int = 12, seed: int = 0) -> Path:
+    """Write a PNG with a row per run, drawn by the run's own sampler."""
+    rows: dict[str, Tensor] = {}
+    for run_dir in run_dirs:
+        run = load_run(run_dir)
+        sampler: Sampler = build(run.config["sampler"])
+        images, _ = draw(
+            run, sampler, num_samples=num_samples, batch_size=num_samples, seed=seed, keep=set()
+        )
+        schedule = type(run.module.noise_schedule).__name__.removesuffix("Schedule")
+        name = f"{run.module.prediction.name} on {schedule}\n{sampler.name}, {sampler.num_steps}"
+        rows[name] = images.float() / 255
+    return figures.save_figure(figures.labelled_rows(rows), out)
+
+
+def main() -> None:
+    """`python -m diffusion_lab.run.gallery out.png run [run ...]`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    print(gallery(arguments.runs, arguments.out).absolute())
+
+
+if __name__ == "__main__":
+    main()
