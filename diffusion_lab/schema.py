@@ -40,8 +40,18 @@ class DataConfig:
 
 
 @dataclass
+class CommandConfig:
+    """How the configuration came about; filled in, not set."""
+
+    overrides: Any = MISSING
+    choices: Any = MISSING
+
+
+@dataclass
 class TrainConfig:
     """A training run."""
+
+    command: CommandConfig = field(default_factory=CommandConfig)
 
     seed: int = 0
     monitor: str = "val/loss"

@@ -188,8 +188,10 @@ def test_a_failing_job_does_not_end_the_sweep(command):
     assert process.returncode == 2
     sweep = process.stdout.strip().splitlines()[-1]
     with Path(sweep, "summary.csv").open() as file:
-        assert [row["status"] for row in csv.DictReader(file)] == ["finished", "failed", "finished"]
-    assert "batch_size is 0" in process.stderr
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["finished", "failed", "finished"]
+    assert "batch_size is 0" in rows[1]["error"] and "batch_size is 0" in process.stderr
+    assert "data=fake" not in process.stdout  # the table shows what tells the jobs apart
 
 
 def test_launches_in_the_same_second_get_their_own_folders(tmp_path):
@@ -243,6 +245,11 @@ def test_ctrl_c_is_recorded(tmp_path):
     assert process.returncode == 130
     [record] = (tmp_path / "logs" / "runs").glob("*/metrics.json")
     assert json.loads(record.read_text())["status"] == "interrupted"
+    with (record.parent / "losses.csv").open() as file:
+        assert len(list(csv.DictReader(file))) >= 4
+    assert (
+        torch.load(record.parent / "checkpoints/last.ckpt", weights_only=True)["global_step"] >= 4
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")

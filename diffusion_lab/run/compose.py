@@ -33,6 +33,8 @@ def compose_config(
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     model = cfg.hydra.runtime.choices.model
     folder = Path(output_dir or f"logs/runs/{stamp}_{model}_{secrets.token_hex(3)}")
+    cfg.command.overrides = list(overrides)
+    cfg.command.choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         del cfg["hydra"]
     cfg.paths.output_dir = str(folder.absolute())

@@ -1,0 +1,93 @@
+"""The trainer and what hangs on it, from the configuration."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from diffusion_lab.callbacks import Figures, LossHistory, SampleGrid, ValidateAtTheEnd
+from diffusion_lab.errors import UserError
+from diffusion_lab.run.build import build
+
+
+def quieten_lightning() -> None:
+    """Leave its warnings, drop what it says of itself."""
+    for name in (  # they set their own level when they are imported
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.distributed",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    """The Trainer; UserError in one line for what it refuses."""
+    try:
+        return build(
+            cfg.trainer,
+            callbacks=callbacks,
+            logger=loggers,
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        )
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if "ccelerator" in reason.replace("auto accelerator", "") or "backend" in reason:
+            reason += " Use trainer.accelerator=cpu, or auto for what this machine has."
+        raise UserError(f"trainer: {reason}") from error
+
+
+def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
+    """The callbacks in their order, without those that would have nothing to do."""
+    # a node without a class holds an experiment's settings for a callback that is not there
+    nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
+    callbacks = [build(node) for node in nodes]
+    if not any_logger:
+        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
+    if cfg.trainer.fast_dev_run:
+        callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures)]
+    return [*callbacks, ValidateAtTheEnd()]
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """The loggers; UserError for one whose package is not installed."""
+    if cfg.trainer.fast_dev_run:  # Lightning would not use them
+        return []
+    loggers = []
+    for name, node in (cfg.logger or {}).items():
+        if node is None:
+            continue
+        try:
+            loggers.append(build(node))
+        except Exception as error:
+            if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
+                raise UserError(
+                    f"logger={name} needs a package that is not installed: "
+                    f"pip install 'diffusion-lab[{name}]'"
+                ) from error
+            raise
+    return loggers
+
+
+def check_there_is_work(
+    cfg: DictConfig, callbacks: list[L.Callback], provenance: Mapping[str, Any]
+) -> None:
+    """Raise UserError for a run without steps, or one that watches a metric nobody measures."""
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if cfg.trainer[name] == 0:
+            raise UserError(f"trainer.{name}=0 leaves nothing to train: give a number above 0")
+    metrics = ["train/loss"]
+    if any(isinstance(c, LossHistory) for c in callbacks):
+        metrics.append("train/loss_epoch")
+    if provenance["num_val"]:
+        metrics.append("val/loss")
+    watched = any(getattr(c, "monitor", None) is not None for c in callbacks)
+    if watched and cfg.monitor not in metrics:
+        why = ", and data.val_size=0 leaves nothing to validate on" if len(metrics) < 3 else ""
+        raise UserError(f"monitor={cfg.monitor} is not measured{why}: choose from {metrics}")

@@ -1,0 +1,63 @@
+"""What a run says of itself, before and after."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.table import Table
+
+from diffusion_lab.modules import DiffusionModule
+
+_COMPARED = (
+    "data",
+    "network",
+    "noise_schedule",
+    "prediction",
+    "weighting",
+    "time_sampling",
+    "sampler",
+    "optimizer",
+    "lr_scheduler",
+    "trainer",
+)
+
+
+def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.Trainer) -> str:
+    """What is about to be trained, on what, where."""
+    parameters = sum(p.numel() for p in module.network.parameters())
+    return (
+        f"{type(module.network).__name__} with {parameters:,} parameters on "
+        f"{trainer.strategy.root_device}; {provenance['dataset']} ({provenance['source']}), "
+        f"{provenance['num_train']:,} images to train on; run folder {trainer.default_root_dir}"
+    )
+
+
+def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) -> str:
+    """A short table of what a run gave, and where its pictures are."""
+    table = Table("what", "value", title="finished", title_justify="left")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.6g}")
+    table.add_row("steps", f"{trainer.global_step:,}")
+    table.add_row("seconds", f"{seconds:.1f}")
+    for name in ("figures", "checkpoints"):
+        folder = Path(trainer.default_root_dir, name)
+        if folder.is_dir():
+            table.add_row(name, str(folder))
+    text = io.StringIO()
+    Console(file=text, width=200).print(table)
+    return text.getvalue().rstrip()
+
+
+def compared(config: dict[str, Any]) -> dict[str, Any]:
+    """What tells runs apart, flat, for the HPARAMS tab: the words and settings, no paths."""
+    choices = config["command"]["choices"]
+    flat: dict[str, Any] = {"seed": config["seed"]}
+    flat |= {group: choices[group] for group in ("model", *_COMPARED)}
+    for group in _COMPARED:
+        for key, value in config[group].items():
+            if not key.startswith("_") and not key.endswith("_dir"):
+                flat[f"{group}/{key}"] = value
+    return flat
