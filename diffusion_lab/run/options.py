@@ -2,9 +2,9 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
+from omegaconf import OmegaConf
 
 from diffusion_lab.cli import CONFIG_DIR
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler
@@ -20,8 +20,12 @@ def words(group: str) -> list[str]:
 
 def option(group: str, word: str, **settings: Any) -> Any:
     """What a word of a group builds, with some of its settings changed."""
-    config = yaml.safe_load(Path(CONFIG_DIR, group, f"{word}.yaml").read_text())
-    return build(config | settings, _convert_="all")
+    return build(_config(group, word) | settings, _convert_="all")
+
+
+def _config(group: str, word: str) -> dict[str, Any]:
+    path = Path(CONFIG_DIR, group, f"{word}.yaml")
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
 
 
 @cache
@@ -38,8 +42,7 @@ def predictions() -> dict[str, Prediction]:
 
 def spacings(sampler: str) -> tuple[str | None, ...]:
     """The timestep spacings a sampler takes; (None,) if it has its own."""
-    config = yaml.safe_load(Path(CONFIG_DIR, "sampler", f"{sampler}.yaml").read_text())
-    return SPACINGS if "timestep_spacing" in config else (None,)
+    return SPACINGS if "timestep_spacing" in _config("sampler", sampler) else (None,)
 
 
 def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Sampler:
