@@ -124,11 +124,19 @@ def ddpm_noising_figure(pixels: Tensor) -> Figure:
     )
 
 
-def trajectory_figure(steps: Sequence[Step], value_range: ValueRange) -> Figure:
+def visible(step: Step, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
+    """x_t of a step in [0, 1]; on a VE path, where it is far larger, scaled to unit variance."""
+    size = torch.hypot(schedule.alpha(step.t), schedule.sigma(step.t)).clamp(min=1)
+    return value_range.to_unit(step.x_t / size)
+
+
+def trajectory_figure(
+    steps: Sequence[Step], schedule: NoiseSchedule, value_range: ValueRange
+) -> Figure:
     """Left what the network gets at each step, right what it predicts."""
     unit = value_range.to_unit
     return figures.trajectory(
-        [unit(step.x_t) for step in steps],
+        [visible(step, schedule, value_range) for step in steps],
         [unit(step.denoised) for step in steps],
         [f"t = {step.t.item():.4g}" for step in steps],
     )
@@ -201,7 +209,7 @@ class Figures(L.Callback):
             return [Step(*(tensor.cpu() for tensor in step)) for step in steps]
 
         path = walk(BlendSampler(self.trajectory_steps), 8)
-        yield "trajectory", trajectory_figure(path, data.value_range)
+        yield "trajectory", trajectory_figure(path, schedule, data.value_range)
         samples = unit(walk(self.sampler, self.num_samples)[-1].x_next)
         yield "samples", samples
         ylim = (0.0, 0.1) if self.tutorial else None

@@ -19,9 +19,7 @@ def gallery(run_dirs: Sequence[Path], out: Path, num_samples: int = 12, seed: in
     for run_dir in run_dirs:
         run = load_run(run_dir)
         sampler: Sampler = build(run.config["sampler"])
-        images, _ = draw(
-            run, sampler, num_samples=num_samples, batch_size=num_samples, seed=seed, keep=set()
-        )
+        images, _ = draw(run, sampler, num_samples=num_samples, batch_size=num_samples, seed=seed)
         schedule = type(run.module.noise_schedule).__name__.removesuffix("Schedule")
         name = f"{run.module.prediction.name} on {schedule}\n{sampler.name}, {sampler.num_steps}"
         rows[name] = images.float() / 255

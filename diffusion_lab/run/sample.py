@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion_lab import figures
 from diffusion_lab.atomic import replacing
-from diffusion_lab.callbacks.pictures import trajectory_figure
+from diffusion_lab.callbacks.pictures import trajectory_figure, visible
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
@@ -47,14 +47,15 @@ def sampler_config(run_config: dict[str, Any], given: dict[str, Any]) -> dict[st
 
 
 def draw(
-    run: Run, sampler: Sampler, *, num_samples: int, batch_size: int, seed: int, keep: set[int]
-) -> tuple[Tensor, dict[int, Step]]:
-    """Draw images as uint8 (N, C, H, W), and the steps numbered in `keep` of the first batch.
+    run: Run, sampler: Sampler, *, num_samples: int, batch_size: int, seed: int
+) -> tuple[Tensor, list[Step]]:
+    """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
 
     Image k depends on the seed and k alone.
     """
+    every = -(-sampler.num_steps // MAX_FRAMES)
     images: list[Tensor] = []
-    kept: dict[int, Step] = {}
+    walk: list[Step] = []
     for first in range(0, num_samples, batch_size):
         steps = sample_steps(
             run.module.denoise,
@@ -67,15 +68,11 @@ def draw(
             device=run.module.device,
         )
         for i, step in enumerate(steps):
-            if first == 0 and i in keep:
-                kept[i] = Step(step.t, *(tensor[:SHOWN].cpu() for tensor in step[1:]))
+            if first == 0 and i % every == 0:
+                walk.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
         images.append(run.value_range.decode(step.x_next).cpu())
         log.info("%d of %d images", first + len(images[-1]), num_samples)
-    return torch.cat(images), kept
-
-
-def _evenly(count: int, total: int) -> set[int]:
-    return {round(i) for i in np.linspace(0, total - 1, min(count, total))}
+    return torch.cat(images), walk
 
 
 def sample(cfg: DictConfig) -> Samples:
@@ -112,25 +109,23 @@ def sample(cfg: DictConfig) -> Samples:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out={out} cannot be made: {error.strerror}") from error
-    in_trajectory = _evenly(cfg.trajectory_steps, sampler.num_steps)
-    in_animation = _evenly(MAX_FRAMES, sampler.num_steps)
     began = time.perf_counter()
-    images, kept = draw(
+    images, walk = draw(
         run,
         sampler,
         num_samples=cfg.num_samples,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
-        keep=in_trajectory | in_animation,
     )
     seconds = time.perf_counter() - began
-    unit = run.value_range.to_unit
-    path = [kept[i] for i in sorted(in_trajectory)]
-    frames = [unit(kept[i].x_t) for i in sorted(in_animation)]
+    schedule, value_range = run.module.noise_schedule, run.value_range
+    chosen = np.linspace(0, len(walk) - 1, min(cfg.trajectory_steps, len(walk))).round()
+    path = [walk[int(i)] for i in chosen]
+    frames = [visible(step, schedule, value_range) for step in walk]
     final = images[:SHOWN].float() / 255
     figures.save_grid(final, out / "samples.png")
     figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif")
-    figures.save_figure(trajectory_figure(path, run.value_range), out / "trajectory.png")
+    figures.save_figure(trajectory_figure(path, schedule, value_range), out / "trajectory.png")
     with replacing(out / "samples.npz") as part, part.open("wb") as file:
         np.savez_compressed(file, images=images.numpy())
     write_json(
