@@ -81,13 +81,13 @@ def test_damaged_data_is_named_and_kept(typed, tmp_path):
     raw.mkdir(parents=True)
     file = raw / "train-images-idx3-ubyte"
     file.write_bytes(b"\x00\x00\x08\x03 too short")
-    assert_refused(typed("train", "data.source=full"), "train-images-idx3-ubyte", "truncated")
+    assert_refused(typed("train", "data.source=full", "paths.data_dir=data"), "train-images-idx3-ubyte", "truncated")
     assert file.read_bytes() == b"\x00\x00\x08\x03 too short"
 
 
 def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
     (tmp_path / "data").write_text("a file in its place")
-    assert_refused(typed("train", "data.source=full"), "data")
+    assert_refused(typed("train", "data.source=full", "paths.data_dir=data"), "data")
 
 
 @pytest.mark.parametrize(
