@@ -81,7 +81,11 @@ def test_damaged_data_is_named_and_kept(typed, tmp_path):
     raw.mkdir(parents=True)
     file = raw / "train-images-idx3-ubyte"
     file.write_bytes(b"\x00\x00\x08\x03 too short")
-    assert_refused(typed("train", "data.source=full", "paths.data_dir=data"), "train-images-idx3-ubyte", "truncated")
+    assert_refused(
+        typed("train", "data.source=full", "paths.data_dir=data"),
+        "train-images-idx3-ubyte",
+        "truncated",
+    )
     assert file.read_bytes() == b"\x00\x00\x08\x03 too short"
 
 
