@@ -7,6 +7,7 @@ import torch
 
 from diffusion_lab.diffusion import LinearSchedule, VESchedule, VPSchedule, sample_steps
 from diffusion_lab.diffusion.oracle import GaussianOracle, ImagesOracle
+from diffusion_lab.diffusion.samplers.base import image_generators
 from diffusion_lab.run.options import make_sampler, noise_schedules, refusal, spacings, words
 from diffusion_lab.run.order import FIRST_ORDER, SECOND_ORDER, errors
 
@@ -51,9 +52,11 @@ def test_every_cell_lands_on_the_gaussian_or_is_refused(path, word, spacing):
 
 
 @pytest.mark.parametrize("word", SAMPLERS)
-@pytest.mark.parametrize("path", ["blend_gaussian", "cosine", "edm"])
+@pytest.mark.parametrize("path", [p for p in noise_schedules() if p != "blend_uniform"])
 def test_every_sampler_draws_one_of_the_images(path, word):
     schedule = noise_schedules()[path]
+    if refusal(make_sampler(word), schedule) is not None:
+        return
     images = torch.sign(torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
     x = walk(
         ImagesOracle(schedule, images),
@@ -106,34 +109,32 @@ def test_flow_euler_is_diffusers_own_loop():
 
 @pytest.mark.parametrize("word", ["ddpm", "ddim", "dpm_solver", "unipc", "deis", "euler"])
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
-def test_vp_samplers_are_diffusers_own_loops(word, spacing):
+def test_vp_samplers_are_diffusers_own_loops_step_by_step(word, spacing):
     """An epsilon network in diffusers' loop, the same one behind our denoiser."""
     torch.manual_seed(0)
     net = torch.nn.Conv2d(1, 1, 3, padding=1)
-    schedule = VPSchedule("squaredcos_cap_v2")
+    schedule = VPSchedule()
 
     def denoise(x, t):
         a, s = schedule.alpha(t).view(-1, 1, 1, 1), schedule.sigma(t).view(-1, 1, 1, 1)
         return (x - s * net(x)) / a
 
     sampler = make_sampler(word, spacing, num_steps=20)
-    steps = list(sample_steps(denoise, schedule, sampler, (1, 8, 8), num_images=1, seed=4))
+    steps = sample_steps(denoise, schedule, sampler, (1, 8, 8), num_images=1, seed=4)
     own = sampler.scheduler_class.from_config(
         schedule.scheduler_config
         | sampler.config
         | {"prediction_type": "epsilon", "use_karras_sigmas": False}
     )
     own.set_timesteps(20)
-    from diffusion_lab.diffusion.samplers.base import image_generators
-
     [generator] = image_generators(4, 0, 1)
     x = torch.randn(1, 8, 8, generator=generator)[None] * own.init_noise_sigma
     options = {"generator": generator} if word == "ddpm" else {}
-    for t in own.timesteps:
+    for t, step in zip(own.timesteps, steps, strict=True):
         with torch.no_grad():
             x = own.step(net(own.scale_model_input(x, t)), t, x, **options).prev_sample
-    # the cosine path ends at alpha 5e-5: float32 keeps 3 digits of x0_hat there, none clipped
-    torch.testing.assert_close(steps[-1].x_next, x, atol=2e-3, rtol=2e-3)
+        # x0_hat = (x - sigma eps) / alpha loses 2 digits to alpha = 0.006 at the noisy end
+        torch.testing.assert_close(step.x_next, x, atol=2e-4, rtol=2e-4)
 
 
 def test_the_tutorials_blend_is_euler_is_ddim_in_numbers():
