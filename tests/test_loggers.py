@@ -84,7 +84,7 @@ def test_a_real_tensorboard_fills_the_hparams_tab(tensorboard):
     query = {"experimentName": "", "startIndex": 0, "sliceSize": 9, "colParams": []}
     query["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"]
     [group] = tensorboard("plugin/hparams/session_groups", query)["sessionGroups"]
-    assert group["hparams"]["network"] == "BasicUNet"
+    assert group["hparams"]["network"] == "basic_unet"
     assert group["hparams"]["optimizer/lr"] == 0.001
     metrics = {m["name"]["tag"]: m["value"] for m in group["metricValues"]}
     assert 0 < metrics["final/val/loss"] < 1
