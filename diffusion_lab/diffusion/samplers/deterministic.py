@@ -29,6 +29,8 @@ class BlendSampler(Sampler):
     prediction itself.
     """
 
+    second_order = False  # corrects each step with the slope at its end
+
     def check(self, noise_schedule: NoiseSchedule) -> None:
         super().check(noise_schedule)
         noise_schedule.timesteps(self.num_steps)
@@ -47,6 +49,14 @@ class BlendSampler(Sampler):
             denoised = denoise(x, t.expand(len(x)))
             noise_hat = (x - alphas[i] * denoised) / sigmas[i]
             x_next = alphas[i + 1] * denoised + sigmas[i + 1] * noise_hat
+            if self.second_order and i + 1 < len(times):
+                denoised_next = denoise(x_next, times[i + 1].expand(len(x)))
+                noise_next = (x_next - alphas[i + 1] * denoised_next) / sigmas[i + 1]
+                x_next = (
+                    x
+                    + (alphas[i + 1] - alphas[i]) * (denoised + denoised_next) / 2
+                    + (sigmas[i + 1] - sigmas[i]) * (noise_hat + noise_next) / 2
+                )
             yield Step(t, x, denoised, x_next)
             x = x_next
 
@@ -58,27 +68,4 @@ class HeunSampler(BlendSampler):
     denoiser a step, one in the last, which ends on the prediction: 2 num_steps - 1 in all.
     """
 
-    def steps(
-        self,
-        denoise: Denoise,
-        noise_schedule: NoiseSchedule,
-        noise: Tensor,
-        generators: Sequence[torch.Generator],
-    ) -> Iterator[Step]:
-        times = noise_schedule.timesteps(self.num_steps).to(noise.device)
-        alphas, sigmas = _levels(noise_schedule, times)
-        x = noise * noise_schedule.init_noise_sigma
-        for i, t in enumerate(times):
-            denoised = denoise(x, t.expand(len(x)))
-            noise_hat = (x - alphas[i] * denoised) / sigmas[i]
-            x_next = alphas[i + 1] * denoised + sigmas[i + 1] * noise_hat
-            if i + 1 < len(times):
-                denoised_next = denoise(x_next, times[i + 1].expand(len(x)))
-                noise_next = (x_next - alphas[i + 1] * denoised_next) / sigmas[i + 1]
-                x_next = (
-                    x
-                    + (alphas[i + 1] - alphas[i]) * (denoised + denoised_next) / 2
-                    + (sigmas[i + 1] - sigmas[i]) * (noise_hat + noise_next) / 2
-                )
-            yield Step(t, x, denoised, x_next)
-            x = x_next
+    second_order = True
