@@ -43,7 +43,7 @@ class DiffusionModule(L.LightningModule):
     ) -> None:
         super().__init__()
         prediction.check(noise_schedule)
-        # several times faster convolutions on a CPU, and what tensor cores want
+        # 1.3 to 1.7 times faster on the CPU it was tried on, and what tensor cores want
         self.network = network.to(memory_format=torch.channels_last)
         self.noise_schedule = noise_schedule
         self.prediction = prediction
