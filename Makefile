@@ -41,7 +41,7 @@ objectives: .venv/demo ## a minute of training for each of six objectives, and t
 	@touch $@
 
 .venv/test: .venv/demo
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow,onnx]'
 	@touch $@
 
 .PHONY: help demo test lint tensorboard combinations objectives

@@ -1,9 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from diffusion_lab.errors import UserError
 
 
 @contextmanager
@@ -14,10 +17,35 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a name of its own: two processes may write the same file at the same time
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = _beside(path)
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; on success it becomes `path`.
+
+    Raises UserError, before it gives one, if `path` holds something or cannot be made.
+    """
+    path = Path(path).absolute()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"out={path} already holds something: give a new folder, out=<folder>")
+    part = _beside(path)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"out={path} cannot be made: {error.strerror}") from error
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    # a name of its own: two processes may write the same file at the same time
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

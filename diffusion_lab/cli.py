@@ -127,6 +127,15 @@ def _sample(cfg: DictConfig) -> None:
     print(_job(sample, cfg).out)
 
 
+def _export(cfg: DictConfig) -> None:
+    from diffusion_lab.run.export import export
+
+    exported = _job(export, cfg)
+    if exported.url is not None:
+        print(exported.url)
+    print(exported.out)
+
+
 def _explain(cfg: DictConfig) -> None:
     from diffusion_lab.run.explain import explain
 
@@ -143,6 +152,15 @@ def train() -> None:
 def sample() -> None:
     """`diffusion-lab-sample`, scripts/sample.py."""
     _main(_sample, "sample")
+
+
+def export() -> None:
+    """`diffusion-lab-export`, scripts/export.py."""
+    if "--push" in sys.argv:  # with its value as the next word
+        where = sys.argv.index("--push")
+        sys.argv[where : where + 2] = [f"--push={''.join(sys.argv[where + 1 : where + 2])}"]
+    sys.argv[1:] = [re.sub("^--push=", "push=", word) for word in sys.argv[1:]]
+    _main(_export, "export")
 
 
 def explain() -> None:

@@ -87,8 +87,26 @@ class SampleConfig:
     sampler: Any = MISSING
 
 
+@dataclass
+class ExportConfig:
+    """A trained run made into a folder for diffusers."""
+
+    run: str = MISSING
+    out: str = MISSING
+    checkpoint: str = "last"
+    weights: str | None = None
+    trust: list[str] = field(default_factory=list)
+    onnx: bool = False
+    license: str = "apache-2.0"
+    push: str | None = None
+    private: bool = False
+    endpoint: str | None = None
+    sampler: Any = MISSING
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files begin with."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="sample_schema", node=SampleConfig)
+    store.store(name="export_schema", node=ExportConfig)

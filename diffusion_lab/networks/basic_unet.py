@@ -3,18 +3,21 @@
 from itertools import pairwise
 
 import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from diffusion_lab.errors import UserError
 
 
-class BasicUNet(nn.Module):
+class BasicUNet(ModelMixin, ConfigMixin):
     """Three 5x5 convolutions down, three up, skips added: 309,057 parameters at the defaults.
 
     A skip is taken after the activation and before pooling. SiLU follows every convolution, the
     last included, so the output is never below -0.28.
     """
 
+    @register_to_config
     def __init__(
         self, in_channels: int = 1, image_size: int = 28, channels: tuple[int, ...] = (32, 64, 64)
     ) -> None:

@@ -4,7 +4,9 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from diffusion_lab.errors import UserError
@@ -39,12 +41,13 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + h
 
 
-class FastUNet(nn.Module):
+class FastUNet(ModelMixin, ConfigMixin):
     """Pixel-unshuffle, residual blocks at 1/2 and 1/4 of the image size, pixel-shuffle.
 
     `width` channels at half size, twice that at a quarter, `depth` blocks a stage.
     """
 
+    @register_to_config
     def __init__(
         self, in_channels: int = 1, image_size: int = 28, width: int = 32, depth: int = 2
     ) -> None:

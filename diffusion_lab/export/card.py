@@ -1,0 +1,170 @@
+"""The model card of an exported run: what it is, how it is loaded, where it comes from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from diffusion_lab.diffusion import DiffusersSampler, Sampler
+from diffusion_lab.export.folder import Export
+
+TASK = "unconditional-image-generation"  # the Hub has no word for class-conditional
+DATA_TERMS = {
+    "mnist": "MNIST (Yann LeCun, Corinna Cortes, Christopher Burges), commonly said to be under "
+    "CC BY-SA 3.0: see the data set's own terms",
+    "fashion_mnist": "Fashion-MNIST (Zalando), MIT licence",
+    "kmnist": "KMNIST (ROIS-DS Center for Open Data in the Humanities), CC BY-SA 4.0",
+    "fake": "made up by diffusion_lab, nobody's",
+}
+GROUPS = (
+    "model",
+    "network",
+    "noise_schedule",
+    "prediction",
+    "weighting",
+    "time_sampling",
+    "pairing",
+    "optimizer",
+)
+SAMPLER_WORDS = {
+    "BlendSampler": "blend",
+    "HeunSampler": "heun",
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+}
+
+
+def sampler_words(sampler: Sampler) -> str:
+    """What to type after scripts/sample.py to draw by an exported sampler."""
+    words = [f"sampler={SAMPLER_WORDS[sampler.name]}", f"sampler.num_steps={sampler.num_steps}"]
+    if isinstance(sampler, DiffusersSampler):
+        settings = sampler.config | {"eta": sampler.eta}
+        words += [
+            f"sampler.{key}={str(value).lower()}"
+            for key, value in settings.items()
+            if key != "prediction_type" and value is not None
+        ]
+    return " ".join(words)
+
+
+def loading_lines(export: Export, where: str, num_classes: int | None) -> str:
+    """The three lines of Python that load the folder or repository and draw."""
+    name = type(export.pipeline).__name__ if export.stock else "DiffusionPipeline"
+    trust = "" if export.stock else ", trust_remote_code=True"
+    call = [f"num_inference_steps={export.sampler.num_steps}"]
+    if eta := getattr(export.sampler, "eta", None):
+        call += [f"eta={eta}"] if export.stock else []
+    if num_classes is None:
+        call.insert(0, "batch_size=8")
+    else:
+        call[:0] = [f"batch_size={num_classes}", f"class_labels=range({num_classes})"]
+    return (
+        f"from diffusers import {name}\n"
+        f'pipe = {name}.from_pretrained("{where}"{trust})\n'
+        f"images = pipe({', '.join(call)}).images\n"
+    )
+
+
+def model_card(
+    export: Export,
+    config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    *,
+    where: str,
+    license: str,
+    checkpoint: str,
+    weights: str,
+    onnx_difference: float | None,
+) -> str:
+    """The card's text, YAML in front.
+
+    `config` is the run's configuration, `record` its metrics.json, `where` the folder or
+    repository that the loading lines name.
+    """
+    choices, data = config["command"]["choices"], config["data"]
+    dataset, num_classes = data["name"], config["model"].get("num_classes")
+    title = f"{choices['model']} on {dataset}"
+    metrics = {k: v for k, v in (record.get("metrics") or {}).items() if v is not None}
+    front = ModelCardData(
+        license=license,
+        library_name="diffusers",
+        pipeline_tag=TASK,
+        tags=["diffusion", "diffusion-lab", choices["model"]],
+        datasets=None if dataset == "fake" else [dataset],
+        model_name=title,
+        eval_results=[
+            EvalResult(TASK, dataset, dataset, name, value, metric_name=name)
+            for name, value in metrics.items()
+        ]
+        or None,
+    )
+    shape = f"{data['channels']} x {data['image_size']} x {data['image_size']}"
+    parts = [
+        f"---\n{front.to_yaml()}\n---\n\n# {title}\n",
+        f"Draws images of {shape} pixels{_of_classes(num_classes)}.\n",
+        f"```python\n{loading_lines(export, where, num_classes)}```\n",
+        _how_it_loads(export, num_classes),
+        f"## Metrics\n\n{_table(metrics)}" if metrics else "## Metrics\n\nNone were recorded.\n",
+        f"## Training\n\n{_table(_training(config, record, checkpoint, weights))}",
+        f"## Data\n\n{_table(record.get('data') or {'dataset': dataset})}",
+        f"## Licence\n\nWeights and code: {license}. Data: "
+        f"{DATA_TERMS.get(dataset, 'see the terms of ' + dataset)}.\n",
+    ]
+    if onnx_difference is not None:
+        labels = "" if num_classes is None else f", labels (B,) int64, {num_classes} for any"
+        parts.insert(
+            4,
+            "## ONNX\n\n`denoiser.onnx` is (x_t (B, C, H, W), t (B,)"
+            f"{labels}) -> the clean images seen in x_t. onnxruntime's results differ from torch's "
+            f"by at most {onnx_difference:.1e}.\n",
+        )
+    return "\n".join(parts)
+
+
+def _of_classes(num_classes: int | None) -> str:
+    if num_classes is None:
+        return ""
+    return f" of {num_classes} classes; `guidance_scale=` above 1 makes them more typical"
+
+
+def _how_it_loads(export: Export, num_classes: int | None) -> str:
+    own = (
+        ""
+        if export.stock
+        else "`trust_remote_code=True` lets diffusers run this repository's `pipeline.py`"
+        + (" and `unet/network.py`. " if export.network_source else ". ")
+    )
+    stand_in = "" if export.exact else "The run's own sampler has no pipeline; this one stands in. "
+    return (
+        f"{own}{stand_in}A list of generators, one an image, fixes each image's noise. The same "
+        f"steps in diffusion_lab: `python scripts/sample.py run=... {sampler_words(export.sampler)}"
+        "`.\n"
+    )
+
+
+def _training(
+    config: Mapping[str, Any], record: Mapping[str, Any], checkpoint: str, weights: str
+) -> dict[str, Any]:
+    choices = config["command"]["choices"]
+    versions = record.get("versions") or {}
+    facts = {group: choices.get(group) for group in GROUPS} | {
+        "value range": config["data"]["value_range"],
+        "weights": f"{weights} of checkpoint {checkpoint}",
+        "parameters": record.get("parameters"),
+        "steps": record.get("steps"),
+        "seed": config["seed"],
+        "commit": record.get("git_commit"),
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "command line": " ".join(config["command"]["overrides"]),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    """A Markdown table of two columns."""
+
+    def cell(value: Any) -> str:
+        return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|")
+
+    lines = [f"| {cell(name)} | {cell(value)} |" for name, value in rows.items() if value != ""]
+    return "\n".join(["| | |", "|---|---|", *lines]) + "\n"

@@ -1,0 +1,199 @@
+"""A module as a folder for diffusers: a stock pipeline where one draws the same images."""
+
+import inspect
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDIMPipeline, DDPMPipeline, DiffusionPipeline
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from diffusion_lab.atomic import new_folder
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import (
+    EDM,
+    BlendSampler,
+    DiffusersSampler,
+    HeunSampler,
+    LinearSchedule,
+    NoiseSchedule,
+    Prediction,
+    Sampler,
+    Score,
+    VESchedule,
+    VPSchedule,
+)
+from diffusion_lab.errors import UserError
+from diffusion_lab.export import pipeline
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.networks.unet2d import UNet2D
+
+STOCK = {"DDIMScheduler": DDIMPipeline, "DDPMScheduler": DDPMPipeline}
+STOCK_PREDICTIONS = ("epsilon", "sample", "v_prediction")
+PREDICTIONS = (*STOCK_PREDICTIONS, "flow", "score", "edm")
+ERRORS_IMPORT = "from diffusion_lab.errors import UserError"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a folder will hold, decided before anything is written."""
+
+    pipeline: DiffusionPipeline
+    """With the module's own network: it shares the weights and must not be moved or changed."""
+    sampler: Sampler
+    """The project's sampler that draws what the pipeline draws."""
+    exact: bool
+    """Whether that is the sampler asked for, step for step, and not a deterministic stand-in."""
+    network_source: str | None
+    """The file that defines the network, None for one of diffusers' own."""
+
+    @property
+    def stock(self) -> bool:
+        """Whether diffusers alone loads it."""
+        return type(self.pipeline) in STOCK.values()
+
+    def write(self, folder: Path) -> None:
+        """Fill a folder: model_index.json, the weights as safetensors, and the code if need be."""
+        drawn = self.pipeline
+        drawn.save_pretrained(folder)
+        if self.stock:
+            return
+        # diffusers takes a class from a file that lies beside, under the names given here
+        shutil.copy(pipeline.__file__, folder / "pipeline.py")
+        index_file = folder / "model_index.json"
+        index: dict[str, Any] = json.loads(index_file.read_text())
+        index["_class_name"] = ["pipeline", type(drawn).__name__]
+        if self.network_source is not None:
+            (folder / "unet" / "network.py").write_text(self.network_source)
+            index["unet"] = ["network", type(drawn.unet).__name__]
+        index_file.write_text(json.dumps(index, indent=2) + "\n")
+
+
+def export_pipeline(
+    module: DiffusionModule,
+    folder: str | Path,
+    sampler: Sampler,
+    value_range: ValueRange,
+    image_shape: tuple[int, int, int],
+) -> Export:
+    """Write a module's current weights as a new pipeline folder, whole or not at all.
+
+    Only reads the module, so it may be called in the middle of training. Raises UserError if the
+    folder holds something or the module cannot be exported.
+    """
+    export = plan_export(module, sampler, value_range, image_shape)
+    with new_folder(folder) as part:
+        export.write(part)
+    return export
+
+
+def plan_export(
+    module: DiffusionModule,
+    sampler: Sampler,
+    value_range: ValueRange,
+    image_shape: tuple[int, int, int],
+) -> Export:
+    """Decide how a module is exported; a stock pipeline wherever one draws the same.
+
+    A sampler that no pipeline walks is replaced by the deterministic step, as often. Raises
+    UserError where another part of the module has no counterpart in the exported pipelines.
+    """
+    network, schedule, prediction = module.network, module.noise_schedule, module.prediction
+    network = getattr(network, "_orig_mod", network)  # torch.compile(network) wraps it
+    unet = _diffusers_model(network)
+    use_time = getattr(network, "use_time", True)
+    settings = {
+        "image_shape": list(image_shape),
+        "value_range": [value_range.low, value_range.high],
+        **_path(schedule),
+        **_prediction(prediction),
+        "noise": schedule.noise,
+        "use_time": use_time,
+        "num_classes": module.num_classes,
+    }
+    walked, exact = _exportable(sampler, schedule)
+    scheduler = None
+    if isinstance(walked, DiffusersSampler):
+        scheduler = walked.scheduler_class.from_config(schedule.scheduler_config | walked.config)
+        if (
+            isinstance(network, UNet2D)
+            and use_time
+            and module.num_classes is None
+            and value_range.name == "minus_one_one"
+            and prediction.name in STOCK_PREDICTIONS
+        ):
+            scheduler.register_to_config(prediction_type=prediction.name)
+            return Export(STOCK[walked.name](unet, scheduler), walked, exact, None)
+        settings["step"] = {} if walked.eta is None else {"eta": walked.eta}
+    else:
+        settings["heun"] = isinstance(walked, HeunSampler)
+    drawn = pipeline.DiffusionLabPipeline(unet, scheduler, settings)
+    return Export(drawn, walked, exact, _source(unet))
+
+
+def _exportable(sampler: Sampler, schedule: NoiseSchedule) -> tuple[Sampler, bool]:
+    """The sampler that a pipeline walks in this one's place, and whether it is the same."""
+    if not isinstance(schedule, VPSchedule):
+        same = isinstance(sampler, BlendSampler)
+        return (sampler if same else BlendSampler(sampler.num_steps)), same
+    if isinstance(sampler, DiffusersSampler) and sampler.name in STOCK:
+        return sampler, True
+    num_steps = min(sampler.num_steps, schedule.num_train_timesteps)
+    ddim = DiffusersSampler("DDIMScheduler", num_steps, eta=0.0, clip_sample=False)
+    # DDIM takes all steps to be equally long
+    same = type(sampler) is BlendSampler and schedule.num_train_timesteps % num_steps == 0
+    return ddim, same
+
+
+def _diffusers_model(network: nn.Module) -> nn.Module:
+    """The part of a network that diffusers can save and load."""
+    model = network.unet if isinstance(network, UNet2D) else network
+    if not isinstance(model, ModelMixin) or not isinstance(model, ConfigMixin):
+        raise UserError(
+            f"{type(model).__name__} cannot be exported: it must be a ModelMixin and ConfigMixin "
+            "of diffusers with register_to_config on its __init__, as networks/fast_unet.py"
+        )
+    return model
+
+
+def _source(model: nn.Module) -> str | None:
+    """The file of a network's class, made to stand alone."""
+    if type(model).__module__.startswith("diffusers."):
+        return None
+    file = inspect.getfile(type(model))
+    source = Path(file).read_text().replace(ERRORS_IMPORT, "UserError = ValueError")
+    if re.search(r"^\s*(from|import) diffusion_lab", source, re.MULTILINE):
+        raise UserError(
+            f"{type(model).__name__} cannot be exported: {file} uses more of diffusion_lab than "
+            "UserError, and must work without it"
+        )
+    return source
+
+
+def _path(schedule: NoiseSchedule) -> dict[str, Any]:
+    if isinstance(schedule, VPSchedule):
+        return {"path": "vp"}
+    if isinstance(schedule, LinearSchedule):
+        return {"path": "linear"}
+    if isinstance(schedule, VESchedule):
+        rho = schedule.rho if schedule.spacing == "karras" else None
+        ends = {"sigma_min": schedule.sigma_min, "sigma_max": schedule.sigma_max}
+        return {"path": "ve", "ve": {**ends, "sigma_data": schedule.sigma_data, "rho": rho}}
+    raise UserError(f"{type(schedule).__name__} cannot be exported: pipeline.py lacks its formulas")
+
+
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    if prediction.name not in PREDICTIONS:
+        raise UserError(
+            f"prediction={prediction.name} cannot be exported: pipeline.py lacks its formula"
+        )
+    if isinstance(prediction, Score) and prediction.times_sigma:
+        return {"prediction": "sigma_score"}
+    if isinstance(prediction, EDM):
+        return {"prediction": prediction.name, "sigma_data": prediction.sigma_data}
+    return {"prediction": prediction.name}

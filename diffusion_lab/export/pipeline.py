@@ -1,0 +1,216 @@
+"""Draws images with a network trained by diffusion_lab, without diffusion_lab being installed.
+
+This file is copied into exported folders, where diffusers finds it:
+`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`. It imports no project.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+
+class DiffusionLabPipeline(DiffusionPipeline):
+    """Walks x_t = alpha x0 + sigma noise from noise to x0.
+
+    `unet` is a UNet2DModel or net(x_t, time, labels) -> like x_t. `scheduler` steps on the path of
+    its betas and is told the clean image (prediction_type "sample"); None on the other paths, which
+    take Euler's step x_next = alpha' x0_hat + sigma' noise_hat. `settings`, from model_index.json:
+
+    - image_shape [C, H, W] and value_range [black, white]
+    - path: "vp" (the scheduler's), "linear" (1 - t, t) or "ve" (1, t)
+    - prediction, what the network returns: sample, epsilon, v_prediction, flow, score, sigma_score
+      (sigma times the score) or edm (with sigma_data)
+    - noise: "gaussian", or "uniform" on [0, 1]
+    - use_time: false where the network always gets time 0
+    - num_classes: null, or the number of classes, which is also the index of the class "any"
+    - step, with a scheduler: keywords of its step, e.g. {"eta": 0.5}
+    - heun, without a scheduler: whether Euler's step is corrected by Heun's, two calls each
+    - ve: the path "ve", {sigma_min, sigma_max, sigma_data, rho}; rho null spaces log sigma evenly,
+      a number sigma^(1/rho)
+    """
+
+    model_cpu_offload_seq = "unet"
+    _optional_components = ["scheduler"]  # noqa: RUF012, diffusers reads it
+
+    def __init__(
+        self,
+        unet: ModelMixin,
+        scheduler: SchedulerMixin | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(settings=settings)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        class_labels: int | Sequence[int] | None = None,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 50,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple:
+        """Draw `batch_size` images.
+
+        Args:
+            batch_size: how many.
+            class_labels: a class, or several to be taken in turn; None draws from all classes.
+            guidance_scale: s in x0_hat = any + s (of the class - any); 1 is the class alone.
+            num_inference_steps: steps from noise to image.
+            generator: one for all images, or one an image.
+            output_type: "pil", "np" (N, H, W, C) in [0, 1] or "pt" (N, C, H, W) in [0, 1].
+            return_dict: False gives a tuple.
+
+        """
+        settings, device, dtype = self.config.settings, self._execution_device, self.unet.dtype
+        generators = generator if isinstance(generator, Sequence) else [generator] * batch_size
+        if len(generators) != batch_size:
+            raise ValueError(f"{len(generators)} generators for batch_size={batch_size} images")
+        labels = self._labels(class_labels, batch_size, device)
+
+        draw = torch.rand if settings["noise"] == "uniform" else torch.randn
+        shape = settings["image_shape"]
+        noise = [draw(shape, generator=g, device=g.device if g else None) for g in generators]
+        x = torch.stack(noise).to(device, dtype)
+        if settings["path"] == "ve":
+            x = x * settings["ve"]["sigma_max"]
+        step_options = {**settings.get("step", {}), "generator": generator}
+        times, alphas, sigmas = self._path(num_inference_steps, device)
+
+        def denoise(x: torch.Tensor, i: int) -> torch.Tensor:
+            return self._denoise(x, times[i], alphas[i], sigmas[i], labels, guidance_scale)
+
+        for i in self.progress_bar(range(len(times))):
+            denoised = denoise(x, i)
+            if self.scheduler is not None:
+                x = self.scheduler.step(denoised, times[i], x, **step_options).prev_sample
+                continue
+            noise_hat = (x - alphas[i] * denoised) / sigmas[i]
+            x_next = alphas[i + 1] * denoised + sigmas[i + 1] * noise_hat
+            if settings["heun"] and i + 1 < len(times):
+                denoised_next = denoise(x_next, i + 1)
+                noise_next = (x_next - alphas[i + 1] * denoised_next) / sigmas[i + 1]
+                x_next = (
+                    x
+                    + (alphas[i + 1] - alphas[i]) * (denoised + denoised_next) / 2
+                    + (sigmas[i + 1] - sigmas[i]) * (noise_hat + noise_next) / 2
+                )
+            x = x_next
+
+        low, high = settings["value_range"]
+        images = ((x - low) / (high - low)).clamp(0, 1)
+        if output_type != "pt":
+            images = images.cpu().permute(0, 2, 3, 1).float().numpy()
+            if output_type == "pil":
+                images = self.numpy_to_pil(images)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _labels(
+        self, labels: int | Sequence[int] | None, count: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """One label an image, (B,)."""
+        classes = self.config.settings["num_classes"]
+        if classes is None:
+            if labels is not None:
+                raise ValueError("class_labels: this network knows no classes")
+            return None
+        labels = classes if labels is None else labels
+        chosen = [labels] if isinstance(labels, int) else list(labels)
+        if not chosen or min(chosen) < 0 or max(chosen) > classes:
+            raise ValueError(f"class_labels={labels}: expected numbers from 0 to {classes - 1}")
+        return torch.tensor([chosen[k % len(chosen)] for k in range(count)], device=device)
+
+    def _path(
+        self, num_steps: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The times visited, noisiest first, and alpha and sigma there and at the clean end."""
+        if self.scheduler is not None:
+            self.scheduler.set_timesteps(num_steps, device=device)
+            times = self.scheduler.timesteps
+            alpha_bar = self.scheduler.alphas_cumprod.to(device)[times]
+            alphas, sigmas = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+        elif self.config.settings["path"] == "linear":
+            times = 1 - torch.arange(num_steps, device=device) / num_steps
+            alphas, sigmas = 1 - times, times
+        else:
+            ve = self.config.settings["ve"]
+            low, high, rho = ve["sigma_min"], ve["sigma_max"], ve["rho"]
+            position = torch.linspace(0, 1, num_steps).flip(0) if num_steps > 1 else torch.ones(1)
+            if rho:
+                low, high = low ** (1 / rho), high ** (1 / rho)
+                times = (low + position * (high - low)) ** rho
+            else:
+                low, high = math.log(low), math.log(high)
+                times = torch.exp(low + position * (high - low))
+            times = times.to(device)
+            alphas, sigmas = torch.ones_like(times), times
+        return (
+            times,
+            torch.cat([alphas, alphas.new_ones(1)]),
+            torch.cat([sigmas, sigmas.new_zeros(1)]),
+        )
+
+    def _denoise(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        alpha: torch.Tensor,
+        sigma: torch.Tensor,
+        labels: torch.Tensor | None,
+        guidance_scale: float,
+    ) -> torch.Tensor:
+        """The clean images seen in x (B, C, H, W), with both branches of guidance in one call."""
+        if labels is None or guidance_scale == 1:
+            return self._clean(self._network(x, t, labels), x, alpha, sigma)
+        any_class = torch.full_like(labels, self.config.settings["num_classes"])
+        both = torch.cat([x, x])
+        output = self._network(both, t, torch.cat([labels, any_class]))
+        of_class, of_any = self._clean(output, both, alpha, sigma).chunk(2)
+        return of_any + guidance_scale * (of_class - of_any)
+
+    def _network(
+        self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The network's output; it wants the time as a number from 0 to 1000."""
+        settings = self.config.settings
+        if settings["path"] == "ve":
+            ve = settings["ve"]
+            low, high = math.log(ve["sigma_min"]), math.log(ve["sigma_max"])
+            x = x * (t**2 + ve["sigma_data"] ** 2) ** -0.5
+            t = 1000 * (t.log() - low) / (high - low)
+        elif settings["path"] == "linear":
+            t = t * 1000
+        time = (t if settings["use_time"] else torch.zeros_like(t)).float().expand(len(x))
+        if isinstance(self.unet, UNet2DModel):
+            return self.unet(x, time, class_labels=labels, return_dict=False)[0]
+        return self.unet(x, time, labels)
+
+    def _clean(
+        self, output: torch.Tensor, x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+    ) -> torch.Tensor:
+        """The clean images that an output of the network stands for."""
+        kind = self.config.settings["prediction"]
+        if kind == "sample":
+            return output
+        if kind == "epsilon":
+            return (x - sigma * output) / alpha
+        if kind == "v_prediction":
+            return (alpha * x - sigma * output) / (alpha**2 + sigma**2)
+        if kind == "flow":
+            return (x - sigma * output) / (alpha + sigma)
+        if kind in ("score", "sigma_score"):
+            sigma_score = output if kind == "sigma_score" else sigma * output
+            return (x + sigma * sigma_score) / alpha
+        sigma_data = self.config.settings["sigma_data"]
+        variance = sigma**2 + (alpha * sigma_data) ** 2
+        c_skip, c_out = alpha * sigma_data**2 / variance, sigma * sigma_data * variance**-0.5
+        return c_skip * x + c_out * output

@@ -1,0 +1,6 @@
+"""A trained run for diffusers: `python scripts/export.py run=<run folder> out=<new folder>`."""
+
+from diffusion_lab.cli import export
+
+if __name__ == "__main__":
+    export()

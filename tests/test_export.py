@@ -1,0 +1,416 @@
+"""Exported folders, drawn from by a process that cannot import the project."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from torch import nn
+
+from diffusion_lab import compose_config, train
+from diffusion_lab.atomic import new_folder
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import (
+    EDM,
+    BlendSampler,
+    DiffusersSampler,
+    Epsilon,
+    Flow,
+    GuidedDenoiser,
+    HeunSampler,
+    LinearSchedule,
+    NoiseSchedule,
+    Sample,
+    Score,
+    VESchedule,
+    VPrediction,
+    VPSchedule,
+    sample_steps,
+)
+from diffusion_lab.errors import UserError
+from diffusion_lab.export import export_pipeline
+from diffusion_lab.modules import BasicUNetModule, DiffusionModule
+from diffusion_lab.networks.basic_unet import BasicUNet
+from diffusion_lab.networks.fast_unet import FastUNet
+from diffusion_lab.networks.unet2d import UNet2D
+from diffusion_lab.run.export import export
+from diffusion_lab.schema import ExportConfig
+from tests.conftest import TINY
+from tests.test_bad_input import assert_refused
+
+SHAPE = (1, 16, 16)
+TINY_UNET = {
+    "block_out_channels": [8, 8],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+
+
+def unet2d(**options):
+    return UNet2D(image_size=16, **TINY_UNET, **options)
+
+
+def fast(**options):
+    network = FastUNet(image_size=16, width=8, depth=1, **options)
+    for parameter in network.parameters():  # it begins as 0 everywhere, which would prove nothing
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def ddim(num_steps=5, **options):
+    return DiffusersSampler("DDIMScheduler", num_steps, clip_sample=True, **options)
+
+
+def ddpm(num_steps=5):
+    return DiffusersSampler("DDPMScheduler", num_steps, clip_sample=True)
+
+
+def conditional(network, *parts):
+    return DiffusionModule(network(num_classes=10), *parts, num_classes=10)
+
+
+# name -> the pipeline's class, its largest difference from our sampler. epsilon divides by a small
+# alpha and the score is multiplied by a large sigma: there float32's 1e-7 grows
+EXPECTED = {
+    "ddpm epsilon": ("DDPMPipeline", 5e-4),
+    "ddpm sample": ("DDPMPipeline", 1e-5),
+    "ddpm v": ("DDPMPipeline", 1e-5),
+    "ddim epsilon": ("DDIMPipeline", 5e-4),
+    "ddim of 7 steps": ("DDIMPipeline", 1e-5),
+    "ddim eta": ("DDIMPipeline", 1e-5),
+    "blend on betas": ("DDIMPipeline", 1e-5),
+    "zero snr": ("DDIMPipeline", 1e-5),
+    "fast ddim eta": ("DiffusionLabPipeline", 1e-5),
+    "fast ddpm": ("DiffusionLabPipeline", 1e-5),
+    "tutorial": ("DiffusionLabPipeline", 1e-5),
+    "blind": ("DiffusionLabPipeline", 1e-4),
+    "flow": ("DiffusionLabPipeline", 1e-5),
+    "heun": ("DiffusionLabPipeline", 1e-4),
+    "edm": ("DiffusionLabPipeline", 1e-4),
+    "score": ("DiffusionLabPipeline", 1e-3),
+    "sigma score": ("DiffusionLabPipeline", 1e-3),
+    "classes": ("DiffusionLabPipeline", 1e-4),
+    "classes, flow": ("DiffusionLabPipeline", 1e-4),
+}
+
+
+def cases():
+    """Name -> module, sampler, value range."""
+    torch.manual_seed(0)
+    vp, zero_snr = VPSchedule(), VPSchedule("scaled_linear", rescale_betas_zero_snr=True)
+    line, edm, ladder = LinearSchedule(), VESchedule(), VESchedule(0.01, 50, spacing="geometric")
+    basic = BasicUNet(image_size=16, channels=(4, 4))
+    for parameter in basic.parameters():
+        parameter.data *= 3  # as made it draws nothing but black
+    both, unit, made = "minus_one_one", "zero_one", DiffusionModule
+    return {
+        "ddpm epsilon": (made(unet2d(), vp, Epsilon()), ddpm(), both),
+        "ddpm sample": (made(unet2d(), vp, Sample()), ddpm(), both),
+        "ddpm v": (made(unet2d(), vp, VPrediction()), ddpm(), both),
+        "ddim epsilon": (made(unet2d(), vp, Epsilon()), ddim(), both),
+        "ddim of 7 steps": (made(unet2d(), vp, VPrediction()), ddim(7), both),
+        "ddim eta": (made(unet2d(), vp, VPrediction()), ddim(eta=0.7), both),
+        "blend on betas": (made(unet2d(), vp, Sample()), BlendSampler(5), both),
+        "zero snr": (made(unet2d(), zero_snr, VPrediction()), ddim(), both),
+        "fast ddim eta": (made(fast(), vp, EDM()), ddim(eta=0.7), both),
+        "fast ddpm": (made(fast(), vp, Flow()), ddpm(), both),
+        "tutorial": (BasicUNetModule(basic), BlendSampler(5), unit),
+        "blind": (BasicUNetModule(unet2d(use_time=False)), BlendSampler(5), unit),
+        "flow": (made(fast(), line, Flow()), BlendSampler(5), both),
+        "heun": (made(unet2d(), line, Flow()), HeunSampler(3), both),
+        "edm": (made(fast(), edm, EDM()), HeunSampler(3), both),
+        "score": (made(fast(), ladder, Score()), BlendSampler(5), both),
+        "sigma score": (made(fast(), edm, Score(True)), BlendSampler(5), both),
+        "classes": (conditional(unet2d, vp, VPrediction()), ddim(), both),
+        "classes, flow": (conditional(fast, line, Flow()), BlendSampler(5), both),
+    }
+
+
+DRAW = """
+import contextlib, json, sys
+import numpy as np
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "diffusion_lab":
+            raise ImportError("diffusion_lab is blocked")
+
+sys.meta_path.insert(0, Blocked())
+with contextlib.suppress(ImportError):
+    import diffusion_lab
+    raise SystemExit("the project could be imported")
+
+import torch
+from diffusers import DiffusionPipeline
+
+def generators():
+    states = (np.random.SeedSequence((3, k)).generate_state(1, np.uint64)[0] for k in range(3))
+    return [torch.Generator().manual_seed(int(state)) for state in states]
+
+drawn, facts = {}, {}
+for name, call in json.load(open("calls.json")).items():
+    for route in ({}, {"custom_pipeline": name}) if "class_labels" in call else ({},):
+        pipe = DiffusionPipeline.from_pretrained(name, trust_remote_code=True, **route)
+        pipe.set_progress_bar_config(disable=True)
+        drawn[name] = pipe(batch_size=3, generator=generators(), output_type="np", **call).images
+    [image] = pipe(num_inference_steps=1).images
+    facts[name] = [type(pipe).__name__, image.mode, list(image.size)]
+for name, lines in json.load(open("lines.json")).items():
+    scope = {}
+    exec(lines, scope)
+    facts[name] = [type(scope["pipe"]).__name__, scope["images"][0].mode, len(scope["images"])]
+np.savez("drawn.npz", **drawn)
+json.dump(facts, open("facts.json", "w"))
+"""
+
+
+def config(**settings):
+    return OmegaConf.merge(OmegaConf.structured(ExportConfig), {"sampler": {}}, settings)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A stock run and a class-conditional one, trained for two batches."""
+    words = [f"network.{key}=[{','.join(value)}]" for key, value in list(TINY_UNET.items())[1:3]]
+    words += ["network.block_out_channels=[8,8]", "network.norm_num_groups=4"]
+    folders = {}
+    for name, more in {
+        "stock": ["model=ddpm", *words],
+        "conditional": ["model=flow", "network.width=8", "network.depth=1", "model.num_classes=10"],
+    }.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        train(compose_config([*TINY[:-2], "callbacks=minimal", "logger=csv", *more], folders[name]))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory, runs):
+    """What our samplers drew, what a process without the project drew, and what it saw."""
+    folder = tmp_path_factory.mktemp("exported")
+    ours, calls = {}, {}
+    for name, (module, sampler, values) in cases().items():
+        module.eval()
+        value_range = ValueRange(values)
+        exported = export_pipeline(module, folder / name, sampler, value_range, SHAPE)
+        assert exported.exact
+        calls[name] = {"num_inference_steps": sampler.num_steps}
+        if getattr(sampler, "eta", None) and exported.stock:
+            calls[name]["eta"] = sampler.eta
+        denoise = module.denoise
+        if module.num_classes is not None:
+            labels, schedule = torch.tensor([4, 7, 4]), module.noise_schedule
+            calls[name] |= {"class_labels": [4, 7], "guidance_scale": 3.0}
+            denoise = GuidedDenoiser(denoise, schedule, labels, null_label=10, guidance_scale=3.0)
+        *_, last = sample_steps(
+            denoise, module.noise_schedule, sampler, SHAPE, num_images=3, seed=3
+        )
+        ours[name] = value_range.to_unit(last.x_next).permute(0, 2, 3, 1).numpy()
+    lines = {}
+    for name, run in runs.items():
+        where = f"of {name}"
+        with contextlib.chdir(folder):
+            export(config(run=str(run), out=where))
+        card = (folder / where / "README.md").read_text()
+        [lines[where]] = re.findall("```python\n(.*?)```", card, re.DOTALL)
+        assert lines[where].count("\n") == 3
+    (folder / "calls.json").write_text(json.dumps(calls))
+    (folder / "lines.json").write_text(json.dumps(lines))
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    env |= {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", DRAW], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    theirs = dict(np.load(folder / "drawn.npz"))
+    return folder, ours, theirs, json.loads((folder / "facts.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_same_images_without_the_project(drawn, name):
+    _, ours, theirs, facts = drawn
+    pipeline, tolerance = EXPECTED[name]
+    assert facts[name] == [pipeline, "L", [16, 16]]
+    assert ours[name].std() > 0.01
+    np.testing.assert_allclose(theirs[name], ours[name], rtol=0, atol=tolerance)
+    levels = [np.round(images * 255) for images in (theirs[name], ours[name])]
+    assert np.abs(levels[0] - levels[1]).max() <= 1
+
+
+@pytest.mark.slow
+def test_the_folder_holds_safetensors_of_one_channel_and_no_more_code_than_it_needs(drawn):
+    folder = drawn[0]
+    for name, code in {
+        "ddpm epsilon": [],
+        "classes": ["pipeline.py"],
+        "flow": ["pipeline.py", "unet/network.py"],
+    }.items():
+        files = {str(p.relative_to(folder / name)) for p in (folder / name).rglob("*.*")}
+        assert sorted(f for f in files if f.endswith(".py")) == code
+        assert not [f for f in files if f.endswith((".bin", ".pt", ".ckpt"))]
+        unet = json.loads((folder / name / "unet" / "config.json").read_text())
+        assert unet["in_channels"] == 1 and unet.get("out_channels", 1) == 1
+    betas = json.loads((folder / "ddpm v" / "scheduler" / "scheduler_config.json").read_text())
+    assert betas["prediction_type"] == "v_prediction" and len(betas["trained_betas"]) == 1000
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_card_load_it(drawn, runs):
+    folder, _, _, facts = drawn
+    assert facts["of stock"] == ["DDIMPipeline", "L", 8]
+    assert facts["of conditional"] == ["DiffusionLabPipeline", "L", 10]
+    card = (folder / "of stock" / "README.md").read_text()
+    record = json.loads((runs["stock"] / "metrics.json").read_text())
+    for words in (
+        "license: apache-2.0",
+        "library_name: diffusers",
+        f"| val/loss | {record['metrics']['val/loss']:.4g} |",
+        record["data"]["sha256"],
+        "| steps | 2 |",
+        "| noise_schedule | linear |",
+        "of checkpoint last |",
+        "sampler=ddim sampler.num_steps=2",
+    ):
+        assert words in card
+    assert "trust_remote_code" not in card
+
+
+def steps_of_training(tmp_path, exports):
+    torch.manual_seed(0)
+    module = DiffusionModule(unet2d(dropout=0.1), VPSchedule(), Epsilon())
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    x0 = torch.randn(4, *SHAPE)
+    flags = []
+    for step in range(3):
+        noise = module.noise_schedule.draw_noise(x0)
+        loss = module.loss(x0, noise, torch.randint(1000, (4,))).mean()
+        loss.backward()
+        if exports and step == 1:  # between the gradients and their use
+            export_pipeline(module, tmp_path / "out", ddim(), ValueRange("minus_one_one"), SHAPE)
+        optimizer.step()
+        optimizer.zero_grad()
+        flags.append([m.training for m in module.modules()])
+    return module, torch.get_rng_state(), flags
+
+
+def test_an_export_in_the_middle_leaves_training_untouched(tmp_path):
+    plain, random, flags = steps_of_training(tmp_path, exports=False)
+    interrupted, *same = steps_of_training(tmp_path, exports=True)
+    assert torch.equal(same[0], random) and same[1] == flags
+    weights, others = interrupted.state_dict(), plain.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    formats = [p.is_contiguous(memory_format=torch.channels_last) for p in plain.parameters()]
+    assert formats == [
+        p.is_contiguous(memory_format=torch.channels_last) for p in interrupted.parameters()
+    ]
+
+
+@pytest.mark.parametrize("network", [unet2d, fast])
+def test_a_compiled_network_exports_without_prefixes(tmp_path, network):
+    module = DiffusionModule(network(), VPSchedule(), VPrediction())
+    parts = (ddim(), ValueRange("minus_one_one"), SHAPE)
+    export_pipeline(module, tmp_path / "plain", *parts)
+    module.network.compile()
+    export_pipeline(module, tmp_path / "in place", *parts)
+    module.network = torch.compile(module.network)
+    export_pipeline(module, tmp_path / "wrapped", *parts)
+    weights, *others = (
+        load_file(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors")
+        for name in ("plain", "in place", "wrapped")
+    )
+    for other in others:
+        assert weights.keys() == other.keys()
+        assert all(torch.equal(weights[name], other[name]) for name in weights)
+    index = json.loads((tmp_path / "wrapped" / "model_index.json").read_text())
+    assert index == json.loads((tmp_path / "plain" / "model_index.json").read_text())
+
+
+def test_what_has_no_counterpart_is_named(tmp_path):
+    class OwnPath(LinearSchedule):
+        """Still a straight path, as far as anybody can tell."""
+
+    class Another(NoiseSchedule):
+        alpha = sigma = at = t_of_ratio = timesteps = network_time = None
+        max_ratio = min_ratio = 1.0
+
+    def refused(module):
+        with pytest.raises(UserError) as error:
+            export_pipeline(
+                module, tmp_path / "out", BlendSampler(2), ValueRange("zero_one"), SHAPE
+            )
+        assert not (tmp_path / "out").exists()
+        return str(error.value)
+
+    plain = nn.Conv2d(1, 1, 1)
+    assert "Conv2d" in refused(DiffusionModule(plain, LinearSchedule(), Flow()))
+    assert "Another" in refused(DiffusionModule(fast(), Another(), Flow()))
+    flow = Flow()
+    flow.name = "curl"
+    assert "prediction=curl" in refused(DiffusionModule(fast(), LinearSchedule(), flow))
+    parts = (BlendSampler(2), ValueRange("zero_one"), SHAPE)
+    export_pipeline(DiffusionModule(fast(), OwnPath(), Flow()), tmp_path / "out", *parts)
+
+
+def test_a_folder_is_new_and_whole_or_not_there(tmp_path):
+    def interrupted():
+        with new_folder(tmp_path / "out") as part:
+            (part / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as part:
+        (part / "whole").touch()
+    assert [p.name for p in (tmp_path / "empty").iterdir()] == ["whole"]
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["run= is missing", "out="]),
+        (["run={run}"], ["out= is missing"]),
+        (["run=nowhere", "out=new"], ["run=nowhere is no folder"]),
+        (["run={run}", "out={run}"], ["already holds something", "out="]),
+        (["run={run}", "out={run}/metrics.json"], ["already holds something"]),
+        (["run={run}", "out=/proc/nowhere"], ["/proc/nowhere cannot be made"]),
+        (["run={run}", "out=new", "checkpoint=first"], ["best and last"]),
+        (["run={run}", "out=new", "weights=mean"], ["weights=mean"]),
+        (["run={run}", "out=new", "sampler=dpm_solver"], ["sampler=ddim"]),
+        (["run={run}", "out=new", "sampler.num_steps=0"], ["num_steps=0"]),
+        (["run={run}", "out=new", "sampler=nothing"], ["blend", "ddim"]),
+        (["run={run}", "out=new", "onnxx=true"], ["onnxx"]),
+        (["run={run}", "out=new", "--push", "a/b/c"], ["push=a/b/c", "<user>/<name>"]),
+        (["run={run}", "out=new", "--push"], ["push=", "<user>/<name>"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_export_refuses(typed, runs, tmp_path, arguments, words):
+    before = sorted(runs["stock"].rglob("*"))
+    contents = (runs["stock"] / "metrics.json").read_bytes()
+    assert_refused(typed("export", *(a.format(run=runs["stock"]) for a in arguments)), *words)
+    assert sorted(runs["stock"].rglob("*")) == before
+    assert (runs["stock"] / "metrics.json").read_bytes() == contents
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_ends_with_the_folder(typed, runs, tmp_path):
+    for words, pipeline in (([], "DDIMPipeline"), (["sampler=ddpm"], "DDPMPipeline")):
+        code, out, err = typed("export", f"run={runs['stock']}", f"out={pipeline}", *words)
+        assert code == 0, err
+        assert out.strip().splitlines()[-1] == str(tmp_path / pipeline)
+        index = json.loads((tmp_path / pipeline / "model_index.json").read_text())
+        assert index["_class_name"] == pipeline
