@@ -131,6 +131,7 @@ def _export(cfg: DictConfig) -> None:
     from diffusion_lab.run.export import export
 
     exported = _job(export, cfg)
+    print(f"{exported.pipeline}, draws as {exported.sampler}")
     if exported.url is not None:
         print(exported.url)
     print(exported.out)

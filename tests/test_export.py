@@ -79,28 +79,27 @@ def conditional(network, *parts):
     return DiffusionModule(network(num_classes=10), *parts, num_classes=10)
 
 
-# name -> the pipeline's class, its largest difference from our sampler. epsilon divides by a small
-# alpha and the score is multiplied by a large sigma: there float32's 1e-7 grows
+# name -> the pipeline's class
 EXPECTED = {
-    "ddpm epsilon": ("DDPMPipeline", 5e-4),
-    "ddpm sample": ("DDPMPipeline", 1e-5),
-    "ddpm v": ("DDPMPipeline", 1e-5),
-    "ddim epsilon": ("DDIMPipeline", 5e-4),
-    "ddim of 7 steps": ("DDIMPipeline", 1e-5),
-    "ddim eta": ("DDIMPipeline", 1e-5),
-    "blend on betas": ("DDIMPipeline", 1e-5),
-    "zero snr": ("DDIMPipeline", 1e-5),
-    "fast ddim eta": ("DiffusionLabPipeline", 1e-5),
-    "fast ddpm": ("DiffusionLabPipeline", 1e-5),
-    "tutorial": ("DiffusionLabPipeline", 1e-5),
-    "blind": ("DiffusionLabPipeline", 1e-4),
-    "flow": ("DiffusionLabPipeline", 1e-5),
-    "heun": ("DiffusionLabPipeline", 1e-4),
-    "edm": ("DiffusionLabPipeline", 1e-4),
-    "score": ("DiffusionLabPipeline", 1e-3),
-    "sigma score": ("DiffusionLabPipeline", 1e-3),
-    "classes": ("DiffusionLabPipeline", 1e-4),
-    "classes, flow": ("DiffusionLabPipeline", 1e-4),
+    "ddpm epsilon": "DDPMPipeline",
+    "ddpm sample": "DDPMPipeline",
+    "ddpm v": "DDPMPipeline",
+    "ddim epsilon": "DDIMPipeline",
+    "ddim of 7 steps": "DDIMPipeline",
+    "ddim eta": "DDIMPipeline",
+    "blend on betas": "DDIMPipeline",
+    "zero snr": "DDIMPipeline",
+    "fast ddim eta": "DiffusionLabPipeline",
+    "fast ddpm": "DiffusionLabPipeline",
+    "tutorial": "DiffusionLabPipeline",
+    "blind": "DiffusionLabPipeline",
+    "flow": "DiffusionLabPipeline",
+    "heun": "DiffusionLabPipeline",
+    "edm": "DiffusionLabPipeline",
+    "score": "DiffusionLabPipeline",
+    "sigma score": "DiffusionLabPipeline",
+    "classes": "DiffusionLabPipeline",
+    "classes, flow": "DiffusionLabPipeline",
 }
 
 
@@ -108,7 +107,7 @@ def cases():
     """Name -> module, sampler, value range."""
     torch.manual_seed(0)
     vp, zero_snr = VPSchedule(), VPSchedule("scaled_linear", rescale_betas_zero_snr=True)
-    line, edm, ladder = LinearSchedule(), VESchedule(), VESchedule(0.01, 50, spacing="geometric")
+    line, edm, ladder = LinearSchedule(), VESchedule(), VESchedule(0.01, 2, spacing="geometric")
     basic = BasicUNet(image_size=16, channels=(4, 4))
     for parameter in basic.parameters():
         parameter.data *= 3  # as made it draws nothing but black
@@ -130,7 +129,7 @@ def cases():
         "heun": (made(unet2d(), line, Flow()), HeunSampler(3), both),
         "edm": (made(fast(), edm, EDM()), HeunSampler(3), both),
         "score": (made(fast(), ladder, Score()), BlendSampler(5), both),
-        "sigma score": (made(fast(), edm, Score(True)), BlendSampler(5), both),
+        "sigma score": (made(fast(), ladder, Score(True)), BlendSampler(5), both),
         "classes": (conditional(unet2d, vp, VPrediction()), ddim(), both),
         "classes, flow": (conditional(fast, line, Flow()), BlendSampler(5), both),
     }
@@ -239,9 +238,10 @@ def drawn(tmp_path_factory, runs):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_same_images_without_the_project(drawn, name):
     _, ours, theirs, facts = drawn
-    pipeline, tolerance = EXPECTED[name]
-    assert facts[name] == [pipeline, "L", [16, 16]]
-    assert ours[name].std() > 0.01
+    # epsilon is divided by a small alpha, which lets float32's 1e-7 grow; in float64 both are one
+    tolerance = 2e-4 if "epsilon" in name else 5e-5
+    assert facts[name] == [EXPECTED[name], "L", [16, 16]]
+    assert ((ours[name] > 0) & (ours[name] < 1)).mean() > 0.1 and ours[name].std() > 0.01
     np.testing.assert_allclose(theirs[name], ours[name], rtol=0, atol=tolerance)
     levels = [np.round(images * 255) for images in (theirs[name], ours[name])]
     assert np.abs(levels[0] - levels[1]).max() <= 1

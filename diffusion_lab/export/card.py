@@ -1,5 +1,6 @@
 """The model card of an exported run: what it is, how it is loaded, where it comes from."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ GROUPS = (
     "pairing",
     "optimizer",
 )
+MACHINE = ("paths.", "hydra", "logger", "callbacks")
 SAMPLER_WORDS = {
     "BlendSampler": "blend",
     "HeunSampler": "heun",
@@ -60,7 +62,7 @@ def loading_lines(export: Export, where: str, num_classes: int | None) -> str:
         call[:0] = [f"batch_size={num_classes}", f"class_labels=range({num_classes})"]
     return (
         f"from diffusers import {name}\n"
-        f'pipe = {name}.from_pretrained("{where}"{trust})\n'
+        f"pipe = {name}.from_pretrained({json.dumps(where)}{trust})\n"
         f"images = pipe({', '.join(call)}).images\n"
     )
 
@@ -104,7 +106,7 @@ def model_card(
         f"Draws images of {shape} pixels{_of_classes(num_classes)}.\n",
         f"```python\n{loading_lines(export, where, num_classes)}```\n",
         _how_it_loads(export, num_classes),
-        f"## Metrics\n\n{_table(metrics)}" if metrics else "## Metrics\n\nNone were recorded.\n",
+        f"## Metrics\n\n{_metrics(record, metrics)}",
         f"## Training\n\n{_table(_training(config, record, checkpoint, weights))}",
         f"## Data\n\n{_table(record.get('data') or {'dataset': dataset})}",
         f"## Licence\n\nWeights and code: {license}. Data: "
@@ -142,6 +144,13 @@ def _how_it_loads(export: Export, num_classes: int | None) -> str:
     )
 
 
+def _metrics(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    if not metrics:
+        return "None were recorded.\n"
+    best = {f"best {name}": value for name, value in (record.get("best") or {}).items()}
+    return f"Recorded at the end of the run.\n\n{_table({**metrics, **best})}"
+
+
 def _training(
     config: Mapping[str, Any], record: Mapping[str, Any], checkpoint: str, weights: str
 ) -> dict[str, Any]:
@@ -155,7 +164,11 @@ def _training(
         "seed": config["seed"],
         "commit": record.get("git_commit"),
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
-        "command line": " ".join(config["command"]["overrides"]),
+        "typed": " ".join(
+            word
+            for word in config["command"]["overrides"]
+            if not word.startswith(MACHINE)  # says nothing about the model
+        ),
     }
     return {name: value for name, value in facts.items() if value not in (None, "")}
 

@@ -12,7 +12,7 @@ from diffusion_lab.atomic import new_folder
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.export import plan_export
-from diffusion_lab.export.card import model_card
+from diffusion_lab.export.card import model_card, sampler_words
 from diffusion_lab.export.onnx import check_onnx, export_onnx
 from diffusion_lab.export.publish import Hub
 from diffusion_lab.run.check import check_config, check_keys
@@ -30,6 +30,8 @@ class Exported:
     """The pipeline folder."""
     pipeline: str
     """The name of the pipeline's class."""
+    sampler: str
+    """What to type to draw the same by scripts/sample.py."""
     onnx_difference: float | None
     """Of denoiser.onnx from torch, at most."""
     url: str | None
@@ -81,7 +83,9 @@ def export(cfg: DictConfig) -> Exported:
         )
         (part / "README.md").write_text(card)
     url = None if hub is None else hub.upload(out)
-    return Exported(out, type(planned.pipeline).__name__, difference, url)
+    return Exported(
+        out, type(planned.pipeline).__name__, sampler_words(planned.sampler), difference, url
+    )
 
 
 def _record(run_dir: Path) -> dict[str, Any]:
