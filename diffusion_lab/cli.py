@@ -121,6 +121,13 @@ def _train(cfg: DictConfig) -> float | None:
     return _job(run_job, cfg)
 
 
+def _bracket_lists(*names: str) -> None:
+    """Let `labels=0,1,2` mean a list, which Hydra would take for a sweep."""
+    sys.argv[1:] = [
+        re.sub(rf"^({'|'.join(names)})=([^\[].*,.*)$", r"\1=[\2]", word) for word in sys.argv[1:]
+    ]
+
+
 def _sample(cfg: DictConfig) -> None:
     from diffusion_lab.run.sample import sample
 
@@ -152,6 +159,7 @@ def train() -> None:
 
 def sample() -> None:
     """`diffusion-lab-sample`, scripts/sample.py."""
+    _bracket_lists("labels", "guidance_scale", "guidance_interval")
     _main(_sample, "sample")
 
 

@@ -54,6 +54,7 @@ class TrainConfig:
     command: CommandConfig = field(default_factory=CommandConfig)
 
     seed: int = 0
+    init_from: str | None = None
     monitor: str = "val/loss"
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -76,9 +77,16 @@ class TrainConfig:
 class SampleConfig:
     """A drawing of images from a trained run."""
 
-    run: str = MISSING
+    run: str | None = None
+    pipeline: str | None = None
     out: str | None = None
     checkpoint: str = "last"
+    weights: str | None = None
+    trust: list[str] = field(default_factory=list)
+    labels: Any = None
+    guidance_scale: Any = 1.0
+    guidance_interval: Any = None
+    autoguidance: str | None = None
     num_samples: int = 64
     batch_size: int = 64
     seed: int = 0

@@ -101,12 +101,12 @@ def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["run= is missing"]),
+        ([], ["give one of run="]),
         (["run=nowhere"], ["run=nowhere is no folder"]),
         (["run=."], ["no checkpoints/last.ckpt"]),
         (["run={run}", "checkpoint=first"], ["best and last"]),
         (["run={run}", "sampler=ddpm"], ["sampler=blend"]),
-        (["run="], ["run= is missing"]),
+        (["run="], ["give one of run="]),
         (["run={run}", "model=ddpm"], ["model"]),
         (["run={run}", "sampler=ddim", "sampler.eta=-3"], ["from 0 to 1"]),
         (["run={run}", "out=/proc/nowhere"], ["out=/proc/nowhere"]),

@@ -1,5 +1,6 @@
 """Lightning callbacks: what is watched, drawn and saved during training."""
 
+from diffusion_lab.callbacks.ema import EMA
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
 from diffusion_lab.callbacks.progress import progress_bar
@@ -8,6 +9,7 @@ from diffusion_lab.callbacks.throughput import Throughput
 from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 
 __all__ = [
+    "EMA",
     "Figures",
     "LossHistory",
     "SampleGrid",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -14,11 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_lab import figures
+from diffusion_lab.callbacks.ema import averaged
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import (
     BlendSampler,
+    Denoise,
     NoiseSchedule,
     Sampler,
     Step,
@@ -43,15 +46,28 @@ def _folder(trainer: L.Trainer) -> Path:
 
 
 @contextmanager
-def _evaluating(module: DiffusionModule) -> Iterator[None]:
-    """Evaluation mode, no gradients, and the training's random stream left as it was."""
+def _evaluating(trainer: L.Trainer, module: DiffusionModule) -> Iterator[None]:
+    """Averaged weights, evaluation mode, no gradients, the training's random stream left alone."""
     training = module.training
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), averaged(trainer, module):
             yield
     finally:
         module.train(training)
+
+
+def grid_columns(num_classes: int | None) -> int:
+    """Images in a row of a grid: a column a class where that is readable, else 8."""
+    return num_classes if num_classes and num_classes <= 16 else 8
+
+
+def every_class(module: DiffusionModule, count: int) -> Denoise:
+    """The module's denoiser for `count` images, its classes dealt out in turn if it has any."""
+    if module.num_classes is None:
+        return module.denoise
+    labels = torch.arange(count, device=module.device) % module.num_classes
+    return partial(module.denoise, labels=labels)
 
 
 def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
@@ -86,9 +102,9 @@ class SampleGrid(L.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         module, data = _parts(trainer, pl_module)
-        with _evaluating(module):
+        with _evaluating(trainer, module):
             *_, last = sample_steps(
-                module.denoise,
+                every_class(module, self.num_samples),
                 module.noise_schedule,
                 self.sampler,
                 data.image_shape,
@@ -97,7 +113,8 @@ class SampleGrid(L.Callback):
                 device=module.device,
             )
         path = _folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
-        figures.save_grid(data.value_range.to_unit(last.x_next), path)
+        images = data.value_range.to_unit(last.x_next)
+        figures.save_grid(images, path, grid_columns(module.num_classes))
         log_picture(trainer, "samples", path)
 
 
@@ -167,13 +184,13 @@ class Figures(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, save and log every picture."""
         module, data = _parts(trainer, pl_module)
-        with _evaluating(module):
+        with _evaluating(trainer, module):
             for name, figure in self._draw(trainer, module, data):
                 path = _folder(trainer) / f"{name}.png"
                 if isinstance(figure, Figure):
                     figures.save_figure(figure, path)
                 else:
-                    figures.save_grid(figure, path)
+                    figures.save_grid(figure, path, grid_columns(module.num_classes))
                 log_picture(trainer, f"figures/{name}", path)
 
     def _draw(
@@ -181,11 +198,15 @@ class Figures(L.Callback):
     ) -> Iterator[tuple[str, Figure | Tensor]]:
         unit = data.value_range.to_unit
         schedule = module.noise_schedule
-        x0 = data.example_images(8)
+        x0, labels = data.examples(8)
         t = schedule.span(8)
         amounts = [f"t = {value:.2g}" if value <= 1 else f"t = {value}" for value in t.tolist()]
         x_t = schedule.add_noise(x0, schedule.draw_noise(x0, torch.Generator().manual_seed(0)), t)
-        denoised = module.denoise(x_t.to(module.device), t.to(module.device)).cpu()
+        denoised = module.denoise(
+            x_t.to(module.device),
+            t.to(module.device),
+            module.network_labels(labels.to(module.device)),
+        ).cpu()
         yield "data", figures.image_row(unit(x0))
         yield "corruption", figures.image_row(unit(x_t), labels=amounts)
         yield (
@@ -198,7 +219,7 @@ class Figures(L.Callback):
 
         def walk(sampler: Sampler, num_images: int) -> list[Step]:
             steps = sample_steps(
-                module.denoise,
+                every_class(module, num_images),
                 schedule,
                 sampler,
                 data.image_shape,

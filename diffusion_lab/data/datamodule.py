@@ -178,9 +178,13 @@ class ImageDataModule(L.LightningDataModule):
 
     def example_images(self, n: int, seed: int = 0, split: str = "train") -> Tensor:
         """Return n different images of a split, encoded, (n, C, H, W); fewer if it has fewer."""
-        images, _ = self._split(split)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        return self.value_range.encode(images[order[:n]])
+        return self.examples(n, seed, split)[0]
+
+    def examples(self, n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor]:
+        """Return what `example_images` does and the labels, (n,)."""
+        images, labels = self._split(split)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
+        return self.value_range.encode(images[order]), labels[order]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,5 +1,6 @@
 """The diffusion core: paths, predictions, weightings, samplers. torch, diffusers and scipy only."""
 
+from diffusion_lab.diffusion.guidance import GuidedDenoiser
 from diffusion_lab.diffusion.noise_schedule import LinearSchedule, NoiseSchedule, VESchedule
 from diffusion_lab.diffusion.pairing import independent, optimal_transport
 from diffusion_lab.diffusion.prediction import (
@@ -45,6 +46,7 @@ __all__ = [
     "EDMWeighting",
     "Epsilon",
     "Flow",
+    "GuidedDenoiser",
     "HeunSampler",
     "LangevinSampler",
     "LearnedWeighting",

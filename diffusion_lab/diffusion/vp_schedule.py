@@ -15,9 +15,10 @@ class VPSchedule(NoiseSchedule):
 
     alpha_t^2 = prod_{s<=t} (1 - beta_s): Ho et al. 2020 (arXiv 2006.11239), eq. 4. The betas are
     those of diffusers' DDPMScheduler with this configuration, and samplers are made from the same
-    configuration, so the two cannot disagree. `rescale_betas_zero_snr` moves the last step to pure
-    noise (Lin et al. 2023, arXiv 2305.08891, algorithm 1). A t between two integers, which only
-    samplers ask for, interpolates log(sigma / alpha).
+    configuration, so the two cannot disagree; `trained_betas` gives them one by one.
+    `rescale_betas_zero_snr` moves the last step to pure noise (Lin et al. 2023, arXiv 2305.08891,
+    algorithm 1). A t between two integers, which only samplers ask for, interpolates
+    log(sigma / alpha).
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class VPSchedule(NoiseSchedule):
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
         rescale_betas_zero_snr: bool = False,
+        trained_betas: list[float] | None = None,
     ) -> None:
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -45,6 +47,7 @@ class VPSchedule(NoiseSchedule):
                 beta_schedule=beta_schedule,
                 beta_start=beta_start,
                 beta_end=beta_end,
+                trained_betas=trained_betas,
             ).betas
         except NotImplementedError:
             raise UserError(

@@ -7,12 +7,13 @@ knows the rest of the project, so it works in notebooks, in threads and on machi
 from diffusion_lab.figures.curves import line_plot, loss_and_grid, loss_curve
 from diffusion_lab.figures.files import save_figure, save_gif, save_grid
 from diffusion_lab.figures.grid import grid_tensor
-from diffusion_lab.figures.images import image_row, labelled_rows, trajectory
+from diffusion_lab.figures.images import image_row, labelled_rows, labelled_table, trajectory
 
 __all__ = [
     "grid_tensor",
     "image_row",
     "labelled_rows",
+    "labelled_table",
     "line_plot",
     "loss_and_grid",
     "loss_curve",

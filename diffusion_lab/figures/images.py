@@ -71,6 +71,27 @@ def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figur
     return _table(cells, title=title, row_labels=list(rows))
 
 
+def labelled_table(
+    rows: Mapping[str, Sequence[Tensor]], columns: Sequence[str], title: str | None = None
+) -> Figure:
+    """Rows with a name at the left, columns with one on top, a few images side by side in a cell.
+
+    Args:
+        rows: name -> per column (N, C, H, W) in [0, 1]; all of one shape.
+        columns: a name for each.
+        title: a line over the figure.
+
+    Raises:
+        ValueError: no rows, cells of different shapes, another number of columns, or as for
+            `grid_tensor`.
+
+    """
+    if any(len(row) != len(columns) for row in rows.values()):
+        raise ValueError(f"every row needs a cell for each of the {len(columns)} columns")
+    cells = [[grid_tensor(images, nrow=len(images)) for images in row] for row in rows.values()]
+    return _table(cells, title=title, row_labels=list(rows), column_labels=columns)
+
+
 def trajectory(
     inputs: Sequence[Tensor],
     predictions: Sequence[Tensor],

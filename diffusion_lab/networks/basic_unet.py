@@ -19,9 +19,18 @@ class BasicUNet(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, in_channels: int = 1, image_size: int = 28, channels: tuple[int, ...] = (32, 64, 64)
+        self,
+        in_channels: int = 1,
+        image_size: int = 28,
+        channels: tuple[int, ...] = (32, 64, 64),
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        if num_classes is not None:
+            raise UserError(
+                f"model.num_classes={num_classes}: BasicUNet sees neither time nor class; "
+                "take network=unet_fast or network=unet2d"
+            )
         halvings = len(channels) - 1
         if not channels or min(channels) < 1 or in_channels < 1:
             raise UserError(
@@ -40,8 +49,10 @@ class BasicUNet(ModelMixin, ConfigMixin):
             nn.Conv2d(b, a, kernel_size=5, padding=2) for a, b in reversed(pairs)
         )
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W); time (B,) is taken like in every network and not used."""
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); time and labels (B,) are taken, as in every network, and
+        not used.
+        """
         skips = []
         for i, conv in enumerate(self.down):
             x = F.silu(conv(x))

@@ -44,12 +44,18 @@ class ResidualBlock(nn.Module):
 class FastUNet(ModelMixin, ConfigMixin):
     """Pixel-unshuffle, residual blocks at 1/2 and 1/4 of the image size, pixel-shuffle.
 
-    `width` channels at half size, twice that at a quarter, `depth` blocks a stage.
+    `width` channels at half size, twice that at a quarter, `depth` blocks a stage. With
+    `num_classes` the class is added to the time's embedding.
     """
 
     @register_to_config
     def __init__(
-        self, in_channels: int = 1, image_size: int = 28, width: int = 32, depth: int = 2
+        self,
+        in_channels: int = 1,
+        image_size: int = 28,
+        width: int = 32,
+        depth: int = 2,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         if image_size % 4:
@@ -65,6 +71,9 @@ class FastUNet(ModelMixin, ConfigMixin):
         self.time_features = 2 * width
         time = 4 * width
         self.embed = nn.Sequential(nn.Linear(2 * width, time), nn.SiLU(), nn.Linear(time, time))
+        self.num_classes = num_classes
+        if num_classes is not None:
+            self.classes = nn.Embedding(num_classes + 1, time)  # the last is the null class
 
         def stage(first: int, channels: int) -> nn.ModuleList:
             widths = [first] + [channels] * depth
@@ -78,9 +87,12 @@ class FastUNet(ModelMixin, ConfigMixin):
         self.norm_out = nn.GroupNorm(1, width)
         self.conv_out = zeroed(nn.Conv2d(width, 4 * in_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, C, H, W), time (B,) in [0, 1000] -> (B, C, H, W)."""
-        embedding = F.silu(self.embed(get_timestep_embedding(time, self.time_features).to(x.dtype)))
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), time (B,) in [0, 1000], labels (B,) -> (B, C, H, W)."""
+        embedding = self.embed(get_timestep_embedding(time, self.time_features).to(x.dtype))
+        if self.num_classes is not None:
+            embedding = embedding + self.classes(labels)
+        embedding = F.silu(embedding)
         h = self.conv_in(F.pixel_unshuffle(x, 2))  # (B, width, H/2, W/2)
         for block in self.down:
             h = block(h, embedding)

@@ -13,7 +13,8 @@ class UNet2D(nn.Module):
     """UNet2DModel behind this project's call, net(x_t, time) -> like x_t.
 
     1,707,009 parameters as the tutorial configures it. `use_time=False` feeds timestep 0 always,
-    as the tutorial does; further keywords go to UNet2DModel.
+    as the tutorial does; with `num_classes` UNet2DModel embeds the class and a null class. Further
+    keywords go to UNet2DModel.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class UNet2D(nn.Module):
         layers_per_block: int = 2,
         norm_num_groups: int = 32,
         attention_head_dim: int = 8,
+        num_classes: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -72,13 +74,14 @@ class UNet2D(nn.Module):
                 up_block_types=tuple(up_block_types),
                 norm_num_groups=norm_num_groups,
                 attention_head_dim=attention_head_dim,
+                num_class_embeds=None if num_classes is None else num_classes + 1,
                 **options,
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"UNet2DModel refuses network: {error}") from error
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, C, H, W), time (B,) in [0, 1000] -> (B, C, H, W)."""
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), time (B,) in [0, 1000], labels (B,) -> (B, C, H, W)."""
         if not self.use_time:
             time = torch.zeros_like(time)
-        return self.unet(x, time, return_dict=False)[0]
+        return self.unet(x, time, class_labels=labels, return_dict=False)[0]

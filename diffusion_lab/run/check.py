@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Union
 
@@ -56,14 +56,14 @@ def check_keys(config: Mapping[str, Any], schema: type) -> None:
             raise UserError(f"{key} is unknown: choose from {sorted(known)}")
 
 
-def check_config(config: Mapping[str, Any]) -> None:
+def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = get_object) -> None:
     """Raise UserError for a key its class does not take or a value of another type.
 
-    `config` is a resolved, plain dictionary.
+    `config` is a resolved, plain dictionary; `find` gives the class of a dotted name.
     """
     for path, node in _targets(config):
         try:
-            target = get_object(node["_target_"])
+            target = find(node["_target_"])
         except ImportError as error:
             raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
         parameters = inspect.signature(target).parameters

@@ -7,10 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from diffusion_lab import figures
-from diffusion_lab.diffusion import Sampler
-from diffusion_lab.run.build import build
 from diffusion_lab.run.load import load_run
-from diffusion_lab.run.sample import draw
 
 
 def gallery(run_dirs: Sequence[Path], out: Path, num_samples: int = 12, seed: int = 0) -> Path:
@@ -18,8 +15,8 @@ def gallery(run_dirs: Sequence[Path], out: Path, num_samples: int = 12, seed: in
     rows: dict[str, Tensor] = {}
     for run_dir in run_dirs:
         run = load_run(run_dir)
-        sampler: Sampler = build(run.config["sampler"])
-        images, _ = draw(run, sampler, num_samples=num_samples, batch_size=num_samples, seed=seed)
+        sampler = run.sampler()
+        images = run.sample(num_samples, sampler=sampler, seed=seed)
         schedule = type(run.module.noise_schedule).__name__.removesuffix("Schedule")
         name = f"{run.module.prediction.name} on {schedule}\n{sampler.name}, {sampler.num_steps}"
         rows[name] = images.float() / 255

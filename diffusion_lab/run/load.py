@@ -1,15 +1,23 @@
-"""A trained run back from its folder, in one call."""
+"""A trained run back from its folder, in one call, with no Hydra."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.run.build import build
+from diffusion_lab.run.construct import construct
+from diffusion_lab.run.draw import draw
+from diffusion_lab.run.guide import Guide
+
+# what training alone needs
+_TRAINING_ONLY = {"optimizer", "lr_scheduler", "pairing", "time_sampling"}
 
 
 @dataclass
@@ -24,13 +32,67 @@ class Run:
     value_range: ValueRange
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
+    weights: str
+    """Which of the checkpoint's weights the module has, "ema" or "raw"."""
+    trust: Sequence[str] = ()
+
+    def sampler(self, **settings: Any) -> Sampler:
+        """The run's own sampler, with settings changed, such as `num_steps=10`.
+
+        Raises UserError for a setting it does not have.
+        """
+        node = self.config["sampler"] | settings
+        try:
+            sampler: Sampler = construct(node, self.trust)
+        except TypeError as error:
+            raise UserError(f"sampler: {error}") from error
+        sampler.check(self.module.noise_schedule)
+        return sampler
+
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        labels: Sequence[int] | int | str | None = None,
+        guidance_scale: float = 1.0,
+        batch_size: int = 64,
+        **settings: Any,
+    ) -> Tensor:
+        """Draw images, uint8 (N, C, H, W), as `scripts/sample.py` does.
+
+        Image k depends on the seed and k alone. `labels`, one or several of a conditional run's
+        classes, "all" (the default there) or "none", are dealt out in turn. `sampler` stands in
+        for the run's own, `settings` change that one. Raises UserError for what does not fit.
+        """
+        guide = Guide.of(self.module, labels, guidance_scale)
+        chosen = sampler or self.sampler(**settings)
+        images, _ = draw(
+            self.module,
+            chosen,
+            self.image_shape,
+            self.value_range,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            seed=seed,
+            guide=guide,
+        )
+        return images
 
 
-def load_run(run_dir: str | Path, checkpoint: str = "last") -> Run:
+def load_run(
+    run_dir: str | Path,
+    checkpoint: str = "last",
+    weights: str | None = None,
+    trust: Sequence[str] = (),
+) -> Run:
     """Rebuild the module of a run folder with the weights of its checkpoint, "last" or "best".
 
-    Only plain data is read from the file (weights_only). Raises UserError if the folder or the
-    checkpoint is not there or cannot be read.
+    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Only plain
+    data is read from the file (weights_only), and only this project's classes are made from it,
+    and those of the packages in `trust`. Raises UserError if the folder or the checkpoint is not
+    there or cannot be read.
     """
     folder = Path(run_dir).expanduser()
     if not folder.is_dir():
@@ -42,16 +104,19 @@ def load_run(run_dir: str | Path, checkpoint: str = "last") -> Run:
         raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        config, weights = state["config"], state["state_dict"]
+        config, raw = state["config"], state["state_dict"]
     except Exception as error:
         raise UserError(
             f"{path} is damaged or was not written by this project "
             f"({type(error).__name__}): give another checkpoint or run"
         ) from error
-    # the training's own parts are not needed to use a model
+    kept = ["ema", "raw"] if "ema" in state else ["raw"]
+    chosen = weights or kept[0]
+    if chosen not in kept:
+        raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
     module_config = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
-    module: DiffusionModule = build(module_config)
-    module.load_state_dict(weights)
+    module: DiffusionModule = construct(module_config, trust)
+    module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
     data = config["data"]
     return Run(
         dir=folder,
@@ -59,7 +124,6 @@ def load_run(run_dir: str | Path, checkpoint: str = "last") -> Run:
         module=module.eval().requires_grad_(False),
         value_range=ValueRange(data["value_range"]),
         image_shape=(data["channels"], data["image_size"], data["image_size"]),
+        weights=chosen,
+        trust=trust,
     )
-
-
-_TRAINING_ONLY = {"optimizer", "lr_scheduler"}

@@ -1,33 +1,34 @@
 """Images from a trained run, and the pictures of how they came about."""
 
-import logging
-import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import lightning as L
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_lab import figures
 from diffusion_lab.atomic import replacing
-from diffusion_lab.callbacks.pictures import trajectory_figure, visible
-from diffusion_lab.diffusion import Sampler, Step, sample_steps
+from diffusion_lab.callbacks.pictures import grid_columns, trajectory_figure, visible
+from diffusion_lab.diffusion import Sampler, Step
 from diffusion_lab.errors import UserError
-from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
+from diffusion_lab.run.construct import construct, trusted
+from diffusion_lab.run.draw import SHOWN, draw
+from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run, load_run
+from diffusion_lab.run.pipeline import load_pipeline
+from diffusion_lab.run.place import choose_device, make_folder
 from diffusion_lab.run.record import write_json
 from diffusion_lab.schema import SampleConfig
 
-log = logging.getLogger(__name__)
-
-MAX_FRAMES = 60
-SHOWN = 64  # images in the grid and the animation
+MAX_CELL = 8  # images of one class at one scale in guidance.png
 
 
 @dataclass
@@ -35,7 +36,9 @@ class Samples:
     """What was drawn."""
 
     images: Tensor
-    """uint8, (N, C, H, W), on the CPU."""
+    """uint8, (N, C, H, W), on the CPU; with several guidance scales one lot after the other."""
+    labels: Tensor | None
+    """The class of each, (N,); None for images without."""
     out: Path
     """The folder with the pictures and samples.npz."""
 
@@ -46,97 +49,150 @@ def sampler_config(run_config: dict[str, Any], given: dict[str, Any]) -> dict[st
     return settings if "_target_" in settings else run_config["sampler"] | settings
 
 
-def draw(
-    run: Run, sampler: Sampler, *, num_samples: int, batch_size: int, seed: int
-) -> tuple[Tensor, list[Step]]:
-    """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
-
-    Image k depends on the seed and k alone.
-    """
-    every = -(-sampler.num_steps // MAX_FRAMES)
-    images: list[Tensor] = []
-    walk: list[Step] = []
-    for first in range(0, num_samples, batch_size):
-        steps = sample_steps(
-            run.module.denoise,
-            run.module.noise_schedule,
-            sampler,
-            run.image_shape,
-            num_images=min(batch_size, num_samples - first),
-            seed=seed,
-            first=first,
-            device=run.module.device,
+def _guides(cfg: DictConfig, run: Run) -> list[Guide]:
+    """One guide for each guidance scale."""
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg))
+    scales = plain["guidance_scale"]
+    scales = scales if isinstance(scales, list) else [scales]
+    if not scales or any(isinstance(s, bool) or not isinstance(s, int | float) for s in scales):
+        raise UserError(
+            f"guidance_scale={plain['guidance_scale']}: expected a number or several, "
+            "for example guidance_scale=0,1,3"
         )
-        for i, step in enumerate(steps):
-            if first == 0 and i % every == 0:
-                walk.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
-        images.append(run.value_range.decode(step.x_next).cpu())
-        log.info("%d of %d images", first + len(images[-1]), num_samples)
-    return torch.cat(images), walk
+    weak = None if cfg.autoguidance is None else _weak_run(cfg.autoguidance, run)
+    if weak is None and cfg.guidance_interval is not None and set(scales) == {1}:
+        raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
+    if weak is not None and set(scales) == {1}:
+        raise UserError("autoguidance= changes nothing at guidance_scale=1: try guidance_scale=2")
+    return [
+        Guide.of(
+            run.module,
+            plain["labels"],
+            scale,
+            plain["guidance_interval"],
+            None if weak is None else weak.module,
+        )
+        for scale in scales
+    ]
+
+
+def _weak_run(where: str, run: Run) -> Run:
+    """A run folder, or the name of another checkpoint of this run."""
+    weak = load_run(where) if Path(where).is_dir() else load_run(run.dir, where)
+    for what, mine, its in (
+        ("images", run.image_shape, weak.image_shape),
+        ("values", run.value_range.name, weak.value_range.name),
+        ("noise schedule", run.config["noise_schedule"], weak.config["noise_schedule"]),
+    ):
+        if mine != its:
+            raise UserError(f"autoguidance={where} has another {what}: {its}, this run has {mine}")
+    return weak
 
 
 def sample(cfg: DictConfig) -> Samples:
-    """Draw `num_samples` images and leave a grid, a trajectory, an animation and samples.npz.
+    """Draw `num_samples` images a guidance scale; leave pictures of them and samples.npz.
 
     Raises UserError for a mistake in the configuration, before anything is drawn or written.
     """
-    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
-        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
     for name in ("num_samples", "batch_size", "trajectory_steps"):
         if cfg[name] < 1:
             raise UserError(f"{name}={cfg[name]}: expected at least 1")
     check_keys(cfg, SampleConfig)
     check_seed(cfg.seed)
-    run = load_run(cfg.run, cfg.checkpoint)
+    run = _open(cfg)
     given = cast(dict[str, Any], OmegaConf.to_container(cfg.sampler, resolve=True))
     config = sampler_config(run.config, given)
-    check_config({"sampler": config})
-    sampler: Sampler = build(config)
+    check_config({"sampler": config}, partial(trusted, trust=cfg.trust))
+    sampler: Sampler = construct(config, cfg.trust)
     sampler.check(run.module.noise_schedule)
-    try:
-        run.module.to(L.Fabric(accelerator=cfg.accelerator, devices=1).device)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"accelerator={cfg.accelerator}: {reason} Use accelerator=cpu or auto."
-        ) from error
+    guides = _guides(cfg, run)
+    device = choose_device(cfg.accelerator)
+    run.module.to(device)
+    if guides[0].weak is not None:
+        guides[0].weak.to(device)
+    out = make_folder(cfg.out, run.dir / "samples")
 
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
-    out = (Path(cfg.out) if cfg.out else run.dir / "samples" / name).absolute()
-    if (out / "samples.npz").exists():
-        raise UserError(f"out={cfg.out} already holds samples.npz: give another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={out} cannot be made: {error.strerror}") from error
     began = time.perf_counter()
-    images, walk = draw(
-        run,
-        sampler,
-        num_samples=cfg.num_samples,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
-    )
+    drawn = [
+        draw(
+            run.module,
+            sampler,
+            run.image_shape,
+            run.value_range,
+            num_samples=cfg.num_samples,
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+            guide=guide,
+        )
+        for guide in guides
+    ]
     seconds = time.perf_counter() - began
-    schedule, value_range = run.module.noise_schedule, run.value_range
-    chosen = np.linspace(0, len(walk) - 1, min(cfg.trajectory_steps, len(walk))).round()
-    path = [walk[int(i)] for i in chosen]
-    frames = [visible(step, schedule, value_range) for step in walk]
-    final = images[:SHOWN].float() / 255
-    figures.save_grid(final, out / "samples.png")
-    figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif")
-    figures.save_figure(trajectory_figure(path, schedule, value_range), out / "trajectory.png")
+    lots, walks = [images for images, _ in drawn], [walk for _, walk in drawn]
+    labels = guides[0].labels_of(0, cfg.num_samples)
+    _draw_pictures(run, lots[0], walks[0], guides[0], cfg.trajectory_steps, out)
+    arrays: dict[str, Any] = {"images": torch.cat(lots)}
+    if labels is not None:
+        figures.save_figure(_guidance_figure(lots, guides), out / "guidance.png")
+        arrays["labels"] = labels.repeat(len(guides))
+    if len(guides) > 1:
+        scales = torch.tensor([guide.guidance_scale for guide in guides])
+        arrays["guidance_scale"] = scales.repeat_interleave(cfg.num_samples)
     with replacing(out / "samples.npz") as part, part.open("wb") as file:
-        np.savez_compressed(file, images=images.numpy())
+        np.savez_compressed(file, **{name: array.numpy() for name, array in arrays.items()})
     write_json(
         out / "samples.json",
         {
             "run": str(run.dir),
             "checkpoint": cfg.checkpoint,
+            "weights": run.weights,
             "sampler": config,
             "seed": cfg.seed,
             "num_samples": cfg.num_samples,
+            "labels": list(guides[0].labels),
+            "guidance_scale": [guide.guidance_scale for guide in guides],
+            "guidance_interval": guides[0].interval,
+            "autoguidance": cfg.autoguidance,
             "seconds": round(seconds, 3),
         },
     )
-    return Samples(images, out)
+    return Samples(arrays["images"], arrays.get("labels"), out)
+
+
+def _open(cfg: DictConfig) -> Run:
+    """The run or the diffusers pipeline that is to be drawn from."""
+    if bool(cfg.run) == bool(cfg.pipeline):
+        raise UserError(
+            "give one of run=logs/runs/<name>, a run folder, and pipeline=<folder>, a diffusers "
+            "pipeline"
+        )
+    if cfg.run:
+        return load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    for name in ("weights", "autoguidance"):
+        if cfg[name] is not None:
+            raise UserError(f"{name}={cfg[name]} goes with run=, a pipeline folder has one network")
+    return load_pipeline(cfg.pipeline)
+
+
+def _draw_pictures(
+    run: Run, images: Tensor, walk: list[Step], guide: Guide, trajectory_steps: int, out: Path
+) -> None:
+    schedule, value_range = run.module.noise_schedule, run.value_range
+    chosen = np.linspace(0, len(walk) - 1, min(trajectory_steps, len(walk))).round()
+    path = [walk[int(i)] for i in chosen]
+    frames = [visible(step, schedule, value_range) for step in walk]
+    final = images[:SHOWN].float() / 255
+    nrow = grid_columns(len(guide.labels))
+    figures.save_grid(final, out / "samples.png", nrow)
+    figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif", nrow)
+    figures.save_figure(trajectory_figure(path, schedule, value_range), out / "trajectory.png")
+
+
+def _guidance_figure(lots: Sequence[Tensor], guides: Sequence[Guide]) -> Figure:
+    """Rows the classes, columns the guidance scales; the same noise in every cell of a row."""
+    classes = guides[0].labels
+    each = max(1, min(MAX_CELL, 16 // len(guides), len(lots[0]) // len(classes)))
+    rows = {
+        f"class {label}": [lot[k :: len(classes)][:each].float() / 255 for lot in lots]
+        for k, label in enumerate(classes[: len(lots[0])])
+    }
+    return figures.labelled_table(rows, [f"scale {g.guidance_scale:g}" for g in guides])

@@ -31,6 +31,7 @@ from diffusion_lab.run.parts import (
     check_there_is_work,
     quieten_lightning,
 )
+from diffusion_lab.run.pipeline import load_weights, read_pipeline, use_network_of
 from diffusion_lab.run.record import RunRecord
 from diffusion_lab.run.report import compared, headline, summary
 from diffusion_lab.schema import TrainConfig
@@ -84,13 +85,24 @@ def train(cfg: DictConfig) -> TrainResult:
 
 def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainResult:
     check_keys(config, TrainConfig)
+    pipeline = None
+    if cfg.init_from is not None:
+        pipeline = read_pipeline(cfg.init_from)
+        config = use_network_of(pipeline, cfg)
     check_config(config)
     check_seed(cfg.seed)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     quieten_lightning()
 
     datamodule: ImageDataModule = build(cfg.data)
+    if cfg.model.num_classes not in (None, datamodule.num_classes):
+        raise UserError(
+            f"model.num_classes={cfg.model.num_classes}: {cfg.data.name} has "
+            f"{datamodule.num_classes} classes, model.num_classes={datamodule.num_classes}"
+        )
     module: DiffusionModule = build(cfg.model)
+    if pipeline is not None:
+        load_weights(module.network, pipeline, cfg.init_from)
     build(cfg.sampler).check(module.noise_schedule)
     try:
         module.make_optimizer(module.parameters())

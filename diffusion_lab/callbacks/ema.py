@@ -1,0 +1,105 @@
+"""A moving average of the weights: what validation, pictures, sampling and export use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from diffusion_lab.errors import UserError
+
+
+class EMA(L.Callback):
+    """After step n, average += (1 - d) (weights - average) with d = min(decay, (1 + n) / (10 + n)).
+
+    The warm-up of d lets short runs use it too. The average is kept in float32, whatever the
+    precision of the run. Validation sees the average, so `best` is the best average; training
+    never does. A checkpoint holds the trained weights in `state_dict`, as always, and the average
+    in `ema`: {"weights": name -> tensor, "steps": n}.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"callbacks.ema.decay={decay}: expected a number from 0 to below 1")
+        self.decay = decay
+        self.steps = 0
+        self.average: dict[str, Tensor] = {}
+        self._trained: dict[str, Tensor] = {}  # the weights that the average stands in for
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin at the weights as they are, or where a checkpoint left off."""
+        self.average = {
+            name: self.average.get(name, p.detach()).to(p.device, torch.float32, copy=True)
+            for name, p in pl_module.named_parameters()
+        }
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Follow the weights, once an optimizer step."""
+        if trainer.global_step == self.steps:  # a batch whose gradients are still being gathered
+            return
+        self.steps = trainer.global_step
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        weights = [p.detach().float() for p in pl_module.parameters()]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+
+    @torch.no_grad()
+    def put_in(self, module: L.LightningModule) -> None:
+        """Let the module have the average until `take_out`."""
+        parameters = dict(module.named_parameters())
+        self._trained = {name: p.detach().clone() for name, p in parameters.items()}
+        for name, p in parameters.items():
+            p.copy_(self.average[name])
+
+    @torch.no_grad()
+    def take_out(self, module: L.LightningModule) -> None:
+        """Give the module back what training left in it; does nothing if it has that."""
+        for name, p in module.named_parameters():
+            if name in self._trained:
+                p.copy_(self._trained[name])
+        self._trained = {}
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate the average."""
+        self.put_in(pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Back to training; checkpoint callbacks come after this one."""
+        self.take_out(pl_module)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """A run stopped in validation must not save the average as its weights."""
+        self.take_out(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the average under the names of the parameters."""
+        checkpoint["ema"] = {"weights": dict(self.average), "steps": self.steps}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on from the average of a checkpoint that has one."""
+        if "ema" in checkpoint:
+            self.average, self.steps = checkpoint["ema"]["weights"], checkpoint["ema"]["steps"]
+
+
+@contextmanager
+def averaged(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
+    """The module with its moving average, if the run keeps one."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    emas = [callback for callback in callbacks if isinstance(callback, EMA)]
+    for ema in emas:
+        ema.put_in(module)
+    try:
+        yield
+    finally:
+        for ema in emas:
+            ema.take_out(module)

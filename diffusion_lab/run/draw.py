@@ -1,0 +1,59 @@
+"""From noise to pixels, batch by batch."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import Sampler, Step, sample_steps
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.guide import Guide
+
+log = logging.getLogger(__name__)
+
+MAX_FRAMES = 60
+SHOWN = 64  # images in the grid and the animation
+
+
+def draw(
+    module: DiffusionModule,
+    sampler: Sampler,
+    image_shape: tuple[int, int, int],
+    value_range: ValueRange,
+    *,
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    guide: Guide | None = None,
+) -> tuple[Tensor, list[Step]]:
+    """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
+
+    Image k depends on the seed and k alone. Raises UserError for a number below 1.
+    """
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name}={value}: expected at least 1")
+    guide = guide or Guide()
+    every = -(-sampler.num_steps // MAX_FRAMES)
+    images: list[Tensor] = []
+    walk: list[Step] = []
+    for first in range(0, num_samples, batch_size):
+        count = min(batch_size, num_samples - first)
+        steps = sample_steps(
+            guide.denoiser(module, first, count),
+            module.noise_schedule,
+            sampler,
+            image_shape,
+            num_images=count,
+            seed=seed,
+            first=first,
+            device=module.device,
+        )
+        for i, step in enumerate(steps):
+            if first == 0 and i % every == 0:
+                walk.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
+        images.append(value_range.decode(step.x_next).cpu())
+        log.info("%d of %d images", first + len(images[-1]), num_samples)
+    return torch.cat(images), walk

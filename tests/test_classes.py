@@ -1,0 +1,283 @@
+"""Class conditioning and guidance, from the network to the command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab import compose_config, load_run, train
+from diffusion_lab.data.bundled import bundled_digits
+from diffusion_lab.diffusion import Flow, GuidedDenoiser, LinearSchedule, VPSchedule
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.networks.fast_unet import FastUNet
+from diffusion_lab.networks.unet2d import UNet2D
+from tests.conftest import TINY
+from tests.test_bad_input import assert_refused
+
+CONDITIONAL = (*TINY, "model=flow", "network.width=8", "model.num_classes=10")
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("conditional")
+    train(compose_config([*CONDITIONAL, "callbacks=snapshots"], folder))
+    return folder
+
+
+def random_module(network=FastUNet, schedule=None, **settings):
+    """Ten classes and no zeroed layer, so that every input reaches the output."""
+    torch.manual_seed(0)
+    small = (
+        {"width": 8}
+        if network is FastUNet
+        else {
+            "block_out_channels": (8, 8),
+            "down_block_types": ("DownBlock2D",) * 2,
+            "up_block_types": ("UpBlock2D",) * 2,
+            "norm_num_groups": 4,
+        }
+    )
+    net = network(num_classes=10, **small)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return DiffusionModule(
+        net, schedule or LinearSchedule(), Flow(), num_classes=10, **settings
+    ).eval()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(6, 1, 28, 28, generator=generator), torch.tensor([0, 1, 2, 3, 9, 9])
+
+
+@pytest.mark.parametrize("network", [FastUNet, UNet2D])
+def test_labels_change_the_output_and_none_means_the_null_class(network, batch):
+    x, labels = batch
+    module, t = random_module(network), torch.full((6,), 0.5)
+    with torch.no_grad():
+        outputs = module(x, t, labels)
+        assert not torch.allclose(outputs, module(x, t, (labels + 1) % 10), atol=1e-3)
+        null = torch.full_like(labels, 10)
+        assert torch.equal(module(x, t), module(x, t, null))
+        assert not torch.allclose(module(x, t), outputs, atol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", [LinearSchedule(), VPSchedule()])
+def test_one_guided_call_equals_two(schedule, batch):
+    x, labels = batch
+    module = random_module(schedule=schedule)
+    t = schedule.span(5)[3].expand(6)
+    calls = []
+    module.network.register_forward_hook(lambda net, args, out: calls.append(len(args[0])))
+
+    def guided(scale, **more):
+        return GuidedDenoiser(
+            module.denoise, schedule, labels, null_label=10, guidance_scale=scale, **more
+        )(x, t)
+
+    with torch.no_grad():
+        strong, weak = module.denoise(x, t, labels), module.denoise(x, t)
+        calls.clear()
+        three = guided(3.0)
+        assert calls == [12]  # both branches in one batch
+        torch.testing.assert_close(three, weak + 3 * (strong - weak), rtol=1e-4, atol=1e-4)
+        assert torch.equal(guided(1.0), strong)
+        assert torch.equal(guided(0.0), weak)
+        ratio = (schedule.sigma(t[:1]) / schedule.alpha(t[:1])).item()
+        assert torch.equal(guided(3.0, interval=(ratio * 1.1, 99.0)), strong)
+        assert torch.equal(guided(3.0, interval=(ratio * 0.9, ratio * 1.1)), three)
+
+
+def test_autoguidance_extrapolates_away_from_the_weaker_model(batch):
+    x, labels = batch
+    module, t = random_module(), torch.full((6,), 0.3)
+    torch.manual_seed(7)
+    weaker = DiffusionModule(FastUNet(width=4, num_classes=10), LinearSchedule(), Flow())
+    weaker.num_classes = 10
+    guided = GuidedDenoiser(
+        module.denoise,
+        module.noise_schedule,
+        labels,
+        guidance_scale=2.0,
+        weak=weaker.denoise,
+    )
+    with torch.no_grad():
+        strong, weak = module.denoise(x, t, labels), weaker.denoise(x, t, labels)
+        torch.testing.assert_close(guided(x, t), 2 * strong - weak)
+
+
+def test_the_null_class_gets_gradient_and_the_others_only_from_their_images(batch):
+    x, _ = batch
+    module = random_module(label_dropout=0.5).train()
+    module.log = lambda *args, **kwargs: None
+    torch.manual_seed(2)
+    module.training_step((x, torch.full((6,), 4)), 0).backward()
+    touched = module.network.classes.weight.grad.abs().sum(1).nonzero().flatten().tolist()
+    assert touched == [4, 10]
+
+
+def test_the_share_of_dropped_labels_is_the_dropout():
+    module = random_module(label_dropout=0.2)
+    torch.manual_seed(0)
+    labels = torch.zeros(20_000, dtype=torch.long)
+    share = (module.network_labels(labels, 0.2) == 10).float().mean().item()
+    assert share == pytest.approx(0.2, abs=0.01)
+    state = torch.get_rng_state()
+    assert torch.equal(module.network_labels(labels), labels)
+    assert torch.equal(torch.get_rng_state(), state)  # validation leaves the stream alone
+
+
+def test_training_without_classes_draws_nothing_for_them(tmp_path):
+    losses = []
+    for dropout in (0.1, 0.9):
+        cfg = compose_config([*TINY, f"model.label_dropout={dropout}"], tmp_path / str(dropout))
+        losses.append(train(cfg).metrics["train/loss"])
+    assert losses[0] == losses[1]
+
+
+def test_every_class_every_scale(conditional, typed):
+    code, out, err = typed(
+        "sample", f"run={conditional}", "labels=all", "guidance_scale=0,1,3", "num_samples=20"
+    )
+    assert code == 0, err
+    folder = out.strip().splitlines()[-1]
+    drawn = np.load(f"{folder}/samples.npz")
+    assert drawn["images"].shape == (60, 1, 28, 28)
+    assert drawn["labels"].tolist() == [*range(10)] * 6
+    assert drawn["guidance_scale"].tolist() == [0.0] * 20 + [1.0] * 20 + [3.0] * 20
+    with Image.open(f"{folder}/guidance.png") as picture:
+        assert picture.height > 10 * 28
+    settings = json.loads(Path(folder, "samples.json").read_text())
+    assert settings["guidance_scale"] == [0, 1, 3] and settings["weights"] == "ema"
+
+    # the same images from Python, and image k whatever the batch
+    run = load_run(conditional)
+    again = run.sample(20, labels="all", guidance_scale=3.0, batch_size=7)
+    difference = again.numpy().astype(int) - drawn["images"][40:].astype(int)
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        (["labels=3"], [3] * 4),
+        (["labels=0,7"], [0, 7] * 2),
+        (["labels=[5]"], [5] * 4),
+        (["labels=none"], None),
+        ([], [0, 1, 2, 3]),
+    ],
+)
+def test_labels_are_dealt_out_in_turn(conditional, typed, arguments, labels):
+    code, out, err = typed("sample", f"run={conditional}", "num_samples=4", *arguments)
+    assert code == 0, err
+    drawn = np.load(out.strip().splitlines()[-1] + "/samples.npz")
+    assert (drawn["labels"].tolist() if "labels" in drawn else None) == labels
+
+
+def test_guided_over_an_interval_and_by_another_checkpoint(conditional, typed):
+    drawn = {}
+    for arguments in (
+        ("guidance_scale=2",),
+        ("guidance_scale=2", "guidance_interval=0.5,4"),
+        ("guidance_scale=2", f"autoguidance={conditional}"),
+        ("guidance_scale=2", "autoguidance=best"),
+    ):
+        code, out, err = typed("sample", f"run={conditional}", "num_samples=2", *arguments)
+        assert code == 0, err
+        drawn[arguments] = np.load(out.strip().splitlines()[-1] + "/samples.npz")["images"]
+    plain = load_run(conditional).sample(2)
+    images = [*drawn.values()]
+    assert not np.array_equal(images[0], images[1])
+    # a model guided by itself is itself
+    assert np.abs(images[2].astype(int) - plain.numpy().astype(int)).max() <= 1
+
+
+REFUSED = [
+    (["labels=10"], ["labels=10", "0 to 9"]),
+    (["labels=-1"], ["labels=-1", "0 to 9"]),
+    (["labels=1,12"], ["labels=12", "0 to 9"]),
+    (["labels=cat"], ["labels=cat", "labels=all"]),
+    (["labels=[]"], ["labels=[]"]),
+    (["labels=none", "guidance_scale=2"], ["labels=none", "labels=all"]),
+    (["guidance_scale=strong"], ["guidance_scale=strong", "0,1,3"]),
+    (["guidance_scale=2", "guidance_interval=3"], ["guidance_interval"]),
+    (["guidance_scale=2", "guidance_interval=[5,1]"], ["guidance_interval=[5, 1]", "low to high"]),
+    (["guidance_interval=[1,5]"], ["guidance_interval", "guidance_scale=1"]),
+    (["autoguidance=best"], ["autoguidance", "guidance_scale=1"]),
+    (["autoguidance=nosuch", "guidance_scale=2"], ["nosuch", "last"]),
+    (["weights=best"], ["weights=best", "ema and raw"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda v: " ".join(v))
+def test_sampling_refuses(conditional, typed, arguments, words, tmp_path):
+    out = tmp_path / "out"
+    assert_refused(typed("sample", f"run={conditional}", f"out={out}", *arguments), *words)
+    assert not out.exists()
+
+
+def test_a_run_without_classes_refuses_labels_and_guidance(trained, typed):
+    run = f"run={trained['ddpm']}"
+    assert_refused(typed("sample", run, "labels=3"), "labels=3", "model.num_classes=10")
+    assert_refused(typed("sample", run, "guidance_scale=2"), "guidance_scale=2", "autoguidance=")
+
+
+def test_a_run_that_never_saw_the_null_class_refuses_what_needs_it(tmp_path, typed):
+    train(compose_config([*CONDITIONAL, "model.label_dropout=0"], tmp_path / "run"))
+    run = f"run={tmp_path / 'run'}"
+    assert_refused(typed("sample", run, "guidance_scale=2"), "null class", "guidance_scale=1")
+    assert_refused(typed("sample", run, "labels=none"), "null class", "label_dropout=0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["model.num_classes=7"], ["model.num_classes=7", "10 classes"]),
+        (["model.num_classes=0"], ["model.num_classes=0", "10 classes"]),
+        (["model.num_classes=10"], ["BasicUNet", "network=unet_fast"]),
+        (["model.label_dropout=2"], ["model.label_dropout=2", "0 to 1"]),
+    ],
+    ids=lambda v: " ".join(v),
+)
+def test_training_refuses(typed, arguments, words):
+    assert_refused(typed("train", *TINY, *arguments), *words)
+
+
+@pytest.mark.parametrize("model", ["unet2d", "ddpm", "flow", "score_matching", "edm"])
+def test_every_model_with_a_time_or_class_input_takes_classes(model, tmp_path):
+    small = "network.width=8"
+    if model in ("unet2d", "ddpm"):
+        small = "network.block_out_channels=[32,32,32]"
+    run = train(compose_config([*TINY, f"model={model}", "model.num_classes=10", small], tmp_path))
+    assert run.module.num_classes == 10
+    images = load_run(tmp_path).sample(3, num_steps=2, labels=[1, 2, 3], guidance_scale=1.5)
+    assert images.shape == (3, 1, 28, 28)
+
+
+@pytest.mark.slow
+def test_the_class_that_was_asked_for_is_drawn(tmp_path):
+    """A short run on the bundled real digits, judged by nearest neighbours of other real digits."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    overrides = [
+        "experiment=quickstart",
+        "model.num_classes=10",
+        "data.source=bundled",
+        "network.width=24",
+        "callbacks=minimal",
+        "trainer.accelerator=cpu",
+        "trainer.max_time=00:00:00:40",
+        f"paths.data_dir={tmp_path}",
+    ]
+    train(compose_config(overrides, tmp_path / "run"))
+    run = load_run(tmp_path / "run")
+    images = run.sample(100, labels="all", guidance_scale=2.0, num_steps=20)
+    digits, classes = bundled_digits(tmp_path)
+    judge = KNeighborsClassifier(5).fit(digits.reshape(len(digits), -1), classes)
+    judged = judge.predict(images.flatten(1).numpy())
+    assert (judged == np.arange(100) % 10).mean() > 0.8
