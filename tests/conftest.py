@@ -28,6 +28,13 @@ TINY = (
     "callbacks.samples.num_samples=4",
     "callbacks.figures.num_samples=4",
 )
+TINY_UNET = {
+    "block_out_channels": [8, 8],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -96,4 +103,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         overrides = [*TINY, f"model={model}", f"network={network}"]
         train(compose_config(overrides, folder))
         folders[model] = folder
+    return folders
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run folders to export: one of stock parts, one conditional on classes."""
+    unet = [
+        f"network.{key}={str(value).replace(' ', '')}".replace("'", "")
+        for key, value in TINY_UNET.items()
+    ]
+    folders = {}
+    for name, more in {
+        "stock": ["model=ddpm", *unet],
+        "conditional": ["model=flow", "network.width=8", "network.depth=1", "model.num_classes=10"],
+    }.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        # without pictures
+        words = [*TINY[:-2], "callbacks=minimal", "logger=csv", *more]
+        train(compose_config(words, folders[name]))
     return folders
