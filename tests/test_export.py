@@ -167,6 +167,7 @@ def config(**settings):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory, runs):
     """What our samplers drew, what a process without the project drew, and what it saw."""
+    torch.set_num_threads(1)  # on a busy machine two would wait for each other at every tiny step
     folder = tmp_path_factory.mktemp("exported")
     ours, calls = {}, {}
     for name, (module, sampler, values) in cases().items():
@@ -197,7 +198,7 @@ def drawn(tmp_path_factory, runs):
     (folder / "calls.json").write_text(json.dumps(calls))
     (folder / "lines.json").write_text(json.dumps(lines))
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    env |= {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+    env |= {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         [sys.executable, "-P", "-c", DRAW], cwd=folder, env=env, capture_output=True, text=True
     )

@@ -29,6 +29,7 @@ from tests.test_export import SHAPE, config, ddim, fast, unet2d
 
 
 def steps_of_training(tmp_path, exports):
+    torch.set_num_threads(1)  # as in test_export
     torch.manual_seed(0)
     module = DiffusionModule(unet2d(dropout=0.1), VPSchedule(), Epsilon())
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
