@@ -271,7 +271,8 @@ def test_the_class_that_was_asked_for_is_drawn(tmp_path):
         "network.width=24",
         "callbacks=minimal",
         "trainer.accelerator=cpu",
-        "trainer.max_time=00:00:00:40",
+        "trainer.max_time=null",
+        "trainer.max_steps=600",
         f"paths.data_dir={tmp_path}",
     ]
     train(compose_config(overrides, tmp_path / "run"))
