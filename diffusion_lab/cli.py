@@ -127,6 +127,15 @@ def _sample(cfg: DictConfig) -> None:
     print(_job(sample, cfg).out)
 
 
+def _edit(cfg: DictConfig) -> None:
+    from diffusion_lab.run.edit import edit
+
+    edited = _job(edit, cfg)
+    for name, value in edited.measured.items():
+        print(f"{name}: {value:.4f}")
+    print(edited.out)
+
+
 def _explain(cfg: DictConfig) -> None:
     from diffusion_lab.run.explain import explain
 
@@ -143,6 +152,11 @@ def train() -> None:
 def sample() -> None:
     """`diffusion-lab-sample`, scripts/sample.py."""
     _main(_sample, "sample")
+
+
+def edit() -> None:
+    """`diffusion-lab-edit`, scripts/edit.py."""
+    _main(_edit, "edit")
 
 
 def explain() -> None:

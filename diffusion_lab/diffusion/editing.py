@@ -15,7 +15,7 @@ from diffusion_lab.diffusion.samplers.base import Denoise, first_noise, fresh_no
 from diffusion_lab.diffusion.samplers.deterministic import Levels, levels_to_clean, walk
 from diffusion_lab.errors import UserError
 
-RESAMPLINGS = 5
+RESAMPLINGS = 10
 """How often `inpaint` walks every part of a Gaussian path if nothing else is said."""
 
 
@@ -121,11 +121,21 @@ def image_to_image(
     ends at pure noise. (B, C, H, W) -> same.
     """
     times = strength_times(noise_schedule, strength, num_steps).to(images.device)
-    noise = first_noise(noise_schedule, images.shape[1:], generators).to(images)
-    x = noise_schedule.add_noise(images, noise, times[:1])
+    x = noised(noise_schedule, images, times[:1], generators)
     levels = levels_to_clean(noise_schedule, times)
     *_, last = walk(denoise, noise_schedule, x, levels, second_order=True)
     return last.x_next
+
+
+def noised(
+    noise_schedule: NoiseSchedule,
+    images: Tensor,
+    t: Tensor,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """The images at t (1,), with noise for every image from its own generator. (B, C, H, W)."""
+    noise = first_noise(noise_schedule, images.shape[1:], generators).to(images)
+    return noise_schedule.add_noise(images, noise, t)
 
 
 def strength_times(noise_schedule: NoiseSchedule, strength: float, num_steps: int) -> Tensor:
@@ -165,7 +175,7 @@ def inpaint(
     images (B, C, H, W), known bool, broadcastable to them -> (B, C, H, W), known pixels untouched.
     """
     gaussian = noise_schedule.noise == "gaussian"
-    resamplings = check_resamplings(noise_schedule, resamplings)
+    resamplings = check_resamplings(noise_schedule, num_steps, resamplings, jump_length)
     times, alphas, sigmas = _whole_path(noise_schedule, num_steps, images)
     noise = first_noise(noise_schedule, images.shape[1:], generators).to(images)
     x = noise * noise_schedule.init_noise_sigma
@@ -190,18 +200,29 @@ def inpaint(
     return x
 
 
-def check_resamplings(noise_schedule: NoiseSchedule, resamplings: int | None) -> int:
+def check_resamplings(
+    noise_schedule: NoiseSchedule, num_steps: int, resamplings: int | None, jump_length: int
+) -> int:
     """The number of passes: RESAMPLINGS, or 1 where the noise is not Gaussian, if None is asked.
 
     Raises UserError for more than 1 there: x_noisier given x is no Gaussian step then.
     """
     gaussian = noise_schedule.noise == "gaussian"
     if resamplings is None:
-        return RESAMPLINGS if gaussian else 1
+        resamplings = RESAMPLINGS if gaussian else 1
+    if resamplings < 1 or jump_length < 1:
+        raise UserError(
+            f"resamplings={resamplings}, jump_length={jump_length}: expected at least 1"
+        )
     if resamplings > 1 and not gaussian:
         raise UserError(
             f"resamplings={resamplings}: going back adds Gaussian noise, and this noise schedule's "
             f"noise is {noise_schedule.noise}: use resamplings=1"
+        )
+    if resamplings > 1 and jump_length >= num_steps:
+        raise UserError(
+            f"jump_length={jump_length}: expected less than num_steps={num_steps}, for example "
+            f"num_steps={10 * jump_length}"
         )
     return resamplings
 

@@ -1,20 +1,17 @@
 """Images from a trained run, and the pictures of how they came about."""
 
 import logging
-import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import lightning as L
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_lab import figures
-from diffusion_lab.atomic import replacing
 from diffusion_lab.callbacks.pictures import trajectory_figure, visible
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
@@ -22,6 +19,12 @@ from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.record import write_json
+from diffusion_lab.run.results import (
+    check_run_given,
+    move_to_device,
+    results_folder,
+    save_arrays,
+)
 from diffusion_lab.schema import SampleConfig
 
 log = logging.getLogger(__name__)
@@ -80,8 +83,7 @@ def sample(cfg: DictConfig) -> Samples:
 
     Raises UserError for a mistake in the configuration, before anything is drawn or written.
     """
-    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
-        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
+    check_run_given(cfg)
     for name in ("num_samples", "batch_size", "trajectory_steps"):
         if cfg[name] < 1:
             raise UserError(f"{name}={cfg[name]}: expected at least 1")
@@ -93,22 +95,8 @@ def sample(cfg: DictConfig) -> Samples:
     check_config({"sampler": config})
     sampler: Sampler = build(config)
     sampler.check(run.module.noise_schedule)
-    try:
-        run.module.to(L.Fabric(accelerator=cfg.accelerator, devices=1).device)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"accelerator={cfg.accelerator}: {reason} Use accelerator=cpu or auto."
-        ) from error
-
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
-    out = (Path(cfg.out) if cfg.out else run.dir / "samples" / name).absolute()
-    if (out / "samples.npz").exists():
-        raise UserError(f"out={cfg.out} already holds samples.npz: give another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={out} cannot be made: {error.strerror}") from error
+    move_to_device(run, cfg.accelerator)
+    out = results_folder(cfg.out, run.dir / "samples", "samples.npz")
     began = time.perf_counter()
     images, walk = draw(
         run,
@@ -126,8 +114,7 @@ def sample(cfg: DictConfig) -> Samples:
     figures.save_grid(final, out / "samples.png")
     figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif")
     figures.save_figure(trajectory_figure(path, schedule, value_range), out / "trajectory.png")
-    with replacing(out / "samples.npz") as part, part.open("wb") as file:
-        np.savez_compressed(file, images=images.numpy())
+    save_arrays(out / "samples.npz", images=images)
     write_json(
         out / "samples.json",
         {
