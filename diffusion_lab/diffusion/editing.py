@@ -51,9 +51,10 @@ def decode(
     num_steps: int,
     second_order: bool = True,
 ) -> Tensor:
-    """The images that the deterministic path leads to from noise, as HeunSampler (BlendSampler).
+    """The images that the deterministic path leads to from noise: HeunSampler, or BlendSampler.
 
-    (B, C, H, W) -> same.
+    Like them it ends on the prediction, right where images fill little of their space, and an error
+    of (sigma / alpha)^2 of the last level where their density is smooth. (B, C, H, W) -> same.
     """
     levels = _whole_path(noise_schedule, num_steps, noise)
     x = noise * noise_schedule.init_noise_sigma
@@ -69,7 +70,7 @@ def spherical(first: Tensor, second: Tensor, shares: Tensor, center: float = 0.0
     they are, whatever the noise's distribution. -> (n, C, H, W).
     """
     a, b = first - center, second - center
-    cosine = (a * b).sum() / (a.norm() * b.norm())
+    cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)
     angle = cosine.clamp(-1, 1).acos()
     share = shares.view(-1, 1, 1, 1)
     if angle.sin() < 1e-4:  # as good as parallel: the arc is the straight line
