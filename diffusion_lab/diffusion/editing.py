@@ -160,7 +160,7 @@ def inpaint(
     num_steps: int,
     generators: Sequence[torch.Generator],
     resamplings: int | None = None,
-    jump_length: int = 5,
+    jump_length: int = 2,
 ) -> Tensor:
     """Paint the pixels that are not known so that they go with those that are.
 
