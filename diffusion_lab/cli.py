@@ -134,6 +134,15 @@ def _sample(cfg: DictConfig) -> None:
     print(_job(sample, cfg).out)
 
 
+def _edit(cfg: DictConfig) -> None:
+    from diffusion_lab.run.edit import edit
+
+    edited = _job(edit, cfg)
+    for name, value in edited.measured.items():
+        print(f"{name}: {value:.4f}")
+    print(edited.out)
+
+
 def _explain(cfg: DictConfig) -> None:
     from diffusion_lab.run.explain import explain
 
@@ -151,6 +160,12 @@ def sample() -> None:
     """`diffusion-lab-sample`, scripts/sample.py."""
     _bracket_lists("labels", "guidance_scale", "guidance_interval")
     _main(_sample, "sample")
+
+
+def edit() -> None:
+    """`diffusion-lab-edit`, scripts/edit.py."""
+    _bracket_lists("labels")
+    _main(_edit, "edit")
 
 
 def explain() -> None:
