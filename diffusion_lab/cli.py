@@ -144,6 +144,15 @@ def _export(cfg: DictConfig) -> None:
     print(exported.out)
 
 
+def _edit(cfg: DictConfig) -> None:
+    from diffusion_lab.run.edit import edit
+
+    edited = _job(edit, cfg)
+    for name, value in edited.measured.items():
+        print(f"{name}: {value:.4f}")
+    print(edited.out)
+
+
 def _explain(cfg: DictConfig) -> None:
     from diffusion_lab.run.explain import explain
 
@@ -170,6 +179,12 @@ def export() -> None:
         sys.argv[where : where + 2] = [f"--push={''.join(sys.argv[where + 1 : where + 2])}"]
     sys.argv[1:] = [re.sub("^--push=", "push=", word) for word in sys.argv[1:]]
     _main(_export, "export")
+
+
+def edit() -> None:
+    """`diffusion-lab-edit`, scripts/edit.py."""
+    _bracket_lists("labels")
+    _main(_edit, "edit")
 
 
 def explain() -> None:

@@ -112,9 +112,65 @@ class ExportConfig:
     sampler: Any = MISSING
 
 
+@dataclass
+class EditPathsConfig:
+    """Where an edit looks for the run's data."""
+
+    data_dir: str | None = None
+
+
+@dataclass
+class EditConfig:
+    """An edit of given images by a trained run; what one kind of edit needs stands below."""
+
+    edit: str = MISSING
+    run: str = MISSING
+    images: Any = MISSING
+    num_steps: int = MISSING
+    out: str | None = None
+    checkpoint: str = "last"
+    weights: str | None = None
+    trust: list[str] = field(default_factory=list)
+    labels: Any = "none"
+    guidance_scale: float = 1.0
+    accelerator: str = "auto"
+    paths: EditPathsConfig = field(default_factory=EditPathsConfig)
+
+
+@dataclass
+class InpaintConfig(EditConfig):
+    """edit=inpaint."""
+
+    mask: str = MISSING
+    num_samples: int = MISSING
+    resamplings: int | None = None
+    jump_length: int = MISSING
+    seed: int = 0
+
+
+@dataclass
+class InterpolateConfig(EditConfig):
+    """edit=interpolate."""
+
+    num_points: int = MISSING
+
+
+@dataclass
+class ImageToImageConfig(EditConfig):
+    """edit=image_to_image."""
+
+    strength: float = MISSING
+    num_samples: int = MISSING
+    seed: int = 0
+
+
 def register() -> None:
     """Make the schemas known to Hydra under the names that the YAML files begin with."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="sample_schema", node=SampleConfig)
     store.store(name="export_schema", node=ExportConfig)
+    store.store(name="edit_schema", node=EditConfig)
+    store.store(name="inpaint_schema", node=InpaintConfig)
+    store.store(name="interpolate_schema", node=InterpolateConfig)
+    store.store(name="image_to_image_schema", node=ImageToImageConfig)

@@ -197,6 +197,26 @@ def test_guided_over_an_interval_and_by_another_checkpoint(conditional, typed):
     assert np.abs(images[2].astype(int) - plain.numpy().astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["inpaint", "invert", "interpolate", "image_to_image"])
+def test_edits_take_classes(conditional, typed, kind):
+    edited = []
+    for labels in ("labels=3", "labels=3,4", "labels=none"):
+        scale = [] if labels == "labels=none" else ["guidance_scale=60"]
+        more = [labels, *scale, "num_steps=3", "images=test:0-3"]
+        if kind == "inpaint":
+            more.append("jump_length=1")
+        code, out, err = typed("edit", f"run={conditional}", f"edit={kind}", *more)
+        assert code == 0, err
+        edited.append(np.load(out.strip().splitlines()[-1] + "/edit.npz")["edited"].astype(int))
+    three, both, none = edited
+    assert np.abs(three[::2] - both[::2]).max() <= 1  # image 0 is a 3 in both
+    assert np.abs(three[1] - both[1]).max() > 1
+    assert np.abs(three - none).max() > 1
+    assert_refused(
+        typed("edit", f"run={conditional}", f"edit={kind}", "labels=11"), "labels=11", "0 to 9"
+    )
+
+
 REFUSED = [
     (["labels=10"], ["labels=10", "0 to 9"]),
     (["labels=-1"], ["labels=-1", "0 to 9"]),
@@ -271,7 +291,8 @@ def test_the_class_that_was_asked_for_is_drawn(tmp_path):
         "network.width=24",
         "callbacks=minimal",
         "trainer.accelerator=cpu",
-        "trainer.max_time=00:00:00:40",
+        "trainer.max_time=null",
+        "trainer.max_steps=600",
         f"paths.data_dir={tmp_path}",
     ]
     train(compose_config(overrides, tmp_path / "run"))

@@ -142,9 +142,14 @@ def ddpm_noising_figure(pixels: Tensor) -> Figure:
 
 
 def visible(step: Step, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
-    """x_t of a step in [0, 1]; on a VE path, where it is far larger, scaled to unit variance."""
-    size = torch.hypot(schedule.alpha(step.t), schedule.sigma(step.t)).clamp(min=1)
-    return value_range.to_unit(step.x_t / size)
+    """x_t of a step in [0, 1]."""
+    return visible_at(step.x_t, step.t, schedule, value_range)
+
+
+def visible_at(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
+    """x_t at t () in [0, 1]; on a VE path, where it is far larger, scaled to unit variance."""
+    size = torch.hypot(schedule.alpha(t), schedule.sigma(t)).clamp(min=1)
+    return value_range.to_unit(x_t / size)
 
 
 def trajectory_figure(

@@ -186,6 +186,10 @@ class ImageDataModule(L.LightningDataModule):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
         return self.value_range.encode(images[order]), labels[order]
 
+    def pixels(self, split: str) -> Tensor:
+        """Return the images of a split in order, uint8, (N, C, H, W)."""
+        return self._split(split)[0]
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""

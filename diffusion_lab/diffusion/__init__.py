@@ -1,5 +1,12 @@
 """The diffusion core: paths, predictions, weightings, samplers. torch, diffusers and scipy only."""
 
+from diffusion_lab.diffusion.editing import (
+    decode,
+    encode,
+    image_to_image,
+    inpaint,
+    interpolate,
+)
 from diffusion_lab.diffusion.guidance import GuidedDenoiser
 from diffusion_lab.diffusion.noise_schedule import LinearSchedule, NoiseSchedule, VESchedule
 from diffusion_lab.diffusion.pairing import independent, optimal_transport
@@ -68,7 +75,12 @@ __all__ = [
     "VPSchedule",
     "VPrediction",
     "Weighting",
+    "decode",
+    "encode",
+    "image_to_image",
     "independent",
+    "inpaint",
+    "interpolate",
     "optimal_transport",
     "sample_steps",
 ]

@@ -15,13 +15,14 @@ EVERYWHERE = (0.0, math.inf)
 
 
 class GuidedDenoiser:
-    """weak + guidance_scale (strong - weak), a denoiser of images with the given labels.
+    """weak + guidance_scale (strong - weak), a denoiser of images with given labels.
 
-    Without `weak` the weak side is the same network at the null class, in one batched call with the
-    strong side: classifier-free guidance, Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, where
-    guidance_scale is 1 + w; 1 is the conditional branch alone, 0 the unconditional. With `weak`, a
-    worse denoiser of the same classes, it is autoguidance: Karras et al. 2024 (arXiv 2406.02507),
-    eq. 4. Guiding x0 is guiding the noise: at one x_t they differ by a factor.
+    Labels are (B,), or (1,) for all alike. Without `weak` the weak side is the same network at the
+    null class, in one batched call with the strong side: classifier-free guidance, Ho & Salimans
+    2022 (arXiv 2207.12598), eq. 6, where guidance_scale is 1 + w; 1 is the conditional branch
+    alone, 0 the unconditional. With `weak`, a worse denoiser of the same classes, it is
+    autoguidance: Karras et al. 2024 (arXiv 2406.02507), eq. 4. Guiding x0 is guiding the noise: at
+    one x_t they differ by a factor.
 
     Outside `interval`, (low, high) in sigma / alpha, the scale is 1: Kynkaanniemi et al. 2024
     (arXiv 2404.07724), eq. 5.
@@ -48,16 +49,17 @@ class GuidedDenoiser:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t (B, C, H, W) at t (B,), one noise level for the batch -> denoised (B, C, H, W)."""
+        labels = None if self.labels is None else self.labels.expand(len(x_t))
         scale = self.guidance_scale if self._inside(t) else 1.0
         if scale == 1:
-            return self.denoise(x_t, t, self.labels)
+            return self.denoise(x_t, t, labels)
         if self.weak is not None:
-            strong, weak = self.denoise(x_t, t, self.labels), self.weak(x_t, t, self.labels)
+            strong, weak = self.denoise(x_t, t, labels), self.weak(x_t, t, labels)
         elif scale == 0:
             return self.denoise(x_t, t, self._null(x_t))
         else:
-            assert self.labels is not None
-            both = torch.cat([self.labels, self._null(x_t)])
+            assert labels is not None
+            both = torch.cat([labels, self._null(x_t)])
             strong, weak = self.denoise(x_t.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2)
         return torch.lerp(weak, strong, scale)
 

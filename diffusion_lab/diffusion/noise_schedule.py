@@ -34,6 +34,11 @@ class NoiseSchedule(ABC):
     init_noise_sigma: float = 1.0
     """What a sampler multiplies fresh noise with to stand at the noisy end."""
 
+    @property
+    def noise_mean(self) -> float:
+        """The mean of every pixel of the noise."""
+        return 0.5 if self.noise == "uniform" else 0.0
+
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Share of the clean image left at t, in [0, 1]. (B,) -> (B,)."""

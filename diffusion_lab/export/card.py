@@ -116,11 +116,19 @@ def model_card(
         labels = "" if num_classes is None else f", labels (B,) int64, {num_classes} for any"
         parts.insert(
             4,
-            "## ONNX\n\n`denoiser.onnx` is (x_t (B, C, H, W), t (B,)"
+            f"## ONNX\n\n`denoiser.onnx` is (x_t (B, C, H, W) float32, t (B,) {_unit(export)}"
             f"{labels}) -> the clean images seen in x_t. onnxruntime's results differ from torch's "
             f"by at most {onnx_difference:.1e}.\n",
         )
     return "\n".join(parts)
+
+
+def _unit(export: Export) -> str:
+    """Of t, as the denoiser takes it."""
+    if export.pipeline.scheduler is not None:
+        return "int64, a timestep of the scheduler"
+    straight = export.pipeline.config.settings["path"] == "linear"
+    return "float32, 0 clean and 1 noise" if straight else "float32, the noise's sigma"
 
 
 def _of_classes(num_classes: int | None) -> str:

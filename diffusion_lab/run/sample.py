@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_lab import figures
-from diffusion_lab.atomic import replacing
 from diffusion_lab.callbacks.pictures import grid_columns, trajectory_figure, visible
 from diffusion_lab.diffusion import Sampler, Step
 from diffusion_lab.errors import UserError
@@ -24,8 +23,8 @@ from diffusion_lab.run.draw import SHOWN, draw
 from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.pipeline import load_pipeline
-from diffusion_lab.run.place import choose_device, make_folder
 from diffusion_lab.run.record import write_json
+from diffusion_lab.run.results import choose_device, results_folder, save_arrays
 from diffusion_lab.schema import SampleConfig
 
 MAX_CELL = 8  # images of one class at one scale in guidance.png
@@ -110,7 +109,7 @@ def sample(cfg: DictConfig) -> Samples:
     run.module.to(device)
     if guides[0].weak is not None:
         guides[0].weak.to(device)
-    out = make_folder(cfg.out, run.dir / "samples")
+    out = results_folder(cfg.out, run.dir / "samples")
 
     began = time.perf_counter()
     drawn = [
@@ -130,15 +129,14 @@ def sample(cfg: DictConfig) -> Samples:
     lots, walks = [images for images, _ in drawn], [walk for _, walk in drawn]
     labels = guides[0].labels_of(0, cfg.num_samples)
     _draw_pictures(run, lots[0], walks[0], guides[0], cfg.trajectory_steps, out)
-    arrays: dict[str, Any] = {"images": torch.cat(lots)}
+    arrays: dict[str, Tensor] = {"images": torch.cat(lots)}
     if labels is not None:
         figures.save_figure(_guidance_figure(lots, guides), out / "guidance.png")
         arrays["labels"] = labels.repeat(len(guides))
     if len(guides) > 1:
         scales = torch.tensor([guide.guidance_scale for guide in guides])
         arrays["guidance_scale"] = scales.repeat_interleave(cfg.num_samples)
-    with replacing(out / "samples.npz") as part, part.open("wb") as file:
-        np.savez_compressed(file, **{name: array.numpy() for name, array in arrays.items()})
+    save_arrays(out / "samples.npz", **arrays)
     write_json(
         out / "samples.json",
         {

@@ -93,6 +93,17 @@ def fresh_noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     return torch.stack(draws).to(like)
 
 
+def first_noise(
+    noise_schedule: NoiseSchedule, shape: torch.Size, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """The path's noise for every image from its own generator, unit scale, on the CPU.
+
+    shape is (C, H, W) of an image. -> (B, C, H, W).
+    """
+    one = torch.empty(shape)
+    return torch.stack([noise_schedule.draw_noise(one, g) for g in generators])
+
+
 def image_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
     """One CPU generator an image: image k of a seed is the same in every batch and on every device.
 
@@ -119,7 +130,6 @@ def sample_steps(
     """Walk images first .. first + num_images - 1 of a seed from noise; shape is (C, H, W)."""
     sampler.check(noise_schedule)
     generators = image_generators(seed, first, num_images)
-    one = torch.empty(shape)
-    noise = torch.stack([noise_schedule.draw_noise(one, g) for g in generators]).to(device)
+    noise = first_noise(noise_schedule, torch.Size(shape), generators).to(device)
     with torch.no_grad():
         yield from sampler.steps(denoise, noise_schedule, noise, generators)

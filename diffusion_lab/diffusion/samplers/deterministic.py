@@ -1,11 +1,12 @@
-"""The two deterministic steps, each one formula for every path.
+"""The two deterministic steps, each one formula for every path, and the walk that both take.
 
 Both integrate dx = x0_hat dalpha + noise_hat dsigma with noise_hat = (x_t - alpha x0_hat) / sigma,
 the ordinary differential equation that moves the distribution of x_t along the path. It assumes
-nothing Gaussian.
+nothing Gaussian, and runs as well from an image to its noise.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +15,65 @@ from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import Denoise, Sampler, Step
 
 
-def _levels(noise_schedule: NoiseSchedule, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Alpha and sigma at the times and then at the clean end. -> (num_steps + 1,) each."""
+class Levels(NamedTuple):
+    """The noise levels of a walk, (n + 1,) each, one after the other."""
+
+    times: Tensor
+    """At the clean end, which has no t of its own on every path, its neighbour's."""
+    alphas: Tensor
+    sigmas: Tensor
+
+    def flip(self) -> "Levels":
+        """The same levels the other way."""
+        return Levels(*(values.flip(0) for values in self))
+
+
+def levels_to_clean(noise_schedule: NoiseSchedule, times: Tensor) -> Levels:
+    """The levels of the times, noisiest first, and then the clean end: alpha 1, sigma 0."""
     alphas, sigmas = noise_schedule.alpha(times), noise_schedule.sigma(times)
-    return torch.cat([alphas, alphas.new_ones(1)]), torch.cat([sigmas, sigmas.new_zeros(1)])
+    return Levels(
+        torch.cat([times, times[-1:]]),
+        torch.cat([alphas, alphas.new_ones(1)]),
+        torch.cat([sigmas, sigmas.new_zeros(1)]),
+    )
+
+
+def walk(
+    denoise: Denoise,
+    noise_schedule: NoiseSchedule,
+    x: Tensor,
+    levels: Levels,
+    *,
+    second_order: bool,
+) -> Iterator[Step]:
+    """Walk x (B, C, H, W) from the first level to the last, towards the noise or away from it.
+
+    The denoiser is never asked at the clean end. There x is the image itself, and the noise that a
+    vanishing sigma has added to it could be any: noise_hat is the mean of the path's noise. A
+    second-order step into the clean end stays Euler's, which ends on the prediction.
+    """
+    times, alphas, sigmas = levels
+    clean = (sigmas == 0).tolist()
+
+    def slopes(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """x0_hat and noise_hat, what x moves along as alpha and sigma change."""
+        if clean[i]:
+            return x, torch.full_like(x, noise_schedule.noise_mean)
+        denoised = denoise(x, times[i].expand(len(x)))
+        return denoised, (x - alphas[i] * denoised) / sigmas[i]
+
+    for i in range(len(times) - 1):
+        denoised, noise_hat = slopes(x, i)
+        x_next = alphas[i + 1] * denoised + sigmas[i + 1] * noise_hat
+        if second_order and not clean[i + 1]:
+            denoised_next, noise_next = slopes(x_next, i + 1)
+            x_next = (
+                x
+                + (alphas[i + 1] - alphas[i]) * (denoised + denoised_next) / 2
+                + (sigmas[i + 1] - sigmas[i]) * (noise_hat + noise_next) / 2
+            )
+        yield Step(times[i], x, denoised, x_next)
+        x = x_next
 
 
 class BlendSampler(Sampler):
@@ -43,22 +99,9 @@ class BlendSampler(Sampler):
         generators: Sequence[torch.Generator],
     ) -> Iterator[Step]:
         times = noise_schedule.timesteps(self.num_steps).to(noise.device)
-        alphas, sigmas = _levels(noise_schedule, times)
+        levels = levels_to_clean(noise_schedule, times)
         x = noise * noise_schedule.init_noise_sigma
-        for i, t in enumerate(times):
-            denoised = denoise(x, t.expand(len(x)))
-            noise_hat = (x - alphas[i] * denoised) / sigmas[i]
-            x_next = alphas[i + 1] * denoised + sigmas[i + 1] * noise_hat
-            if self.second_order and i + 1 < len(times):
-                denoised_next = denoise(x_next, times[i + 1].expand(len(x)))
-                noise_next = (x_next - alphas[i + 1] * denoised_next) / sigmas[i + 1]
-                x_next = (
-                    x
-                    + (alphas[i + 1] - alphas[i]) * (denoised + denoised_next) / 2
-                    + (sigmas[i + 1] - sigmas[i]) * (noise_hat + noise_next) / 2
-                )
-            yield Step(t, x, denoised, x_next)
-            x = x_next
+        return walk(denoise, noise_schedule, x, levels, second_order=self.second_order)
 
 
 class HeunSampler(BlendSampler):

@@ -1,17 +1,21 @@
-"""Where a command works and where it leaves what it made."""
+"""Where a command works, and where and how it leaves what it made."""
 
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from torch import Tensor
 
+from diffusion_lab.atomic import replacing
 from diffusion_lab.errors import UserError
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device of an accelerator's name, "auto" for the best there is; else UserError."""
+    """The device that Lightning chooses for a word such as auto or gpu; UserError if none."""
     try:
         return L.Fabric(accelerator=accelerator, devices=1).device
     except (RuntimeError, ValueError) as error:
@@ -21,10 +25,10 @@ def choose_device(accelerator: str) -> torch.device:
         ) from error
 
 
-def make_folder(out: str | None, parent: Path) -> Path:
-    """An empty folder to write to: `out`, or a new one named after the time in `parent`.
+def results_folder(out: str | None, parent: Path) -> Path:
+    """Make an empty folder for results: `out`, or one named after the time in `parent`.
 
-    Raises UserError if it holds anything or cannot be made, so that nothing is ever overwritten.
+    Raises UserError if it holds anything, so that nothing is overwritten, or cannot be made.
     """
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
     folder = (Path(out).expanduser() if out else parent / name).absolute()
@@ -36,3 +40,10 @@ def make_folder(out: str | None, parent: Path) -> Path:
     if full:
         raise UserError(f"out={out} already holds something: give a new or an empty folder")
     return folder
+
+
+def save_arrays(path: Path, **arrays: Tensor) -> None:
+    """Write tensors as a compressed npz, whole or not at all."""
+    with replacing(path) as part, part.open("wb") as file:
+        plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
+        np.savez_compressed(file, **plain)
