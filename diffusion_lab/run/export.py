@@ -82,7 +82,10 @@ def export(cfg: DictConfig) -> Exported:
             onnx_difference=difference,
         )
         (part / "README.md").write_text(card)
-    url = None if hub is None else hub.upload(out)
+    try:
+        url = None if hub is None else hub.upload(out)
+    except UserError as error:
+        raise UserError(f"{error}; the folder is whole: hf upload {cfg.push} {out}") from error
     return Exported(
         out, type(planned.pipeline).__name__, sampler_words(planned.sampler), difference, url
     )
