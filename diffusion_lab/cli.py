@@ -122,7 +122,9 @@ def _train(cfg: DictConfig) -> float | None:
 
 
 def _bracket_lists(*names: str) -> None:
-    """Let `labels=0,1,2` mean a list, which Hydra would take for a sweep."""
+    """Let `labels=0,1,2` mean a list; under -m it is a sweep, as Hydra has it."""
+    if {"-m", "--multirun"} & {*sys.argv}:
+        return
     sys.argv[1:] = [
         re.sub(rf"^({'|'.join(names)})=([^\[].*,.*)$", r"\1=[\2]", word) for word in sys.argv[1:]
     ]

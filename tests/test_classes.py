@@ -222,6 +222,8 @@ REFUSED = [
     (["labels=-1"], ["labels=-1", "0 to 9"]),
     (["labels=1,12"], ["labels=12", "0 to 9"]),
     (["labels=cat"], ["labels=cat", "labels=all"]),
+    (["labels=3.5"], ["labels=3.5", "0 to 9"]),
+    (["guidance_scale=nan"], ["guidance_scale=nan", "finite"]),
     (["labels=[]"], ["labels=[]"]),
     (["labels=none", "guidance_scale=2"], ["labels=none", "labels=all"]),
     (["guidance_scale=strong"], ["guidance_scale=strong", "0,1,3"]),
@@ -229,7 +231,7 @@ REFUSED = [
     (["guidance_scale=2", "guidance_interval=[5,1]"], ["guidance_interval=[5, 1]", "low to high"]),
     (["guidance_interval=[1,5]"], ["guidance_interval", "guidance_scale=1"]),
     (["autoguidance=best"], ["autoguidance", "guidance_scale=1"]),
-    (["autoguidance=nosuch", "guidance_scale=2"], ["nosuch", "last"]),
+    (["autoguidance=nosuch", "guidance_scale=2"], ["autoguidance=nosuch", "last", "run folder"]),
     (["weights=best"], ["weights=best", "ema and raw"]),
 ]
 

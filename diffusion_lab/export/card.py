@@ -86,7 +86,9 @@ def model_card(
     choices, data = config["command"]["choices"], config["data"]
     dataset, num_classes = data["name"], config["model"].get("num_classes")
     title = f"{choices['model']} on {dataset}"
-    metrics = {k: v for k, v in (record.get("metrics") or {}).items() if v is not None}
+    measured = record.get("metrics") or {}
+    # what has no part in front, such as lr, says nothing about the model
+    metrics = {k: v for k, v in measured.items() if "/" in k and v is not None}
     front = ModelCardData(
         license=license,
         library_name="diffusers",

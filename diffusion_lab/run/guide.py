@@ -1,5 +1,6 @@
 """Which classes are asked for, and how hard the samples are pulled towards them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ class Guide:
         `labels` is one class or several, "all" or "none"; None means all, where there are classes.
         """
         wanted = _classes(labels, module.num_classes)
+        if not math.isfinite(guidance_scale):
+            raise UserError(f"guidance_scale={guidance_scale}: expected a finite number")
         if guidance_scale != 1 and weak is None:
             _check_null_class(module, f"guidance_scale={guidance_scale:g}")
             if not wanted:
@@ -89,7 +92,8 @@ def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) 
         return tuple(range(num_classes))
     if labels == "none":
         return ()
-    wanted: tuple[Any, ...] = (labels,) if isinstance(labels, int | str) else tuple(labels or ())
+    several = isinstance(labels, Sequence) and not isinstance(labels, str)
+    wanted: tuple[Any, ...] = tuple(labels) if several else (labels,)  # type: ignore[arg-type]
     for label in wanted:
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
             raise UserError(

@@ -77,7 +77,13 @@ def _guides(cfg: DictConfig, run: Run) -> list[Guide]:
 
 def _weak_run(where: str, run: Run) -> Run:
     """A run folder, or the name of another checkpoint of this run."""
-    weak = load_run(where) if Path(where).is_dir() else load_run(run.dir, where)
+    folder, checkpoint = (where, "last") if Path(where).is_dir() else (run.dir, where)
+    try:
+        weak = load_run(folder, checkpoint, trust=run.trust)
+    except UserError as error:
+        raise UserError(
+            f"autoguidance={where}: {error}; expected a checkpoint of this run or a run folder"
+        ) from error
     for what, mine, its in (
         ("images", run.image_shape, weak.image_shape),
         ("values", run.value_range.name, weak.value_range.name),
