@@ -32,7 +32,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises UserError, before it gives one, if `path` holds something or cannot be made.
     """
     path = Path(path).absolute()
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file():
+        raise UserError(f"out={path} is a file: give a new folder, out=<folder>")
+    if path.is_dir() and any(path.iterdir()):
         raise UserError(f"out={path} already holds something: give a new folder, out=<folder>")
     part = _beside(path)
     try:

@@ -185,7 +185,7 @@ def export() -> None:
 
 def edit() -> None:
     """`diffusion-lab-edit`, scripts/edit.py."""
-    _bracket_lists("labels")
+    _bracket_lists("labels", "guidance_scale", "images")
     _main(_edit, "edit")
 
 

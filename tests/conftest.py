@@ -35,6 +35,10 @@ TINY_UNET = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
+TINY_UNET_WORDS = [
+    f"network.{key}={str(value).replace(' ', '')}".replace("'", "")
+    for key, value in TINY_UNET.items()
+]
 
 
 @pytest.fixture(autouse=True)
@@ -109,13 +113,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders to export: one of stock parts, one conditional on classes."""
-    unet = [
-        f"network.{key}={str(value).replace(' ', '')}".replace("'", "")
-        for key, value in TINY_UNET.items()
-    ]
     folders = {}
     for name, more in {
-        "stock": ["model=ddpm", *unet],
+        "stock": ["model=ddpm", *TINY_UNET_WORDS],
         "conditional": ["model=flow", "network.width=8", "network.depth=1", "model.num_classes=10"],
     }.items():
         folders[name] = tmp_path_factory.mktemp(name)

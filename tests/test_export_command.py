@@ -129,7 +129,7 @@ def test_a_folder_is_new_and_whole_or_not_there(tmp_path):
         (["run={run}"], ["out= is missing"]),
         (["run=nowhere", "out=new"], ["run=nowhere is no folder"]),
         (["run={run}", "out={run}"], ["already holds something", "out="]),
-        (["run={run}", "out={run}/metrics.json"], ["already holds something"]),
+        (["run={run}", "out={run}/metrics.json"], ["is a file"]),
         (["run={run}", "out=/proc/nowhere"], ["/proc/nowhere cannot be made"]),
         (["run={run}", "out=new", "checkpoint=first"], ["best and last"]),
         (["run={run}", "out=new", "weights=mean"], ["weights=mean"]),

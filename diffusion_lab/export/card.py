@@ -99,6 +99,7 @@ def model_card(
         eval_results=[
             EvalResult(TASK, dataset, dataset, name, value, metric_name=name)
             for name, value in metrics.items()
+            if name.startswith("val/")  # the Hub shows these as results on the data set
         ]
         or None,
     )

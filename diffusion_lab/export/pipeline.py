@@ -6,7 +6,7 @@ This file is copied into exported folders, where diffusers finds it:
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
@@ -35,7 +35,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet"
-    _optional_components = ["scheduler"]  # noqa: RUF012, diffusers reads it
+    _optional_components: ClassVar[list[str]] = ["scheduler"]  # diffusers reads it
 
     def __init__(
         self,

@@ -1,17 +1,14 @@
 """From noise to pixels, batch by batch."""
 
-import logging
-
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.guide import Guide
-
-log = logging.getLogger(__name__)
 
 MAX_FRAMES = 60
 SHOWN = 64  # images in the grid and the animation
@@ -39,6 +36,7 @@ def draw(
     every = -(-sampler.num_steps // MAX_FRAMES)
     images: list[Tensor] = []
     walk: list[Step] = []
+    bar = tqdm(total=num_samples, unit=" images", disable=None, leave=False)  # terminals only
     for first in range(0, num_samples, batch_size):
         count = min(batch_size, num_samples - first)
         steps = sample_steps(
@@ -55,5 +53,6 @@ def draw(
             if first == 0 and i % every == 0:
                 walk.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
         images.append(value_range.decode(step.x_next).cpu())
-        log.info("%d of %d images", first + len(images[-1]), num_samples)
+        bar.update(count)
+    bar.close()
     return torch.cat(images), walk

@@ -2,6 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -87,67 +88,91 @@ class Edit(ABC):
         return {"reconstruction error (RMSE, pixels in [0, 1])": error}
 
 
-class Inpaint(Edit):
+class Draw(Edit):
+    """An edit that draws several results of each image; sample j of all begins at noise j."""
+
+    def __init__(self, cfg: DictConfig, run: Run, names: list[str], pixels: Tensor) -> None:
+        super().__init__(cfg, run, names, pixels)
+        _check_at_least_one(cfg, "num_samples")
+        check_seed(cfg.seed)
+
+    @abstractmethod
+    def draw(
+        self, denoise: Denoise, images: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """One result of each of the images (B, C, H, W), all alike."""
+
+    def results(self, x0: Tensor) -> Tensor:
+        """uint8, (N, num_samples, C, H, W), on the CPU."""
+        count = self.cfg.num_samples
+        drawn = [
+            self.draw(
+                self.denoiser(k),
+                image.expand(count, *image.shape),
+                image_generators(self.cfg.seed, 0, count),
+            )
+            for k, image in enumerate(x0)
+        ]
+        return self.value_range.decode(torch.stack(drawn)).cpu()
+
+
+class Inpaint(Draw):
     """The pixels of a mask painted anew."""
 
     schema = InpaintConfig
 
     def __init__(self, cfg: DictConfig, run: Run, names: list[str], pixels: Tensor) -> None:
         super().__init__(cfg, run, names, pixels)
-        _check_at_least_one(cfg, "num_samples")
-        check_seed(cfg.seed)
         check_resamplings(self.schedule, cfg.num_steps, cfg.resamplings, cfg.jump_length)
         self.known = read_mask(cfg.mask, run.image_shape)
 
+    def draw(
+        self, denoise: Denoise, images: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        return inpaint(
+            denoise,
+            self.schedule,
+            images,
+            self.known.to(images.device),
+            num_steps=self.cfg.num_steps,
+            generators=generators,
+            resamplings=self.cfg.resamplings,
+            jump_length=self.cfg.jump_length,
+        )
+
     def __call__(self, x0: Tensor) -> Edited:
-        cfg, count = self.cfg, self.cfg.num_samples
-        results = [
-            inpaint(
-                self.denoiser(k),
-                self.schedule,
-                image.expand(count, *image.shape),
-                self.known.to(x0.device),
-                num_steps=cfg.num_steps,
-                generators=image_generators(cfg.seed, 0, count),
-                resamplings=cfg.resamplings,
-                jump_length=cfg.jump_length,
-            )
-            for k, image in enumerate(x0)
-        ]
-        edited = self.value_range.decode(torch.stack(results)).cpu()
+        edited = self.results(x0)
         masked = torch.where(self.known, self.unit(x0), 0.5)
         rows = {"original": self.unit(x0), "masked": masked, **_samples("inpainted", edited)}
         return Edited(self.pixels, edited, rows, more={"known": self.known})
 
 
-class ImageToImage(Edit):
+class ImageToImage(Draw):
     """The images noised to a strength and denoised."""
 
     schema = ImageToImageConfig
 
     def __init__(self, cfg: DictConfig, run: Run, names: list[str], pixels: Tensor) -> None:
         super().__init__(cfg, run, names, pixels)
-        _check_at_least_one(cfg, "num_samples")
-        check_seed(cfg.seed)
         self.first_time = strength_times(self.schedule, cfg.strength, cfg.num_steps)[:1]
 
+    def draw(
+        self, denoise: Denoise, images: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        return image_to_image(
+            denoise,
+            self.schedule,
+            images,
+            strength=self.cfg.strength,
+            num_steps=self.cfg.num_steps,
+            generators=generators,
+        )
+
     def __call__(self, x0: Tensor) -> Edited:
-        cfg, count = self.cfg, self.cfg.num_samples
-        results = [
-            image_to_image(
-                self.denoiser(k),
-                self.schedule,
-                image.expand(count, *image.shape),
-                strength=cfg.strength,
-                num_steps=cfg.num_steps,
-                generators=image_generators(cfg.seed, 0, count),
-            )
-            for k, image in enumerate(x0)
-        ]
-        edited = self.value_range.decode(torch.stack(results)).cpu()
+        edited = self.results(x0)
         t = self.first_time.to(x0.device)
         x_t = torch.cat(
-            [noised(self.schedule, x[None], t, image_generators(cfg.seed, 0, 1)) for x in x0]
+            [noised(self.schedule, x[None], t, image_generators(self.cfg.seed, 0, 1)) for x in x0]
         )
         begin = visible_at(x_t, t[0], self.schedule, self.value_range).cpu()
         rows = {"original": self.unit(x0), "noised": begin, **_samples("result", edited)}

@@ -2,23 +2,20 @@
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.atomic import new_folder
-from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.export import plan_export
 from diffusion_lab.export.card import model_card, sampler_words
 from diffusion_lab.export.onnx import check_onnx, export_onnx
 from diffusion_lab.export.publish import Hub
-from diffusion_lab.run.check import check_config, check_keys
-from diffusion_lab.run.construct import construct, trusted
+from diffusion_lab.run.check import check_keys
 from diffusion_lab.run.load import load_run
-from diffusion_lab.run.sample import sampler_config
+from diffusion_lab.run.sample import chosen_sampler
 from diffusion_lab.schema import ExportConfig
 
 
@@ -51,15 +48,11 @@ def export(cfg: DictConfig) -> Exported:
         check_onnx()
     hub = None if cfg.push is None else Hub(cfg.push, cfg.endpoint)
     run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
-    given = cast(dict[str, Any], OmegaConf.to_container(cfg.sampler, resolve=True))
-    config = sampler_config(run.config, given)
-    check_config({"sampler": config}, partial(trusted, trust=cfg.trust))
-    sampler: Sampler = construct(config, cfg.trust)
-    sampler.check(run.module.noise_schedule)
+    _, sampler = chosen_sampler(run, cfg.sampler)
     planned = plan_export(run.module, sampler, run.value_range, run.image_shape)
-    if "_target_" in given and not planned.exact:
+    if "_target_" in cfg.sampler and not planned.exact:
         raise UserError(
-            f"sampler={sampler.name} with {sampler.num_steps} steps has no pipeline for this run: "
+            f"{sampler.name} with {sampler.num_steps} steps has no pipeline for this run: "
             "leave it out, or take sampler=ddim or ddpm on a path from betas, else blend or heun"
         )
 

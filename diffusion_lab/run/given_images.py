@@ -54,7 +54,11 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
             continue
         split, first, last = match[1], int(match[2]), int(match[3] or match[2])
         there = len(pixels(split))
-        if not first <= last < there:
+        if last < first:
+            raise UserError(
+                f"images={word}: expected the first index before the last, from 0 to {there - 1}"
+            )
+        if last >= there:
             expected = f"an index from 0 to {there - 1}" if there else "another split"
             raise UserError(
                 f"images={word}: the {split} images of this run are {there}, expected {expected}"

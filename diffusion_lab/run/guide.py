@@ -92,8 +92,9 @@ def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) 
         return tuple(range(num_classes))
     if labels == "none":
         return ()
-    several = isinstance(labels, Sequence) and not isinstance(labels, str)
-    wanted: tuple[Any, ...] = tuple(labels) if several else (labels,)  # type: ignore[arg-type]
+    wanted: list[Any] = [labels]
+    if isinstance(labels, Sequence) and not isinstance(labels, str):
+        wanted = list(labels)
     for label in wanted:
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
             raise UserError(
@@ -102,7 +103,7 @@ def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) 
             )
     if not wanted:
         raise UserError("labels=[] is empty: give classes, labels=0,1,2, or labels=all or none")
-    return wanted
+    return tuple(wanted)
 
 
 def _check_null_class(module: DiffusionModule, setting: str) -> None:
@@ -113,8 +114,8 @@ def _check_null_class(module: DiffusionModule, setting: str) -> None:
         )
     if module.label_dropout == 0:
         raise UserError(
-            f"{setting} needs the null class, which model.label_dropout=0 left untrained: use "
-            "guidance_scale=1, or give a worse checkpoint, autoguidance="
+            f"{setting} needs the null class, which model.label_dropout=0 left untrained: ask for "
+            "classes, labels=all guidance_scale=1, or give a worse checkpoint, autoguidance="
         )
 
 

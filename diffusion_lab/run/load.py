@@ -33,7 +33,7 @@ class Run:
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     weights: str
-    """Which of the checkpoint's weights the module has, "ema" or "raw"."""
+    """Which of the checkpoint's the module has, "ema" or "raw"; "pipeline" if from diffusers."""
     trust: Sequence[str] = ()
 
     def sampler(self, **settings: Any) -> Sampler:

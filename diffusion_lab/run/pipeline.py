@@ -52,46 +52,46 @@ class Pipeline:
     """(C, H, W)."""
 
 
-def read_pipeline(folder: str | Path) -> Pipeline:
+def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
     """Read the folder of a pipeline: an unconditional UNet2DModel and a scheduler with betas.
 
-    Raises UserError for anything else. Nothing in the folder is run: weights are read from
-    safetensors, or from a pickle of plain tensors.
+    Raises UserError for anything else; `setting` is what the folder was given as. Nothing in the
+    folder is run: weights are read from safetensors, or from a pickle of plain tensors.
     """
     from diffusers import UNet2DModel
 
-    folder = Path(folder).expanduser()
-    index = _read_json(folder / "model_index.json", folder)
+    given, folder = f"{setting}={folder}", Path(folder).expanduser()
+    index = _read_json(folder, "model_index.json", given)
     network = index.get("unet")
     if network != ["diffusers", "UNet2DModel"]:
         found = network[-1] if isinstance(network, list) and network else "no unet"
         raise UserError(
-            f"{folder} holds {found}: expected the pipeline of an unconditional UNet2DModel, as "
+            f"{given} holds {found}: expected the pipeline of an unconditional UNet2DModel, as "
             "DDPMPipeline saves it"
         )
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json", folder)
+    scheduler = _read_json(folder, "scheduler/scheduler_config.json", given)
     prediction_type = scheduler.get("prediction_type", "epsilon")
     if "beta_schedule" not in scheduler or prediction_type not in PREDICTIONS:
         raise UserError(
-            f"{folder} holds a {scheduler.get('_class_name')} with prediction_type="
+            f"{given} holds a {scheduler.get('_class_name')} with prediction_type="
             f"{prediction_type}: expected a scheduler with betas and one of {list(PREDICTIONS)}"
         )
     try:
         unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
     except Exception as error:
         raise UserError(
-            f"{folder}/unet cannot be read ({type(error).__name__}): expected config.json and "
+            f"{given}/unet cannot be read ({type(error).__name__}): expected config.json and "
             "diffusion_pytorch_model.safetensors"
         ) from error
     config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
     in_channels, size = config.pop("in_channels"), config.pop("sample_size")
     if config.pop("out_channels") != in_channels or not isinstance(size, int):
         raise UserError(
-            f"{folder}: expected as many output as input channels and one sample_size, a number"
+            f"{given}: expected as many output as input channels and one sample_size, a number"
         )
     if config.pop("num_class_embeds") is not None or config["class_embed_type"] is not None:
         raise UserError(
-            f"{folder} holds a network with classes, which no stock pipeline can ask for: "
+            f"{given} holds a network with classes, which no stock pipeline can ask for: "
             "use the run it was exported from"
         )
     # learned variances or another network would not fit; what is left are UNet2DModel's keywords
@@ -119,7 +119,7 @@ def load_pipeline(folder: str | Path) -> Run:
 
     Raises UserError as `read_pipeline`.
     """
-    pipeline = read_pipeline(folder)
+    pipeline = read_pipeline("pipeline", folder)
     network: UNet2D = construct(pipeline.network)
     network.unet.load_state_dict(pipeline.weights)
     module = DiffusionModule(
@@ -141,7 +141,7 @@ def load_pipeline(folder: str | Path) -> Run:
         module=module.eval().requires_grad_(False),
         value_range=ValueRange("minus_one_one"),  # what diffusers' pipelines map to pixels
         image_shape=pipeline.image_shape,
-        weights="raw",
+        weights="pipeline",
     )
 
 
@@ -184,14 +184,13 @@ def load_weights(network: nn.Module, pipeline: Pipeline, source: str) -> None:
         raise UserError(f"init_from={source} does not fit the network: {missing + unexpected}")
 
 
-def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+def _read_json(folder: Path, name: str, given: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads((folder / name).read_text())
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
         raise UserError(
-            f"{folder} is no folder of a diffusers pipeline: {path.relative_to(folder)} is missing "
-            "or damaged"
+            f"{given} is no folder of a diffusers pipeline: {name} is missing or damaged"
         )
     return content

@@ -42,10 +42,18 @@ class Samples:
     """The folder with the pictures and samples.npz."""
 
 
-def sampler_config(run_config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The run's own sampler with the settings given; a sampler given whole stands alone."""
-    settings = {key: value for key, value in given.items() if value is not None}
-    return settings if "_target_" in settings else run_config["sampler"] | settings
+def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler]:
+    """The run's own sampler with the settings given; a sampler given whole stands alone.
+
+    -> its configuration and itself. Raises UserError if it does not go with the run.
+    """
+    plain = cast(dict[str, Any], OmegaConf.to_container(given, resolve=True))
+    settings = {key: value for key, value in plain.items() if value is not None}
+    config = settings if "_target_" in settings else run.config["sampler"] | settings
+    check_config({"sampler": config}, partial(trusted, trust=run.trust))
+    sampler: Sampler = construct(config, run.trust)
+    sampler.check(run.module.noise_schedule)
+    return config, sampler
 
 
 def _guides(cfg: DictConfig, run: Run) -> list[Guide]:
@@ -58,7 +66,7 @@ def _guides(cfg: DictConfig, run: Run) -> list[Guide]:
             f"guidance_scale={plain['guidance_scale']}: expected a number or several, "
             "for example guidance_scale=0,1,3"
         )
-    weak = None if cfg.autoguidance is None else _weak_run(cfg.autoguidance, run)
+    weak = None if cfg.autoguidance is None else _weak_run(cfg.autoguidance, run, cfg.weights)
     if weak is None and cfg.guidance_interval is not None and set(scales) == {1}:
         raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
     if weak is not None and set(scales) == {1}:
@@ -75,22 +83,25 @@ def _guides(cfg: DictConfig, run: Run) -> list[Guide]:
     ]
 
 
-def _weak_run(where: str, run: Run) -> Run:
+def _weak_run(where: str, run: Run, weights: str | None) -> Run:
     """A run folder, or the name of another checkpoint of this run."""
     folder, checkpoint = (where, "last") if Path(where).is_dir() else (run.dir, where)
     try:
-        weak = load_run(folder, checkpoint, trust=run.trust)
+        weak = load_run(folder, checkpoint, weights, run.trust)
     except UserError as error:
         raise UserError(
             f"autoguidance={where}: {error}; expected a checkpoint of this run or a run folder"
         ) from error
     for what, mine, its in (
-        ("images", run.image_shape, weak.image_shape),
-        ("values", run.value_range.name, weak.value_range.name),
+        ("shape of images", run.image_shape, weak.image_shape),
+        ("value range", run.value_range.name, weak.value_range.name),
         ("noise schedule", run.config["noise_schedule"], weak.config["noise_schedule"]),
     ):
         if mine != its:
-            raise UserError(f"autoguidance={where} has another {what}: {its}, this run has {mine}")
+            raise UserError(
+                f"autoguidance={where} has another {what} than this run: give an earlier "
+                "checkpoint of it, or a smaller run of its kind"
+            )
     return weak
 
 
@@ -105,12 +116,13 @@ def sample(cfg: DictConfig) -> Samples:
     check_keys(cfg, SampleConfig)
     check_seed(cfg.seed)
     run = _open(cfg)
-    given = cast(dict[str, Any], OmegaConf.to_container(cfg.sampler, resolve=True))
-    config = sampler_config(run.config, given)
-    check_config({"sampler": config}, partial(trusted, trust=cfg.trust))
-    sampler: Sampler = construct(config, cfg.trust)
-    sampler.check(run.module.noise_schedule)
+    config, sampler = chosen_sampler(run, cfg.sampler)
     guides = _guides(cfg, run)
+    if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:
+        raise UserError(
+            f"labels={cfg.labels} are {len(cfg.labels)} classes for num_samples={cfg.num_samples} "
+            "images: raise num_samples="
+        )
     device = choose_device(cfg.accelerator)
     run.module.to(device)
     if guides[0].weak is not None:
@@ -147,7 +159,7 @@ def sample(cfg: DictConfig) -> Samples:
         out / "samples.json",
         {
             "run": str(run.dir),
-            "checkpoint": cfg.checkpoint,
+            "checkpoint": cfg.checkpoint if cfg.run else None,
             "weights": run.weights,
             "sampler": config,
             "seed": cfg.seed,
@@ -171,8 +183,8 @@ def _open(cfg: DictConfig) -> Run:
         )
     if cfg.run:
         return load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
-    for name in ("weights", "autoguidance"):
-        if cfg[name] is not None:
+    for name, default in (("weights", None), ("autoguidance", None), ("checkpoint", "last")):
+        if cfg[name] != default:
             raise UserError(f"{name}={cfg[name]} goes with run=, a pipeline folder has one network")
     return load_pipeline(cfg.pipeline)
 

@@ -87,7 +87,7 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     check_keys(config, TrainConfig)
     pipeline = None
     if cfg.init_from is not None:
-        pipeline = read_pipeline(cfg.init_from)
+        pipeline = read_pipeline("init_from", cfg.init_from)
         config = use_network_of(pipeline, cfg)
     check_config(config)
     check_seed(cfg.seed)
@@ -95,7 +95,7 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     quieten_lightning()
 
     datamodule: ImageDataModule = build(cfg.data)
-    if cfg.model.num_classes not in (None, datamodule.num_classes):
+    if cfg.model.get("num_classes") not in (None, datamodule.num_classes):
         raise UserError(
             f"model.num_classes={cfg.model.num_classes}: {cfg.data.name} has "
             f"{datamodule.num_classes} classes, model.num_classes={datamodule.num_classes}"
