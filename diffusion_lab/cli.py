@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from diffusion_lab import schema
 from diffusion_lab.errors import UserError
+from diffusion_lab.run.resume import resume_words
 
 log = logging.getLogger(__name__)
 
@@ -92,14 +94,16 @@ def _wants_traceback() -> bool:
     return "DIFFUSION_LAB_TRACEBACK" in os.environ
 
 
-def _main(task: Callable[[DictConfig], Any], config_name: str) -> None:
+def _main(
+    task: Callable[[DictConfig], Any], config_name: str, config_dir: Path = CONFIG_DIR
+) -> None:
     register()
     # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         os.environ["DIFFUSION_LAB_TRACEBACK"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(task)()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)  # what a shell reports for Ctrl-C
@@ -114,11 +118,27 @@ def _main(task: Callable[[DictConfig], Any], config_name: str) -> None:
         SweepSummary.write()
 
 
-def _train(cfg: DictConfig) -> float | None:
+def _train(cfg: DictConfig, resume: bool = False) -> float | None:
     register()  # a job of a sweep may run in a process of its own
     from diffusion_lab.run.train import run_job
 
-    return _job(run_job, cfg)
+    return _job(partial(run_job, resume=resume), cfg)
+
+
+def _resume() -> None:
+    """Train from the configuration that the run saved instead of composing one."""
+    typed = list(sys.argv)
+    try:
+        folder, words = resume_words(sys.argv[1:])
+    except UserError as error:
+        _fail(str(error))
+    sys.argv[1:] = [f"--config-dir={CONFIG_DIR}", *words]
+
+    def task(cfg: DictConfig) -> float | None:
+        sys.argv = typed  # what Lightning starts further processes with
+        return _train(cfg, resume=True)
+
+    _main(task, "config", folder / ".hydra")
 
 
 def _bracket_lists(*names: str) -> None:
@@ -163,7 +183,10 @@ def _explain(cfg: DictConfig) -> None:
 
 def train() -> None:
     """`diffusion-lab-train`, scripts/train.py."""
-    _main(_train, "train")
+    if any(word.startswith("resume=") for word in sys.argv[1:]):
+        _resume()
+    else:
+        _main(_train, "train")
 
 
 def sample() -> None:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.checkpoint_io import read_checkpoint
 from diffusion_lab.run.construct import construct
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.guide import Guide
@@ -102,14 +102,8 @@ def load_run(
         there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
         hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
         raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        config, raw = state["config"], state["state_dict"]
-    except Exception as error:
-        raise UserError(
-            f"{path} is damaged or was not written by this project "
-            f"({type(error).__name__}): give another checkpoint or run"
-        ) from error
+    state = read_checkpoint(path)
+    config, raw = state["config"], state["state_dict"]
     kept = ["ema", "raw"] if "ema" in state else ["raw"]
     chosen = weights or kept[0]
     if chosen not in kept:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from diffusion_lab.callbacks import Figures, LossHistory, SampleGrid, ValidateAtTheEnd
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
+from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
 
 
 def quieten_lightning() -> None:
@@ -35,6 +36,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
             logger=loggers,
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+            plugins=[SafeCheckpointIO()],
         )
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
@@ -55,16 +57,21 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
     return [*callbacks, ValidateAtTheEnd()]
 
 
-def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """The loggers; UserError for one whose package is not installed."""
+def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
+    """The loggers; UserError for one whose package is not installed.
+
+    A run that is taken up at `first_step` has that step and later ones of TensorBoard forgotten:
+    they were logged after its last checkpoint.
+    """
     if cfg.trainer.fast_dev_run:  # Lightning would not use them
         return []
     loggers = []
     for name, node in (cfg.logger or {}).items():
         if node is None:
             continue
+        purge = {"purge_step": first_step} if name == "tensorboard" else {}
         try:
-            loggers.append(build(node))
+            loggers.append(build(node, **(purge if first_step is not None else {})))
         except Exception as error:
             if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
                 raise UserError(

@@ -73,6 +73,17 @@ class RunRecord:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }
 
+    def go_on(self, checkpoint: str, step: int) -> None:
+        """Keep what the record of a stopped run says of its beginning, and note the new start."""
+        try:
+            old = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return
+        kept = {key: old[key] for key in ("overrides", "started", "best") if key in old}
+        again = {"at": self.content["started"], "checkpoint": checkpoint, "step": step}
+        self.content |= kept | {"resumed": [*old.get("resumed", []), again]}
+        self.started -= old.get("wall_seconds", 0.0)
+
     def write(self, **news: Any) -> None:
         """Add what is new and put the file in place."""
         self.content |= news
