@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from diffusion_lab import schema
 from diffusion_lab.errors import UserError
-from diffusion_lab.run.resume import resume_words
+from diffusion_lab.run.resume import rerun_words, resume_words
 
 log = logging.getLogger(__name__)
 
@@ -125,20 +125,41 @@ def _train(cfg: DictConfig, resume: bool = False) -> float | None:
     return _job(partial(run_job, resume=resume), cfg)
 
 
-def _resume() -> None:
-    """Train from the configuration that the run saved instead of composing one."""
+def _saved(task: Callable[[DictConfig], Any], folder: Path, words: list[str]) -> None:
+    """Run a task with the configuration that a run saved instead of composing one."""
     typed = list(sys.argv)
-    try:
-        folder, words = resume_words(sys.argv[1:])
-    except UserError as error:
-        _fail(str(error))
     sys.argv[1:] = [f"--config-dir={CONFIG_DIR}", *words]
 
-    def task(cfg: DictConfig) -> float | None:
+    def with_what_was_typed(cfg: DictConfig) -> Any:
         sys.argv = typed  # what Lightning starts further processes with
-        return _train(cfg, resume=True)
+        return task(cfg)
 
-    _main(task, "config", folder / ".hydra")
+    _main(with_what_was_typed, "config", folder / ".hydra")
+
+
+def _resume() -> None:
+    folder, words = resume_words(sys.argv[1:])
+    _saved(partial(_train, resume=True), folder, words)
+
+
+def _rerun() -> None:
+    folder, new, words = rerun_words(sys.argv[1:])
+
+    def task(cfg: DictConfig) -> None:
+        register()
+        from diffusion_lab.run.rerun import rerun
+
+        found = _job(partial(rerun, folder), cfg)
+        for line in found[:10]:
+            print(f"differs: {line}")
+        if len(found) > 10:
+            print(f"differs: and in {len(found) - 10} more places")
+        print("the same data, losses and weights, bit for bit" if not found else "not the same")
+        print(new)
+        if found:
+            sys.exit(1)
+
+    _saved(task, folder, words)
 
 
 def _bracket_lists(*names: str) -> None:
@@ -183,10 +204,16 @@ def _explain(cfg: DictConfig) -> None:
 
 def train() -> None:
     """`diffusion-lab-train`, scripts/train.py."""
-    if any(word.startswith("resume=") for word in sys.argv[1:]):
-        _resume()
-    else:
-        _main(_train, "train")
+    typed = {word.partition("=")[0] for word in sys.argv[1:]}
+    try:
+        if "resume" in typed:
+            _resume()
+        elif "rerun" in typed:
+            _rerun()
+        else:
+            _main(_train, "train")
+    except UserError as error:
+        _fail(str(error))
 
 
 def sample() -> None:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from diffusion_lab import cli
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run import train as _imported_before_the_forks  # noqa: F401
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
+from diffusion_lab.run.rerun import differences
 
 RUN = (
     "data=fake",
@@ -199,24 +200,6 @@ def tensorboard(run: Path) -> dict[str, list[tuple[int, float]]]:
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if "per_second" not in tag]
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
-
-
-def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
-    """The places where two nests of plain types and tensors are not the same, bit for bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(a.keys() | b.keys(), key=str):
-            if key not in a or key not in b:
-                yield f"{where}/{key} is there once"
-            else:
-                yield from differences(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from differences(x, y, f"{where}/{i}")
-    elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        if not torch.equal(a, b):
-            yield where
-    elif a != b:
-        yield f"{where}: {str(a)[:200]} != {str(b)[:200]}"
 
 
 def torture(folder: Path, kills: int, seed: int) -> int:

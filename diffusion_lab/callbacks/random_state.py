@@ -40,7 +40,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class RandomState(L.Callback):
-    """Keeps the streams of every process in the checkpoint under `random`, one entry a rank."""
+    """Keeps the streams of every process in the checkpoint under `random`, one entry a rank.
+
+    With them goes `threads`, without which the same streams do not give the same bits.
+    """
 
     def __init__(self) -> None:
         self._loaded: list[dict[str, Any]] = []
@@ -54,6 +57,8 @@ class RandomState(L.Callback):
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, random_state())
         checkpoint["random"] = states
+        # sums are taken in another order by another number of threads
+        checkpoint["threads"] = torch.get_num_threads()
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

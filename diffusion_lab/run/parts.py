@@ -25,6 +25,8 @@ def quieten_lightning() -> None:
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
+    # a run that is taken up again finds its own
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:

@@ -5,6 +5,7 @@ Imports no torch before the work begins: the command line asks here first.
 
 import json
 import logging
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,39 +41,59 @@ def resume_words(words: Sequence[str]) -> tuple[Path, list[str]]:
 
     Raises UserError for a folder that is none and for words that would change the experiment.
     """
-    folder = Path(next(w for w in words if w.startswith("resume=")).partition("=")[2]).expanduser()
-    if not (folder / ".hydra" / "config.yaml").is_file():
-        raise UserError(
-            f"resume={folder} is no run folder: give one that holds .hydra/config.yaml, "
-            "resume=logs/runs/<name>"
-        )
-    others = [w for w in words if not w.startswith("resume=")]
-    for word in others:
-        if word in ("-m", "--multirun"):
-            raise UserError("resume= takes up one run: leave out -m")
-        # Lightning starts the other processes of a run with words of Hydra's own
-        if not word.lstrip("+").partition("=")[0].startswith((*MAY_CHANGE, "hydra.", "--")):
-            raise UserError(
-                f"{word} would make it another experiment: with resume= may be typed "
-                f"{', '.join(MAY_CHANGE)}; start a new run for the rest"
-            )
-    status = _record(folder).get("status")
+    folder, others = _saved_run("resume", words)
     limits = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
-    if status == "finished" and not any(w.lstrip("+").startswith(limits) for w in others):
+    if _record(folder).get("status") == "finished" and not any(
+        w.lstrip("+").startswith(limits) for w in others
+    ):
         raise UserError(
             f"resume={folder} is finished: to train further raise its limit, for example "
             "trainer.max_epochs="
         )
-    folder = folder.absolute()
     number = 1 + len(list((folder / ".hydra").glob("resumed_*")))
-    return folder, [
+    return folder, [*_job_words(folder, f".hydra/resumed_{number}"), *others]
+
+
+def rerun_words(words: Sequence[str]) -> tuple[Path, Path, list[str]]:
+    """The same for rerun=: the first run's folder, the new one beside it, the words for Hydra."""
+    folder, others = _saved_run("rerun", words)
+    if any("max_time" in w for w in others):
+        raise UserError("rerun= repeats the same steps: leave out trainer.max_time=")
+    new = folder.with_name(f"{folder.name}_again_{secrets.token_hex(3)}")
+    return folder, new, [*_job_words(new, ".hydra"), *others]
+
+
+def _saved_run(command: str, words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The run folder named and the other words, which may change nothing that matters."""
+    named = next(word for word in words if word.startswith(f"{command}="))
+    folder = Path(named.partition("=")[2]).expanduser().absolute()
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise UserError(
+            f"{named} is no run folder: give one that holds .hydra/config.yaml, "
+            f"{command}=logs/runs/<name>"
+        )
+    others = [word for word in words if word != named]
+    for word in others:
+        if word in ("-m", "--multirun"):
+            raise UserError(f"{command}= takes up one run: leave out {word}")
+        # Lightning starts the other processes of a run with words of Hydra's own
+        if not word.lstrip("+").partition("=")[0].startswith((*MAY_CHANGE, "hydra.", "--")):
+            raise UserError(
+                f"{word} would make it another experiment: with {command}= may be typed "
+                f"{', '.join(MAY_CHANGE)}; start a new run for the rest"
+            )
+    return folder, others
+
+
+def _job_words(folder: Path, config_dir: str) -> list[str]:
+    """Where the job works, and its log as in configs/hydra."""
+    return [
         f"hydra.run.dir={_quoted(str(folder))}",
-        f"hydra.output_subdir=.hydra/resumed_{number}",
+        f"hydra.output_subdir={config_dir}",
         "hydra.job.name=train",
         "hydra/job_logging=lab",
         "hydra/hydra_logging=none",
         f"paths.output_dir={_quoted(str(folder))}",
-        *others,
     ]
 
 
@@ -120,11 +141,20 @@ def newest_checkpoint(run_dir: Path) -> Resumed:
     )
 
 
-def as_it_was(cfg: DictConfig, saved: dict[str, Any]) -> DictConfig:
-    """The run's configuration with what only its first command line knew."""
-    cfg.command = saved["command"]
-    if cfg.init_from is not None:  # it has started: the network and its weights are the run's own
-        cfg.init_from, cfg.network = None, saved["network"]
+def set_scene(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
+    """The configuration with what only the first command line knew, and its number of threads."""
+    import torch
+
+    torch.set_num_threads(content["threads"])
+    cfg.command = content["config"]["command"]
+    return cfg
+
+
+def as_it_was(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
+    """The same for a run that has started: its network and its weights are its own by now."""
+    cfg = set_scene(cfg, content)
+    if cfg.init_from is not None:
+        cfg.init_from, cfg.network = None, content["config"]["network"]
     return cfg
 
 

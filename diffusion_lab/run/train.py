@@ -64,7 +64,7 @@ def train(cfg: DictConfig, resume: bool = False) -> TrainResult:
     checkpoint = None
     if resume:
         checkpoint = newest_checkpoint(run_dir)
-        cfg = as_it_was(cfg, checkpoint.content["config"])
+        cfg = as_it_was(cfg, checkpoint.content)
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     record = RunRecord(run_dir, config["command"]["overrides"], cfg.seed)
     if checkpoint is not None:
@@ -74,7 +74,7 @@ def train(cfg: DictConfig, resume: bool = False) -> TrainResult:
     saved = run_dir / ".hydra" / "config.yaml"
     if not saved.exists():  # composed in Python: Hydra has not written it
         saved.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, saved)
+        OmegaConf.save(cfg, saved)  # unresolved: a run moved or repeated has other paths
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:  # no other may listen
@@ -158,6 +158,8 @@ def _fit(
                 ckpt_path=None if checkpoint is None else checkpoint.path,
                 weights_only=True,
             )
+    except Stopped:
+        raise
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
             raise KeyboardInterrupt from None
