@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from diffusion_lab import schema
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import fault
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ def register() -> None:
 
 
 def one_line(error: BaseException) -> str | None:
-    """One line for a mistake that its author can mend, None for anything else."""
+    """One line for a mistake that its author can mend or a fault of the machine, else None."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -46,6 +48,8 @@ def one_line(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
+    if refused := fault(error):
+        return refused
     for link in reversed(chain):
         if isinstance(link, ConfigKeyError | ConfigAttributeError) and link.full_key:
             return f"{link.full_key} is unknown: choose from {_known_keys(link)}"
@@ -88,6 +92,22 @@ def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         _fail(line)
 
 
+class LogFile(logging.FileHandler):
+    """The run's log. Logging prints a traceback for every line that a full disk refuses."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave what the machine refuses to be reported once, by the work."""
+        error = sys.exc_info()[1]
+        if error is None or fault(error) is None:
+            super().handleError(record)
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    # TensorBoard writes in a thread, and raises in the work what the thread ran into
+    if args.exc_value is None or fault(args.exc_value) is None:
+        threading.__excepthook__(args)
+
+
 def _wants_traceback() -> bool:
     return "DIFFUSION_LAB_TRACEBACK" in os.environ
 
@@ -98,6 +118,7 @@ def _main(task: Callable[[DictConfig], Any], config_name: str) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         os.environ["DIFFUSION_LAB_TRACEBACK"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    threading.excepthook = _thread_failed
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
     except KeyboardInterrupt:

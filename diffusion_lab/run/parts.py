@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from diffusion_lab.callbacks import Figures, LossHistory, SampleGrid, ValidateAtTheEnd
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
+from diffusion_lab.run.lock import RunFolder
 
 
 def quieten_lightning() -> None:
@@ -52,7 +53,7 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     if cfg.trainer.fast_dev_run:
         callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures)]
-    return [*callbacks, ValidateAtTheEnd()]
+    return [RunFolder(cfg.paths.output_dir), *callbacks, ValidateAtTheEnd()]
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:

@@ -24,6 +24,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
+from diffusion_lab.run.lock import locked
 from diffusion_lab.run.parts import (
     build_callbacks,
     build_loggers,
@@ -53,10 +54,15 @@ class TrainResult:
 def train(cfg: DictConfig) -> TrainResult:
     """Train as configured and leave everything in `paths.output_dir`.
 
-    Raises UserError for a mistake in the configuration, before any training. The folder's
-    metrics.json says how the run ended, whatever happens.
+    Raises UserError for a mistake in the configuration, before any training, and where another
+    process uses the folder. The folder's metrics.json says how the run ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
+    with locked(run_dir):
+        return _recorded(cfg, run_dir)
+
+
+def _recorded(cfg: DictConfig, run_dir: Path) -> TrainResult:
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     record = RunRecord(run_dir, config["command"]["overrides"], cfg.seed)
     write = rank_zero_only(record.write)
