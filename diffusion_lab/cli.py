@@ -39,6 +39,14 @@ def register() -> None:
 
 def one_line(error: BaseException) -> str | None:
     """One line for a mistake that its author can mend or a fault of the machine, else None."""
+    reason = _reason(error)
+    if reason is None:
+        return None
+    # it repeats values, which may hold ends of lines and commands to a terminal
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
+
+
+def _reason(error: BaseException) -> str | None:
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:

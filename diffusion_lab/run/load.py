@@ -1,5 +1,6 @@
 """A trained run back from its folder, in one call, with no Hydra."""
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from torch import Tensor
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import fault
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.construct import construct
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.guide import Guide
 
+# of a configuration, each with settings of its own
+_PARTS = ("command", "data", "model", "noise_schedule", "sampler")
 # what training alone needs
 _TRAINING_ONLY = {"optimizer", "lr_scheduler", "pairing", "time_sampling"}
 
@@ -103,8 +107,11 @@ def load_run(
         hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
         raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
     try:
+        _check_unpacked_size(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         config, raw = state["config"], state["state_dict"]
+        if not all(isinstance(config[part], dict) for part in _PARTS):
+            raise ValueError("no configuration of this project")
     except Exception as error:
         raise UserError(
             f"{path} is damaged or was not written by this project "
@@ -115,15 +122,31 @@ def load_run(
     if chosen not in kept:
         raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
     module_config = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
-    module: DiffusionModule = construct(module_config, trust)
-    module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
     data = config["data"]
-    return Run(
-        dir=folder,
-        config=config,
-        module=module.eval().requires_grad_(False),
-        value_range=ValueRange(data["value_range"]),
-        image_shape=(data["channels"], data["image_size"], data["image_size"]),
-        weights=chosen,
-        trust=trust,
-    )
+    try:
+        module: DiffusionModule = construct(module_config, trust)
+        module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
+        return Run(
+            dir=folder,
+            config=config,
+            module=module.eval().requires_grad_(False),
+            value_range=ValueRange(data["value_range"]),
+            image_shape=(data["channels"], data["image_size"], data["image_size"]),
+            weights=chosen,
+            trust=trust,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if fault(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} does not fit its own configuration ({type(error).__name__}: {reason}): "
+            "give another checkpoint or run"
+        ) from error
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Raise an error for a file that would unpack to more than it is; torch packs nothing."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("unpacks to more than its size")

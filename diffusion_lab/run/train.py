@@ -112,7 +112,7 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     build(cfg.sampler).check(module.noise_schedule)
     try:
         module.make_optimizer(module.parameters())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
         raise UserError(f"optimizer: {error}") from error
     loggers = build_loggers(cfg)
     callbacks = build_callbacks(cfg, any_logger=bool(loggers))
