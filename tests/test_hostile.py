@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -153,20 +152,18 @@ def test_a_configuration_that_makes_no_sense_is_refused(trained, tmp_path, part,
 
 
 def test_a_checkpoint_does_not_unpack_to_more_than_it_is(trained, tmp_path):
-    folder = run_with(tmp_path, trained["ddpm"])
+    """torch reads a file that is packed, which it never writes."""
+    folder = run_with(tmp_path, trained["ddpm"], more=torch.zeros(10_000_000))
     path = folder / "checkpoints/last.ckpt"
+    load_run(folder)
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
-    largest = max(entries, key=lambda name: len(entries[name]))
-    entries[largest] = bytes(len(entries[largest]) + 50_000_000)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
-    tracemalloc.start()
-    with pytest.raises(UserError, match="damaged"):
+    assert torch.load(path, weights_only=True)["more"].numel() == 10_000_000
+    with pytest.raises(UserError, match=r"damaged .* \(ValueError\)"):
         load_run(folder)
-    assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    tracemalloc.stop()
 
 
 def test_nothing_is_written_outside_the_folder_given(trained, typed, tmp_path):
