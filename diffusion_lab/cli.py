@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from diffusion_lab import schema
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import fault
 from diffusion_lab.run.resume import rerun_words, resume_words
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,15 @@ def register() -> None:
 
 
 def one_line(error: BaseException) -> str | None:
-    """One line for a mistake that its author can mend, None for anything else."""
+    """One line for a mistake that its author can mend or a fault of the machine, else None."""
+    reason = _reason(error)
+    if reason is None:
+        return None
+    # it repeats values, which may hold ends of lines and commands to a terminal
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
+
+
+def _reason(error: BaseException) -> str | None:
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -48,6 +58,8 @@ def one_line(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
+    if refused := fault(error):
+        return refused
     for link in reversed(chain):
         if isinstance(link, ConfigKeyError | ConfigAttributeError) and link.full_key:
             return f"{link.full_key} is unknown: choose from {_known_keys(link)}"
@@ -90,6 +102,22 @@ def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         _fail(line)
 
 
+class LogFile(logging.FileHandler):
+    """The run's log. Logging prints a traceback for every line that a full disk refuses."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave what the machine refuses to be reported once, by the work."""
+        error = sys.exc_info()[1]
+        if error is None or fault(error) is None:
+            super().handleError(record)
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    # TensorBoard writes in a thread, and raises in the work what the thread ran into
+    if args.exc_value is None or fault(args.exc_value) is None:
+        threading.__excepthook__(args)
+
+
 def _wants_traceback() -> bool:
     return "DIFFUSION_LAB_TRACEBACK" in os.environ
 
@@ -102,6 +130,7 @@ def _main(
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         os.environ["DIFFUSION_LAB_TRACEBACK"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    threading.excepthook = _thread_failed
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(task)()
     except KeyboardInterrupt:

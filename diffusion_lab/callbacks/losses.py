@@ -9,6 +9,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from diffusion_lab.atomic import replacing
+
 log = logging.getLogger(__name__)
 
 
@@ -71,9 +73,10 @@ class LossHistory(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write losses.csv."""
-        if trainer.is_global_zero and self.steps:
-            path = Path(trainer.default_root_dir) / "losses.csv"
-            with path.open("w", newline="") as file:
+        path = Path(trainer.default_root_dir) / "losses.csv"
+        # a run folder that was removed is not made again
+        if trainer.is_global_zero and self.steps and path.parent.is_dir():
+            with replacing(path) as part, part.open("w", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["step", "loss"])
                 rows.writerows(enumerate(self.steps))

@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from diffusion_lab.atomic import replacing
 from diffusion_lab.errors import UserError
 
+PARTS = ("command", "data", "model", "noise_schedule", "sampler")
 PREVIOUS = "previous"
 """What the last.ckpt before the newest is called."""
 
@@ -56,12 +57,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises UserError for a file that is damaged, carries code or is not this project's.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("unpacks to more than its size")  # torch packs nothing
+            # torch itself does not look at the checksums
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"wrong checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not {"config", "state_dict"} <= state.keys():
-            raise ValueError("no configuration in it")
+        if not all(isinstance(state["config"][part], dict) for part in PARTS):
+            raise ValueError("no configuration of this project")
+        if not isinstance(state["state_dict"], dict):
+            raise ValueError("no weights")
     except Exception as error:
         raise UserError(
             f"{path} is damaged or was not written by this project "

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import fault
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.checkpoint_io import read_checkpoint
 from diffusion_lab.run.construct import construct
@@ -109,15 +110,24 @@ def load_run(
     if chosen not in kept:
         raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
     module_config = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
-    module: DiffusionModule = construct(module_config, trust)
-    module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
     data = config["data"]
-    return Run(
-        dir=folder,
-        config=config,
-        module=module.eval().requires_grad_(False),
-        value_range=ValueRange(data["value_range"]),
-        image_shape=(data["channels"], data["image_size"], data["image_size"]),
-        weights=chosen,
-        trust=trust,
-    )
+    try:
+        module: DiffusionModule = construct(module_config, trust)
+        module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
+        return Run(
+            dir=folder,
+            config=config,
+            module=module.eval().requires_grad_(False),
+            value_range=ValueRange(data["value_range"]),
+            image_shape=(data["channels"], data["image_size"], data["image_size"]),
+            weights=chosen,
+            trust=trust,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if fault(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} does not fit its own configuration ({type(error).__name__}: {reason}): "
+            "give another checkpoint or run"
+        ) from error

@@ -14,6 +14,7 @@ from diffusion_lab.callbacks import Figures, LossHistory, SampleGrid, ValidateAt
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
+from diffusion_lab.run.lock import RunFolder
 
 
 def quieten_lightning() -> None:
@@ -56,7 +57,7 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     if cfg.trainer.fast_dev_run:
         callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures)]
-    return [*callbacks, ValidateAtTheEnd()]
+    return [RunFolder(cfg.paths.output_dir), *callbacks, ValidateAtTheEnd()]
 
 
 def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:

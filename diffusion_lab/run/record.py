@@ -12,6 +12,7 @@ from typing import Any
 
 from diffusion_lab.atomic import replacing
 from diffusion_lab.cli import CONFIG_DIR
+from diffusion_lab.run.lock import check_still_there
 
 PACKAGES = (
     "diffusion-lab",
@@ -85,7 +86,8 @@ class RunRecord:
         self.started -= old.get("wall_seconds", 0.0)
 
     def write(self, **news: Any) -> None:
-        """Add what is new and put the file in place."""
+        """Add what is new and put the file in place; UserError if the run folder is gone."""
+        check_still_there(self.path.parent)
         self.content |= news
         self.content["wall_seconds"] = round(time.time() - self.started, 3)
         write_json(self.path, self.content)

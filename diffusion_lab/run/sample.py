@@ -77,7 +77,11 @@ def _guides(cfg: DictConfig, run: Run) -> list[Guide]:
 
 def _weak_run(where: str, run: Run) -> Run:
     """A run folder, or the name of another checkpoint of this run."""
-    weak = load_run(where) if Path(where).is_dir() else load_run(run.dir, where)
+    weak = (
+        load_run(where, trust=run.trust)
+        if Path(where).is_dir()
+        else load_run(run.dir, where, trust=run.trust)
+    )
     for what, mine, its in (
         ("images", run.image_shape, weak.image_shape),
         ("values", run.value_range.name, weak.value_range.name),

@@ -26,6 +26,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
+from diffusion_lab.run.lock import locked
 from diffusion_lab.run.parts import (
     build_callbacks,
     build_loggers,
@@ -57,10 +58,16 @@ def train(cfg: DictConfig, resume: bool = False) -> TrainResult:
     """Train as configured and leave everything in `paths.output_dir`.
 
     With `resume` go on there from its newest good checkpoint, as if it had never been stopped.
-    Raises UserError for a mistake in the configuration, before any training, and Stopped after a
-    signal. The folder's metrics.json says how the run ended, whatever happens.
+    Raises UserError for a mistake in the configuration, before any training, and where another
+    process uses the folder, and Stopped after a signal. The folder's metrics.json says how the run
+    ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
+    with locked(run_dir):
+        return _recorded(cfg, run_dir, resume)
+
+
+def _recorded(cfg: DictConfig, run_dir: Path, resume: bool) -> TrainResult:
     checkpoint = None
     if resume:
         checkpoint = newest_checkpoint(run_dir)
@@ -127,7 +134,7 @@ def _fit(
     build(cfg.sampler).check(module.noise_schedule)
     try:
         module.make_optimizer(module.parameters())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
         raise UserError(f"optimizer: {error}") from error
     loggers = build_loggers(cfg, checkpoint.content["global_step"] if checkpoint else None)
     callbacks = build_callbacks(cfg, any_logger=bool(loggers))
