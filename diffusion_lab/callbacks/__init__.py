@@ -1,5 +1,6 @@
 """Lightning callbacks: what is watched, drawn and saved during training."""
 
+from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.ema import EMA
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
@@ -11,6 +12,7 @@ from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 __all__ = [
     "EMA",
     "Figures",
+    "FiniteLoss",
     "LossHistory",
     "SampleGrid",
     "SaveConfig",

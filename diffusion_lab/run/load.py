@@ -1,6 +1,6 @@
 """A trained run back from its folder, in one call, with no Hydra."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,13 @@ class Run:
         return images
 
 
+def build_module(config: Mapping[str, Any], trust: Sequence[str] = ()) -> DiffusionModule:
+    """The untrained module of a saved configuration, without what training alone needs."""
+    node = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
+    module: DiffusionModule = construct(node, trust)
+    return module
+
+
 def load_run(
     run_dir: str | Path,
     checkpoint: str = "last",
@@ -114,8 +121,7 @@ def load_run(
     chosen = weights or kept[0]
     if chosen not in kept:
         raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
-    module_config = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
-    module: DiffusionModule = construct(module_config, trust)
+    module = build_module(config, trust)
     module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
     data = config["data"]
     return Run(
