@@ -61,7 +61,6 @@ def replay(file: str | Path, trust: Sequence[str] = ()) -> Replay:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         module = build_module(saved["config"], trust)
-        module.load_state_dict(saved["state_dict"])
         quieten_lightning()
         with warnings.catch_warnings(action="ignore"):  # 16-mixed becomes bf16-mixed on a CPU
             trainer = L.Trainer(
@@ -79,6 +78,7 @@ def replay(file: str | Path, trust: Sequence[str] = ()) -> Replay:
 
 def _run(module: DiffusionModule, trainer: L.Trainer, saved: Mapping[str, Any]) -> Replay:
     module = cast(DiffusionModule, trainer.precision_plugin.convert_module(module)).train()
+    module.load_state_dict(saved["state_dict"])
     x0, noise, t, labels = (saved[name] for name in ("x0", "noise", "t", "labels"))
     indices = saved["indices"].tolist()
     suspects = {
