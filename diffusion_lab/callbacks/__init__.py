@@ -4,6 +4,7 @@ from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.ema import EMA
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
+from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
 from diffusion_lab.callbacks.progress import progress_bar
 from diffusion_lab.callbacks.save_config import SaveConfig
 from diffusion_lab.callbacks.throughput import Throughput
@@ -14,6 +15,7 @@ __all__ = [
     "Figures",
     "FiniteLoss",
     "LossHistory",
+    "PostHocEMA",
     "SampleGrid",
     "SaveConfig",
     "Throughput",

@@ -15,6 +15,7 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.construct import construct
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.guide import Guide
+from diffusion_lab.run.posthoc import PREFIX, blend_snapshots
 
 # what training alone needs
 _TRAINING_ONLY = {"optimizer", "lr_scheduler", "pairing", "time_sampling"}
@@ -33,7 +34,7 @@ class Run:
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     weights: str
-    """Which of the checkpoint's weights the module has, "ema" or "raw"."""
+    """Which weights the module has: "ema" or "raw" of the checkpoint, or "posthoc:0.1"."""
     trust: Sequence[str] = ()
 
     def sampler(self, **settings: Any) -> Sampler:
@@ -96,9 +97,11 @@ def load_run(
 ) -> Run:
     """Rebuild the module of a run folder with the weights of its checkpoint, "last" or "best".
 
-    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Only plain
-    data is read from the file (weights_only), and only this project's classes are made from it,
-    and those of the packages in `trust`. Raises UserError if the folder or the checkpoint is not
+    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Of a run with
+    callbacks=post_hoc_ema also "posthoc:0.1", the average of this width at the last snapshot before
+    the checkpoint, or "posthoc:0.1@4000", at that step. Only plain data is read from the file
+    (weights_only), and only this project's classes are made from it, and those of the packages in
+    `trust`. Raises UserError if the folder or the checkpoint is not
     there or cannot be read.
     """
     folder = Path(run_dir).expanduser()
@@ -117,12 +120,14 @@ def load_run(
             f"{path} is damaged or was not written by this project "
             f"({type(error).__name__}): give another checkpoint or run"
         ) from error
-    kept = ["ema", "raw"] if "ema" in state else ["raw"]
-    chosen = weights or kept[0]
+    kept = {"ema": state["ema"]["weights"], "raw": {}} if "ema" in state else {"raw": {}}
+    chosen = weights or next(iter(kept))
+    if chosen.startswith(PREFIX):
+        kept[chosen] = blend_snapshots(folder, chosen, newest=state["global_step"])
     if chosen not in kept:
         raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
     module = build_module(config, trust)
-    module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
+    module.load_state_dict(raw | kept[chosen])
     data = config["data"]
     return Run(
         dir=folder,
