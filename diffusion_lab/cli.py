@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from diffusion_lab import schema
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.faults import fault
 from diffusion_lab.run.resume import rerun_words, resume_words
 
@@ -39,6 +39,17 @@ def register() -> None:
     )
 
 
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what caused it."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        # Hydra raises anew while it handles OmegaConf's error, without saying "from"
+        link = link.__cause__ or (link.__context__ if isinstance(link, HydraException) else None)
+    return chain
+
+
 def one_line(error: BaseException) -> str | None:
     """One line for a mistake that its author can mend or a fault of the machine, else None."""
     reason = _reason(error)
@@ -49,12 +60,7 @@ def one_line(error: BaseException) -> str | None:
 
 
 def _reason(error: BaseException) -> str | None:
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        # Hydra raises anew while it handles OmegaConf's error, without saying "from"
-        link = link.__cause__ or (link.__context__ if isinstance(link, HydraException) else None)
+    chain = _chain(error)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
@@ -83,9 +89,9 @@ def _known_keys(error: OmegaConfBaseException) -> list[str]:
     return sorted(str(key) for key in keys if not str(key).startswith("_"))
 
 
-def _fail(line: str) -> NoReturn:
+def _fail(line: str, error: BaseException) -> NoReturn:
     print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(3 if any(isinstance(link, Diverged) for link in _chain(error)) else 2)
 
 
 def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -99,7 +105,7 @@ def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             log.error("error: %s", line)
             raise
-        _fail(line)
+        _fail(line, error)
 
 
 class LogFile(logging.FileHandler):
@@ -140,7 +146,7 @@ def _main(
         line = one_line(error)
         if line is None or _wants_traceback():
             raise
-        _fail(line)
+        _fail(line, error)
     finally:
         from diffusion_lab.run.sweep import SweepSummary
 
@@ -149,6 +155,10 @@ def _main(
 
 def _train(cfg: DictConfig, resume: bool = False) -> float | None:
     register()  # a job of a sweep may run in a process of its own
+    if cfg.command.choices.debug == "replay":
+        from diffusion_lab.run.replay import replay_job
+
+        return _job(replay_job, cfg)
     from diffusion_lab.run.train import run_job
 
     return _job(partial(run_job, resume=resume), cfg)
@@ -242,7 +252,7 @@ def train() -> None:
         else:
             _main(_train, "train")
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), error)
 
 
 def sample() -> None:

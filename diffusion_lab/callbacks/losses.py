@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 class LossHistory(L.Callback):
     """Keeps every training loss, prints and logs `train/loss_epoch`, the mean of the batch losses.
 
-    `steps` holds a loss per batch, `epochs` a mean per epoch, `validations` (step, validation
-    loss). At the end of training `steps` lie in losses.csv in the run folder.
+    `steps` holds a loss per batch, `epochs` a mean per epoch (of the finite ones: a step that is
+    not finite was skipped, or all that follow are not finite either), `validations` (step,
+    validation loss). At the end of training `steps` lie in losses.csv in the run folder.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class LossHistory(L.Callback):
         losses = torch.stack(self._pending).float()
         self._pending.clear()
         self.steps += losses.tolist()
-        mean = trainer.strategy.reduce(losses.mean(), reduce_op="mean")
+        mean = trainer.strategy.reduce(losses[losses.isfinite()].mean(), reduce_op="mean")
         self.epochs.append(float(mean))
         pl_module.log("train/loss_epoch", mean, sync_dist=True)
         if trainer.is_global_zero:

@@ -1,6 +1,6 @@
 """A trained run back from its folder, in one call, with no Hydra."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from diffusion_lab.run.checkpoint_io import read_checkpoint
 from diffusion_lab.run.construct import construct
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.guide import Guide
+from diffusion_lab.run.posthoc import PREFIX, blend_snapshots
 
 # what training alone needs
 _TRAINING_ONLY = {"optimizer", "lr_scheduler", "pairing", "time_sampling"}
@@ -34,7 +35,7 @@ class Run:
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     weights: str
-    """Which of the checkpoint's weights the module has, "ema" or "raw"."""
+    """Which weights the module has: "ema" or "raw" of the checkpoint, or "posthoc:0.1"."""
     trust: Sequence[str] = ()
 
     def sampler(self, **settings: Any) -> Sampler:
@@ -82,6 +83,13 @@ class Run:
         return images
 
 
+def build_module(config: Mapping[str, Any], trust: Sequence[str] = ()) -> DiffusionModule:
+    """The untrained module of a saved configuration, without what training alone needs."""
+    node = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
+    module: DiffusionModule = construct(node, trust)
+    return module
+
+
 def load_run(
     run_dir: str | Path,
     checkpoint: str = "last",
@@ -90,10 +98,11 @@ def load_run(
 ) -> Run:
     """Rebuild the module of a run folder with the weights of its checkpoint, "last" or "best".
 
-    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Only plain
-    data is read from the file (weights_only), and only this project's classes are made from it,
-    and those of the packages in `trust`. Raises UserError if the folder or the checkpoint is not
-    there or cannot be read.
+    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Of a run with
+    callbacks=post_hoc_ema also "posthoc:0.1", the average of this width at the last snapshot before
+    the checkpoint, or "posthoc:0.1@4000", at that step. Only plain data is read from the file
+    (weights_only), and only this project's classes are made from it, and those of the packages in
+    `trust`. Raises UserError if the folder or the checkpoint is not there or cannot be read.
     """
     folder = Path(run_dir).expanduser()
     if not folder.is_dir():
@@ -105,15 +114,16 @@ def load_run(
         raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
     state = read_checkpoint(path)
     config, raw = state["config"], state["state_dict"]
-    kept = ["ema", "raw"] if "ema" in state else ["raw"]
-    chosen = weights or kept[0]
+    kept = {"ema": state["ema"]["weights"], "raw": {}} if "ema" in state else {"raw": {}}
+    chosen = weights or next(iter(kept))
+    if chosen.startswith(PREFIX):
+        kept[chosen] = blend_snapshots(folder, chosen, newest=state["global_step"])
     if chosen not in kept:
         raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
-    module_config = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
     data = config["data"]
     try:
-        module: DiffusionModule = construct(module_config, trust)
-        module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
+        module = build_module(config, trust)
+        module.load_state_dict(raw | kept[chosen])
         return Run(
             dir=folder,
             config=config,

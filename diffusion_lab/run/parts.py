@@ -10,7 +10,13 @@ from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, Progres
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from diffusion_lab.callbacks import Figures, LossHistory, SampleGrid, ValidateAtTheEnd
+from diffusion_lab.callbacks import (
+    Figures,
+    LossHistory,
+    PostHocEMA,
+    SampleGrid,
+    ValidateAtTheEnd,
+)
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
@@ -56,7 +62,7 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
     if not any_logger:
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     if cfg.trainer.fast_dev_run:
-        callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures)]
+        callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures | PostHocEMA)]
     return [RunFolder(cfg.paths.output_dir), *callbacks, ValidateAtTheEnd()]
 
 

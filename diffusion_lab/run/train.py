@@ -20,9 +20,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffusion_lab.callbacks import LossHistory, RandomState, SaveConfig, Stopped
+from diffusion_lab.callbacks import FiniteLoss, LossHistory, RandomState, SaveConfig, Stopped
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
@@ -59,8 +59,8 @@ def train(cfg: DictConfig, resume: bool = False) -> TrainResult:
 
     With `resume` go on there from its newest good checkpoint, as if it had never been stopped.
     Raises UserError for a mistake in the configuration, before any training, and where another
-    process uses the folder, and Stopped after a signal. The folder's metrics.json says how the run
-    ended, whatever happens.
+    process uses the folder, Diverged, a UserError too, if the numbers of the training go bad, and
+    Stopped after a signal. The folder's metrics.json says how the run ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
     with locked(run_dir):
@@ -91,16 +91,16 @@ def _recorded(cfg: DictConfig, run_dir: Path, resume: bool) -> TrainResult:
     except (KeyboardInterrupt, Stopped):
         write(status="interrupted")
         raise
+    except Diverged as error:
+        write(status="diverged", error=str(error))
+        raise
     except BaseException as error:
         write(status="failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         for number, handler in handlers.items() if in_main_thread else ():
             signal.signal(number, handler)  # Lightning leaves SIGINT ignored after Ctrl-C
-    diverged = not np.isfinite(record.content["epoch_losses"]).all()
-    if diverged:
-        log.error("the loss is not a finite number any more: lower optimizer.lr")
-    write(status="diverged" if diverged else "finished")
+    write(status="finished")
     return result
 
 
@@ -113,6 +113,8 @@ def _fit(
     cfg: DictConfig, config: dict[str, Any], record: RunRecord, checkpoint: Resumed | None
 ) -> TrainResult:
     check_keys(config, TrainConfig)
+    if cfg.replay is not None:
+        raise UserError("replay= trains nothing: type debug=replay replay=<run folder>/anomaly.pt")
     pipeline = None
     if cfg.init_from is not None:
         pipeline = read_pipeline(cfg.init_from)
@@ -171,17 +173,27 @@ def _fit(
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
             raise KeyboardInterrupt from None
         raise
-    metrics = {k: v.item() for k, v in trainer.callback_metrics.items()}
+    finally:
+        _note(record, trainer, module, datamodule)
+    metrics: dict[str, float] = record.content["metrics"]
     if checkpoint is not None and trainer.global_step == checkpoint.content["global_step"]:
-        metrics = end_again(trainer, module, checkpoint.content)
+        metrics = record.content["metrics"] = end_again(trainer, module, checkpoint.content)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
             final = {f"final/{k}": v for k, v in metrics.items()}
             logger.log_hyperparams(compared(config), final)
             logger.finalize("success")
+    return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
+
+
+def _note(
+    record: RunRecord, trainer: L.Trainer, module: DiffusionModule, datamodule: ImageDataModule
+) -> None:
+    """What training gave, also where it broke off."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     losses = [loss for c in callbacks if isinstance(c, LossHistory) for loss in c.epochs]
     record.content |= {
-        "metrics": metrics,
+        "metrics": {k: v.item() for k, v in trainer.callback_metrics.items()},
         "epoch_losses": losses,
         "data": datamodule.provenance,
         "parameters": sum(p.numel() for p in module.network.parameters()),
@@ -189,9 +201,10 @@ def _fit(
         "steps": trainer.global_step,
     }
     for callback in callbacks:
+        if isinstance(callback, FiniteLoss):
+            record.content["skipped_steps"] = callback.skipped
         if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None:
             record.content["best"] = {callback.monitor: callback.best_model_score.item()}
-    return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
 
 
 @rank_zero_only
