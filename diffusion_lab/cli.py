@@ -155,7 +155,7 @@ def _main(
 
 def _train(cfg: DictConfig, resume: bool = False) -> float | None:
     register()  # a job of a sweep may run in a process of its own
-    if cfg.command.choices.debug == "replay":
+    if not resume and cfg.command.choices.debug == "replay":
         from diffusion_lab.run.replay import replay_job
 
         return _job(replay_job, cfg)

@@ -74,8 +74,9 @@ def attempt(words: list[str], log: Path, fault: Fault | None, *, kill: Any = Non
         os._exit(code)
     if kill is not None:
         time.sleep(kill[0])
-        if os.waitpid(pid, os.WNOHANG) != (0, 0):
-            return 0
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
         os.kill(pid, kill[1])
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
