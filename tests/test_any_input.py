@@ -129,7 +129,7 @@ def test_a_setting_is_taken_or_refused(composed, tmp_path_factory, setting):
     cfg.paths.output_dir = str(tmp_path_factory.getbasetemp() / "any_run")
     cfg.paths.data_dir = cfg.paths.output_dir
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(L.Trainer, "fit", lambda *_: None)
+        patch.setattr(L.Trainer, "fit", lambda *_, **__: None)
         patch.setattr("diffusion_lab.run.record.git_commit", lambda: None)
         patch.setattr("diffusion_lab.data.sources.download_missing", _no_network)
         line: str | None = "taken"
