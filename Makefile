@@ -32,6 +32,9 @@ objectives: .venv/demo ## a minute of training for each of six objectives, and t
 	$(BIN)/python -m diffusion_lab.run.gallery docs/objectives.png \
 		logs/objectives/own/[0-9] logs/objectives/ddpm/[0-9]
 
+torture: .venv/test ## kill a training 100 times, resume it, compare every tensor with one never stopped
+	$(BIN)/python -m tests.torture logs/torture --kills 100
+
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
@@ -44,4 +47,4 @@ objectives: .venv/demo ## a minute of training for each of six objectives, and t
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow,onnx]'
 	@touch $@
 
-.PHONY: help demo test lint tensorboard combinations objectives
+.PHONY: help demo test lint tensorboard combinations objectives torture

@@ -21,6 +21,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(part)):  # a write does not say which file it was
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

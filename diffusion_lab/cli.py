@@ -5,8 +5,10 @@ import os
 import re
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from diffusion_lab import schema
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import Diverged, UserError
+from diffusion_lab.faults import fault
+from diffusion_lab.run.resume import rerun_words, resume_words
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +39,33 @@ def register() -> None:
     )
 
 
-def one_line(error: BaseException) -> str | None:
-    """One line for a mistake that its author can mend, None for anything else."""
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what caused it."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
         # Hydra raises anew while it handles OmegaConf's error, without saying "from"
         link = link.__cause__ or (link.__context__ if isinstance(link, HydraException) else None)
+    return chain
+
+
+def one_line(error: BaseException) -> str | None:
+    """One line for a mistake that its author can mend or a fault of the machine, else None."""
+    reason = _reason(error)
+    if reason is None:
+        return None
+    # it repeats values, which may hold ends of lines and commands to a terminal
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
+
+
+def _reason(error: BaseException) -> str | None:
+    chain = _chain(error)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
+    if refused := fault(error):
+        return refused
     for link in reversed(chain):
         if isinstance(link, ConfigKeyError | ConfigAttributeError) and link.full_key:
             return f"{link.full_key} is unknown: choose from {_known_keys(link)}"
@@ -69,9 +89,9 @@ def _known_keys(error: OmegaConfBaseException) -> list[str]:
     return sorted(str(key) for key in keys if not str(key).startswith("_"))
 
 
-def _fail(line: str) -> NoReturn:
+def _fail(line: str, error: BaseException) -> NoReturn:
     print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(3 if any(isinstance(link, Diverged) for link in _chain(error)) else 2)
 
 
 def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -85,21 +105,40 @@ def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             log.error("error: %s", line)
             raise
-        _fail(line)
+        _fail(line, error)
+
+
+class LogFile(logging.FileHandler):
+    """The run's log. Logging prints a traceback for every line that a full disk refuses."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave what the machine refuses to be reported once, by the work."""
+        error = sys.exc_info()[1]
+        if error is None or fault(error) is None:
+            super().handleError(record)
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    # TensorBoard writes in a thread, and raises in the work what the thread ran into
+    if args.exc_value is None or fault(args.exc_value) is None:
+        threading.__excepthook__(args)
 
 
 def _wants_traceback() -> bool:
     return "DIFFUSION_LAB_TRACEBACK" in os.environ
 
 
-def _main(task: Callable[[DictConfig], Any], config_name: str) -> None:
+def _main(
+    task: Callable[[DictConfig], Any], config_name: str, config_dir: Path = CONFIG_DIR
+) -> None:
     register()
     # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         os.environ["DIFFUSION_LAB_TRACEBACK"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    threading.excepthook = _thread_failed
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(task)()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)  # what a shell reports for Ctrl-C
@@ -107,18 +146,59 @@ def _main(task: Callable[[DictConfig], Any], config_name: str) -> None:
         line = one_line(error)
         if line is None or _wants_traceback():
             raise
-        _fail(line)
+        _fail(line, error)
     finally:
         from diffusion_lab.run.sweep import SweepSummary
 
         SweepSummary.write()
 
 
-def _train(cfg: DictConfig) -> float | None:
+def _train(cfg: DictConfig, resume: bool = False) -> float | None:
     register()  # a job of a sweep may run in a process of its own
+    if not resume and cfg.command.choices.debug == "replay":
+        from diffusion_lab.run.replay import replay_job
+
+        return _job(replay_job, cfg)
     from diffusion_lab.run.train import run_job
 
-    return _job(run_job, cfg)
+    return _job(partial(run_job, resume=resume), cfg)
+
+
+def _saved(task: Callable[[DictConfig], Any], folder: Path, words: list[str]) -> None:
+    """Run a task with the configuration that a run saved instead of composing one."""
+    typed = list(sys.argv)
+    sys.argv[1:] = [f"--config-dir={CONFIG_DIR}", *words]
+
+    def with_what_was_typed(cfg: DictConfig) -> Any:
+        sys.argv = typed  # what Lightning starts further processes with
+        return task(cfg)
+
+    _main(with_what_was_typed, "config", folder / ".hydra")
+
+
+def _resume() -> None:
+    folder, words = resume_words(sys.argv[1:])
+    _saved(partial(_train, resume=True), folder, words)
+
+
+def _rerun() -> None:
+    folder, new, words = rerun_words(sys.argv[1:])
+
+    def task(cfg: DictConfig) -> None:
+        register()
+        from diffusion_lab.run.rerun import rerun
+
+        found = _job(partial(rerun, folder), cfg)
+        for line in found[:10]:
+            print(f"differs: {line}")
+        if len(found) > 10:
+            print(f"differs: and in {len(found) - 10} more places")
+        print("the same data, losses and weights, bit for bit" if not found else "not the same")
+        print(new)
+        if found:
+            sys.exit(1)
+
+    _saved(task, folder, words)
 
 
 def _bracket_lists(*names: str) -> None:
@@ -165,7 +245,16 @@ def _explain(cfg: DictConfig) -> None:
 
 def train() -> None:
     """`diffusion-lab-train`, scripts/train.py."""
-    _main(_train, "train")
+    typed = {word.partition("=")[0] for word in sys.argv[1:]}
+    try:
+        if "resume" in typed:
+            _resume()
+        elif "rerun" in typed:
+            _rerun()
+        else:
+            _main(_train, "train")
+    except UserError as error:
+        _fail(str(error), error)
 
 
 def sample() -> None:

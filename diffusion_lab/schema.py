@@ -55,6 +55,8 @@ class TrainConfig:
 
     seed: int = 0
     init_from: str | None = None
+    replay: str | None = None
+    trust: list[str] | None = None
     monitor: str = "val/loss"
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,9 +1,13 @@
 """Lightning callbacks: what is watched, drawn and saved during training."""
 
+from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.ema import EMA
+from diffusion_lab.callbacks.last import LastCheckpoint, Stopped
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
+from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
 from diffusion_lab.callbacks.progress import progress_bar
+from diffusion_lab.callbacks.random_state import RandomState
 from diffusion_lab.callbacks.save_config import SaveConfig
 from diffusion_lab.callbacks.throughput import Throughput
 from diffusion_lab.callbacks.validate import ValidateAtTheEnd
@@ -11,9 +15,14 @@ from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 __all__ = [
     "EMA",
     "Figures",
+    "FiniteLoss",
+    "LastCheckpoint",
     "LossHistory",
+    "PostHocEMA",
+    "RandomState",
     "SampleGrid",
     "SaveConfig",
+    "Stopped",
     "Throughput",
     "ValidateAtTheEnd",
     "progress_bar",

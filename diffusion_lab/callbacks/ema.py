@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from diffusion_lab.callbacks.anomaly import step_was_skipped
 from diffusion_lab.errors import UserError
 
 
@@ -43,6 +44,8 @@ class EMA(L.Callback):
         if trainer.global_step == self.steps:  # a batch whose gradients are still being gathered
             return
         self.steps = trainer.global_step
+        if step_was_skipped(trainer):
+            return
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         weights = [p.detach().float() for p in pl_module.parameters()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)

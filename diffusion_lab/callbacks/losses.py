@@ -9,14 +9,17 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from diffusion_lab.atomic import replacing
+
 log = logging.getLogger(__name__)
 
 
 class LossHistory(L.Callback):
     """Keeps every training loss, prints and logs `train/loss_epoch`, the mean of the batch losses.
 
-    `steps` holds a loss per batch, `epochs` a mean per epoch, `validations` (step, validation
-    loss). At the end of training `steps` lie in losses.csv in the run folder.
+    `steps` holds a loss per batch, `epochs` a mean per epoch (of the finite ones: a step that is
+    not finite was skipped, or all that follow are not finite either), `validations` (step,
+    validation loss). At the end of training `steps` lie in losses.csv in the run folder.
     """
 
     def __init__(self) -> None:
@@ -44,7 +47,7 @@ class LossHistory(L.Callback):
         losses = torch.stack(self._pending).float()
         self._pending.clear()
         self.steps += losses.tolist()
-        mean = trainer.strategy.reduce(losses.mean(), reduce_op="mean")
+        mean = trainer.strategy.reduce(losses[losses.isfinite()].mean(), reduce_op="mean")
         self.epochs.append(float(mean))
         pl_module.log("train/loss_epoch", mean, sync_dist=True)
         if trainer.is_global_zero:
@@ -71,9 +74,10 @@ class LossHistory(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write losses.csv."""
-        if trainer.is_global_zero and self.steps:
-            path = Path(trainer.default_root_dir) / "losses.csv"
-            with path.open("w", newline="") as file:
+        path = Path(trainer.default_root_dir) / "losses.csv"
+        # a run folder that was removed is not made again
+        if trainer.is_global_zero and self.steps and path.parent.is_dir():
+            with replacing(path) as part, part.open("w", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["step", "loss"])
                 rows.writerows(enumerate(self.steps))

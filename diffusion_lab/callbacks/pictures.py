@@ -42,7 +42,10 @@ def _parts(
 
 
 def _folder(trainer: L.Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "figures"
+    """The run's figures/. A run folder that was removed is not made again: that is an error."""
+    folder = Path(trainer.default_root_dir) / "figures"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @contextmanager

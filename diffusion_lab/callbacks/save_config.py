@@ -6,9 +6,9 @@ import lightning as L
 
 
 class SaveConfig(L.Callback):
-    """Puts the resolved configuration and the data's provenance into every checkpoint.
+    """Puts the resolved configuration, the data's provenance and the metrics into every checkpoint.
 
-    Both are plain dictionaries, so the file loads with `weights_only=True`.
+    All are plain dictionaries, so the file loads with `weights_only=True`.
     """
 
     def __init__(self, config: dict[str, Any], provenance: dict[str, Any]) -> None:
@@ -21,3 +21,4 @@ class SaveConfig(L.Callback):
         """Called by Lightning for every full checkpoint."""
         checkpoint["config"] = self.config
         checkpoint["data"] = self.provenance
+        checkpoint["metrics"] = {k: v.item() for k, v in trainer.callback_metrics.items()}

@@ -186,6 +186,15 @@ class ImageDataModule(L.LightningDataModule):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
         return self.value_range.encode(images[order]), labels[order]
 
+    def batch_indices(self) -> Tensor:
+        """Return which images, of `pixels("train")`, the last training batch was, (B,) int64.
+
+        Lightning fetches none ahead from a loader that knows its length.
+        """
+        if self._train_loader is None or self._train_loader.last_indices is None:
+            raise RuntimeError("no training batch has been handed out yet")
+        return self._train_loader.last_indices
+
     def pixels(self, split: str) -> Tensor:
         """Return the images of a split in order, uint8, (N, C, H, W)."""
         return self._split(split)[0]

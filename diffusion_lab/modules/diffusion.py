@@ -107,12 +107,15 @@ class DiffusionModule(L.LightningModule):
         dropped = torch.rand(len(labels), device=labels.device) < dropout
         return labels.masked_fill(dropped, self.num_classes)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss of a batch with fresh noise and times."""
-        x0, labels = batch
+    def draw(self, x0: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What `loss` takes for a batch: x0, fresh noise and times, the network's labels."""
         noise = self.pairing(x0, self.noise_schedule.draw_noise(x0))
         t = self.time_sampling.draw(len(x0), self.noise_schedule, x0.device)
-        loss = self.loss(x0, noise, t, self.network_labels(labels, self.label_dropout)).mean()
+        return x0, noise, t, self.network_labels(labels, self.label_dropout)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss of a batch with fresh noise and times."""
+        loss = self.loss(*self.draw(*batch)).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 

@@ -7,8 +7,13 @@ from typing import Any
 
 from diffusion_lab.errors import UserError
 
-OWN = ("diffusion_lab.diffusion", "diffusion_lab.modules", "diffusion_lab.networks")
-"""The packages whose classes a saved configuration may name."""
+OWN = (
+    "diffusion_lab.diffusion",
+    "diffusion_lab.modules",
+    "diffusion_lab.networks",
+    "diffusion_lab.data.datamodule.ImageDataModule",
+)
+"""The packages whose classes a saved configuration may name, and a class by itself."""
 
 
 def construct(node: Any, trust: Sequence[str] = ()) -> Any:
@@ -31,8 +36,8 @@ def construct(node: Any, trust: Sequence[str] = ()) -> Any:
 def trusted(name: str, trust: Sequence[str] = ()) -> Any:
     """What a dotted name stands for; UserError if it is not from OWN or a package in `trust`."""
 
-    def allowed(module: str) -> bool:
-        return any(module == p or module.startswith(f"{p}.") for p in (*OWN, *trust))
+    def allowed(name: str) -> bool:
+        return any(name == p or name.startswith(f"{p}.") for p in (*OWN, *trust))
 
     if allowed(name):
         try:
@@ -40,7 +45,8 @@ def trusted(name: str, trust: Sequence[str] = ()) -> Any:
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"the saved configuration names {name}: {error}") from error
         # a module of ours leads to everything it imports: judge where the object itself comes from
-        if callable(target) and allowed(getattr(target, "__module__", "")):
+        origin = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+        if callable(target) and allowed(origin):
             return target
     raise UserError(
         f"the saved configuration names {name}, which is not one of this project's parts: if you "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
-from diffusion_lab.run.build import build
+from diffusion_lab.run.construct import construct
 from diffusion_lab.run.load import Run
 
 MASKS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
@@ -81,8 +81,13 @@ def read_mask(word: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _data(run: Run, data_dir: str | None) -> ImageDataModule:
-    config = run.config["data"]
-    data: ImageDataModule = build(config if data_dir is None else config | {"data_dir": data_dir})
+    given = {} if data_dir is None else {"data_dir": data_dir}
+    try:
+        data = construct(run.config["data"] | given, run.trust)
+    except TypeError as error:
+        raise UserError(f"the saved configuration's data: {error}") from error
+    if not isinstance(data, ImageDataModule):
+        raise UserError("the saved configuration's data are no ImageDataModule")
     data.setup()
     return data
 

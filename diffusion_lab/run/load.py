@@ -1,20 +1,22 @@
 """A trained run back from its folder, in one call, with no Hydra."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import fault
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.checkpoint_io import read_checkpoint
 from diffusion_lab.run.construct import construct
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.guide import Guide
+from diffusion_lab.run.posthoc import PREFIX, blend_snapshots
 
 # what training alone needs
 _TRAINING_ONLY = {"optimizer", "lr_scheduler", "pairing", "time_sampling"}
@@ -33,7 +35,7 @@ class Run:
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     weights: str
-    """Which of the checkpoint's the module has, "ema" or "raw"; "pipeline" if from diffusers."""
+    """Those of the checkpoint that the module has, "ema", "raw" or "posthoc:0.1", or "pipeline"."""
     trust: Sequence[str] = ()
 
     def sampler(self, **settings: Any) -> Sampler:
@@ -81,6 +83,13 @@ class Run:
         return images
 
 
+def build_module(config: Mapping[str, Any], trust: Sequence[str] = ()) -> DiffusionModule:
+    """The untrained module of a saved configuration, without what training alone needs."""
+    node = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
+    module: DiffusionModule = construct(node, trust)
+    return module
+
+
 def load_run(
     run_dir: str | Path,
     checkpoint: str = "last",
@@ -89,10 +98,11 @@ def load_run(
 ) -> Run:
     """Rebuild the module of a run folder with the weights of its checkpoint, "last" or "best".
 
-    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Only plain
-    data is read from the file (weights_only), and only this project's classes are made from it,
-    and those of the packages in `trust`. Raises UserError if the folder or the checkpoint is not
-    there or cannot be read.
+    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Of a run with
+    callbacks=post_hoc_ema also "posthoc:0.1", the average of this width at the last snapshot before
+    the checkpoint, or "posthoc:0.1@4000", at that step. Only plain data is read from the file
+    (weights_only), and only this project's classes are made from it, and those of the packages in
+    `trust`. Raises UserError if the folder or the checkpoint is not there or cannot be read.
     """
     folder = Path(run_dir).expanduser()
     if not folder.is_dir():
@@ -102,28 +112,32 @@ def load_run(
         there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
         hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
         raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        config, raw = state["config"], state["state_dict"]
-    except Exception as error:
-        raise UserError(
-            f"{path} is damaged or was not written by this project "
-            f"({type(error).__name__}): give another checkpoint or run"
-        ) from error
-    kept = ["ema", "raw"] if "ema" in state else ["raw"]
-    chosen = weights or kept[0]
+    state = read_checkpoint(path)
+    config, raw = state["config"], state["state_dict"]
+    kept = {"ema": state["ema"]["weights"], "raw": {}} if "ema" in state else {"raw": {}}
+    chosen = weights or next(iter(kept))
+    if chosen.startswith(PREFIX):
+        kept[chosen] = blend_snapshots(folder, chosen, newest=state["global_step"])
     if chosen not in kept:
         raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
-    module_config = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
-    module: DiffusionModule = construct(module_config, trust)
-    module.load_state_dict(raw | state["ema"]["weights"] if chosen == "ema" else raw)
     data = config["data"]
-    return Run(
-        dir=folder,
-        config=config,
-        module=module.eval().requires_grad_(False),
-        value_range=ValueRange(data["value_range"]),
-        image_shape=(data["channels"], data["image_size"], data["image_size"]),
-        weights=chosen,
-        trust=trust,
-    )
+    try:
+        module = build_module(config, trust)
+        module.load_state_dict(raw | kept[chosen])
+        return Run(
+            dir=folder,
+            config=config,
+            module=module.eval().requires_grad_(False),
+            value_range=ValueRange(data["value_range"]),
+            image_shape=(data["channels"], data["image_size"], data["image_size"]),
+            weights=chosen,
+            trust=trust,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if fault(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} does not fit its own configuration ({type(error).__name__}: {reason}): "
+            "give another checkpoint or run"
+        ) from error

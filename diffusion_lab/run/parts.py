@@ -10,9 +10,17 @@ from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, Progres
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from diffusion_lab.callbacks import Figures, LossHistory, SampleGrid, ValidateAtTheEnd
+from diffusion_lab.callbacks import (
+    Figures,
+    LossHistory,
+    PostHocEMA,
+    SampleGrid,
+    ValidateAtTheEnd,
+)
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
+from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
+from diffusion_lab.run.lock import RunFolder
 
 
 def quieten_lightning() -> None:
@@ -24,6 +32,8 @@ def quieten_lightning() -> None:
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
+    # a run that is taken up again finds its own
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
@@ -35,6 +45,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
             logger=loggers,
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+            plugins=[SafeCheckpointIO()],
         )
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
@@ -51,20 +62,25 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
     if not any_logger:
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     if cfg.trainer.fast_dev_run:
-        callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures)]
-    return [*callbacks, ValidateAtTheEnd()]
+        callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures | PostHocEMA)]
+    return [RunFolder(cfg.paths.output_dir), *callbacks, ValidateAtTheEnd()]
 
 
-def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """The loggers; UserError for one whose package is not installed."""
+def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
+    """The loggers; UserError for one whose package is not installed.
+
+    A run that is taken up at `first_step` has that step and later ones of TensorBoard forgotten:
+    they were logged after its last checkpoint.
+    """
     if cfg.trainer.fast_dev_run:  # Lightning would not use them
         return []
     loggers = []
     for name, node in (cfg.logger or {}).items():
         if node is None:
             continue
+        purge = {"purge_step": first_step} if name == "tensorboard" else {}
         try:
-            loggers.append(build(node))
+            loggers.append(build(node, **(purge if first_step is not None else {})))
         except Exception as error:
             if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
                 raise UserError(

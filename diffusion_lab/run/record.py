@@ -12,6 +12,7 @@ from typing import Any
 
 from diffusion_lab.atomic import replacing
 from diffusion_lab.cli import CONFIG_DIR
+from diffusion_lab.run.lock import check_still_there
 
 PACKAGES = (
     "diffusion-lab",
@@ -73,8 +74,20 @@ class RunRecord:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }
 
+    def go_on(self, checkpoint: str, step: int) -> None:
+        """Keep what the record of a stopped run says of its beginning, and note the new start."""
+        try:
+            old = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return
+        kept = {key: old[key] for key in ("overrides", "started", "best") if key in old}
+        again = {"at": self.content["started"], "checkpoint": checkpoint, "step": step}
+        self.content |= kept | {"resumed": [*old.get("resumed", []), again]}
+        self.started -= old.get("wall_seconds", 0.0)
+
     def write(self, **news: Any) -> None:
-        """Add what is new and put the file in place."""
+        """Add what is new and put the file in place; UserError if the run folder is gone."""
+        check_still_there(self.path.parent)
         self.content |= news
         self.content["wall_seconds"] = round(time.time() - self.started, 3)
         write_json(self.path, self.content)

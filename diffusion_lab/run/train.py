@@ -3,9 +3,11 @@
 import gc
 import logging
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import lightning as L
@@ -18,12 +20,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffusion_lab.callbacks import LossHistory, SaveConfig
+from diffusion_lab.callbacks import FiniteLoss, LossHistory, RandomState, SaveConfig, Stopped
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
+from diffusion_lab.run.lock import locked
 from diffusion_lab.run.parts import (
     build_callbacks,
     build_loggers,
@@ -34,6 +37,7 @@ from diffusion_lab.run.parts import (
 from diffusion_lab.run.pipeline import load_weights, read_pipeline, use_network_of
 from diffusion_lab.run.record import RunRecord
 from diffusion_lab.run.report import compared, headline, summary
+from diffusion_lab.run.resume import Resumed, as_it_was, end_again, log_pending, newest_checkpoint
 from diffusion_lab.schema import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -50,41 +54,67 @@ class TrainResult:
     run_dir: Path
 
 
-def train(cfg: DictConfig) -> TrainResult:
+def train(cfg: DictConfig, resume: bool = False) -> TrainResult:
     """Train as configured and leave everything in `paths.output_dir`.
 
-    Raises UserError for a mistake in the configuration, before any training. The folder's
-    metrics.json says how the run ended, whatever happens.
+    With `resume` go on there from its newest good checkpoint, as if it had never been stopped.
+    Raises UserError for a mistake in the configuration, before any training, and where another
+    process uses the folder, Diverged, a UserError too, if the numbers of the training go bad, and
+    Stopped after a signal. The folder's metrics.json says how the run ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
+    with locked(run_dir):
+        return _recorded(cfg, run_dir, resume)
+
+
+def _recorded(cfg: DictConfig, run_dir: Path, resume: bool) -> TrainResult:
+    checkpoint = None
+    if resume:
+        checkpoint = newest_checkpoint(run_dir)
+        cfg = as_it_was(cfg, checkpoint.content)
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     record = RunRecord(run_dir, config["command"]["overrides"], cfg.seed)
+    if checkpoint is not None:
+        record.go_on(checkpoint.path.stem, checkpoint.content["global_step"])
     write = rank_zero_only(record.write)
     write()
     saved = run_dir / ".hydra" / "config.yaml"
     if not saved.exists():  # composed in Python: Hydra has not written it
         saved.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, saved)
-    interrupt_handler = signal.getsignal(signal.SIGINT)
+        OmegaConf.save(cfg, saved)  # unresolved: a run moved or repeated has other paths
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:  # no other may listen
+        signal.signal(signal.SIGTERM, _terminated)
     try:
-        result = _fit(cfg, config, record)
-    except KeyboardInterrupt:
+        result = _fit(cfg, config, record, checkpoint)
+    except (KeyboardInterrupt, Stopped):
         write(status="interrupted")
+        raise
+    except Diverged as error:
+        write(status="diverged", error=str(error))
         raise
     except BaseException as error:
         write(status="failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
-        signal.signal(signal.SIGINT, interrupt_handler)  # Lightning leaves it ignored after Ctrl-C
-    diverged = not np.isfinite(record.content["epoch_losses"]).all()
-    if diverged:
-        log.error("the loss is not a finite number any more: lower optimizer.lr")
-    write(status="diverged" if diverged else "finished")
+        for number, handler in handlers.items() if in_main_thread else ():
+            signal.signal(number, handler)  # Lightning leaves SIGINT ignored after Ctrl-C
+    write(status="finished")
     return result
 
 
-def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainResult:
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """SIGTERM before the training's own handler listens: there is nothing to save yet."""
+    raise Stopped(128 + number)
+
+
+def _fit(
+    cfg: DictConfig, config: dict[str, Any], record: RunRecord, checkpoint: Resumed | None
+) -> TrainResult:
     check_keys(config, TrainConfig)
+    if cfg.replay is not None:
+        raise UserError("replay= trains nothing: type debug=replay replay=<run folder>/anomaly.pt")
     pipeline = None
     if cfg.init_from is not None:
         pipeline = read_pipeline("init_from", cfg.init_from)
@@ -106,9 +136,9 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
     build(cfg.sampler).check(module.noise_schedule)
     try:
         module.make_optimizer(module.parameters())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
         raise UserError(f"optimizer: {error}") from error
-    loggers = build_loggers(cfg)
+    loggers = build_loggers(cfg, checkpoint.content["global_step"] if checkpoint else None)
     callbacks = build_callbacks(cfg, any_logger=bool(loggers))
     trainer = build_trainer(cfg, callbacks, loggers)
     if trainer.global_rank > 0:  # processes must not draw the same noise
@@ -116,7 +146,7 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
         torch.manual_seed(int(states[0]))
     datamodule.prepare_data()
     datamodule.setup("fit")
-    trainer.callbacks.append(SaveConfig(config, datamodule.provenance))  # type: ignore[attr-defined]
+    trainer.callbacks[:0] = [SaveConfig(config, datamodule.provenance), RandomState()]  # type: ignore[attr-defined]
     check_there_is_work(cfg, callbacks, datamodule.provenance)
 
     for logger in loggers:
@@ -127,22 +157,43 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
         else:
             logger.log_hyperparams(config | {"provenance": datamodule.provenance})
     _say(headline(module, datamodule.provenance, trainer))
+    if checkpoint is not None:
+        log_pending(trainer, record.path.parent, checkpoint.content)
     try:
         with logging_redirect_tqdm():  # lines above the live bar, not in it
-            trainer.fit(module, datamodule)
+            trainer.fit(
+                module,
+                datamodule,
+                ckpt_path=None if checkpoint is None else checkpoint.path,
+                weights_only=True,
+            )
+    except Stopped:
+        raise
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
             raise KeyboardInterrupt from None
         raise
-    metrics = {k: v.item() for k, v in trainer.callback_metrics.items()}
+    finally:
+        _note(record, trainer, module, datamodule)
+    metrics: dict[str, float] = record.content["metrics"]
+    if checkpoint is not None and trainer.global_step == checkpoint.content["global_step"]:
+        metrics = record.content["metrics"] = end_again(trainer, module, checkpoint.content)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
             final = {f"final/{k}": v for k, v in metrics.items()}
             logger.log_hyperparams(compared(config), final)
             logger.finalize("success")
+    return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
+
+
+def _note(
+    record: RunRecord, trainer: L.Trainer, module: DiffusionModule, datamodule: ImageDataModule
+) -> None:
+    """What training gave, also where it broke off."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     losses = [loss for c in callbacks if isinstance(c, LossHistory) for loss in c.epochs]
     record.content |= {
-        "metrics": metrics,
+        "metrics": {k: v.item() for k, v in trainer.callback_metrics.items()},
         "epoch_losses": losses,
         "data": datamodule.provenance,
         "parameters": sum(p.numel() for p in module.network.parameters()),
@@ -150,9 +201,10 @@ def _fit(cfg: DictConfig, config: dict[str, Any], record: RunRecord) -> TrainRes
         "steps": trainer.global_step,
     }
     for callback in callbacks:
+        if isinstance(callback, FiniteLoss):
+            record.content["skipped_steps"] = callback.skipped
         if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None:
             record.content["best"] = {callback.monitor: callback.best_model_score.item()}
-    return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
 
 
 @rank_zero_only
@@ -160,7 +212,7 @@ def _say(text: str) -> None:
     log.info("%s", text)
 
 
-def run_job(cfg: DictConfig) -> float | None:
+def run_job(cfg: DictConfig, resume: bool = False) -> float | None:
     """The task of scripts/train.py: train, print a table and the run folder.
 
     Returns the monitored metric for a sweeper, None where it was not measured.
@@ -168,7 +220,7 @@ def run_job(cfg: DictConfig) -> float | None:
     if Path(cfg.paths.output_dir) != Path(HydraConfig.get().runtime.output_dir):
         raise UserError("paths.output_dir follows the run: choose a folder with hydra.run.dir=")
     began = time.perf_counter()
-    result = train(cfg)
+    result = train(cfg, resume)
     _say(summary(result.metrics, result.trainer, time.perf_counter() - began))
     value = result.metrics.get(cfg.monitor)
     rank_zero_only(print)(result.run_dir)

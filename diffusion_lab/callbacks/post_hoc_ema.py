@@ -1,0 +1,107 @@
+"""Moving averages of several widths, stored now and then: any width can be had afterwards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from diffusion_lab.atomic import replacing
+from diffusion_lab.diffusion.power_average import SNAPSHOTS, check_width, decay_of, gamma_of
+from diffusion_lab.errors import UserError
+
+
+class PostHocEMA(L.Callback):
+    """Averages the weights by power functions of several widths (arXiv 2312.02696, section 3).
+
+    A width is the profile's standard deviation as a share of the training so far. After optimizer
+    step n, average = d average + (1 - d) weights, d from `power_average.decay_of`. Kept in float32
+    beside the weights and `EMA`, which validation goes on using. In a step that `FiniteLoss` skips
+    the weights stay and time goes on. Every `every_n_steps` steps, and
+    at the end, they are stored in float16: {"step": n, "averages": width -> name -> tensor}, four
+    bytes a parameter with two widths. `weights=posthoc:0.1` blends them.
+    """
+
+    def __init__(self, widths: Sequence[float] = (0.05, 0.1), every_n_steps: int = 200) -> None:
+        setting = f"callbacks.post_hoc_ema.widths={list(widths)}"
+        for width in widths:
+            check_width(width, setting)
+        if len(set(widths)) < max(len(widths), 2):
+            raise UserError(f"{setting}: expected at least two different ones, such as [0.05,0.1]")
+        if every_n_steps < 1:
+            raise UserError(
+                f"callbacks.post_hoc_ema.every_n_steps={every_n_steps}: expected at least 1"
+            )
+        self.gammas = {float(width): gamma_of(width) for width in widths}
+        self.every_n_steps = every_n_steps
+        self.steps = 0
+        self.averages: dict[float, dict[str, Tensor]] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin, or go on where a checkpoint left off."""
+        self.averages = {
+            width: {
+                name: self.averages.get(width, {})
+                .get(name, p.detach())
+                .to(p.device, torch.float32, copy=True)
+                for name, p in pl_module.named_parameters()
+            }
+            for width in self.gammas
+        }
+        if trainer.is_global_zero:
+            for path in _folder(trainer).glob("step_*.pt"):  # what this training writes anew
+                if int(path.stem.partition("_")[2]) > self.steps:
+                    path.unlink()
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Follow the weights, once an optimizer step, and store the averages if it is time."""
+        if trainer.global_step == self.steps:  # a batch whose gradients are still being gathered
+            return
+        self.steps = trainer.global_step
+        weights = [p.detach().float() for p in pl_module.parameters()]
+        for width, average in self.averages.items():
+            decay = decay_of(self.gammas[width], self.steps)
+            torch._foreach_lerp_(list(average.values()), weights, 1 - decay)
+        if self.steps % self.every_n_steps == 0:
+            self._store(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Store the last ones, so that the end of the training can be had."""
+        if self.steps % self.every_n_steps:
+            self._store(trainer)
+
+    @rank_zero_only
+    def _store(self, trainer: L.Trainer) -> None:
+        content = {
+            "step": self.steps,
+            "averages": {
+                width: {name: _narrow(value) for name, value in average.items()}
+                for width, average in self.averages.items()
+            },
+        }
+        with replacing(_folder(trainer) / f"step_{self.steps:08d}.pt") as part:
+            torch.save(content, part)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages in float32, for a run that is taken up again."""
+        return {"steps": self.steps, "averages": self.averages}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.steps, self.averages = state_dict["steps"], state_dict["averages"]
+
+
+def _folder(trainer: L.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / SNAPSHOTS
+
+
+def _narrow(value: Tensor) -> Tensor:
+    """On the CPU in float16, eleven significant bits; as it is where one is above 65,504."""
+    half = value.half()
+    return (half if half.isfinite().all() else value).cpu()

@@ -1,0 +1,90 @@
+"""Averages of the weights over training by power functions, and new ones out of stored ones.
+
+Karras et al. 2024 (arXiv 2312.02696), section 3 and appendix C. After step t the average of width
+sigma_rel weighs the weights of time tau by the profile
+
+    p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),   0 <= tau <= t,
+
+whose standard deviation is sigma_rel t. With weights that are constant during a step all formulas
+here are exact, the integral over step k being (k^(gamma+1) - (k-1)^(gamma+1)) / t^(gamma+1).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffusion_lab.errors import UserError
+
+SNAPSHOTS = "checkpoints/posthoc"
+"""Where in a run folder averages are stored, step_<number>.pt."""
+MAX_WIDTH = 12**-0.5
+"""Of gamma = 0, the mean of all weights so far; a wider profile would weigh old ones more."""
+
+Profile = tuple[float, float]
+"""(step t at which the average was taken, its width sigma_rel)."""
+
+
+def check_width(sigma_rel: float, setting: str) -> None:
+    """Raise UserError, naming the setting, unless the width is one of gamma >= 0."""
+    if not 0.001 <= sigma_rel <= MAX_WIDTH:
+        raise UserError(
+            f"{setting}: {sigma_rel:g} is no width, expected one from 0.001 to {MAX_WIDTH:.4f}, "
+            "a share of the training, for example 0.1"
+        )
+
+
+def width_of(gamma: float) -> float:
+    """sigma_rel, the profile's standard deviation over t: that of a beta distribution."""
+    return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
+
+
+def gamma_of(sigma_rel: float) -> float:
+    """The exponent of a width, the inverse of `width_of`.
+
+    The largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2, multiplied out.
+    """
+    inverse = sigma_rel**-2
+    return max(float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max()), 0.0)
+
+
+def decay_of(gamma: float, step: int) -> float:
+    """The d = (1 - 1/t)^(gamma + 1) of step t = 1, 2, ...: average = d average + (1 - d) weights.
+
+    At the first step the average is the weights: it needs no beginning and no warm-up.
+    """
+    return float((1 - 1 / step) ** (gamma + 1))
+
+
+def overlaps(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
+    """The integrals of the products of profiles, (len(a), len(b)).
+
+    With exponents g and h, steps t and s, and m the earlier one: (g+1)(h+1) / (g+h+1) m^(g+h+1) /
+    (t^(g+1) s^(h+1)), written so that no power of a large step is taken.
+    """
+    t, s = (np.array([step for step, _ in profiles], float) for profiles in (a, b))
+    g, h = (np.array([gamma_of(width) for _, width in profiles]) for profiles in (a, b))
+    t, g = t[:, None], g[:, None]
+    earlier = np.minimum(t, s)
+    shares = (earlier / t) ** g * (earlier / s) ** h / np.maximum(t, s)
+    return np.asarray((g + 1) * (h + 1) / (g + h + 1) * shares)
+
+
+def blend_weights(stored: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
+    """The weights (N,), of sum 1, by which N stored averages blend into nearly the wanted one.
+
+    The least-squares fit of the profiles (algorithm 3), min |sum_i x_i p_i - p|^2, under the
+    condition that the x_i sum to 1, by a Lagrange multiplier: A x + m = b, sum x = 1. So weights
+    that stood still stay as they are, whatever the fit. The solution of least norm, because
+    neighbouring profiles are much alike and large x of both signs amplify what rounding the stored
+    averages lost. Returns with them how far the blend is off, |sum_i x_i p_i - p| / |p|.
+    """
+    # in units of the wanted profile, so that the condition on the sum counts like the fit
+    own = overlaps([wanted], [wanted]).item()
+    fit, right = overlaps(stored, stored) / own, overlaps(stored, [wanted])[:, 0] / own
+    count = len(stored)
+    system = np.ones((count + 1, count + 1))
+    system[:count, :count] = fit
+    system[count, count] = 0
+    solution = np.linalg.lstsq(system, np.append(right, 1), rcond=1e-10)[0]
+    x = solution[:count] / solution[:count].sum()
+    return x, float(np.sqrt(max(x @ fit @ x - 2 * x @ right + 1, 0)))

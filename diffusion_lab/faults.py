@@ -1,0 +1,49 @@
+"""What a machine may refuse in the middle of the work, in one line: room, a file, memory."""
+
+import errno
+
+_FILES = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some space, or write elsewhere",
+    errno.EFBIG: "files may not grow that large here (ulimit -f), write elsewhere",
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR),
+        "give a folder that can be written",
+    ),
+    errno.EIO: "the disk has failed, write elsewhere",
+}
+_ELSEWHERE = "paths.log_dir=<folder> for a run, out=<folder> for what is made of one"
+# torch raises a plain RuntimeError for both
+_FULL_DISK = ("PytorchStreamWriter failed", "inline_container")
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
+
+def fault(error: BaseException) -> str | None:
+    """One line for what the machine refused, None for anything else.
+
+    Of several it is the one that came first: after it, what tidies up may well fail the same way.
+    """
+    line: str | None = None
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        line = _line(link) or line
+        link = link.__cause__ or link.__context__
+    return line
+
+
+def _line(error: BaseException) -> str | None:
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in _FILES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}: {_FILES[error.errno]} ({_ELSEWHERE})"
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _FULL_DISK):
+        return f"a file could not be written, is the disk full? {_FILES[errno.ENOSPC]}"
+    allocator = isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
+    if allocator or isinstance(error, MemoryError):
+        return (
+            "out of memory: lower batch_size (data.batch_size= in training), num_samples or the "
+            f"size of the network ({' '.join(text.split())[:200] or type(error).__name__})"
+        )
+    return None

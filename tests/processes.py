@@ -1,0 +1,57 @@
+"""Training runs that go on in a process of their own while a test does something to them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import ROOT, TINY
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    run_dir: Path
+
+    def wait_for(self, text: str) -> None:
+        """Read until a line holds the text."""
+        assert self.process.stdout is not None
+        seen = []
+        for line in self.process.stdout:
+            seen.append(line)
+            if text in line:
+                return
+        raise AssertionError("".join(seen) + (self.process.stderr.read()))
+
+    def ended(self) -> tuple[int, str]:
+        """(exit code, standard error)."""
+        _, err = self.process.communicate(timeout=60)
+        return self.process.returncode, err
+
+
+def start(run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Training that does not end by itself, in this run folder."""
+    words = [*TINY, "trainer.max_epochs=9999", f"hydra.run.dir={run_dir}", *overrides]
+    return subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / "scripts" / "train.py"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"},
+    )
+
+
+@contextmanager
+def training(run_dir: Path, *overrides: str) -> Iterator[Running]:
+    """The same, in its third epoch: two have been saved."""
+    process = start(run_dir, *overrides)
+    running = Running(process, run_dir)
+    try:
+        running.wait_for("epoch 2:")
+        yield running
+    finally:
+        process.kill()
+        process.communicate()

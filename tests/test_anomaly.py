@@ -1,0 +1,307 @@
+"""Steps that are not finite: not taken, named, and run again in another process."""
+
+import json
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab import compose_config, load_run, train
+from diffusion_lab.callbacks import FiniteLoss
+from diffusion_lab.callbacks.anomaly import largest_gradient
+from diffusion_lab.errors import Diverged, UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.replay import replay
+from tests.conftest import TINY, last_line
+from tests.test_bad_input import assert_refused
+
+QUICK = (
+    *TINY[:-2],
+    "callbacks=minimal",
+    "logger=csv",
+    "model=flow",
+    "network=unet_fast",
+    "network.width=8",
+    "network.depth=1",
+    "trainer.limit_train_batches=5",
+)
+
+
+class Poison(L.Callback):
+    """Puts a value into the first pixel of the batches with these numbers, counted over epochs."""
+
+    def __init__(self, *numbers, value=float("nan"), image=0):
+        self.numbers, self.value, self.image, self.seen = numbers, value, image, -1
+        self.after, self.moments, self.indices = [], [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen += 1
+        self.indices.append(trainer.datamodule.batch_indices().tolist())
+        if self.seen in self.numbers:
+            batch[0][self.image, 0, 0, 0] = self.value
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        (ema,) = (c for c in trainer.callbacks if type(c).__name__ == "EMA")
+        self.after.append((copied(pl_module.state_dict()), copied(ema.average)))
+        state = trainer.optimizers[0].state
+        self.moments.append([v.clone() for s in state.values() for v in s.values()])
+
+
+def copied(tensors):
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def train_with(callback, folder, *overrides):
+    """Train with a callback of the test's own: last before the checkpoints, first in the batch."""
+    cfg = compose_config([*QUICK, *overrides], folder)
+    begin = FiniteLoss.on_fit_start
+
+    def on_fit_start(self, trainer, pl_module):
+        trainer.callbacks.insert(-3, callback)
+        begin(self, trainer, pl_module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FiniteLoss, "on_fit_start", on_fit_start)
+        return train(cfg)
+
+
+def checkpoint(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def record_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run whose eighth batch, the third of its second epoch, is poisoned."""
+    folder = tmp_path_factory.mktemp("stopped")
+    poison = Poison(7, image=2)
+    with pytest.raises(Diverged) as caught:
+        train_with(poison, folder, "trainer.max_epochs=2", "model.num_classes=10")
+    return folder, poison, str(caught.value)
+
+
+def test_it_stops_and_says_where(stopped):
+    folder, poison, message = stopped
+    assert "\n" not in message
+    assert "optimizer step 8 is not finite (epoch 1, batch 2)" in message
+    assert "the loss is nan" in message
+    assert "largest gradient is nan in network." in message
+    # the eighth batch by hand: the order of epoch 1, of the split that is everything but 4 images
+    (mixed,) = np.random.SeedSequence([0, 1]).generate_state(1)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(int(mixed)))
+    by_hand = order[8:12].tolist()
+    assert f"train:{','.join(map(str, by_hand))};" in message
+    assert poison.indices[7] == by_hand
+    record = record_of(folder)
+    assert record["status"] == "diverged" and record["error"] == message
+    assert record["steps"] == 7 and len(record["epoch_losses"]) == 1
+
+
+def test_weights_average_and_checkpoints_are_those_of_the_last_good_step(stopped):
+    folder, poison, _ = stopped
+    weights, average = poison.after[-1]
+    assert len(poison.after) == 7
+    last = checkpoint(folder)
+    assert equal(last["state_dict"], weights) and equal(last["ema"]["weights"], average)
+    assert last["ema"]["steps"] == 7
+    assert equal(checkpoint(folder, "best")["ema"]["weights"], poison.after[4][1])
+    moments = last["optimizer_states"][0]["state"].values()
+    for a, b in zip([v for s in moments for v in s.values()], poison.moments[-1], strict=True):
+        assert torch.equal(a, b)
+    assert load_run(folder).sample(2).shape == (2, 1, 28, 28)
+
+
+def test_the_file_holds_the_batch_as_it_was(stopped):
+    folder, poison, message = stopped
+    saved = torch.load(folder / "anomaly.pt", weights_only=True)
+    assert saved["message"] == message and saved["indices"].tolist() == poison.indices[7]
+    assert equal(saved["state_dict"], poison.after[-1][0])
+    assert saved["x0"].isnan().nonzero().tolist() == [[2, 0, 0, 0]]
+    assert saved["config"]["model"]["num_classes"] == 10
+    assert (saved["epoch"], saved["batch"], saved["step"]) == (1, 2, 8)
+
+
+def test_a_replay_names_the_image(stopped):
+    folder, poison, _ = stopped
+    before = sorted((p, p.stat().st_mtime_ns) for p in folder.rglob("*"))
+    seen = replay(folder / "anomaly.pt")
+    assert [np.isnan(loss) for loss in seen.losses] == [False, False, True, False]
+    assert seen.first == f"the image train:{poison.indices[7][2]}"
+    assert seen.same and np.isnan(seen.largest_gradient[1]) and seen.gradients
+    assert sorted((p, p.stat().st_mtime_ns) for p in folder.rglob("*")) == before
+
+
+@pytest.fixture
+def overflown(tmp_path, monkeypatch):
+    """Train with an image whose square overflows: the folder, and the losses of that batch."""
+
+    def run(*overrides, value=1e25):
+        torch.set_num_threads(1)
+        losses = []
+        loss_of = DiffusionModule.loss
+
+        def loss(self, *args):
+            losses.append(loss_of(self, *args))
+            return losses[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DiffusionModule, "loss", loss)
+            with pytest.raises(Diverged, match="the loss is nan"):
+                train_with(Poison(2, value=value), tmp_path / "run", *overrides)
+        return tmp_path / "run", losses[-1].tolist()
+
+    return run
+
+
+def test_the_same_numbers_in_a_new_process(overflown, tmp_path, command):
+    """The loss of every image to the last bit, and nothing new in the run folder."""
+    folder, losses = overflown()
+    before = sorted(folder.rglob("*"))
+    replayed = f"replay={folder / 'anomaly.pt'}"
+    out = last_line(command("train", "debug=replay", replayed, OMP_NUM_THREADS="1"))
+    assert out.parent == tmp_path / "logs" / "replays"
+    seen = json.loads((out / "replay.json").read_text())
+    assert [repr(float(loss)) for loss in seen["losses"]] == [repr(loss) for loss in losses]
+    assert np.isfinite(losses).sum() == 3
+    assert seen["loss"] == "nan" and seen["same"] is True
+    assert seen["first"].startswith("the output of network.")
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "value"), [("64-true", 1e200), ("bf16-mixed", 1e25), ("bf16-true", 1e25)]
+)
+def test_the_same_numbers_in_every_precision(overflown, precision, value):
+    folder, losses = overflown(f"trainer.precision={precision}", value=value)
+    seen = replay(folder / "anomaly.pt")
+    assert list(map(repr, seen.losses)) == list(map(repr, losses))
+    assert np.isfinite(losses).sum() == 3 and seen.same
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_skipped_step_changes_nothing(batches, tmp_path):
+    poison = Poison(2)
+    result = train_with(
+        poison,
+        tmp_path,
+        "callbacks.finite_loss.skip=1",
+        f"trainer.accumulate_grad_batches={batches}",
+        "trainer.limit_train_batches=4",
+    )
+    # with two batches a step the third is half of the second step, which ends with the fourth
+    end = 2 if batches == 1 else 3
+    assert equal(poison.after[end][0], poison.after[1][0])
+    assert equal(poison.after[end][1], poison.after[1][1])
+    for a, b in zip(poison.moments[end], poison.moments[1], strict=True):
+        assert torch.equal(a, b)
+    assert result.trainer.global_step == 4 // batches
+    record = record_of(tmp_path)
+    assert record["status"] == "finished" and record["skipped_steps"] == 1
+    assert np.isfinite(record["metrics"]["train/loss_epoch"])
+    last = checkpoint(tmp_path)
+    assert last["ema"]["steps"] == 4 // batches
+    assert all(v.isfinite().all() for v in last["ema"]["weights"].values())
+    if batches == 1:
+        assert not equal(poison.after[3][0], poison.after[2][0])
+
+
+def test_one_more_than_may_be_skipped_stops(tmp_path):
+    poison = Poison(1, 3)
+    with pytest.raises(Diverged, match="optimizer step 4 "):
+        train_with(poison, tmp_path, "callbacks.finite_loss.skip=1")
+    assert record_of(tmp_path)["skipped_steps"] == 1
+    assert checkpoint(tmp_path)["callbacks"]["FiniteLoss"] == {"skipped": 1}
+
+
+def test_the_guilty_one_of_accumulated_batches_is_named(tmp_path):
+    poison = Poison(0)
+    with pytest.raises(Diverged, match=r"step 1 .*epoch 0, batch 0") as caught:
+        train_with(poison, tmp_path, "trainer.accumulate_grad_batches=2")
+    assert f"train:{','.join(map(str, poison.indices[0]))};" in str(caught.value)
+    assert replay(tmp_path / "anomaly.pt").same
+
+
+def test_a_gradient_that_is_not_finite_is_enough(tmp_path):
+    class Spoil(Poison):
+        def on_after_backward(self, trainer, pl_module):
+            dict(pl_module.named_parameters())["network.conv_in.bias"].grad[3] = -float("inf")
+
+    with pytest.raises(Diverged, match=r"largest gradient is inf in network.conv_in.bias, 1 "):
+        train_with(Spoil(), tmp_path)
+    seen = replay(tmp_path / "anomaly.pt")  # the network itself was fine
+    assert seen.same and seen.first is None and not seen.gradients
+
+
+def test_weights_that_a_finite_gradient_ruined_reach_no_file(tmp_path):
+    """Adam divides 0 by 0 where eps is 0 and a gradient is: the last layer begins at zero."""
+    with pytest.raises(Diverged, match=r"step 1 .*made the weights nan, from a finite gradient"):
+        train(compose_config([*QUICK, "+optimizer.eps=0.0"], tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+    assert replay(tmp_path / "anomaly.pt").first.startswith("the weights network.")
+
+
+def test_a_learning_rate_that_is_too_large(typed, tmp_path):
+    code, _, err = typed("train", *QUICK, "optimizer.lr=1e30", "hydra.run.dir=run")
+    assert code == 3
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "lower optimizer.lr" in lines[0] and "debug=replay" in lines[0]
+    assert record_of(tmp_path / "run")["status"] == "diverged"
+    for weights in ("raw", "ema"):
+        for value in load_run(tmp_path / "run", weights=weights).module.parameters():
+            assert value.isfinite().all()
+
+
+def test_the_largest_gradient():
+    a, b, c = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    a.grad, b.grad = torch.tensor([1.0, -3.0]), torch.tensor([2.0, 0.0])
+    named = [("a", a), ("b", b), ("c", c)]
+    assert largest_gradient(named) == ("a", 3.0, 0)
+    b.grad[0] = torch.inf
+    assert largest_gradient(named) == ("b", torch.inf, 1)
+    a.grad[0] = torch.nan
+    name, value, count = largest_gradient(named)
+    assert name == "a" and np.isnan(value) and count == 2
+
+
+def test_nothing_of_it_changes_a_run_that_is_well(tmp_path):
+    results = [
+        train(compose_config([*QUICK, f"callbacks.finite_loss{setting}"], tmp_path / str(i)))
+        for i, setting in enumerate(("=null", ".skip=3"))
+    ]
+    for a, b in zip(*(r.module.parameters() for r in results), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["debug=replay"], ["replay= is missing", "anomaly.pt"]),
+        (["debug=replay", "replay=nowhere.pt"], ["replay=nowhere.pt is no file"]),
+        (["debug=replay", "replay={run}/metrics.json"], ["damaged", "anomaly.pt"]),
+        (["debug=replay", "replay={run}/checkpoints/last.ckpt"], ["KeyError", "anomaly.pt"]),
+        (["debug=replay", "replay={run}/anomaly.pt", "model=ddpm"], ["leave out model=ddpm"]),
+        (["replay={run}/anomaly.pt"], ["debug=replay"]),
+        (["callbacks.finite_loss.skip=-1"], ["finite_loss.skip=-1", "at least 0"]),
+        (["callbacks.finite_loss.skip=some"], ["finite_loss.skip=some"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_are_refused(typed, stopped, arguments, words):
+    arguments = [a.format(run=stopped[0]) for a in arguments]
+    assert_refused(typed("train", *arguments), *words)
+
+
+def test_a_file_cannot_name_foreign_code(stopped, tmp_path):
+    saved = torch.load(stopped[0] / "anomaly.pt", weights_only=True)
+    saved["config"]["model"]["network"] = {"_target_": "torch.nn.Conv2d", "in_channels": 1}
+    torch.save(saved, tmp_path / "anomaly.pt")
+    with pytest.raises(UserError, match=r"trust=\[torch\]"):
+        replay(tmp_path / "anomaly.pt")

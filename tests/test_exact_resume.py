@@ -1,0 +1,223 @@
+"""A run continued equals a run never stopped, and says so of its folder and its words."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from diffusion_lab import compose_config, load_run, train
+from diffusion_lab.run.rerun import compare_runs
+from tests.conftest import ROOT, TINY, last_line
+from tests.test_bad_input import assert_refused
+from tests.torture import state_of
+
+RUN = (*TINY[:-2], "callbacks=minimal", "trainer.max_epochs=2", "model=flow", "network.width=8")
+
+
+@pytest.fixture
+def half(tmp_path):
+    """A run of two epochs that was stopped after the first."""
+    train(compose_config([*RUN, "trainer.max_epochs=1"], tmp_path / "half"))
+    record = tmp_path / "half" / "metrics.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    return tmp_path / "half"
+
+
+@pytest.fixture
+def whole(tmp_path):
+    train(compose_config(RUN, tmp_path / "whole"))
+    return tmp_path / "whole"
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "flipped":  # a bit of a weight, which torch would load without a word
+        state = torch.load(path, weights_only=True)
+        weight = next(iter(state["state_dict"].values())).numpy().tobytes()
+        at = content.index(weight)
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    else:
+        path.unlink()
+
+
+def test_killed_here_and_there_it_ends_as_if_it_had_not_been(tmp_path):
+    """Six kills; `make torture` makes a hundred."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.torture", str(tmp_path / "t"), "--kills", "6", "--seed", "5"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert " 0 differences" in process.stdout
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(half, whole, typed, how):
+    damage(half / "checkpoints" / "last.ckpt", how)
+    # the state before: as good, only older
+    saved = half / "checkpoints" / "previous.ckpt"
+    if not saved.exists():
+        saved = half / "checkpoints" / "best.ckpt"
+    code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    if how != "gone":
+        assert "last.ckpt is damaged" in out and "falling back" in out
+    record = json.loads((half / "metrics.json").read_text())
+    assert record["status"] == "finished"
+    [again] = record["resumed"]
+    assert again["checkpoint"] == saved.stem
+    assert compare_runs(half, whole) == []
+
+
+def test_sampling_from_a_damaged_checkpoint_is_refused(half, typed):
+    damage(half / "checkpoints" / "last.ckpt", "flipped")
+    assert_refused(typed("sample", f"run={half}"), "last.ckpt is damaged", "another checkpoint")
+
+
+def test_the_limit_may_be_raised_and_the_first_configuration_stays(whole, half, typed, tmp_path):
+    first = (half / ".hydra" / "config.yaml").read_bytes()
+    code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert out.strip().splitlines()[-1] == str(half)
+    assert (half / ".hydra" / "config.yaml").read_bytes() == first
+    assert (half / ".hydra" / "resumed_1" / "config.yaml").is_file()
+    assert list(state_differences(whole, half)) == []
+    assert_refused(typed("train", f"resume={half}"), "finished", "trainer.max_epochs=")
+    assert (tmp_path / "logs").exists() is False  # no folder beside it
+
+
+def state_differences(a, b):
+    from diffusion_lab.run.rerun import differences
+
+    one, two = state_of(a), state_of(b)
+    for state in (one, two):
+        state.pop("tensorboard")  # the final/ metrics of the half run are from its own end
+        state.pop("record")
+    yield from differences(one, two)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["optimizer.lr=1"], ["optimizer.lr=1", "another experiment", "trainer.max_epochs"]),
+        (["model=ddpm"], ["model=ddpm", "another experiment"]),
+        (["+seed=3"], ["+seed=3", "another experiment"]),
+        (["-m"], ["leave out -m"]),
+        (["trainer.max_epochs=many"], ["trainer.max_epochs=many"]),
+    ],
+    ids=lambda v: " ".join(v),
+)
+def test_what_would_be_another_experiment_is_refused(half, typed, words, expected):
+    before = (half / "checkpoints" / "last.ckpt").read_bytes()
+    assert_refused(typed("train", f"resume={half}", *words), *expected)
+    assert (half / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_folder_that_is_no_run_is_refused(typed, tmp_path):
+    assert_refused(typed("train", "resume=nowhere"), "resume=nowhere", "no run folder")
+    (tmp_path / "empty" / ".hydra").mkdir(parents=True)
+    assert_refused(typed("train", "resume=empty"), "no run folder")
+    assert_refused(typed("train", "rerun=empty"), "rerun=empty", "no run folder")
+
+
+def test_a_run_without_a_checkpoint_says_so(half, typed):
+    for path in (half / "checkpoints").iterdir():
+        path.unlink()
+    assert_refused(typed("train", f"resume={half}"), "no checkpoint", "start a new run")
+
+
+def test_rerun_repeats_a_run_and_sees_a_difference(whole, typed):
+    code, out, err = typed("train", f"rerun={whole}")
+    assert code == 0, err
+    *_, verdict, folder = out.strip().splitlines()
+    assert verdict == "the same data, losses and weights, bit for bit"
+    assert folder.startswith(f"{whole}_again_")
+    path = whole / "losses.csv"
+    path.write_text(path.read_text().replace("1,", "1,9"))
+    code, out, _ = typed("train", f"rerun={whole}")
+    assert code == 1 and "differs: losses from step" in out
+    assert_refused(typed("train", f"rerun={whole}", "seed=3"), "seed=3", "another experiment")
+
+
+def test_a_run_by_the_clock_cannot_be_repeated(tmp_path, typed):
+    train(compose_config([*RUN, "trainer.max_time=00:01:00:00"], tmp_path / "run"))
+    assert_refused(typed("train", f"rerun={tmp_path / 'run'}"), "max_time", "max_epochs")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_step_it_came_in(tmp_path, number, code):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-u",
+            str(ROOT / "scripts" / "train.py"),
+            *RUN,
+            "trainer.max_epochs=99999",
+            "callbacks.last.every_seconds=9999",
+            f"hydra.run.dir={run}",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2:"):
+            process.send_signal(number)
+            break
+    process.communicate(timeout=120)
+    assert process.returncode == code
+    record = json.loads((run / "metrics.json").read_text())
+    assert record["status"] == "interrupted"
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    losses = (run / "losses.csv").read_text().splitlines()
+    assert len(losses) - 1 == state["global_step"]  # nothing that was learned is lost
+    assert load_run(run).module is not None
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path):
+    """While a validation without end holds up the first."""
+    code = f"""
+import sys, time
+from diffusion_lab import cli
+from diffusion_lab.modules import DiffusionModule
+DiffusionModule.validation_step = lambda *args: (print("validating", flush=True), time.sleep(600))
+sys.argv = ["train.py", *{list(RUN)!r}]
+cli.train()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stdout is not None
+    assert any(line.startswith("validating") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    process.stdout.close()
+
+
+@pytest.mark.slow
+def test_two_processes_are_resumed_exactly(command, tmp_path):
+    words = (*RUN, "trainer.devices=2", "trainer.strategy=ddp")
+    whole = last_line(command("train", *words, f"hydra.run.dir={tmp_path / 'whole'}"))
+    half = last_line(
+        command("train", *words, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'half'}")
+    )
+    last_line(command("train", f"resume={half}", "trainer.max_epochs=2"))
+    assert list(state_differences(whole, half)) == []

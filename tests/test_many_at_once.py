@@ -1,0 +1,112 @@
+"""Several processes at the same time: one run folder each, and one process a run folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.run.lock import NAME, check_still_there, locked
+from tests.conftest import ROOT, TINY
+from tests.processes import training
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, typed):
+    run_dir = tmp_path / "run"
+    again = (*TINY, "callbacks.samples=null", f"hydra.run.dir={run_dir}")
+    with training(run_dir) as running:
+        record = (run_dir / "metrics.json").read_bytes()
+        code, _, err = typed("train", *again)
+        assert code == 2
+        [line] = err.strip().splitlines()
+        assert line.startswith(f"error: {run_dir} is in use by another process")
+        assert f"({running.process.pid} on " in line
+        assert (run_dir / "metrics.json").read_bytes() == record
+        assert running.process.poll() is None
+        running.process.kill()
+        running.process.wait()
+        code, _, err = typed("train", *again)
+        assert code == 0, err
+    assert json.loads((run_dir / "metrics.json").read_text())["status"] == "finished"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from diffusion_lab.run.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_lock_ends_with_its_holder_and_is_taken_by_the_first_process_only(
+    tmp_path, monkeypatch
+):
+    run_dir = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(UserError, match=rf"{run_dir} is in use.*\({holder.pid} on "),
+        locked(run_dir),
+    ):
+        pass
+    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero.rank_zero_only.rank", 1)
+    with locked(run_dir):  # another process of the same run does not wait for the first
+        pass
+    monkeypatch.undo()
+    holder.kill()
+    holder.communicate()
+    with locked(run_dir):
+        check_still_there(run_dir)
+        (run_dir / NAME).unlink()
+        with pytest.raises(UserError, match="was removed"):
+            check_still_there(run_dir)
+
+
+def test_without_locks_a_run_is_warned_and_goes_on(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with locked(tmp_path):
+        check_still_there(tmp_path)
+    assert "no locks on this file system" in caplog.text
+
+
+NAMES = """
+import sys, time
+from pathlib import Path
+import diffusion_lab.cli as cli
+cli._train = lambda cfg: print(cfg.paths.output_dir)
+Path(f"ready{sys.argv.pop()}").touch()
+while len(list(Path().glob("ready*"))) < 20:
+    time.sleep(0.05)
+cli.train()
+"""
+
+
+def test_twenty_launches_in_the_same_second(tmp_path):
+    """Everything up to the training, which makes the folder and takes most of the time."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", NAMES, "data=fake", str(k)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        for k in range(20)
+    ]
+    folders = {Path(p.communicate(timeout=120)[0].strip()) for p in processes}
+    assert len(folders) == 20
+    assert all((folder / ".hydra" / "config.yaml").is_file() for folder in folders)
