@@ -6,6 +6,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.callbacks import FiniteLoss
@@ -238,6 +239,31 @@ def test_a_gradient_that_is_not_finite_is_enough(tmp_path):
         train_with(Spoil(), tmp_path)
     seen = replay(tmp_path / "anomaly.pt")  # the network itself was fine
     assert seen.same and seen.first is None and not seen.gradients
+
+
+@pytest.mark.parametrize(("scale", "stops"), [(65536.0, False), (0.5, True)])
+def test_a_gradient_scaler_may_skip_what_it_can_mend(scale, stops, tmp_path):
+    """The scaler of 16-mixed, on a CPU: an overflow of its own making is no divergence."""
+
+    class Overflow(Poison):
+        def on_train_start(self, trainer, pl_module):
+            scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+
+        def on_after_backward(self, trainer, pl_module):
+            if self.seen == 1:
+                next(pl_module.parameters()).grad[0] = torch.inf
+
+    overflow = Overflow()
+    if stops:
+        with pytest.raises(Diverged, match=r"step 2 .*the loss is [0-9.]+, the largest gradient"):
+            train_with(overflow, tmp_path)
+        return
+    result = train_with(overflow, tmp_path)
+    assert equal(overflow.after[1][0], overflow.after[0][0])
+    assert not equal(overflow.after[2][0], overflow.after[1][0])
+    assert result.trainer.precision_plugin.scaler.get_scale() == scale / 2
+    assert record_of(tmp_path)["skipped_steps"] == 0
 
 
 def test_weights_that_a_finite_gradient_ruined_reach_no_file(tmp_path):
