@@ -6,13 +6,15 @@ import re
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -22,7 +24,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from diffusion_lab import schema
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.faults import fault
-from diffusion_lab.run.resume import rerun_words, resume_words
+from diffusion_lab.run.lock import locked
+from diffusion_lab.run.resume import SavedRun, repeated_run, resumed_run
+from diffusion_lab.signals import Stopped, listening
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +98,22 @@ def _fail(line: str, error: BaseException) -> NoReturn:
     sys.exit(3 if any(isinstance(link, Diverged) for link in _chain(error)) else 2)
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """One line and an exit code for what ends a command early."""
+    try:
+        with listening():
+            yield
+    except Stopped:
+        print("interrupted", file=sys.stderr)
+        raise
+    except Exception as error:
+        line = one_line(error)
+        if line is None or _wants_traceback():
+            raise
+        _fail(line, error)
+
+
 def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """Run a task. In a sweep a mistake ends only its own job: Hydra sees the exception."""
     try:
@@ -128,9 +148,8 @@ def _wants_traceback() -> bool:
     return "DIFFUSION_LAB_TRACEBACK" in os.environ
 
 
-def _main(
-    task: Callable[[DictConfig], Any], config_name: str, config_dir: Path = CONFIG_DIR
-) -> None:
+def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | None = None) -> None:
+    """Compose the configuration and run the task, with `folder` locked before it is touched."""
     register()
     # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -138,67 +157,74 @@ def _main(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     threading.excepthook = _thread_failed
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(task)()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)  # what a shell reports for Ctrl-C
-    except Exception as error:
-        line = one_line(error)
-        if line is None or _wants_traceback():
-            raise
-        _fail(line, error)
+        with _told(), locked(folder) if folder else nullcontext():
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
+                task
+            )()
     finally:
         from diffusion_lab.run.sweep import SweepSummary
 
         SweepSummary.write()
 
 
-def _train(cfg: DictConfig, resume: bool = False) -> float | None:
+def _train(cfg: DictConfig) -> float | None:
     register()  # a job of a sweep may run in a process of its own
-    if not resume and cfg.command.choices.debug == "replay":
+    if cfg.command.choices.debug == "replay":
         from diffusion_lab.run.replay import replay_job
 
         return _job(replay_job, cfg)
     from diffusion_lab.run.train import run_job
 
-    return _job(partial(run_job, resume=resume), cfg)
+    return _job(run_job, cfg)
 
 
-def _saved(task: Callable[[DictConfig], Any], folder: Path, words: list[str]) -> None:
-    """Run a task with the configuration that a run saved instead of composing one."""
+def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
+    """Run a task with the configuration that a run saved instead of composing one.
+
+    Only that one file of the folder is read: Hydra would call what a folder of groups, or a `hydra`
+    node, names.
+    """
     typed = list(sys.argv)
-    sys.argv[1:] = [f"--config-dir={CONFIG_DIR}", *words]
+    sys.argv[1:] = saved.words
 
     def with_what_was_typed(cfg: DictConfig) -> Any:
         sys.argv = typed  # what Lightning starts further processes with
         return task(cfg)
 
-    _main(with_what_was_typed, "config", folder / ".hydra")
+    ConfigStore.instance().store(name="saved_run", node=saved.config)
+    _main(with_what_was_typed, "saved_run", saved.work_dir)
 
 
 def _resume() -> None:
-    folder, words = resume_words(sys.argv[1:])
-    _saved(partial(_train, resume=True), folder, words)
+    with _told():
+        saved = resumed_run(sys.argv[1:])
+
+    def task(cfg: DictConfig) -> float | None:
+        from diffusion_lab.run.train import run_job
+
+        return _job(partial(run_job, resume=True, trust=saved.trust), cfg)
+
+    _saved(task, saved)
 
 
 def _rerun() -> None:
-    folder, new, words = rerun_words(sys.argv[1:])
+    with _told():
+        saved = repeated_run(sys.argv[1:])
 
     def task(cfg: DictConfig) -> None:
-        register()
         from diffusion_lab.run.rerun import rerun
 
-        found = _job(partial(rerun, folder), cfg)
+        found = _job(partial(rerun, saved.folder, trust=saved.trust), cfg)
         for line in found[:10]:
             print(f"differs: {line}")
         if len(found) > 10:
             print(f"differs: and in {len(found) - 10} more places")
         print("the same data, losses and weights, bit for bit" if not found else "not the same")
-        print(new)
+        print(saved.work_dir)
         if found:
             sys.exit(1)
 
-    _saved(task, folder, words)
+    _saved(task, saved)
 
 
 def _bracket_lists(*names: str) -> None:
@@ -246,15 +272,14 @@ def _explain(cfg: DictConfig) -> None:
 def train() -> None:
     """`diffusion-lab-train`, scripts/train.py."""
     typed = {word.partition("=")[0] for word in sys.argv[1:]}
-    try:
-        if "resume" in typed:
-            _resume()
-        elif "rerun" in typed:
-            _rerun()
-        else:
-            _main(_train, "train")
-    except UserError as error:
-        _fail(str(error), error)
+    if "resume" in typed:
+        _resume()
+    elif "rerun" in typed:
+        _rerun()
+    else:
+        # a folder that is there may be in use: nothing of it is touched before that is known
+        named = [word[14:].strip("'\"") for word in sys.argv if word.startswith("hydra.run.dir=")]
+        _main(_train, "train", next((Path(f) for f in named[-1:] if Path(f).is_dir()), None))
 
 
 def sample() -> None:

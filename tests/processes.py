@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +35,26 @@ class Running:
 
 def start(run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
     """Training that does not end by itself, in this run folder."""
-    words = [*TINY, "trainer.max_epochs=9999", f"hydra.run.dir={run_dir}", *overrides]
+    return start_words(*TINY, "trainer.max_epochs=9999", f"hydra.run.dir={run_dir}", *overrides)
+
+
+def start_words(*words: str, **environment: str) -> subprocess.Popen[str]:
+    """scripts/train.py with these words."""
     return subprocess.Popen(
         [sys.executable, "-u", str(ROOT / "scripts" / "train.py"), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"},
+        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | environment,
     )
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Ask again and again."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 @contextmanager

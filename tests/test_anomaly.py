@@ -1,6 +1,7 @@
 """Steps that are not finite: not taken, named, and run again in another process."""
 
 import json
+import shutil
 
 import lightning as L
 import numpy as np
@@ -107,15 +108,16 @@ def test_it_stops_and_says_where(stopped):
 
 
 def test_weights_average_and_checkpoints_are_those_of_the_last_good_step(stopped):
+    """The state of the step itself is in anomaly.pt, the last that was saved in last.ckpt."""
     folder, poison, _ = stopped
-    weights, average = poison.after[-1]
     assert len(poison.after) == 7
+    weights, average = poison.after[4]  # the end of the first epoch
     last = checkpoint(folder)
     assert equal(last["state_dict"], weights) and equal(last["ema"]["weights"], average)
-    assert last["ema"]["steps"] == 7
-    assert equal(checkpoint(folder, "best")["ema"]["weights"], poison.after[4][1])
+    assert last["ema"]["steps"] == 5
+    assert equal(checkpoint(folder, "best")["ema"]["weights"], average)
     moments = last["optimizer_states"][0]["state"].values()
-    for a, b in zip([v for s in moments for v in s.values()], poison.moments[-1], strict=True):
+    for a, b in zip([v for s in moments for v in s.values()], poison.moments[4], strict=True):
         assert torch.equal(a, b)
     assert load_run(folder).sample(2).shape == (2, 1, 28, 28)
 
@@ -215,9 +217,9 @@ def test_a_skipped_step_changes_nothing(batches, tmp_path):
 
 
 def test_one_more_than_may_be_skipped_stops(tmp_path):
-    poison = Poison(1, 3)
-    with pytest.raises(Diverged, match="optimizer step 4 "):
-        train_with(poison, tmp_path, "callbacks.finite_loss.skip=1")
+    poison = Poison(1, 7)
+    with pytest.raises(Diverged, match="optimizer step 8 "):
+        train_with(poison, tmp_path, "callbacks.finite_loss.skip=1", "trainer.max_epochs=2")
     assert record_of(tmp_path)["skipped_steps"] == 1
     assert checkpoint(tmp_path)["callbacks"]["FiniteLoss"] == {"skipped": 1}
 
@@ -280,9 +282,48 @@ def test_a_learning_rate_that_is_too_large(typed, tmp_path):
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "lower optimizer.lr" in lines[0] and "debug=replay" in lines[0]
     assert record_of(tmp_path / "run")["status"] == "diverged"
-    for weights in ("raw", "ema"):
-        for value in load_run(tmp_path / "run", weights=weights).module.parameters():
-            assert value.isfinite().all()
+    saved = torch.load(tmp_path / "run" / "anomaly.pt", weights_only=True)
+    assert saved["step"] < 5  # within the first epoch: nothing was saved before
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+    code, out, err = typed("train", "debug=replay", "replay=run/anomaly.pt")
+    assert code == 0 and "as in the run" in out, err
+
+
+def test_a_validation_that_is_not_finite_stops_before_it_is_kept(tmp_path, monkeypatch):
+    """Weights that are finite, and a loss that is not."""
+    begin = DiffusionModule.on_validation_epoch_start
+
+    def spoil(self):
+        begin(self)
+        if self.trainer.current_epoch == 1:
+            monkeypatch.setattr(DiffusionModule, "error", lambda *_: torch.tensor([torch.nan]))
+
+    monkeypatch.setattr(DiffusionModule, "on_validation_epoch_start", spoil)
+    with pytest.raises(Diverged, match="validation loss is nan after step 10"):
+        train(compose_config([*QUICK, "trainer.max_epochs=3"], tmp_path))
+    assert record_of(tmp_path)["status"] == "diverged"
+    for name in ("best", "last"):
+        assert checkpoint(tmp_path, name)["epoch"] == 0
+
+
+def test_a_run_that_diverged_is_taken_up_where_more_may_be_skipped(stopped, typed, tmp_path):
+    """Without the poison there is nothing to skip: it goes on from the last good checkpoint."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped[0], folder)
+    code, _, err = typed("train", f"resume={folder}", "callbacks.finite_loss.skip=3")
+    assert code == 0, err
+    record = record_of(folder)
+    assert record["status"] == "finished" and record["steps"] == 10
+    assert "error" not in record
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together(command, tmp_path):
+    words = ("trainer.devices=2", "trainer.strategy=ddp", "optimizer.lr=1e30")
+    process = command("train", *QUICK, *words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert process.returncode == 3, process.stderr
+    assert record_of(tmp_path / "run")["status"] == "diverged"
+    assert "lower optimizer.lr" in process.stderr
 
 
 def test_the_largest_gradient():

@@ -1,5 +1,6 @@
 """A run continued equals a run never stopped, and says so of its folder and its words."""
 
+import csv
 import json
 import os
 import signal
@@ -96,6 +97,49 @@ def test_the_limit_may_be_raised_and_the_first_configuration_stays(whole, half, 
     assert list(state_differences(whole, half)) == []
     assert_refused(typed("train", f"resume={half}"), "finished", "trainer.max_epochs=")
     assert (tmp_path / "logs").exists() is False  # no folder beside it
+
+
+def test_a_run_that_was_moved_keeps_its_best(whole, half, typed, tmp_path):
+    """Whose score says which of the two epochs it is, wherever the folder is by now."""
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    half.rename(moved)
+    code, _, err = typed("train", f"resume={moved}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert list(state_differences(whole, moved)) == []
+    records = [json.loads((run / "metrics.json").read_text()) for run in (whole, moved)]
+    assert records[0]["best"] == records[1]["best"]
+    bests = [torch.load(run / "checkpoints" / "best.ckpt") for run in (whole, moved)]
+    assert bests[0]["global_step"] == bests[1]["global_step"]
+    assert not half.exists()
+
+
+def test_every_logger_goes_on(typed, tmp_path):
+    """The rows of CSV as those of TensorBoard: none twice, none missing."""
+    words = (*RUN, "logger=[csv,tensorboard]", "trainer.log_every_n_steps=1")
+    train(compose_config(words, tmp_path / "whole"))
+    train(compose_config([*words, "trainer.max_epochs=1"], tmp_path / "half"))
+    table = tmp_path / "half" / "csv" / "metrics.csv"
+    first = rows_of(table)
+    # what a process logs after its last checkpoint, and the half line that a kill leaves
+    table.write_text(table.read_text() + "0,7,99,,,,\n1")
+    state = torch.load(tmp_path / "half" / "checkpoints" / "last.ckpt")
+    code, _, err = typed("train", f"resume={tmp_path / 'half'}", "trainer.max_epochs=2")
+    assert code == 0, err
+    rows = rows_of(table)
+    assert rows[: len(first)] == first and len(rows) > len(first)
+    assert rows == rows_of(tmp_path / "whole" / "csv" / "metrics.csv")
+    assert max(int(row["step"]) for row in first) < state["global_step"]
+    assert not (table.parent / "metrics_before.csv").exists()
+
+
+def rows_of(table):
+    """Every value but the speed."""
+    with table.open(newline="") as file:
+        return [
+            {k: v for k, v in row.items() if v and "per_second" not in k}
+            for row in csv.DictReader(file)
+        ]
 
 
 def state_differences(a, b):

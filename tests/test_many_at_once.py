@@ -11,7 +11,7 @@ import pytest
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.lock import NAME, check_still_there, locked
 from tests.conftest import ROOT, TINY
-from tests.processes import training
+from tests.processes import start_words, training, wait_until
 
 
 @pytest.mark.slow
@@ -20,18 +20,46 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, typed):
     again = (*TINY, "callbacks.samples=null", f"hydra.run.dir={run_dir}")
     with training(run_dir) as running:
         record = (run_dir / "metrics.json").read_bytes()
+        saved = {p: p.read_bytes() for p in (run_dir / ".hydra").iterdir()}
         code, _, err = typed("train", *again)
         assert code == 2
         [line] = err.strip().splitlines()
         assert line.startswith(f"error: {run_dir} is in use by another process")
         assert f"({running.process.pid} on " in line
         assert (run_dir / "metrics.json").read_bytes() == record
+        assert {p: p.read_bytes() for p in (run_dir / ".hydra").iterdir()} == saved
         assert running.process.poll() is None
         running.process.kill()
         running.process.wait()
         code, _, err = typed("train", *again)
         assert code == 0, err
     assert json.loads((run_dir / "metrics.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_two_processes_that_take_up_the_same_run(tmp_path, command):
+    """The second is refused before it touches anything, and the lock dies with the first."""
+    run_dir = tmp_path / "run"
+    with training(run_dir) as running:
+        running.process.kill()
+        running.process.wait()
+        first = start_words(f"resume={run_dir}")
+        try:
+            wait_until(lambda: "resumed" in (run_dir / "metrics.json").read_text())
+            log = (run_dir / "train.log").read_bytes()
+            saved = sorted((run_dir / ".hydra").rglob("*"))
+            second = command("train", f"resume={run_dir}")
+            assert second.returncode == 2
+            [line] = second.stderr.strip().splitlines()
+            assert f"({first.pid} on " in line and "in use by another process" in line
+            assert (run_dir / "train.log").read_bytes().startswith(log)
+            assert sorted((run_dir / ".hydra").rglob("*")) == saved
+            assert first.poll() is None
+        finally:
+            first.kill()
+            first.communicate()
+    third = command("train", f"resume={run_dir}", "+trainer.max_steps=1")
+    assert "in use" not in third.stderr
 
 
 HOLD = """

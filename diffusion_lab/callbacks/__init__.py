@@ -2,7 +2,7 @@
 
 from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.ema import EMA
-from diffusion_lab.callbacks.last import LastCheckpoint, Stopped
+from diffusion_lab.callbacks.last import LastCheckpoint
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
 from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
@@ -22,7 +22,6 @@ __all__ = [
     "RandomState",
     "SampleGrid",
     "SaveConfig",
-    "Stopped",
     "Throughput",
     "ValidateAtTheEnd",
     "progress_bar",

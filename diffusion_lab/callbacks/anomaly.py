@@ -128,6 +128,15 @@ class FiniteLoss(L.Callback):
             raise Diverged(line)
         self._batches.clear()
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Judge the validation before `best` does: finite weights may give a loss that is not."""
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not trainer.sanity_checking and not loss.isfinite():
+            raise Diverged(
+                f"the validation loss is {loss.item():g} after step {trainer.global_step}, from "
+                "finite weights: lower optimizer.lr"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """How many were skipped, so that a run that is taken up again skips no more of them."""
         return {"skipped": self.skipped}

@@ -13,12 +13,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.signals import SIGNALS, Stopped
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(SystemExit):
-    """Raised between two steps, after a signal, when the state is saved; exits 130 or 143."""
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
@@ -61,7 +58,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._handlers[number] = signal.signal(number, self._remember)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -109,7 +106,7 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at = time.monotonic()
         if self._agreed(trainer, self.signal is not None):
-            raise Stopped(128 + (self.signal or signal.SIGTERM))
+            raise Stopped(self.signal or signal.SIGTERM)
 
     def _agreed(self, trainer: L.Trainer, wish: bool) -> bool:
         """Saving is done by all processes together, so one that wants to is enough."""

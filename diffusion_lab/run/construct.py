@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from hydra.utils import get_method
+
 from diffusion_lab.errors import UserError
 
 OWN = (
@@ -14,6 +16,18 @@ OWN = (
     "diffusion_lab.data.datamodule.ImageDataModule",
 )
 """The packages whose classes a saved configuration may name, and a class by itself."""
+TRAINING = (
+    *OWN,
+    "diffusion_lab.callbacks",
+    "torch.optim",
+    "lightning.Trainer",
+    "lightning.pytorch.trainer",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.profilers",
+    "hydra.utils.get_method",
+)
+"""The same for one that is to be trained again."""
 
 
 def construct(node: Any, trust: Sequence[str] = ()) -> Any:
@@ -33,11 +47,25 @@ def construct(node: Any, trust: Sequence[str] = ()) -> Any:
     return partial(target, **arguments) if node.get("_partial_") else target(**arguments)
 
 
-def trusted(name: str, trust: Sequence[str] = ()) -> Any:
-    """What a dotted name stands for; UserError if it is not from OWN or a package in `trust`."""
+def check_targets(config: Any, trust: Sequence[str]) -> None:
+    """Raise UserError if a resolved configuration names what is not from TRAINING or `trust`."""
+    if isinstance(config, list):
+        for child in config:
+            check_targets(child, trust)
+    elif isinstance(config, Mapping):
+        if "_target_" in config:
+            target = trusted(str(config["_target_"]), trust, TRAINING)
+            if target is get_method:
+                trusted(str(config.get("path")), trust, TRAINING)
+        for child in config.values():
+            check_targets(child, trust)
+
+
+def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> Any:
+    """What a dotted name stands for; UserError if it is not from `own` or a package in `trust`."""
 
     def allowed(name: str) -> bool:
-        return any(name == p or name.startswith(f"{p}.") for p in (*OWN, *trust))
+        return any(name == p or name.startswith(f"{p}.") for p in (*own, *trust))
 
     if allowed(name):
         try:

@@ -1,4 +1,7 @@
-"""One process at a time in a run folder, and never one that is no longer there."""
+"""One process at a time in a run folder, and never one that is no longer there.
+
+Imports no torch: the command line locks a folder before anything is written into it.
+"""
 
 import errno
 import logging
@@ -7,17 +10,15 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning looks for it
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -29,14 +30,15 @@ def locked(run_dir: Path) -> Iterator[None]:
     file stays. It excludes other machines where the file system passes it on: NFS does, after a
     machine's crash once its lease ran out (NFSv4: about 90 seconds); Lustre only if mounted with
     `flock`. Where there are no locks at all this warns and goes on. Only the first process of a
-    distributed run takes it.
+    distributed run takes it; that one may take it twice.
     """
-    if getattr(rank_zero_only, "rank", 0) > 0:
+    if os.environ.get(next((name for name in _RANKS if name in os.environ), ""), "0") != "0":
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / NAME
-    lock = FileLock(path, timeout=0, fallback_to_soft=False)  # a soft lock would survive a crash
+    # a soft lock would survive a crash
+    lock = FileLock(path, timeout=0, fallback_to_soft=False, is_singleton=True)
     try:
         lock.acquire()
     except Timeout as error:
@@ -71,30 +73,3 @@ def check_still_there(run_dir: Path) -> None:
         raise UserError(
             f"{run_dir} was removed while the run used it: what it held is lost, start again"
         )
-
-
-class RunFolder(L.Callback):
-    """Ends training once its folder is gone, with UserError, before anything makes it again.
-
-    Checkpoints and pictures make the folders they need: without this a run would go on in a folder
-    that lacks its configuration and its past. Looking costs microseconds.
-    """
-
-    def __init__(self, run_dir: str | Path) -> None:
-        self.run_dir = Path(run_dir)
-
-    @rank_zero_only
-    def _check(self) -> None:
-        check_still_there(self.run_dir)
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Look."""
-        self._check()
-
-    def on_train_epoch_end(self, *args: Any) -> None:
-        """Look before pictures are drawn."""
-        self._check()
-
-    def on_save_checkpoint(self, *args: Any) -> None:
-        """Look before a checkpoint is written, also the one that an error leaves."""
-        self._check()

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig
 
 from diffusion_lab.callbacks import (
@@ -20,7 +20,8 @@ from diffusion_lab.callbacks import (
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
-from diffusion_lab.run.lock import RunFolder
+from diffusion_lab.run.continued_logs import keep_rows
+from diffusion_lab.run.run_folder import RunFolder
 
 
 def quieten_lightning() -> None:
@@ -69,12 +70,12 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
 def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
     """The loggers; UserError for one whose package is not installed.
 
-    A run that is taken up at `first_step` has that step and later ones of TensorBoard forgotten:
-    they were logged after its last checkpoint.
+    A run that is taken up at `first_step` has that step and later ones of TensorBoard and CSV
+    forgotten: they were logged after its last checkpoint.
     """
     if cfg.trainer.fast_dev_run:  # Lightning would not use them
         return []
-    loggers = []
+    loggers: list[Logger] = []
     for name, node in (cfg.logger or {}).items():
         if node is None:
             continue
@@ -88,6 +89,8 @@ def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger
                     f"pip install 'diffusion-lab[{name}]'"
                 ) from error
             raise
+        if first_step is not None and isinstance(loggers[-1], CSVLogger):
+            keep_rows(loggers[-1], first_step)
     return loggers
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,18 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {str(a)[:100]} != {str(b)[:100]}"
 
 
-def rerun(first: Path, cfg: DictConfig) -> list[str]:
+def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
     """Train as the run in `first` was, in the folder of `cfg`; -> what is not the same.
 
-    Raises UserError for a run that was stopped by the clock, whose steps nobody can repeat.
+    The configuration may name this project's parts and those of the packages in `trust`. Raises
+    UserError for a run that was stopped by the clock, whose steps nobody can repeat.
     """
     if cfg.trainer.max_time is not None:
         raise UserError(
             f"rerun={first} was stopped by the clock, trainer.max_time={cfg.trainer.max_time}, and "
             "would not make the same steps: only runs with max_epochs or max_steps repeat"
         )
-    train(set_scene(cfg, newest_checkpoint(first).content))
+    train(set_scene(cfg, newest_checkpoint(first).content), trust=trust)
     return compare_runs(first, Path(cfg.paths.output_dir))
 
 

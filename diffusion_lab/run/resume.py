@@ -5,13 +5,14 @@ Imports no torch before the work begins: the command line asks here first.
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.errors import UserError
 
@@ -28,6 +29,7 @@ MAY_CHANGE = (
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
     "trainer.profiler",
+    "callbacks.finite_loss.skip",
     "callbacks.last.every_seconds",
     "callbacks.progress.seconds",
     "paths.data_dir",
@@ -36,12 +38,27 @@ MAY_CHANGE = (
 """Settings that do not make it another experiment."""
 
 
-def resume_words(words: Sequence[str]) -> tuple[Path, list[str]]:
-    """Split what was typed with resume= into the run folder and the words for Hydra.
+@dataclass
+class SavedRun:
+    """A run folder whose configuration is to be run again."""
+
+    folder: Path
+    config: DictConfig
+    """As it was saved, unresolved, and not to be trusted."""
+    work_dir: Path
+    """Where the work is to be done: the folder itself, or another."""
+    words: list[str]
+    """For Hydra."""
+    trust: list[str]
+    """Packages, besides this project's own parts, whose code the configuration may name."""
+
+
+def resumed_run(words: Sequence[str]) -> SavedRun:
+    """What resume= and the words typed with it stand for.
 
     Raises UserError for a folder that is none and for words that would change the experiment.
     """
-    folder, others = _saved_run("resume", words)
+    folder, others, trust = _split("resume", words)
     limits = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
     if _record(folder).get("status") == "finished" and not any(
         w.lstrip("+").startswith(limits) for w in others
@@ -51,20 +68,39 @@ def resume_words(words: Sequence[str]) -> tuple[Path, list[str]]:
             "trainer.max_epochs="
         )
     number = 1 + len(list((folder / ".hydra").glob("resumed_*")))
-    return folder, [*_job_words(folder, f".hydra/resumed_{number}"), *others]
+    job_words = _job_words(folder, f".hydra/resumed_{number}")
+    return SavedRun(folder, _saved_config(folder), folder, [*job_words, *others], trust)
 
 
-def rerun_words(words: Sequence[str]) -> tuple[Path, Path, list[str]]:
-    """The same for rerun=: the first run's folder, the new one beside it, the words for Hydra."""
-    folder, others = _saved_run("rerun", words)
+def repeated_run(words: Sequence[str]) -> SavedRun:
+    """The same for rerun=, which works in a new folder beside the first."""
+    folder, others, trust = _split("rerun", words)
     if any("max_time" in w for w in others):
         raise UserError("rerun= repeats the same steps: leave out trainer.max_time=")
     new = folder.with_name(f"{folder.name}_again_{secrets.token_hex(3)}")
-    return folder, new, [*_job_words(new, ".hydra"), *others]
+    job_words = _job_words(new, ".hydra")
+    return SavedRun(folder, _saved_config(folder), new, [*job_words, *others], trust)
 
 
-def _saved_run(command: str, words: Sequence[str]) -> tuple[Path, list[str]]:
-    """The run folder named and the other words, which may change nothing that matters."""
+def _saved_config(folder: Path) -> DictConfig:
+    """The configuration in a run folder; UserError if it is none, or configures Hydra itself."""
+    path = folder / ".hydra" / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+    except Exception as error:  # whatever a YAML parser makes of a broken file
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}): start a new run"
+        ) from error
+    if not isinstance(config, DictConfig) or not config.keys() >= {"command", "model", "paths"}:
+        raise UserError(f"{path} is no configuration of a training: start a new run")
+    for name in ("hydra", "defaults"):
+        if name in config:
+            raise UserError(f"{path} has a node {name}, which no run saves: do not trust it")
+    return config
+
+
+def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[str]]:
+    """The run folder named, the words for Hydra, which change nothing that matters, and trust=."""
     named = next(word for word in words if word.startswith(f"{command}="))
     folder = Path(named.partition("=")[2]).expanduser().absolute()
     if not (folder / ".hydra" / "config.yaml").is_file():
@@ -72,7 +108,9 @@ def _saved_run(command: str, words: Sequence[str]) -> tuple[Path, list[str]]:
             f"{named} is no run folder: give one that holds .hydra/config.yaml, "
             f"{command}=logs/runs/<name>"
         )
-    others = [word for word in words if word != named]
+    trusting = [word for word in words if word.startswith("trust=")]
+    trust = [name for word in trusting for name in re.split(r"[\[\], ]+", word[6:]) if name]
+    others = [word for word in words if word not in (named, *trusting)]
     for word in others:
         if word in ("-m", "--multirun"):
             raise UserError(f"{command}= takes up one run: leave out {word}")
@@ -82,7 +120,7 @@ def _saved_run(command: str, words: Sequence[str]) -> tuple[Path, list[str]]:
                 f"{word} would make it another experiment: with {command}= may be typed "
                 f"{', '.join(MAY_CHANGE)}; start a new run for the rest"
             )
-    return folder, others
+    return folder, others, trust
 
 
 def _job_words(folder: Path, config_dir: str) -> list[str]:
@@ -156,28 +194,6 @@ def as_it_was(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
     if cfg.init_from is not None:
         cfg.init_from, cfg.network = None, content["config"]["network"]
     return cfg
-
-
-def log_pending(trainer: "L.Trainer", run_dir: Path, content: dict[str, Any]) -> None:
-    """Give TensorBoard what the stopped run had saved and not logged yet, if it had not."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    step, pending = content["global_step"] - 1, content.get("pending", {})
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger) or not pending:
-            continue
-        events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
-        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every restart
-        events.Reload()
-        there = events.Tags()["scalars"]
-        missing = {
-            name: value
-            for name, value in pending.items()
-            if name not in there or step not in (event.step for event in events.Scalars(name))
-        }
-        if missing:
-            logger.log_metrics(missing | {"epoch": float(content["epoch"])}, step)
 
 
 def end_again(

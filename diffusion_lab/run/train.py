@@ -2,12 +2,10 @@
 
 import gc
 import logging
-import signal
-import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import lightning as L
@@ -20,12 +18,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffusion_lab.callbacks import FiniteLoss, LossHistory, RandomState, SaveConfig, Stopped
+from diffusion_lab.callbacks import FiniteLoss, LossHistory, RandomState, SaveConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
+from diffusion_lab.run.construct import check_targets
+from diffusion_lab.run.continued_logs import log_pending
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.parts import (
     build_callbacks,
@@ -37,8 +37,9 @@ from diffusion_lab.run.parts import (
 from diffusion_lab.run.pipeline import load_weights, read_pipeline, use_network_of
 from diffusion_lab.run.record import RunRecord
 from diffusion_lab.run.report import compared, headline, summary
-from diffusion_lab.run.resume import Resumed, as_it_was, end_again, log_pending, newest_checkpoint
+from diffusion_lab.run.resume import Resumed, as_it_was, end_again, newest_checkpoint
 from diffusion_lab.schema import TrainConfig
+from diffusion_lab.signals import Stopped, listening
 
 log = logging.getLogger(__name__)
 
@@ -54,25 +55,32 @@ class TrainResult:
     run_dir: Path
 
 
-def train(cfg: DictConfig, resume: bool = False) -> TrainResult:
+def train(cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = None) -> TrainResult:
     """Train as configured and leave everything in `paths.output_dir`.
 
     With `resume` go on there from its newest good checkpoint, as if it had never been stopped.
+    `trust` is for a configuration that a run folder brought, which may have been written by
+    anybody: it may name the parts of this project, torch's optimizers, Lightning's trainer,
+    callbacks and loggers, and what the packages in `trust` hold. None: it is the caller's own.
     Raises UserError for a mistake in the configuration, before any training, and where another
     process uses the folder, Diverged, a UserError too, if the numbers of the training go bad, and
     Stopped after a signal. The folder's metrics.json says how the run ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
     with locked(run_dir):
-        return _recorded(cfg, run_dir, resume)
+        return _recorded(cfg, run_dir, resume, trust)
 
 
-def _recorded(cfg: DictConfig, run_dir: Path, resume: bool) -> TrainResult:
+def _recorded(
+    cfg: DictConfig, run_dir: Path, resume: bool, trust: Sequence[str] | None
+) -> TrainResult:
     checkpoint = None
     if resume:
         checkpoint = newest_checkpoint(run_dir)
         cfg = as_it_was(cfg, checkpoint.content)
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    if trust is not None:
+        check_targets(config, trust)
     record = RunRecord(run_dir, config["command"]["overrides"], cfg.seed)
     if checkpoint is not None:
         record.go_on(checkpoint.path.stem, checkpoint.content["global_step"])
@@ -82,12 +90,9 @@ def _recorded(cfg: DictConfig, run_dir: Path, resume: bool) -> TrainResult:
     if not saved.exists():  # composed in Python: Hydra has not written it
         saved.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, saved)  # unresolved: a run moved or repeated has other paths
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:  # no other may listen
-        signal.signal(signal.SIGTERM, _terminated)
     try:
-        result = _fit(cfg, config, record, checkpoint)
+        with listening():
+            result = _fit(cfg, config, record, checkpoint)
     except (KeyboardInterrupt, Stopped):
         write(status="interrupted")
         raise
@@ -97,16 +102,8 @@ def _recorded(cfg: DictConfig, run_dir: Path, resume: bool) -> TrainResult:
     except BaseException as error:
         write(status="failed", error=f"{type(error).__name__}: {error}")
         raise
-    finally:
-        for number, handler in handlers.items() if in_main_thread else ():
-            signal.signal(number, handler)  # Lightning leaves SIGINT ignored after Ctrl-C
     write(status="finished")
     return result
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    """SIGTERM before the training's own handler listens: there is nothing to save yet."""
-    raise Stopped(128 + number)
 
 
 def _fit(
@@ -158,7 +155,7 @@ def _fit(
             logger.log_hyperparams(config | {"provenance": datamodule.provenance})
     _say(headline(module, datamodule.provenance, trainer))
     if checkpoint is not None:
-        log_pending(trainer, record.path.parent, checkpoint.content)
+        log_pending(trainer, checkpoint.content)
     try:
         with logging_redirect_tqdm():  # lines above the live bar, not in it
             trainer.fit(
@@ -167,12 +164,6 @@ def _fit(
                 ckpt_path=None if checkpoint is None else checkpoint.path,
                 weights_only=True,
             )
-    except Stopped:
-        raise
-    except SystemExit:
-        if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
-            raise KeyboardInterrupt from None
-        raise
     finally:
         _note(record, trainer, module, datamodule)
     metrics: dict[str, float] = record.content["metrics"]
@@ -181,7 +172,7 @@ def _fit(
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
             final = {f"final/{k}": v for k, v in metrics.items()}
-            logger.log_hyperparams(compared(config), final)
+            logger.log_hyperparams(compared(config), final, trainer.global_step)
             logger.finalize("success")
     return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
 
@@ -212,7 +203,9 @@ def _say(text: str) -> None:
     log.info("%s", text)
 
 
-def run_job(cfg: DictConfig, resume: bool = False) -> float | None:
+def run_job(
+    cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = None
+) -> float | None:
     """The task of scripts/train.py: train, print a table and the run folder.
 
     Returns the monitored metric for a sweeper, None where it was not measured.
@@ -220,7 +213,7 @@ def run_job(cfg: DictConfig, resume: bool = False) -> float | None:
     if Path(cfg.paths.output_dir) != Path(HydraConfig.get().runtime.output_dir):
         raise UserError("paths.output_dir follows the run: choose a folder with hydra.run.dir=")
     began = time.perf_counter()
-    result = train(cfg, resume)
+    result = train(cfg, resume, trust)
     _say(summary(result.metrics, result.trainer, time.perf_counter() - began))
     value = result.metrics.get(cfg.monitor)
     rank_zero_only(print)(result.run_dir)

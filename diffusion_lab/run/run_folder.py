@@ -1,0 +1,54 @@
+"""A run ends with its folder."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from diffusion_lab.run.lock import check_still_there
+
+
+class RunFolder(L.Callback):
+    """Ends training once its folder is gone, with UserError, before anything makes it again.
+
+    Checkpoints and pictures make the folders they need: without this a run would go on in a folder
+    that lacks its configuration and its past. Looking costs microseconds.
+
+    A folder that was moved since its last checkpoint is told the other callbacks, so that `best`
+    goes on from what it had.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
+
+    @rank_zero_only
+    def _check(self) -> None:
+        check_still_there(self.run_dir)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Look."""
+        self._check()
+
+    def on_train_epoch_end(self, *args: Any) -> None:
+        """Look before pictures are drawn."""
+        self._check()
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the folder's new place into the paths that callbacks saved."""
+        before = checkpoint["config"]["paths"]["output_dir"]
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {moved(k): moved(v) for k, v in value.items()}
+            if isinstance(value, str) and value.startswith(f"{before}/"):
+                return f"{self.run_dir}{value[len(before) :]}"
+            return value
+
+        checkpoint["callbacks"] = moved(checkpoint["callbacks"])
+
+    def on_save_checkpoint(self, *args: Any) -> None:
+        """Look before a checkpoint is written, also the one that an error leaves."""
+        self._check()
