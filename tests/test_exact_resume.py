@@ -14,6 +14,7 @@ import torch
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.run.rerun import compare_runs
 from tests.conftest import ROOT, TINY, last_line
+from tests.processes import start_words
 from tests.test_bad_input import assert_refused
 from tests.torture import state_of
 
@@ -231,6 +232,24 @@ def test_a_signal_saves_the_step_it_came_in(tmp_path, number, code):
     losses = (run / "losses.csv").read_text().splitlines()
     assert len(losses) - 1 == state["global_step"]  # nothing that was learned is lost
     assert load_run(run).module is not None
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_sweep(tmp_path):
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    process = start_words("-m", "seed=1,2", *RUN, "trainer.max_epochs=99999", sweep)
+    try:
+        assert process.stdout is not None
+        assert any(line.startswith("epoch 1:") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    record = json.loads((tmp_path / "sweep" / "0" / "metrics.json").read_text())
+    assert record["status"] == "interrupted"
+    assert not (tmp_path / "sweep" / "1").exists()
+    assert "interrupted" in (tmp_path / "sweep" / "summary.csv").read_text()
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):

@@ -88,7 +88,7 @@ def test_the_lock_ends_with_its_holder_and_is_taken_by_the_first_process_only(
         locked(run_dir),
     ):
         pass
-    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero.rank_zero_only.rank", 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
     with locked(run_dir):  # another process of the same run does not wait for the first
         pass
     monkeypatch.undo()

@@ -4,6 +4,7 @@ from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.ema import EMA
 from diffusion_lab.callbacks.last import LastCheckpoint
 from diffusion_lab.callbacks.losses import LossHistory
+from diffusion_lab.callbacks.pending import PendingMetrics
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
 from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
 from diffusion_lab.callbacks.progress import progress_bar
@@ -18,6 +19,7 @@ __all__ = [
     "FiniteLoss",
     "LastCheckpoint",
     "LossHistory",
+    "PendingMetrics",
     "PostHocEMA",
     "RandomState",
     "SampleGrid",

@@ -50,7 +50,6 @@ class LastCheckpoint(Checkpoint):
         self.every_seconds = every_seconds
         self.signal: int | None = None
         self._saved_at = 0.0
-        self._logs = False
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -86,23 +85,13 @@ class LastCheckpoint(Checkpoint):
         if self._agreed(trainer, due or self.signal is not None) and between_steps(
             trainer, batch_idx
         ):
-            every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-            self._save(trainer, logs=(batch_idx + 1) % every == 0)
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save; of all callbacks this is the last."""
-        self._save(trainer, logs=True)
+        self._save(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add what Lightning will only log after this hook: a crash would lose that one point."""
-        # nothing public says what is about to be logged
-        pending = trainer._logger_connector.metrics["log"] if self._logs else {}
-        checkpoint["pending"] = {name: float(value) for name, value in pending.items()}
-
-    def _save(self, trainer: L.Trainer, logs: bool) -> None:
-        self._logs = logs
+    def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at = time.monotonic()
         if self._agreed(trainer, self.signal is not None):

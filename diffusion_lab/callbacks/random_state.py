@@ -35,8 +35,8 @@ def set_random_state(state: dict[str, Any]) -> None:
         (numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"])
     )
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, stream in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(stream, device)
 
 
 class RandomState(L.Callback):

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffusion_lab.callbacks import FiniteLoss, LossHistory, RandomState, SaveConfig
+from diffusion_lab.callbacks import FiniteLoss, LossHistory, PendingMetrics, RandomState, SaveConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
@@ -143,7 +143,8 @@ def _fit(
         torch.manual_seed(int(states[0]))
     datamodule.prepare_data()
     datamodule.setup("fit")
-    trainer.callbacks[:0] = [SaveConfig(config, datamodule.provenance), RandomState()]  # type: ignore[attr-defined]
+    saves = [SaveConfig(config, datamodule.provenance), RandomState(), PendingMetrics()]
+    trainer.callbacks[:0] = saves  # type: ignore[attr-defined]
     check_there_is_work(cfg, callbacks, datamodule.provenance)
 
     for logger in loggers:
