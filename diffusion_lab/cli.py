@@ -6,9 +6,8 @@ import re
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,14 +15,13 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from diffusion_lab import schema
-from diffusion_lab.errors import Diverged, UserError
+from diffusion_lab.errors import Diverged
 from diffusion_lab.faults import fault
+from diffusion_lab.one_line import chain, one_line
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.resume import SavedRun, repeated_run, resumed_run
 from diffusion_lab.signals import Stopped, listening
@@ -43,59 +41,9 @@ def register() -> None:
     )
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what caused it."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        # Hydra raises anew while it handles OmegaConf's error, without saying "from"
-        link = link.__cause__ or (link.__context__ if isinstance(link, HydraException) else None)
-    return chain
-
-
-def one_line(error: BaseException) -> str | None:
-    """One line for a mistake that its author can mend or a fault of the machine, else None."""
-    reason = _reason(error)
-    if reason is None:
-        return None
-    # it repeats values, which may hold ends of lines and commands to a terminal
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
-
-
-def _reason(error: BaseException) -> str | None:
-    chain = _chain(error)
-    for link in chain:
-        if isinstance(link, UserError):
-            return str(link)
-    if refused := fault(error):
-        return refused
-    for link in reversed(chain):
-        if isinstance(link, ConfigKeyError | ConfigAttributeError) and link.full_key:
-            return f"{link.full_key} is unknown: choose from {_known_keys(link)}"
-        if isinstance(link, OmegaConfBaseException) and link.msg:
-            line = link.msg.splitlines()[0]
-            named = not link.full_key or link.full_key in line
-            return line if named else f"{link.full_key}: {line}"
-    if any(isinstance(link, HydraException) for link in chain):
-        text = re.split("Config search path:|To append to your", str(error))[0]
-        return " ".join(text.split())
-    return None
-
-
-def _known_keys(error: OmegaConfBaseException) -> list[str]:
-    """What could have stood in the place of the unknown key."""
-    keys: Iterable[Any] = ()
-    if isinstance(error.parent_node, DictConfig):
-        keys = error.parent_node.keys()
-    elif is_dataclass(error.object_type):
-        keys = (f.name for f in fields(error.object_type))
-    return sorted(str(key) for key in keys if not str(key).startswith("_"))
-
-
 def _fail(line: str, error: BaseException) -> NoReturn:
     print(f"error: {line}", file=sys.stderr)
-    sys.exit(3 if any(isinstance(link, Diverged) for link in _chain(error)) else 2)
+    sys.exit(3 if any(isinstance(link, Diverged) for link in chain(error)) else 2)
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from diffusion_lab import compose_config, train
-from diffusion_lab.cli import one_line
 from diffusion_lab.data.idx import idx_header, read_idx
 from diffusion_lab.errors import UserError
+from diffusion_lab.one_line import one_line
 from tests.conftest import TINY
 
 SHAPE = (3, 4, 5)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from diffusion_lab.atomic import replacing
-from diffusion_lab.cli import one_line
 from diffusion_lab.faults import fault
+from diffusion_lab.one_line import one_line
 from tests.processes import training
 
 resource = pytest.importorskip("resource")

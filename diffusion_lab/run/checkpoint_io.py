@@ -37,11 +37,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
             if path.stem == "last" and path.exists():
                 with replacing(path.with_name(f"{PREVIOUS}.ckpt")) as old:
                     _link(path, old)  # at no moment is there no last.ckpt
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the rename itself
+            finally:
+                os.close(folder)
 
 
 def _link(path: Path, to: Path) -> None:

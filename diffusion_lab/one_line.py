@@ -1,0 +1,63 @@
+"""An exception in one line, for those that a person at the command line can do something about."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.faults import fault
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """An error and what caused it."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        # Hydra raises anew while it handles OmegaConf's error, without saying "from"
+        link = link.__cause__ or (link.__context__ if isinstance(link, HydraException) else None)
+    return links
+
+
+def one_line(error: BaseException) -> str | None:
+    """One line for a mistake that its author can mend or a fault of the machine, else None."""
+    reason = _reason(error)
+    if reason is None:
+        return None
+    # it repeats values, which may hold ends of lines and commands to a terminal
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
+
+
+def _reason(error: BaseException) -> str | None:
+    links = chain(error)
+    for link in links:
+        if isinstance(link, UserError):
+            return str(link)
+    if refused := fault(error):
+        return refused
+    for link in reversed(links):
+        if isinstance(link, ConfigKeyError | ConfigAttributeError) and link.full_key:
+            return f"{link.full_key} is unknown: choose from {_known_keys(link)}"
+        if isinstance(link, OmegaConfBaseException) and link.msg:
+            line = link.msg.splitlines()[0]
+            named = not link.full_key or link.full_key in line
+            return line if named else f"{link.full_key}: {line}"
+    if any(isinstance(link, HydraException) for link in links):
+        text = re.split("Config search path:|To append to your", str(error))[0]
+        return " ".join(text.split())
+    return None
+
+
+def _known_keys(error: OmegaConfBaseException) -> list[str]:
+    """What could have stood in the place of the unknown key."""
+    keys: Iterable[Any] = ()
+    if isinstance(error.parent_node, DictConfig):
+        keys = error.parent_node.keys()
+    elif is_dataclass(error.object_type):
+        keys = (f.name for f in fields(error.object_type))
+    return sorted(str(key) for key in keys if not str(key).startswith("_"))
