@@ -38,6 +38,7 @@ RUN = (
     "network.depth=1",
     "lr_scheduler=cosine",
     "callbacks=minimal",
+    "+callbacks.post_hoc_ema={_target_: diffusion_lab.callbacks.PostHocEMA, every_n_steps: 7}",
     "trainer.max_epochs=3",
     "trainer.accelerator=cpu",
     "trainer.log_every_n_steps=2",  # of 15: what is logged moves from epoch to epoch
@@ -183,6 +184,10 @@ def state_of(run: Path) -> dict[str, Any]:
     return {
         "weights": state["state_dict"],
         "ema": state["ema"],
+        "post_hoc": {
+            path.name: torch.load(path, weights_only=True)
+            for path in sorted((run / "checkpoints" / "posthoc").iterdir())
+        },
         "optimizer": state["optimizer_states"],
         "lr": state["lr_schedulers"],
         "random": state["random"],
