@@ -52,6 +52,10 @@ def _told() -> Iterator[None]:
     try:
         with listening():
             yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as --help | head; what is still to be flushed has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
     except Stopped:
         print("interrupted", file=sys.stderr)
         raise

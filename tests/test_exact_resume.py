@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.run.rerun import compare_runs
@@ -74,8 +76,7 @@ def test_a_damaged_checkpoint_is_passed_over(half, whole, typed, how):
         saved = half / "checkpoints" / "best.ckpt"
     code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
     assert code == 0, err
-    if how != "gone":
-        assert "last.ckpt is damaged" in out and "falling back" in out
+    assert "last.ckpt is " in out and "falling back" in out
     record = json.loads((half / "metrics.json").read_text())
     assert record["status"] == "finished"
     [again] = record["resumed"]
@@ -177,10 +178,66 @@ def test_a_folder_that_is_no_run_is_refused(typed, tmp_path):
     assert_refused(typed("train", "rerun=empty"), "rerun=empty", "no run folder")
 
 
-def test_a_run_without_a_checkpoint_says_so(half, typed):
+def test_a_run_that_was_stopped_before_it_saved_begins_again(half, whole, typed):
+    """Composed in Python or typed, with the record of a process that was killed, or with none."""
+    typed_run = half.with_name("typed")
+    code, _, err = typed("train", *RUN, "trainer.max_epochs=1", f"hydra.run.dir={typed_run}")
+    assert code == 0, err
+    (half / "metrics.json").unlink()
+    shutil.copy(half.parent / "whole" / "metrics.json", typed_run)
+    record = typed_run / "metrics.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    for run in (half, typed_run):
+        for path in (run / "checkpoints").iterdir():
+            path.unlink()
+        code, out, err = typed("train", f"resume={run}", "trainer.max_epochs=2")
+        assert code == 0, err
+        assert "beginning at step 0" in out
+        assert compare_runs(run, whole) == []
+        assert list(state_differences(whole, run)) == []
+    command = torch.load(typed_run / "checkpoints" / "last.ckpt")["config"]["command"]
+    assert command["choices"]["model"] == "flow" and "model=flow" in command["overrides"]
+
+
+def test_a_run_of_which_no_checkpoint_can_be_read_says_so(half, typed):
     for path in (half / "checkpoints").iterdir():
-        path.unlink()
+        path.write_bytes(b"")
     assert_refused(typed("train", f"resume={half}"), "no checkpoint", "start a new run")
+
+
+def test_a_way_through_other_folders(half, typed, tmp_path):
+    (tmp_path / "else").mkdir()
+    code, _, err = typed("train", "resume=else/../half", "trainer.max_epochs=2")
+    assert code == 0, err
+
+
+def test_a_limit_that_leaves_nothing_is_refused(whole, typed, tmp_path):
+    for word in ("trainer.max_epochs=2", "trainer.max_steps=1"):
+        assert_refused(typed("train", f"resume={whole}", word), "finished", "nothing to train")
+    words = (*RUN, "trainer.max_epochs=-1", "trainer.max_time=00:00:00:01")
+    train(compose_config(words, tmp_path / "timed"))
+    assert_refused(typed("train", f"resume={tmp_path / 'timed'}"), "finished", "trainer.max_time=")
+    for word in ("trainer.max_epochs=9999", "trainer.max_time=00:00:00:01"):
+        refused = typed("train", f"resume={tmp_path / 'timed'}", word)
+        assert_refused(refused, "trainer.max_time=00:00:00:01", "seconds")
+
+
+def test_rerun_goes_to_the_limit_of_the_end(half, typed):
+    code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    code, out, err = typed("train", f"rerun={half}")
+    assert code == 0, out + err
+
+
+def test_the_pictures_of_a_stopped_run_stay(typed, tmp_path):
+    words = (*RUN, "callbacks=default", "trainer.max_epochs=1")
+    train(compose_config(words, tmp_path / "run"))
+    code, _, err = typed("train", f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert code == 0, err
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    steps = {event.step for event in events.Scalars("train/loss_epoch")}
+    assert {image.step for image in events.Images("samples")} == steps and len(steps) == 2
 
 
 def test_rerun_repeats_a_run_and_sees_a_difference(whole, typed):

@@ -186,7 +186,7 @@ def state_of(run: Path) -> dict[str, Any]:
         "ema": state["ema"],
         "post_hoc": {
             path.name: torch.load(path, weights_only=True)
-            for path in sorted((run / "checkpoints" / "posthoc").iterdir())
+            for path in sorted((run / "checkpoints").glob("posthoc/*.pt"))
         },
         "optimizer": state["optimizer_states"],
         "lr": state["lr_schedulers"],

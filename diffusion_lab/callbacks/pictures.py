@@ -74,13 +74,15 @@ def every_class(module: DiffusionModule, count: int) -> Denoise:
 
 
 def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
-    """Hand a PNG to every logger that shows pictures."""
+    """Hand a PNG to every logger that shows pictures, with the step that the metrics have now."""
+    step = trainer.global_step - 1
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             image = np.asarray(Image.open(path).convert("RGB"))
-            logger.experiment.add_image(name, image, trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image(name, image, step, dataformats="HWC")
+            logger.save()  # before the checkpoint that a killed run is taken up from
         elif isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step=trainer.global_step)
+            logger.log_image(name, [str(path)], step=step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_artifact(logger.run_id, str(path), "figures")
 

@@ -1,6 +1,7 @@
 """Checkpoints on disk: a file is there whole, checked and readable, or it is the one before."""
 
 import os
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -70,8 +71,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(state["state_dict"], dict):
             raise ValueError("no weights")
     except Exception as error:
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        what = (
+            "it holds more than plain data, which was not loaded"
+            if unsafe
+            else type(error).__name__
+        )
         raise UserError(
-            f"{path} is damaged or was not written by this project "
-            f"({type(error).__name__}): give another checkpoint or run"
+            f"{path} is damaged or was not written by this project ({what}): give another "
+            "checkpoint or run"
         ) from error
     return state

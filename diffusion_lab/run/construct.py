@@ -76,7 +76,12 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
         origin = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
         if callable(target) and allowed(origin):
             return target
+    package = name.partition(".")[0]
     raise UserError(
-        f"the saved configuration names {name}, which is not one of this project's parts: if you "
-        f"trust that code, say so with trust=[{name.partition('.')[0]}]"
+        f"the saved configuration names {name}, which is not one of this project's parts: "
+        + (
+            "do not trust it"
+            if package == "diffusion_lab"
+            else f"if you trust that code, say so with trust=[{package}]"
+        )
     )

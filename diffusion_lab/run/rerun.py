@@ -38,12 +38,15 @@ def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
     The configuration may name this project's parts and those of the packages in `trust`. Raises
     UserError for a run that was stopped by the clock, whose steps nobody can repeat.
     """
+    content = newest_checkpoint(first).content
+    ended = content["config"]["trainer"]  # its limits may have been raised since it began
+    cfg.trainer.max_epochs, cfg.trainer.max_steps = ended["max_epochs"], ended["max_steps"]
     if cfg.trainer.max_time is not None:
         raise UserError(
             f"rerun={first} was stopped by the clock, trainer.max_time={cfg.trainer.max_time}, and "
             "would not make the same steps: only runs with max_epochs or max_steps repeat"
         )
-    train(set_scene(cfg, newest_checkpoint(first).content), trust=trust)
+    train(set_scene(cfg, content), trust=trust)
     return compare_runs(first, Path(cfg.paths.output_dir))
 
 

@@ -5,10 +5,12 @@ Imports no torch before the work begins: the command line asks here first.
 
 import json
 import logging
+import os
 import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ MAY_CHANGE = (
     "data.data_dir",
 )
 """Settings that do not make it another experiment."""
+LIMITS = MAY_CHANGE[:3]
 
 
 @dataclass
@@ -59,17 +62,18 @@ def resumed_run(words: Sequence[str]) -> SavedRun:
     Raises UserError for a folder that is none and for words that would change the experiment.
     """
     folder, others, trust = _split("resume", words)
-    limits = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+    config = _saved_config(folder)
     if _record(folder).get("status") == "finished" and not any(
-        w.lstrip("+").startswith(limits) for w in others
+        w.lstrip("+").startswith(LIMITS) for w in others
     ):
+        given = [name for name in LIMITS if OmegaConf.select(config, name) not in (None, -1)]
         raise UserError(
-            f"resume={folder} is finished: to train further raise its limit, for example "
-            "trainer.max_epochs="
+            f"resume={folder} is finished: to train further raise its limit, "
+            + " or ".join(f"{name}=" for name in given)
         )
     number = 1 + len(list((folder / ".hydra").glob("resumed_*")))
     job_words = _job_words(folder, f".hydra/resumed_{number}")
-    return SavedRun(folder, _saved_config(folder), folder, [*job_words, *others], trust)
+    return SavedRun(folder, config, folder, [*job_words, *others], trust)
 
 
 def repeated_run(words: Sequence[str]) -> SavedRun:
@@ -102,7 +106,8 @@ def _saved_config(folder: Path) -> DictConfig:
 def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     """The run folder named, the words for Hydra, which change nothing that matters, and trust=."""
     named = next(word for word in words if word.startswith(f"{command}="))
-    folder = Path(named.partition("=")[2]).expanduser().absolute()
+    # without "..", as Hydra will have it; a link stays one
+    folder = Path(os.path.abspath(Path(named.partition("=")[2]).expanduser()))  # noqa: PTH100
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise UserError(
             f"{named} is no run folder: give one that holds .hydra/config.yaml, "
@@ -159,7 +164,7 @@ class Resumed:
 def newest_checkpoint(run_dir: Path) -> Resumed:
     """The newest checkpoint of a run that can be read.
 
-    Warns of every damaged one it passes over. Raises UserError if there is none.
+    Warns of every one it passes over. Raises UserError if none is left.
     """
     from diffusion_lab.run.checkpoint_io import PREVIOUS, read_checkpoint
 
@@ -169,14 +174,64 @@ def newest_checkpoint(run_dir: Path) -> Resumed:
     newest_first = sorted(folder.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     order = [p for name in ("last", PREVIOUS) for p in newest_first if p.stem == name]
     order += [p for p in newest_first if p not in order]
+    if order and order[0].stem != "last":
+        log.warning("%s is missing; falling back to an older one", folder / "last.ckpt")
     for path in order:
         try:
             return Resumed(path, read_checkpoint(path))
         except UserError as error:
             log.warning("%s; falling back to an older one", str(error).partition(":")[0])
-    raise UserError(
-        f"resume={run_dir}: there is no checkpoint in it that can be read; start a new run"
+    raise UserError(f"{folder} holds no checkpoint that can be read: start a new run")
+
+
+def has_saved(run_dir: Path) -> bool:
+    """Whether a run got as far as its first checkpoint, or says that it ended."""
+    saved = any((run_dir / "checkpoints").glob("*.ckpt"))
+    return saved or _record(run_dir).get("status") == "finished"
+
+
+def from_the_start(cfg: DictConfig, run_dir: Path) -> DictConfig:
+    """The configuration of a run that was stopped before its first checkpoint, to begin again."""
+    log.info("no checkpoint was saved yet: beginning at step 0")
+    if not OmegaConf.is_interpolation(cfg.command, "overrides"):  # composed in Python
+        return cfg
+    try:
+        overrides = OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")
+        hydra = OmegaConf.load(run_dir / ".hydra" / "hydra.yaml")
+        cfg.command = {"overrides": overrides, "choices": hydra.hydra.runtime.choices}
+    except Exception as error:  # whatever a YAML parser makes of a broken file
+        raise UserError(
+            f"{run_dir / '.hydra'} cannot be read ({type(error).__name__}): start a new run"
+        ) from error
+    return cfg
+
+
+def check_not_done(cfg: DictConfig, run_dir: Path, content: dict[str, Any]) -> None:
+    """Raise UserError for a finished run of which the limits leave nothing to train."""
+    if _record(run_dir).get("status") != "finished":
+        return
+    progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
+    seconds = content["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
+    done = (
+        ("trainer.max_epochs", progress["processed"], cfg.trainer.max_epochs),
+        ("trainer.max_steps", content["global_step"], cfg.trainer.max_steps),
+        ("trainer.max_time", seconds, _seconds(cfg.trainer.max_time)),
     )
+    for name, reached, limit in done:
+        if limit not in (None, -1) and reached >= limit:
+            unit = " seconds" if name.endswith("time") else ""
+            raise UserError(
+                f"resume={run_dir} is finished: {name}={OmegaConf.select(cfg, name)} leaves "
+                f"nothing to train, it had {reached:g}{unit}"
+            )
+
+
+def _seconds(max_time: str | dict[str, int] | None) -> float | None:
+    """Of a limit as Lightning takes it, "DD:HH:MM:SS" or the arguments of a timedelta."""
+    if isinstance(max_time, str):
+        days, hours, minutes, seconds = map(int, max_time.split(":"))
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+    return None if max_time is None else timedelta(**max_time).total_seconds()
 
 
 def set_scene(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:

@@ -37,7 +37,15 @@ from diffusion_lab.run.parts import (
 from diffusion_lab.run.pipeline import load_weights, read_pipeline, use_network_of
 from diffusion_lab.run.record import RunRecord
 from diffusion_lab.run.report import compared, headline, summary
-from diffusion_lab.run.resume import Resumed, as_it_was, end_again, newest_checkpoint
+from diffusion_lab.run.resume import (
+    Resumed,
+    as_it_was,
+    check_not_done,
+    end_again,
+    from_the_start,
+    has_saved,
+    newest_checkpoint,
+)
 from diffusion_lab.schema import TrainConfig
 from diffusion_lab.signals import Stopped, listening
 
@@ -58,10 +66,12 @@ class TrainResult:
 def train(cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = None) -> TrainResult:
     """Train as configured and leave everything in `paths.output_dir`.
 
-    With `resume` go on there from its newest good checkpoint, as if it had never been stopped.
-    `trust` is for a configuration that a run folder brought, which may have been written by
-    anybody: it may name the parts of this project, torch's optimizers, Lightning's trainer,
-    callbacks and loggers, and what the packages in `trust` hold. None: it is the caller's own.
+    With `resume` go on there from its newest good checkpoint, as if it had never been stopped; from
+    step 0 if it was stopped before the first. `trust` is for a configuration that a run folder
+    brought, which may have been written by anybody: it may name the parts of this project, torch's
+    optimizers, Lightning's trainer, callbacks and loggers, and what the packages in `trust` hold.
+    None: it is the caller's own.
+
     Raises UserError for a mistake in the configuration, before any training, and where another
     process uses the folder, Diverged, a UserError too, if the numbers of the training go bad, and
     Stopped after a signal. The folder's metrics.json says how the run ended, whatever happens.
@@ -74,10 +84,14 @@ def train(cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = N
 def _recorded(
     cfg: DictConfig, run_dir: Path, resume: bool, trust: Sequence[str] | None
 ) -> TrainResult:
-    checkpoint = None
-    if resume:
+    checkpoint, first_step = None, None
+    if resume and not has_saved(run_dir):
+        cfg, first_step = from_the_start(cfg, run_dir), 0
+    elif resume:
         checkpoint = newest_checkpoint(run_dir)
+        first_step = checkpoint.content["global_step"]
         cfg = as_it_was(cfg, checkpoint.content)
+        check_not_done(cfg, run_dir, checkpoint.content)
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     if trust is not None:
         check_targets(config, trust)
@@ -92,7 +106,7 @@ def _recorded(
         OmegaConf.save(cfg, saved)  # unresolved: a run moved or repeated has other paths
     try:
         with listening():
-            result = _fit(cfg, config, record, checkpoint)
+            result = _fit(cfg, config, record, checkpoint, first_step)
     except (KeyboardInterrupt, Stopped):
         write(status="interrupted")
         raise
@@ -107,7 +121,11 @@ def _recorded(
 
 
 def _fit(
-    cfg: DictConfig, config: dict[str, Any], record: RunRecord, checkpoint: Resumed | None
+    cfg: DictConfig,
+    config: dict[str, Any],
+    record: RunRecord,
+    checkpoint: Resumed | None,
+    first_step: int | None,
 ) -> TrainResult:
     check_keys(config, TrainConfig)
     if cfg.replay is not None:
@@ -135,7 +153,7 @@ def _fit(
         module.make_optimizer(module.parameters())
     except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
         raise UserError(f"optimizer: {error}") from error
-    loggers = build_loggers(cfg, checkpoint.content["global_step"] if checkpoint else None)
+    loggers = build_loggers(cfg, first_step)
     callbacks = build_callbacks(cfg, any_logger=bool(loggers))
     trainer = build_trainer(cfg, callbacks, loggers)
     if trainer.global_rank > 0:  # processes must not draw the same noise
