@@ -89,14 +89,15 @@ def die() -> None:
 
 
 def in_the_middle_of_a_write(nth: int, share: float) -> Fault:
-    """Die with a part of the nth checkpoint on disk."""
+    """Die with a part of the nth checkpoint, or post-hoc average, on disk."""
     save, count = torch.save, Counter[str]()
 
     def write(content: Any, file: Any) -> None:
         save(content, file)
         count["saves"] += 1
         if count["saves"] == nth:
-            file.truncate(int(file.tell() * share))
+            path = file if isinstance(file, Path) else Path(file.name)
+            os.truncate(path, int(path.stat().st_size * share))
             die()
 
     def arrange() -> None:

@@ -169,7 +169,7 @@ def newest_checkpoint(run_dir: Path) -> Resumed:
     from diffusion_lab.run.checkpoint_io import PREVIOUS, read_checkpoint
 
     folder = run_dir / "checkpoints"
-    for part in folder.glob(".*.part"):  # of a process that was killed while it saved
+    for part in run_dir.rglob(".*.part"):  # of a process that was killed while it wrote
         part.unlink()
     newest_first = sorted(folder.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     order = [p for name in ("last", PREVIOUS) for p in newest_first if p.stem == name]
