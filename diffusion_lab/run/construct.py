@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from hydra.utils import get_method
-
 from diffusion_lab.errors import UserError
 
 OWN = (
@@ -16,6 +14,7 @@ OWN = (
     "diffusion_lab.data.datamodule.ImageDataModule",
 )
 """The packages whose classes a saved configuration may name, and a class by itself."""
+_BY_NAME = "hydra.utils.get_method"  # gives whatever its path says
 TRAINING = (
     *OWN,
     "diffusion_lab.callbacks",
@@ -25,7 +24,7 @@ TRAINING = (
     "lightning.pytorch.callbacks",
     "lightning.pytorch.loggers",
     "lightning.pytorch.profilers",
-    "hydra.utils.get_method",
+    _BY_NAME,
 )
 """The same for one that is to be trained again."""
 
@@ -54,8 +53,9 @@ def check_targets(config: Any, trust: Sequence[str]) -> None:
             check_targets(child, trust)
     elif isinstance(config, Mapping):
         if "_target_" in config:
-            target = trusted(str(config["_target_"]), trust, TRAINING)
-            if target is get_method:
+            name = str(config["_target_"])
+            trusted(name, trust, TRAINING)
+            if name == _BY_NAME:
                 trusted(str(config.get("path")), trust, TRAINING)
         for child in config.values():
             check_targets(child, trust)
