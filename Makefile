@@ -10,7 +10,7 @@ demo: .venv/demo ## install, train digits for two minutes, say where the picture
 	$(BIN)/python scripts/train.py experiment=quickstart
 
 test: .venv/test lint ## install what the tests need, check the style and the types, run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: .venv/test ## ruff and mypy
 	$(BIN)/ruff check .

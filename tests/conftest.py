@@ -1,5 +1,6 @@
 """Runs as a person types them, and the same in this process where that is enough."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -42,8 +43,9 @@ TINY_UNET_WORDS = [
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """Tiny operations are slower in two, and the tests run in several processes."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -87,11 +89,14 @@ def typed(
         monkeypatch.delenv("DIFFUSION_LAB_TRACEBACK", raising=False)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         capfd.readouterr()
+        handlers = list(logging.root.handlers)
         try:
             getattr(cli, name)()
             code = 0
         except SystemExit as error:
             code = int(error.code or 0)
+        finally:
+            logging.root.handlers[:] = handlers  # Hydra's write to what is closed by then
         out, err = capfd.readouterr()
         return code, out, err
 

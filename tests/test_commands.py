@@ -22,11 +22,12 @@ SMOKE = ("experiment=smoke", "trainer.accelerator=cpu")
 
 def test_help_and_cfg_answer_at_once(command):
     for arguments in (("--help",), ("--cfg", "job")):
-        seconds = []
+        seconds = []  # of processors: other processes may be busy
         for _ in range(3):
-            began = time.perf_counter()
+            began = os.times()
             process = command("train", *arguments)
-            seconds.append(time.perf_counter() - began)
+            ended = os.times()
+            seconds.append(ended.children_user - began.children_user)
             assert process.returncode == 0, process.stderr
             assert "noise_schedule" in process.stdout
         assert min(seconds) < 1.5

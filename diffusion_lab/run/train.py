@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -185,6 +185,9 @@ def _fit(
             )
     finally:
         _note(record, trainer, module, datamodule)
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):  # or the next job of a sweep goes on in its run
+                rank_zero_only(logger.experiment.finish)()
     metrics: dict[str, float] = record.content["metrics"]
     if checkpoint is not None and trainer.global_step == checkpoint.content["global_step"]:
         metrics = record.content["metrics"] = end_again(trainer, module, checkpoint.content)
