@@ -1,83 +1,19 @@
 """Steps that are not finite: not taken, named, and run again in another process."""
 
-import json
 import shutil
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from diffusion_lab import compose_config, load_run, train
-from diffusion_lab.callbacks import FiniteLoss
 from diffusion_lab.callbacks.anomaly import largest_gradient
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.replay import replay
-from tests.conftest import TINY, last_line
+from tests.poison import QUICK, Poison, checkpoint, equal, record_of, train_with
 from tests.test_bad_input import assert_refused
-
-QUICK = (
-    *TINY[:-2],
-    "callbacks=minimal",
-    "logger=csv",
-    "model=flow",
-    "network=unet_fast",
-    "network.width=8",
-    "network.depth=1",
-    "trainer.limit_train_batches=5",
-)
-
-
-class Poison(L.Callback):
-    """Puts a value into the first pixel of the batches with these numbers, counted over epochs."""
-
-    def __init__(self, *numbers, value=float("nan"), image=0):
-        self.numbers, self.value, self.image, self.seen = numbers, value, image, -1
-        self.after, self.moments, self.indices = [], [], []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.seen += 1
-        self.indices.append(trainer.datamodule.batch_indices().tolist())
-        if self.seen in self.numbers:
-            batch[0][self.image, 0, 0, 0] = self.value
-
-    def on_train_batch_end(self, trainer, pl_module, *args):
-        (ema,) = (c for c in trainer.callbacks if type(c).__name__ == "EMA")
-        self.after.append((copied(pl_module.state_dict()), copied(ema.average)))
-        state = trainer.optimizers[0].state
-        self.moments.append([v.clone() for s in state.values() for v in s.values()])
-
-
-def copied(tensors):
-    return {name: value.detach().clone() for name, value in tensors.items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def train_with(callback, folder, *overrides):
-    """Train with a callback of the test's own: last before the checkpoints, first in the batch."""
-    cfg = compose_config([*QUICK, *overrides], folder)
-    begin = FiniteLoss.on_fit_start
-
-    def on_fit_start(self, trainer, pl_module):
-        trainer.callbacks.insert(-3, callback)
-        begin(self, trainer, pl_module)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FiniteLoss, "on_fit_start", on_fit_start)
-        return train(cfg)
-
-
-def checkpoint(folder, name="last"):
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def record_of(folder):
-    return json.loads((folder / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -140,53 +76,6 @@ def test_a_replay_names_the_image(stopped):
     assert seen.first == f"the image train:{poison.indices[7][2]}"
     assert seen.same and np.isnan(seen.largest_gradient[1]) and seen.gradients
     assert sorted((p, p.stat().st_mtime_ns) for p in folder.rglob("*")) == before
-
-
-@pytest.fixture
-def overflown(tmp_path, monkeypatch):
-    """Train with an image whose square overflows: the folder, and the losses of that batch."""
-
-    def run(*overrides, value=1e25):
-        torch.set_num_threads(1)
-        losses = []
-        loss_of = DiffusionModule.loss
-
-        def loss(self, *args):
-            losses.append(loss_of(self, *args))
-            return losses[-1]
-
-        with monkeypatch.context() as patch:
-            patch.setattr(DiffusionModule, "loss", loss)
-            with pytest.raises(Diverged, match="the loss is nan"):
-                train_with(Poison(2, value=value), tmp_path / "run", *overrides)
-        return tmp_path / "run", losses[-1].tolist()
-
-    return run
-
-
-def test_the_same_numbers_in_a_new_process(overflown, tmp_path, command):
-    """The loss of every image to the last bit, and nothing new in the run folder."""
-    folder, losses = overflown()
-    before = sorted(folder.rglob("*"))
-    replayed = f"replay={folder / 'anomaly.pt'}"
-    out = last_line(command("train", "debug=replay", replayed, OMP_NUM_THREADS="1"))
-    assert out.parent == tmp_path / "logs" / "replays"
-    seen = json.loads((out / "replay.json").read_text())
-    assert [repr(float(loss)) for loss in seen["losses"]] == [repr(loss) for loss in losses]
-    assert np.isfinite(losses).sum() == 3
-    assert seen["loss"] == "nan" and seen["same"] is True
-    assert seen["first"].startswith("the output of network.")
-    assert sorted(folder.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("precision", "value"), [("64-true", 1e200), ("bf16-mixed", 1e25), ("bf16-true", 1e25)]
-)
-def test_the_same_numbers_in_every_precision(overflown, precision, value):
-    folder, losses = overflown(f"trainer.precision={precision}", value=value)
-    seen = replay(folder / "anomaly.pt")
-    assert list(map(repr, seen.losses)) == list(map(repr, losses))
-    assert np.isfinite(losses).sum() == 3 and seen.same
 
 
 @pytest.mark.parametrize("batches", [1, 2])

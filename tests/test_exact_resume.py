@@ -4,19 +4,16 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion_lab import compose_config, load_run, train
+from diffusion_lab import compose_config, train
 from diffusion_lab.run.rerun import compare_runs
 from tests.conftest import ROOT, TINY, last_line
-from tests.processes import start_words
 from tests.test_bad_input import assert_refused
 from tests.torture import state_of
 
@@ -256,80 +253,6 @@ def test_rerun_repeats_a_run_and_sees_a_difference(whole, typed):
 def test_a_run_by_the_clock_cannot_be_repeated(tmp_path, typed):
     train(compose_config([*RUN, "trainer.max_time=00:01:00:00"], tmp_path / "run"))
     assert_refused(typed("train", f"rerun={tmp_path / 'run'}"), "max_time", "max_epochs")
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_the_step_it_came_in(tmp_path, number, code):
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-u",
-            str(ROOT / "scripts" / "train.py"),
-            *RUN,
-            "trainer.max_epochs=99999",
-            "callbacks.last.every_seconds=9999",
-            f"hydra.run.dir={run}",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 2:"):
-            process.send_signal(number)
-            break
-    process.communicate(timeout=120)
-    assert process.returncode == code
-    record = json.loads((run / "metrics.json").read_text())
-    assert record["status"] == "interrupted"
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    losses = (run / "losses.csv").read_text().splitlines()
-    assert len(losses) - 1 == state["global_step"]  # nothing that was learned is lost
-    assert load_run(run).module is not None
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_a_sweep(tmp_path):
-    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
-    process = start_words("-m", "seed=1,2", *RUN, "trainer.max_epochs=99999", sweep)
-    try:
-        assert process.stdout is not None
-        assert any(line.startswith("epoch 1:") for line in process.stdout)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    record = json.loads((tmp_path / "sweep" / "0" / "metrics.json").read_text())
-    assert record["status"] == "interrupted"
-    assert not (tmp_path / "sweep" / "1").exists()
-    assert "interrupted" in (tmp_path / "sweep" / "summary.csv").read_text()
-
-
-def test_a_second_ctrl_c_leaves_at_once(tmp_path):
-    """While a validation without end holds up the first."""
-    code = f"""
-import sys, time
-from diffusion_lab import cli
-from diffusion_lab.modules import DiffusionModule
-DiffusionModule.validation_step = lambda *args: (print("validating", flush=True), time.sleep(600))
-sys.argv = ["train.py", *{list(RUN)!r}]
-cli.train()
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    assert process.stdout is not None
-    assert any(line.startswith("validating") for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
-    process.stdout.close()
 
 
 @pytest.mark.slow

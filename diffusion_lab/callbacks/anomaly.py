@@ -14,6 +14,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from diffusion_lab.atomic import replacing
+from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.save_config import SaveConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged, UserError
@@ -122,9 +123,8 @@ class FiniteLoss(L.Callback):
         if self._any(trainer, ~largest.isfinite()):
             what = f"the step made the weights {largest.item():g}, from a finite gradient"
             line = self._report(trainer, pl_module, what)
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, ModelCheckpoint):
-                    callback.save_on_exception = False  # the last one it wrote is the last good one
+            for checkpoint in attached(trainer, ModelCheckpoint):
+                checkpoint.save_on_exception = False  # the last one it wrote is the last good one
             raise Diverged(line)
         self._batches.clear()
 
@@ -173,10 +173,9 @@ class FiniteLoss(L.Callback):
         )
         line = trainer.strategy.broadcast(line, src=guilty)
         if trainer.global_rank == guilty:
-            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
             content = {
                 "message": line,
-                "config": next((c.config for c in callbacks if isinstance(c, SaveConfig)), None),
+                "config": next((c.config for c in attached(trainer, SaveConfig)), None),
                 "precision": trainer.precision,
                 "step": step,
                 "epoch": trainer.current_epoch,
@@ -193,8 +192,7 @@ class FiniteLoss(L.Callback):
 
 def step_was_skipped(trainer: L.Trainer) -> bool:
     """Whether the step that has just ended changed nothing: averages do not count it."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return any(c.skipping for c in callbacks if isinstance(c, FiniteLoss))
+    return any(callback.skipping for callback in attached(trainer, FiniteLoss))
 
 
 def largest_gradient(parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[str, float, int]:

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.anomaly import step_was_skipped
 from diffusion_lab.errors import UserError
 
@@ -97,8 +98,7 @@ class EMA(L.Callback):
 @contextmanager
 def averaged(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
     """The module with its moving average, if the run keeps one."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    emas = [callback for callback in callbacks if isinstance(callback, EMA)]
+    emas = attached(trainer, EMA)
     for ema in emas:
         ema.put_in(module)
     try:

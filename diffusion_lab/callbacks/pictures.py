@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_lab import figures
+from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.ema import averaged
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -244,13 +245,12 @@ class Figures(L.Callback):
         samples = unit(walk(self.sampler, self.num_samples)[-1].x_next)
         yield "samples", samples
         ylim = (0.0, 0.1) if self.tutorial else None
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, LossHistory):
-                losses, val = callback.steps, callback.validations
-                yield "loss_curve", figures.loss_curve(losses, ylim=ylim, val=val)
-                if self.tutorial:
-                    title = type(module.network).__name__
-                    yield "loss_and_samples", figures.loss_and_grid(losses, samples, title)
+        for history in attached(trainer, LossHistory):
+            losses, val = history.steps, history.validations
+            yield "loss_curve", figures.loss_curve(losses, ylim=ylim, val=val)
+            if self.tutorial:
+                title = type(module.network).__name__
+                yield "loss_and_samples", figures.loss_and_grid(losses, samples, title)
         if self.tutorial:
             yield "ddpm_schedule", noise_schedule_figure(VPSchedule())
             yield "ddpm_noising", ddpm_noising_figure(data.value_range.decode(x0))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffusion_lab.attached import attached
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
 from diffusion_lab.diffusion.pairing import independent
 from diffusion_lab.diffusion.prediction import Prediction
@@ -140,9 +141,9 @@ class DiffusionModule(L.LightningModule):
         trainer = self.trainer
         total = trainer.estimated_stepping_batches
         share = step / total if math.isfinite(total) and total > 0 else 0.0
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
-                elapsed = callback.time_elapsed()
+        for timer in attached(trainer, Timer):
+            if (left := timer.time_remaining()) is not None:
+                elapsed = timer.time_elapsed()
                 share = max(share, elapsed / (elapsed + left))
         if trainer.world_size > 1:  # clocks differ, learning rates must not
             share = trainer.strategy.broadcast(share)

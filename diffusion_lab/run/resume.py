@@ -255,7 +255,11 @@ def end_again(
     trainer: "L.Trainer", module: "L.LightningModule", content: dict[str, Any]
 ) -> dict[str, float]:
     """What was left of a run that stopped after its last step: its pictures, its metrics."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    from lightning import Callback
+
+    from diffusion_lab.attached import attached
+
+    for callback in attached(trainer, Callback):
         if type(callback).__module__.startswith("diffusion_lab."):  # Lightning's leave nothing
             callback.on_train_end(trainer, module)
     metrics: dict[str, float] = content["metrics"]

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from diffusion_lab.attached import attached
 from diffusion_lab.callbacks import FiniteLoss, LossHistory, PendingMetrics, RandomState, SaveConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged, UserError
@@ -203,8 +204,7 @@ def _note(
     record: RunRecord, trainer: L.Trainer, module: DiffusionModule, datamodule: ImageDataModule
 ) -> None:
     """What training gave, also where it broke off."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    losses = [loss for c in callbacks if isinstance(c, LossHistory) for loss in c.epochs]
+    losses = [loss for history in attached(trainer, LossHistory) for loss in history.epochs]
     record.content |= {
         "metrics": {k: v.item() for k, v in trainer.callback_metrics.items()},
         "epoch_losses": losses,
@@ -213,11 +213,11 @@ def _note(
         "device": str(trainer.strategy.root_device),
         "steps": trainer.global_step,
     }
-    for callback in callbacks:
-        if isinstance(callback, FiniteLoss):
-            record.content["skipped_steps"] = callback.skipped
-        if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None:
-            record.content["best"] = {callback.monitor: callback.best_model_score.item()}
+    for guard in attached(trainer, FiniteLoss):
+        record.content["skipped_steps"] = guard.skipped
+    for best in attached(trainer, ModelCheckpoint):
+        if best.best_model_score is not None:
+            record.content["best"] = {best.monitor: best.best_model_score.item()}
 
 
 @rank_zero_only
