@@ -12,7 +12,7 @@ from PIL import Image
 from diffusion_lab import load_run
 from diffusion_lab.cli import CONFIG_DIR, register
 from diffusion_lab.data.published import idx_files
-from diffusion_lab.run.edit import EDITS
+from diffusion_lab.run.edits import EDITS
 from diffusion_lab.run.given_images import read_images, read_mask
 from diffusion_lab.run.options import words
 from tests.conftest import last_line
