@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pkgutil
 import re
 import secrets
 import sys
@@ -33,9 +34,9 @@ _PACKAGE = Path(__file__).parent
 CONFIG_DIR = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())
 
 
-def register() -> None:
-    """What the YAML files need to be composed; may be called again (every sweep job does)."""
-    schema.register()
+def register(command: str) -> None:
+    """What a command's YAML files need to be composed; every job of a sweep calls it again."""
+    schema.register(command)
     OmegaConf.register_new_resolver(
         "run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True
     )
@@ -102,7 +103,7 @@ def _wants_traceback() -> bool:
 
 def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | None = None) -> None:
     """Compose the configuration and run the task, with `folder` locked before it is touched."""
-    register()
+    register(config_name)
     # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         os.environ["DIFFUSION_LAB_TRACEBACK"] = "1"
@@ -120,7 +121,7 @@ def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | No
 
 
 def _train(cfg: DictConfig) -> float | None:
-    register()  # a job of a sweep may run in a process of its own
+    register("train")  # a job of a sweep may run in a process of its own
     if cfg.command.choices.debug == "replay":
         from diffusion_lab.run.replay import replay_job
 
@@ -188,37 +189,17 @@ def _bracket_lists(*names: str) -> None:
     ]
 
 
-def _sample(cfg: DictConfig) -> None:
-    from diffusion_lab.run.sample import sample
+def _task(work: str) -> Callable[[DictConfig], None]:
+    """What imports `work`, "module:function", when it begins, and prints what came of it.
 
-    print(_job(sample, cfg).out)
+    Of its result that is `lines`, and last `out`, the path of what it made.
+    """
 
+    def task(cfg: DictConfig) -> None:
+        made = _job(lambda cfg: pkgutil.resolve_name(f"diffusion_lab.run.{work}")(cfg), cfg)
+        print(*made.lines, made.out, sep="\n")
 
-def _export(cfg: DictConfig) -> None:
-    from diffusion_lab.run.export import export
-
-    exported = _job(export, cfg)
-    print(f"{exported.pipeline}, draws as {exported.sampler}")
-    if exported.url is not None:
-        print(exported.url)
-    print(exported.out)
-
-
-def _edit(cfg: DictConfig) -> None:
-    from diffusion_lab.run.edit import edit
-
-    edited = _job(edit, cfg)
-    for name, value in edited.measured.items():
-        print(f"{name}: {value:.4f}")
-    print(edited.out)
-
-
-def _explain(cfg: DictConfig) -> None:
-    from diffusion_lab.run.explain import explain
-
-    explanation = _job(explain, cfg)
-    print(explanation.page)
-    print(explanation.out)
+    return task
 
 
 def train() -> None:
@@ -237,7 +218,7 @@ def train() -> None:
 def sample() -> None:
     """`diffusion-lab-sample`, scripts/sample.py."""
     _bracket_lists("labels", "guidance_scale", "guidance_interval")
-    _main(_sample, "sample")
+    _main(_task("sample:sample"), "sample")
 
 
 def export() -> None:
@@ -246,17 +227,17 @@ def export() -> None:
         where = sys.argv.index("--push")
         sys.argv[where : where + 2] = [f"--push={''.join(sys.argv[where + 1 : where + 2])}"]
     sys.argv[1:] = [re.sub("^--push=", "push=", word) for word in sys.argv[1:]]
-    _main(_export, "export")
+    _main(_task("export:export"), "export")
 
 
 def edit() -> None:
     """`diffusion-lab-edit`, scripts/edit.py."""
     _bracket_lists("labels", "guidance_scale", "images")
-    _main(_edit, "edit")
+    _main(_task("edit:edit"), "edit")
 
 
 def explain() -> None:
     """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"
     sys.argv[1:1] = [f"hydra.run.dir={folder}", "hydra.job.name=explain"]
-    _main(_explain, "train")
+    _main(_task("explain:explain"), "train")

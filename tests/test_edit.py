@@ -116,7 +116,7 @@ def test_the_data_are_looked_for_where_they_are_now(trained, tmp_path, monkeypat
     assert names == ["test:9998", "test:9999"] and images.shape == (2, 1, 28, 28)
 
     def data_dir(*overrides):
-        register()
+        register("edit")
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             return compose("edit", ["edit=invert", *overrides]).paths.data_dir
 

@@ -23,7 +23,7 @@ def compose_config(
     `output_dir` is the run folder, by default a new one under logs/runs/. Raises UserError for an
     unknown word, key or value.
     """
-    register()
+    register("train")
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):

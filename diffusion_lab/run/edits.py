@@ -53,6 +53,11 @@ class Edited:
     out: Path = Path()
     """The folder with edit.png, edit.npz and edit.json."""
 
+    @property
+    def lines(self) -> list[str]:
+        """What is printed."""
+        return [f"{name}: {value:.4f}" for name, value in self.measured.items()]
+
 
 class Edit(ABC):
     """One kind of edit. Made before anything is done or written: mistakes show in __init__."""

@@ -28,6 +28,11 @@ class Explanation:
     page: str
     out: Path
 
+    @property
+    def lines(self) -> list[str]:
+        """What is printed."""
+        return [self.page]
+
 
 def implied_weighting(
     module: DiffusionModule, bins: int = 60, draws: int = 200_000

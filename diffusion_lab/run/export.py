@@ -34,6 +34,12 @@ class Exported:
     url: str | None
     """Of the repository it was pushed to."""
 
+    @property
+    def lines(self) -> list[str]:
+        """What is printed."""
+        pushed = [] if self.url is None else [self.url]
+        return [f"{self.pipeline}, draws as {self.sampler}", *pushed]
+
 
 def export(cfg: DictConfig) -> Exported:
     """Write a run's pipeline folder, whole or not at all, and push it if asked to.

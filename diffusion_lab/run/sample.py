@@ -40,6 +40,8 @@ class Samples:
     """The class of each, (N,); None for images without."""
     out: Path
     """The folder with the pictures and samples.npz."""
+    lines: tuple[str, ...] = ()
+    """What is printed."""
 
 
 def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler]:

@@ -1,0 +1,49 @@
+"""The types of the configuration: a key that is not here, in YAML or typed, is an error.
+
+Groups whose keys are the arguments of the class they name (`_target_`) are open here; they are
+held against that class by `run.check`. Imports neither torch nor lightning.
+"""
+
+from hydra.core.config_store import ConfigStore
+
+from diffusion_lab.schema.drawing import (
+    EditConfig,
+    ExportConfig,
+    ImageToImageConfig,
+    InpaintConfig,
+    InterpolateConfig,
+    SampleConfig,
+)
+from diffusion_lab.schema.training import TrainConfig
+
+__all__ = [
+    "EditConfig",
+    "ExportConfig",
+    "ImageToImageConfig",
+    "InpaintConfig",
+    "InterpolateConfig",
+    "SampleConfig",
+    "TrainConfig",
+]
+
+_SCHEMAS = {
+    "train": {"train_schema": TrainConfig},
+    "sample": {"sample_schema": SampleConfig},
+    "export": {"export_schema": ExportConfig},
+    "edit": {
+        "edit_schema": EditConfig,
+        "inpaint_schema": InpaintConfig,
+        "interpolate_schema": InterpolateConfig,
+        "image_to_image_schema": ImageToImageConfig,
+    },
+}
+
+
+def register(command: str) -> None:
+    """Make the schemas of a command known to Hydra under the names that its YAML files begin with.
+
+    Only these: Hydra copies all it knows once for every group that `--help` lists. The saved
+    configuration of a run needs none.
+    """
+    for name, node in _SCHEMAS.get(command, {}).items():
+        ConfigStore.instance().store(name=name, node=node)

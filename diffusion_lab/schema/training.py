@@ -1,0 +1,70 @@
+"""The types of a training's configuration."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class PathsConfig:
+    """Where things are read from and written to."""
+
+    data_dir: str = MISSING
+    log_dir: str = MISSING
+    output_dir: str = MISSING
+
+
+@dataclass
+class DataConfig:
+    """Arguments of ImageDataModule."""
+
+    _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
+    _convert_: str = "all"
+    name: str = MISSING
+    data_dir: str = "${paths.data_dir}"
+    source: str = "auto"
+    channels: int = MISSING
+    image_size: int = MISSING
+    value_range: str = "zero_one"
+    batch_size: int = 128
+    val_size: int = 5000
+    train_size: int | None = None
+    num_images: int | None = None
+    seed: int = "${seed}"  # type: ignore[assignment]
+
+
+@dataclass
+class CommandConfig:
+    """How the configuration came about; filled in, not set."""
+
+    overrides: Any = MISSING
+    choices: Any = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """A training run."""
+
+    command: CommandConfig = field(default_factory=CommandConfig)
+
+    seed: int = 0
+    init_from: str | None = None
+    replay: str | None = None
+    trust: list[str] | None = None
+    monitor: str = "val/loss"
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: Any = MISSING
+    noise_schedule: Any = MISSING
+    prediction: Any = MISSING
+    weighting: Any = MISSING
+    time_sampling: Any = MISSING
+    pairing: Any = MISSING
+    sampler: Any = MISSING
+    optimizer: Any = MISSING
+    lr_scheduler: Any = MISSING
+    model: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = None
+    logger: Any = None
