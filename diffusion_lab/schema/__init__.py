@@ -26,7 +26,7 @@ __all__ = [
     "TrainConfig",
 ]
 
-_SCHEMAS = {
+_SCHEMAS: dict[str, dict[str, type]] = {
     "train": {"train_schema": TrainConfig},
     "sample": {"sample_schema": SampleConfig},
     "export": {"export_schema": ExportConfig},
