@@ -236,6 +236,12 @@ def edit() -> None:
     _main(_task("edit:edit"), "edit")
 
 
+def evaluate() -> None:
+    """`diffusion-lab-evaluate`, scripts/evaluate.py."""
+    _bracket_lists("labels", "seeds", "images", "guidance_interval")
+    _main(_task("evaluate:evaluate"), "evaluate")
+
+
 def explain() -> None:
     """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"

@@ -126,7 +126,7 @@ class ImageDataModule(L.LightningDataModule):
             return
         if self.trainer is None:
             self.prepare_data()
-        data = self._load()
+        data = self.image_set()
         val_size, note = self.val_size, data.note
         if data.source == "bundled" and val_size > MAX_BUNDLED_VAL:
             note += f"; val_size is {MAX_BUNDLED_VAL} instead of {val_size}"
@@ -225,7 +225,7 @@ class ImageDataModule(L.LightningDataModule):
         self._split("train")
         return dict(self._provenance)
 
-    def _load(self) -> ImageSet:
+    def image_set(self) -> ImageSet:
         if self.dataset == "fake":
             return fake_images(
                 image_size=self.image_size, channels=self.channels, **self._fake_sizes

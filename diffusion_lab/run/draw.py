@@ -27,7 +27,8 @@ def draw(
 ) -> tuple[Tensor, list[Step]]:
     """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
 
-    Image k depends on the seed and k alone. Raises UserError for a number below 1.
+    Image k depends on the seed and k alone. Raises UserError for a number below 1, and for an
+    image that is not finite: as pixels it would be black and look drawn.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
@@ -52,7 +53,20 @@ def draw(
         for i, step in enumerate(steps):
             if first == 0 and i % every == 0:
                 walk.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
+        _check_finite(step.x_next, first, sampler)
         images.append(value_range.decode(step.x_next).cpu())
         bar.update(count)
     bar.close()
     return torch.cat(images), walk
+
+
+def _check_finite(images: Tensor, first: int, sampler: Sampler) -> None:
+    """Raise UserError if a pixel of images first, first + 1, ... (N, C, H, W) is not a number."""
+    finite = images.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        broken = first + int(torch.nonzero(~finite)[0])
+        raise UserError(
+            f"image {broken} is not finite after {sampler.name} with {sampler.num_steps} steps: "
+            "the run may have diverged (see its metrics.json), or the sampler leaves the range of "
+            "float32; try checkpoint=best or sampler=blend"
+        )

@@ -42,7 +42,7 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
 
     @cache
     def pixels(split: str) -> Tensor:
-        return _data(run, data_dir).pixels(split)
+        return run_data(run, data_dir).pixels(split)
 
     names: list[str] = []
     images: list[Tensor] = []
@@ -80,7 +80,8 @@ def read_mask(word: str, shape: tuple[int, int, int]) -> Tensor:
     return known
 
 
-def _data(run: Run, data_dir: str | None) -> ImageDataModule:
+def run_data(run: Run, data_dir: str | None) -> ImageDataModule:
+    """The data a run was trained on, loaded; `data_dir` as for `read_images`."""
     given = {} if data_dir is None else {"data_dir": data_dir}
     try:
         data = construct(run.config["data"] | given, run.trust)

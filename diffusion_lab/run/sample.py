@@ -58,8 +58,8 @@ def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler
     return config, sampler
 
 
-def _guides(cfg: DictConfig, run: Run) -> list[Guide]:
-    """One guide for each guidance scale."""
+def read_guides(cfg: DictConfig, run: Run) -> list[Guide]:
+    """One guide for each guidance scale; UserError for what the run cannot do."""
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg))
     scales = plain["guidance_scale"]
     scales = scales if isinstance(scales, list) else [scales]
@@ -119,7 +119,7 @@ def sample(cfg: DictConfig) -> Samples:
     check_seed(cfg.seed)
     run = _open(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
-    guides = _guides(cfg, run)
+    guides = read_guides(cfg, run)
     if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:
         raise UserError(
             f"labels={cfg.labels} are {len(cfg.labels)} classes for num_samples={cfg.num_samples} "

@@ -14,10 +14,12 @@ from diffusion_lab.schema.drawing import (
     InterpolateConfig,
     SampleConfig,
 )
+from diffusion_lab.schema.evaluation import EvaluateConfig
 from diffusion_lab.schema.training import TrainConfig
 
 __all__ = [
     "EditConfig",
+    "EvaluateConfig",
     "ExportConfig",
     "ImageToImageConfig",
     "InpaintConfig",
@@ -36,6 +38,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
         "interpolate_schema": InterpolateConfig,
         "image_to_image_schema": ImageToImageConfig,
     },
+    "evaluate": {"evaluate_schema": EvaluateConfig},
 }
 
 

@@ -43,7 +43,7 @@ def test_welch_rejects_equal_means_as_often_as_it_says_and_finds_different_ones(
 
 def test_pairs_see_through_what_seeds_share():
     shared = np.array([1.0, 10.0, 20.0])
-    a, b = shared + [0.5, 0.6, 0.4], shared
+    a, b = shared + np.array([0.5, 0.6, 0.4]), shared
     assert paired(a, b).p_value < 0.05 < welch(a, b).p_value
     with pytest.raises(ValueError, match="3 and 2"):
         paired(a, b[:2])

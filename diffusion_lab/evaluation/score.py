@@ -1,0 +1,175 @@
+"""Every metric of a set of samples, against the real images of a reference."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation import metrics
+from diffusion_lab.evaluation.extractor import Features
+from diffusion_lab.evaluation.reference import Moments, Reference
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a figure is called and which way it should go."""
+
+    title: str
+    better: Literal["lower", "higher", "real"]
+    """"real" is the figure of real images, neither less nor more."""
+
+
+METRICS = {
+    "fid": Metric("FID", "lower"),
+    "kid": Metric("KID", "lower"),
+    "precision": Metric("precision", "higher"),
+    "recall": Metric("recall", "higher"),
+    "density": Metric("density", "real"),
+    "coverage": Metric("coverage", "higher"),
+    "class_entropy": Metric("class entropy (bits)", "real"),
+    "class_tv": Metric("class total variation", "lower"),
+    "confidence": Metric("classifier confidence", "real"),
+    "label_agreement": Metric("agreement with the label", "higher"),
+}
+_NEIGHBORS = (metrics.NUM_NEIGHBORS, metrics.NUM_NEIGHBORS_DENSITY)
+
+
+class Scorer:
+    """Scores sets of samples; what depends on the real images alone is computed once.
+
+    Samples of any number are held against all test images of the reference. What an estimate gains
+    by that number, most of all FID, `floor` shows at the same number.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        y = reference.test.values
+        self._within = metrics.mean_kernel_within(y)
+        self._radii = metrics.squared_radii(y, _NEIGHBORS)
+        self._warned: set[str] = set()
+
+    def __call__(
+        self,
+        samples: Features,
+        asked: NDArray[np.integer] | None = None,
+        *,
+        moments: Moments | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> dict[str, float]:
+        """The metrics that can be had of these samples, by the names of METRICS.
+
+        With no more samples than features FID is left out, with no more than neighbours the four
+        metrics of neighbourhoods; a warning says so, once.
+
+        Args:
+            samples: of two images at least.
+            asked: the class that each should be, (N,).
+            moments: of the samples, where they are known more exactly than their features.
+            progress: told the name of each metric once it is known.
+
+        Raises:
+            UserError: for features that are not finite, of another number than the reference's, or
+                of a single image.
+
+        """
+        self._check(samples)
+        x, y = samples.values, self.reference.test.values
+        scores: dict[str, float] = {}
+
+        def found(**values: float) -> None:
+            for name, value in values.items():
+                scores[name] = value
+                if progress is not None:
+                    progress(name)
+
+        if len(x) > x.shape[1]:
+            own, real = moments or Moments.of(samples), self.reference.test_moments
+            found(
+                fid=metrics.frechet_distance(own.mean, own.covariance, real.mean, real.covariance)
+            )
+        found(
+            kid=metrics.kid(metrics.mean_kernel_within(x), self._within, metrics.mean_kernel(x, y))
+        )
+        if len(x) > max(_NEIGHBORS):
+            (radii,) = metrics.squared_radii(x, _NEIGHBORS[:1])
+            four = metrics.precision_recall_density_coverage(x, y, radii, *self._radii)
+            found(**dict(zip(("precision", "recall", "density", "coverage"), four, strict=True)))
+        if samples.probabilities.shape[1]:
+            shares = metrics.class_shares(samples.probabilities)
+            real_shares = metrics.class_shares(self.reference.test.probabilities)
+            if shares.max() == 1:
+                self._warn(f"all {len(x):,} samples look like class {shares.argmax()}")
+            found(
+                class_entropy=metrics.entropy(shares),
+                class_tv=metrics.total_variation(shares, real_shares),
+                confidence=float(samples.probabilities.max(1).mean()),
+            )
+            if asked is not None:
+                right = samples.probabilities.argmax(1) == asked
+                found(label_agreement=float(right.mean()))
+        return scores
+
+    def _check(self, samples: Features) -> None:
+        n, dimensions = samples.values.shape
+        if dimensions != self.reference.test.values.shape[1]:
+            raise UserError(
+                f"the samples have {dimensions} features, the reference of "
+                f"{self.reference.extractor} has {self.reference.test.values.shape[1]}: "
+                "they were seen by different extractors"
+            )
+        if n < 2:
+            raise UserError(f"num_samples={n}: expected at least 2 images to compare")
+        if not (np.isfinite(samples.values).all() and np.isfinite(samples.probabilities).all()):
+            raise UserError(
+                "the features are not all finite: the images or the extractor are broken"
+            )
+        if n <= max(_NEIGHBORS):
+            self._warn(
+                f"{n} samples: only KID and the class metrics stand; FID needs more than "
+                f"{dimensions} of them, precision, recall, density and coverage more than "
+                f"{max(_NEIGHBORS)}"
+            )
+        elif n <= dimensions:
+            self._warn(
+                f"{n} samples are no more than the {dimensions} features, FID is left out; KID, "
+                "precision, recall, density, coverage and the class metrics stand"
+            )
+
+    def _warn(self, line: str) -> None:
+        if line not in self._warned:
+            self._warned.add(line)
+            log.warning("%s", line)
+
+
+def floor(
+    scorer: Scorer,
+    n: int,
+    seeds: Sequence[int],
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, float]]:
+    """The metrics of n real training images, once for each seed that draws them: the best to hope.
+
+    Raises UserError if the reference has fewer.
+    """
+    reference = scorer.reference
+    there = len(reference.train)
+    if not 2 <= n <= there:
+        raise UserError(f"num_samples={n}: the floor needs from 2 to {there:,} real images")
+    scores = []
+    for seed in seeds:
+        chosen = np.random.default_rng(seed).permutation(there)[:n]
+        scores.append(
+            scorer(
+                reference.train[chosen],
+                reference.train_labels[chosen],
+                moments=reference.train_moments if n == there else None,
+                progress=progress,
+            )
+        )
+    return scores

@@ -1,0 +1,75 @@
+"""The extractor and the real images that fit some data, and what they say of images."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_lab.evaluation.extractor import Extractor
+from diffusion_lab.evaluation.reference import Reference
+from diffusion_lab.evaluation.score import METRICS, Scorer, floor
+from diffusion_lab.evaluation.statistics import Summary, summary
+
+FLOOR_DRAWS = 3
+"""Of real training images, where there are more than are asked for."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found in a set of images."""
+
+    scores: dict[str, float]
+    seconds: dict[str, float]
+    """For the features and for the metrics."""
+
+
+class Judge:
+    """Scores sets of images by one extractor against one reference."""
+
+    def __init__(self, extractor: Extractor, reference: Reference) -> None:
+        self.extractor, self.reference = extractor, reference
+        self.scorer = Scorer(reference)
+
+    def check(self, image_shape: tuple[int, int, int]) -> None:
+        """Raise UserError if the extractor does not take images (C, H, W), before any is drawn."""
+        self.extractor.fit(torch.zeros(1, *image_shape, dtype=torch.uint8))
+
+    def __call__(self, images: Tensor, asked: Tensor | None = None) -> Judged:
+        """Score uint8 images (N, C, H, W); `asked` (N,) are the classes that they should be."""
+        began = time.perf_counter()
+        with _bar(len(images), "images seen") as update:
+            features = self.extractor(images, progress=update)
+        half = time.perf_counter()
+        with _bar(len(METRICS), "metrics") as update:
+            scores = self.scorer(
+                features,
+                None if asked is None else asked.numpy(),
+                progress=lambda name: update(1),
+            )
+        ended = time.perf_counter()
+        return Judged(scores, {"features": half - began, "metrics": ended - half})
+
+    def floor(self, num_samples: int) -> dict[str, Summary]:
+        """The scores of as many real training images, or of all there are of them if fewer."""
+        there = len(self.reference.train)
+        n = min(num_samples, there)
+        seeds = range(FLOOR_DRAWS if n < there else 1)
+        with _bar(len(seeds) * len(METRICS), "metrics of real images") as update:
+            draws = floor(self.scorer, n, seeds, progress=lambda name: update(1))
+        return summaries(draws)
+
+
+def summaries(scores: list[dict[str, float]]) -> dict[str, Summary]:
+    """Each metric over several sets of images."""
+    return {name: summary([of[name] for of in scores]) for name in scores[0]}
+
+
+@contextmanager
+def _bar(total: int, unit: str) -> Iterator:
+    """A progress bar with the time left, on terminals only."""
+    with tqdm(total=total, unit=f" {unit}", disable=None, leave=False) as bar:
+        yield bar.update

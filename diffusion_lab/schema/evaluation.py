@@ -1,0 +1,31 @@
+"""The types of the commands that measure trained runs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from diffusion_lab.schema.drawing import RunDataConfig
+
+
+@dataclass
+class EvaluateConfig:
+    """Scores of images drawn from a trained run."""
+
+    run: str | None = None
+    images: Any = None
+    labels: Any = None
+    autoguidance: str | None = None
+    out: str | None = None
+    checkpoint: str = "last"
+    weights: str | None = None
+    trust: list[str] = field(default_factory=list)
+    guidance_scale: float = 1.0
+    guidance_interval: Any = None
+    num_samples: int | None = None
+    seeds: Any = 3
+    batch_size: int = 500
+    extractor: str | None = None
+    accelerator: str = "auto"
+    paths: RunDataConfig = field(default_factory=RunDataConfig)
+    sampler: Any = MISSING

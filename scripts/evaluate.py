@@ -1,0 +1,6 @@
+"""Score images drawn from a trained run: `python scripts/evaluate.py run=<run folder>`."""
+
+from diffusion_lab.cli import evaluate
+
+if __name__ == "__main__":
+    evaluate()
