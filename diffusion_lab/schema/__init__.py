@@ -14,6 +14,7 @@ from diffusion_lab.schema.drawing import (
     InterpolateConfig,
     SampleConfig,
 )
+from diffusion_lab.schema.evaluation import TrainExtractorConfig
 from diffusion_lab.schema.training import TrainConfig
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "InterpolateConfig",
     "SampleConfig",
     "TrainConfig",
+    "TrainExtractorConfig",
 ]
 
 _SCHEMAS = {
@@ -36,6 +38,7 @@ _SCHEMAS = {
         "interpolate_schema": InterpolateConfig,
         "image_to_image_schema": ImageToImageConfig,
     },
+    "train_extractor": {"train_extractor_schema": TrainExtractorConfig},
 }
 
 
