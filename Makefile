@@ -32,6 +32,10 @@ objectives: .venv/demo ## a minute of training for each of six objectives, and t
 	$(BIN)/python -m diffusion_lab.run.gallery docs/objectives.png \
 		logs/objectives/own/[0-9] logs/objectives/ddpm/[0-9]
 
+evaluator: .venv/demo ## train what judges images anew, under a new name: make evaluator VERSION=mnist_v2
+	$(BIN)/python scripts/train_extractor.py version=$(VERSION)
+	cp logs/extractors/$(VERSION)/* diffusion_lab/evaluation/weights/
+
 torture: .venv/test ## kill a training 100 times, resume it, compare every tensor with one never stopped
 	$(BIN)/python -m tests.torture logs/torture --kills 100
 
@@ -47,4 +51,4 @@ torture: .venv/test ## kill a training 100 times, resume it, compare every tenso
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow,onnx]'
 	@touch $@
 
-.PHONY: help demo test lint tensorboard combinations objectives torture
+.PHONY: help demo test lint tensorboard combinations objectives evaluator torture

@@ -247,3 +247,8 @@ def explain() -> None:
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"
     sys.argv[1:1] = [f"hydra.run.dir={folder}", "hydra.job.name=explain"]
     _main(_task("explain:explain"), "train")
+
+
+def train_extractor() -> None:
+    """`diffusion-lab-train-extractor`, scripts/train_extractor.py."""
+    _main(_task("train_extractor:train_extractor"), "train_extractor")

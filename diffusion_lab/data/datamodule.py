@@ -16,10 +16,10 @@ from diffusion_lab.data.sources import (
     fetch_images,
     load_images,
 )
+from diffusion_lab.data.split import split_order
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 
-SPLIT_SEED = 0  # which training images are held out for validation: the same in every run
 MAX_BUNDLED_VAL = 500
 
 
@@ -249,8 +249,7 @@ class ImageDataModule(L.LightningDataModule):
                 f"train_size is {self.train_size}, but after validation {left} images are left: "
                 f"expected at most that, for example data.train_size={left}"
             )
-        generator = torch.Generator().manual_seed(SPLIT_SEED)
-        order = torch.randperm(num_images, generator=generator)
+        order = split_order(num_images)
         train_size = left if self.train_size is None else self.train_size
         return order[:val_size], order[val_size : val_size + train_size]
 

@@ -4,6 +4,7 @@ x (N, F) are the features of samples, y (M, F) those of real images.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +18,34 @@ NUM_NEIGHBORS_DENSITY = 5
 _BLOCK = 1000  # rows of a matrix of distances that are held at once
 
 
-def moments(x: Array) -> tuple[Array, Array]:
-    """The mean (F,) and the covariance (F, F), divided by N - 1, of x (N, F), N > 1."""
-    return x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))
+@dataclass(frozen=True)
+class Moments:
+    """All that the Frechet distance looks at."""
+
+    mean: Array
+    """(F,)."""
+    covariance: Array
+    """(F, F), divided by N - 1."""
+
+    @classmethod
+    def of(cls, x: Array) -> "Moments":
+        """Of features x (N, F), N > 1."""
+        return cls(x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)))
 
 
-def frechet_distance(mean_x: Array, cov_x: Array, mean_y: Array, cov_y: Array) -> float:
-    """|mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)): FID, Heusel et al. 2017, eq. 6.
+def frechet_distance(x: Moments, y: Moments) -> float:
+    """|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)): FID, Heusel et al. 2017, eq. 6.
 
     arXiv 1706.08500. Of singular covariances too. Its expectation falls with N, so figures at
     different N do not compare.
     """
     # C_x C_y has the eigenvalues of the symmetric sqrt(C_x) C_y sqrt(C_x), whose square roots are
     # real whatever the rounding: no general matrix root is needed
-    values, vectors = linalg.eigh(cov_x)
+    values, vectors = linalg.eigh(x.covariance)
     root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
-    common = linalg.eigvalsh(root @ cov_y @ root)
-    trace = np.trace(cov_x) + np.trace(cov_y) - 2 * np.sqrt(common.clip(min=0)).sum()
-    distance = np.square(mean_x - mean_y).sum() + trace
+    common = linalg.eigvalsh(root @ y.covariance @ root)
+    trace = np.trace(x.covariance + y.covariance) - 2 * np.sqrt(common.clip(min=0)).sum()
+    distance = np.square(x.mean - y.mean).sum() + trace
     return max(float(distance), 0.0)  # rounding may leave -1e-13 of equal sets
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation import metrics
 from diffusion_lab.evaluation.extractor import Features
-from diffusion_lab.evaluation.reference import Moments, Reference
+from diffusion_lab.evaluation.reference import Reference
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Scorer:
         samples: Features,
         asked: NDArray[np.integer] | None = None,
         *,
-        moments: Moments | None = None,
+        moments: metrics.Moments | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> dict[str, float]:
         """The metrics that can be had of these samples, by the names of METRICS.
@@ -89,16 +89,15 @@ class Scorer:
                     progress(name)
 
         if len(x) > x.shape[1]:
-            own, real = moments or Moments.of(samples), self.reference.test_moments
-            found(
-                fid=metrics.frechet_distance(own.mean, own.covariance, real.mean, real.covariance)
-            )
+            own = moments or metrics.Moments.of(x)
+            found(fid=metrics.frechet_distance(own, self.reference.test_moments))
         found(
             kid=metrics.kid(metrics.mean_kernel_within(x), self._within, metrics.mean_kernel(x, y))
         )
         if len(x) > max(_NEIGHBORS):
             (radii,) = metrics.squared_radii(x, _NEIGHBORS[:1])
-            four = metrics.precision_recall_density_coverage(x, y, radii, *self._radii)
+            narrow, wide = self._radii
+            four = metrics.precision_recall_density_coverage(x, y, radii, narrow, wide)
             found(**dict(zip(("precision", "recall", "density", "coverage"), four, strict=True)))
         if samples.probabilities.shape[1]:
             shares = metrics.class_shares(samples.probabilities)

@@ -23,7 +23,7 @@ from diffusion_lab.run.draw import SHOWN
 from diffusion_lab.run.drawn import Drawn, draw_set
 from diffusion_lab.run.image_files import read_samples
 from diffusion_lab.run.judge import Judge, summaries
-from diffusion_lab.run.load import Run, load_run
+from diffusion_lab.run.load import load_run
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.run.sample import chosen_sampler, read_guides

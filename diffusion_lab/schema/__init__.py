@@ -15,6 +15,7 @@ from diffusion_lab.schema.drawing import (
     SampleConfig,
 )
 from diffusion_lab.schema.evaluation import EvaluateConfig
+from diffusion_lab.schema.extractor import TrainExtractorConfig
 from diffusion_lab.schema.training import TrainConfig
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "InterpolateConfig",
     "SampleConfig",
     "TrainConfig",
+    "TrainExtractorConfig",
 ]
 
 _SCHEMAS: dict[str, dict[str, type]] = {
@@ -39,6 +41,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
         "image_to_image_schema": ImageToImageConfig,
     },
     "evaluate": {"evaluate_schema": EvaluateConfig},
+    "train_extractor": {"train_extractor_schema": TrainExtractorConfig},
 }
 
 

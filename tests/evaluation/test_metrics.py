@@ -27,7 +27,7 @@ class Flat(torch.nn.Module):
 
 
 def fid(x, y):
-    return metrics.frechet_distance(*metrics.moments(x), *metrics.moments(y))
+    return metrics.frechet_distance(metrics.Moments.of(x), metrics.Moments.of(y))
 
 
 def kid(x, y):
@@ -53,7 +53,8 @@ def test_fid_of_gaussians_is_the_closed_form():
     """Of N(m, s^2) in each coordinate: sum (m1 - m2)^2 + (s1 - s2)^2."""
     mean = np.array([1.0, 2.0, -1.0])
     distance = metrics.frechet_distance(
-        mean, np.diag([1.0, 4.0, 9.0]), np.zeros(3), np.diag([4.0, 4.0, 1.0])
+        metrics.Moments(mean, np.diag([1.0, 4.0, 9.0])),
+        metrics.Moments(np.zeros(3), np.diag([4.0, 4.0, 1.0])),
     )
     assert distance == pytest.approx(6 + 1 + 0 + 4)
 

@@ -1,0 +1,51 @@
+"""The small network that judges images: a classifier whose last hidden layer gives the features."""
+
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """A convolutional classifier of small images, of 120,000 parameters.
+
+    Five convolutions, each with batch normalisation and ReLU; two of them halve the image. Its
+    features are the mean of the last one over the image, so any size from 9 x 9 will do.
+
+    Args:
+        channels: of the images.
+        num_classes: what it tells apart.
+        num_features: before the last linear layer.
+
+    """
+
+    def __init__(self, channels: int = 1, num_classes: int = 10, num_features: int = 64) -> None:
+        super().__init__()
+        self.num_features, self.num_classes = num_features, num_classes
+        self.body = nn.Sequential(
+            _convolution(channels, 24, kernel_size=5, stride=2),
+            _convolution(24, 32),
+            _convolution(32, 64, stride=2),
+            _convolution(64, 80),
+            _convolution(80, num_features, padding=0),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(num_features, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what is seen in images (N, C, H, W) in [0, 1]: (N, num_features), from 0 on."""
+        # around zero, as batch normalisation's running means start
+        return self.body(x * 2 - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) of images (N, C, H, W) in [0, 1]."""
+        return self.head(self.features(x))
+
+
+def _convolution(
+    inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1, padding: int | None = None
+) -> nn.Sequential:
+    padding = kernel_size // 2 if padding is None else padding
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size, stride, padding, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
