@@ -128,3 +128,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         words = [*TINY[:-2], "callbacks=minimal", "logger=csv", *more]
         train(compose_config(words, folders[name]))
     return folders
+
+
+@pytest.fixture(scope="session")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an extractor for data=fake: of little training, but whole."""
+    out = tmp_path_factory.mktemp("extractors") / "bars_v1"
+    words = ["version=bars_v1", "data=fake", "data.num_images=400", "data.val_size=150"]
+    subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "scripts" / "train_extractor.py"),
+            *words,
+            "max_epochs=1",
+            "accelerator=cpu",
+            f"out={out}",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    return out

@@ -1,0 +1,155 @@
+"""What is scored, what is left out and said, and that spoiled digits move what they should."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.data.bundled import bundled_digits
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.extractor import Features, load_extractor
+from diffusion_lab.evaluation.metrics import Moments
+from diffusion_lab.evaluation.reference import Reference, load_reference
+from diffusion_lab.evaluation.score import METRICS, Scorer, floor
+from diffusion_lab.run.judge import Judge
+from diffusion_lab.run.sanity import sanity
+
+
+def features(n, seed, shift=0.0, dimensions=8):
+    random = np.random.default_rng(seed)
+    values = random.normal(shift, 1, size=(n, dimensions))
+    probabilities = random.dirichlet(np.full(10, 0.1), size=n)
+    return Features(values, probabilities)
+
+
+def made_up_reference(n=200):
+    test, train = features(n, 1), features(n, 2)
+    labels = np.arange(n) % 10
+    moments = (Moments.of(part.values) for part in (test, train))
+    return Reference("made up", "none", "0" * 64, test, labels, train, labels, *moments)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return Scorer(made_up_reference())
+
+
+def test_every_metric_is_there_and_told_as_it_comes(scorer):
+    told = []
+    asked = np.zeros(100, dtype=int)
+    scores = scorer(features(100, 3), asked, progress=told.append)
+    assert list(scores) == told == list(METRICS)
+    assert "label_agreement" not in scorer(features(100, 3))
+
+
+def test_the_test_images_themselves_are_perfect(scorer):
+    scores = scorer(scorer.reference.test)
+    assert scores["fid"] == pytest.approx(0, abs=1e-9)
+    assert (scores["precision"], scores["recall"], scores["coverage"]) == (1, 1, 1)
+    assert scores["class_tv"] == 0
+
+
+def test_label_agreement_is_the_share_of_right_classes(scorer):
+    given = features(100, 3)
+    asked = given.probabilities.argmax(1)
+    asked[:25] = (asked[:25] + 1) % 10
+    assert scorer(given, asked)["label_agreement"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("n", "there", "gone", "said"),
+    [
+        (8, {"kid", "precision", "recall", "density", "coverage"}, {"fid"}, "FID is left out"),
+        (4, {"kid", "confidence"}, {"fid", "precision", "coverage"}, "only KID"),
+    ],
+)
+def test_too_few_samples_leave_out_what_does_not_stand_and_say_so_once(
+    n, there, gone, said, caplog
+):
+    scorer = Scorer(made_up_reference())
+    with caplog.at_level(logging.WARNING):
+        scores = scorer(features(n, 3))
+        scorer(features(n, 4))
+    assert there <= scores.keys() and not gone & scores.keys()
+    assert caplog.text.count(said) == 1
+
+
+def test_a_single_class_is_scored_and_said(scorer, caplog):
+    probabilities = np.tile(np.eye(10)[4], (50, 1))
+    scores = scorer(Features(features(50, 3).values, probabilities))
+    assert scores["class_entropy"] == 0
+    assert "all 50 samples look like class 4" in caplog.text
+
+
+def test_what_cannot_be_scored_is_refused(scorer):
+    with pytest.raises(UserError, match="12 features, the reference of none has 8"):
+        scorer(features(50, 3, dimensions=12))
+    with pytest.raises(UserError, match="expected at least 2"):
+        scorer(features(1, 3))
+    broken = features(50, 3)
+    broken.values[7, 2] = np.nan
+    with pytest.raises(UserError, match="not all finite"):
+        scorer(broken)
+    with pytest.raises(UserError, match="from 2 to 200"):
+        floor(scorer, 201, [0])
+
+
+def test_an_extractor_without_classes_has_no_class_metrics(scorer):
+    scores = scorer(Features(features(50, 3).values, np.empty((50, 0))))
+    assert "confidence" not in scores and "fid" in scores
+
+
+def test_the_floor_is_the_score_of_real_training_images(scorer):
+    drawn = floor(scorer, 50, [0, 1])
+    assert drawn[0] != drawn[1]
+    chosen = np.random.default_rng(1).permutation(200)[:50]
+    reference = scorer.reference
+    by_hand = scorer(reference.train[chosen], reference.train_labels[chosen])
+    assert drawn[1] == by_hand
+    (whole,) = floor(scorer, 200, [0])
+    assert whole["fid"] == pytest.approx(scorer(reference.train)["fid"])
+
+
+@pytest.fixture(scope="module")
+def spoiled_scores(tmp_path_factory):
+    """Of 2,000 real digits, by the shipped extractor."""
+    images, labels = bundled_digits(tmp_path_factory.mktemp("data"))
+    chosen = torch.randperm(5000, generator=torch.Generator().manual_seed(0))[:2000]
+    pixels = torch.from_numpy(images)[chosen][:, None]
+    extractor = load_extractor("mnist_v1")
+    judge = Judge(extractor, load_reference(extractor))
+    return sanity(judge, pixels, torch.from_numpy(labels.astype(np.int64))[chosen])
+
+
+def test_spoiled_digits_move_each_metric_the_way_they_should(spoiled_scores):
+    real = spoiled_scores["real"]
+    assert real["fid"] < 1
+    for name in ("blurred (1 pixel)", "shifted (4 pixels)", "noisy (0.2 of white)"):
+        scores = spoiled_scores[name]
+        assert scores["fid"] > 3 * real["fid"], name
+        assert scores["kid"] > 3 * abs(real["kid"]), name
+        assert scores["precision"] < real["precision"], name
+        assert scores["coverage"] < real["coverage"], name
+    assert spoiled_scores["blurred (1 pixel)"]["confidence"] < real["confidence"]
+    noise = spoiled_scores["pure noise"]
+    assert noise["fid"] > 100 * real["fid"]
+    assert noise["precision"] < 0.01 and noise["recall"] < 0.01 and noise["coverage"] < 0.01
+
+
+def test_missing_classes_cost_variety_and_not_fidelity(spoiled_scores):
+    real, without = spoiled_scores["real"], spoiled_scores["without 7, 8, 9"]
+    assert without["precision"] > real["precision"] - 0.03
+    assert without["recall"] < real["recall"] - 0.1
+    assert without["coverage"] < real["coverage"] - 0.1
+    assert without["class_tv"] == pytest.approx(0.3, abs=0.03)
+    assert without["class_entropy"] == pytest.approx(np.log2(7), abs=0.05)
+    only = spoiled_scores["only the 3s"]
+    assert only["class_entropy"] < 0.1 and only["label_agreement"] > 0.98
+    assert only["fid"] > without["fid"] > 3 * real["fid"]
+
+
+def test_repeated_digits_cost_coverage(spoiled_scores):
+    real, repeated = spoiled_scores["real"], spoiled_scores["a tenth, ten times"]
+    assert repeated["coverage"] < 0.6 * real["coverage"]
+    assert repeated["precision"] > real["precision"] - 0.05
