@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from diffusion_lab import figures
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.extractor import load_extractor
 from diffusion_lab.run.check import check_keys, check_seed
 from diffusion_lab.run.denoising import (
     Level,
@@ -24,6 +26,7 @@ from diffusion_lab.run.denoising import (
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.given_images import run_data
 from diffusion_lab.run.guide import Guide
+from diffusion_lab.run.image_files import read_samples
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.memorisation import (
     Describe,
@@ -32,7 +35,6 @@ from diffusion_lab.run.memorisation import (
     in_pixels,
     memorisation,
     nearest_figure,
-    read_samples,
     write_nearest,
 )
 from diffusion_lab.run.record import write_json
@@ -57,14 +59,39 @@ class Diagnosis:
     memorisation: Memorisation | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def lines(self) -> list[str]:
+        """The tables that are printed."""
+        tables = [] if self.levels is None else _levels_table(self.levels)
+        if self.memorisation is not None:
+            tables += _closeness_table(self.memorisation.measured)
+        return tables + [f"note: {note}" for note in self.notes]
 
-@dataclass
-class _Drawing:
-    """Where the samples come from."""
 
-    sampler: Sampler
-    config: dict[str, Any]
-    given: Tensor | None
+def _levels_table(levels: list[Level]) -> list[str]:
+    lines = [
+        "squared error on x0       training images                  test images",
+        "  log-SNR    network     ideal net - ideal     network     ideal net - ideal",
+    ]
+    half = len(levels) // 2
+    for pair in zip(levels[:half], levels[half:], strict=True):
+        numbers = (f"{each.network:9.2e} {each.ideal:9.2e} {each.gap:+11.2e}" for each in pair)
+        lines.append(f"{pair[0].log_snr:9.2f}  {'   '.join(numbers)}")
+    return lines
+
+
+def _closeness_table(measured: dict[str, Any]) -> list[str]:
+    lines = ["nearer to a training image than          samples  held out  expected"]
+    for key, words, expected in (
+        ("below_1", "1 % of the test images are", "0.010"),
+        ("below_5", "5 % of the test images are", "0.050"),
+        ("below_50", "half of the test images are", "0.500"),
+        ("closer", "a test image is", "0.500"),
+        ("copies", "a third of the way to the second", ""),
+    ):
+        val = "" if measured["val"] is None else f"{measured['val'][key]:.3f}"
+        lines.append(f"  {words:37}{measured['samples'][key]:9.3f} {val:>9} {expected:>9}".rstrip())
+    return lines
 
 
 def diagnose(cfg: DictConfig) -> Diagnosis:
@@ -84,8 +111,9 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
             raise UserError(f"{name}={cfg[name]}: expected at least {value}")
     run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
     config, sampler = chosen_sampler(run, cfg.sampler)
-    given = None if cfg.samples is None else read_samples(cfg.samples, run.image_shape)
+    given = None if cfg.samples is None else _given(cfg.samples, run.image_shape)
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
+    describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # or refuse images of this shape
     data = run_data(run, cfg.paths.data_dir)
     run.module.to(choose_device(cfg.accelerator))
     found = Diagnosis(results_folder(cfg.out, run.dir / "diagnosis"))
@@ -105,8 +133,12 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         seconds["losses"] = time.perf_counter() - began
     if cfg.parts in ("all", "memorisation"):
         began = time.perf_counter()
-        drawing = _Drawing(sampler, config, given)
-        record["memorisation"] = _memorisation(cfg, run, data, drawing, describe, found)
+        samples = _drawn(cfg, run, sampler) if given is None else given
+        record["memorisation"] = {
+            "samples_from": cfg.samples,
+            "sampler": config if given is None else None,
+            **_memorisation(cfg, samples, data, describe, found),
+        }
         seconds["memorisation"] = time.perf_counter() - began
     record["notes"] = found.notes
     record["seconds"] = {part: round(value, 3) for part, value in seconds.items()}
@@ -134,26 +166,33 @@ def _losses(cfg: DictConfig, run: Run, data: ImageDataModule, found: Diagnosis) 
     }
 
 
-def _memorisation(
-    cfg: DictConfig,
-    run: Run,
-    data: ImageDataModule,
-    drawing: _Drawing,
-    describe: Describe,
-    found: Diagnosis,
-) -> dict[str, Any]:
-    samples = drawing.given
-    if samples is None:
-        samples, _ = draw(
-            run.module,
-            drawing.sampler,
-            run.image_shape,
-            run.value_range,
-            num_samples=cfg.num_samples,
-            batch_size=cfg.batch_size,
-            seed=cfg.seed,
-            guide=Guide.of(run.module, None, 1.0),
+def _given(file: str, shape: tuple[int, int, int]) -> Tensor:
+    images, _ = read_samples(file)
+    if tuple(images.shape[1:]) != shape or not len(images):
+        raise UserError(
+            f"samples={file} holds images {tuple(images.shape)}: expected (N, "
+            f"{', '.join(map(str, shape))}), those of this run"
         )
+    return images
+
+
+def _drawn(cfg: DictConfig, run: Run, sampler: Sampler) -> Tensor:
+    images, _ = draw(
+        run.module,
+        sampler,
+        run.image_shape,
+        run.value_range,
+        num_samples=cfg.num_samples,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        guide=Guide.of(run.module, None, 1.0),
+    )
+    return images
+
+
+def _memorisation(
+    cfg: DictConfig, samples: Tensor, data: ImageDataModule, describe: Describe, found: Diagnosis
+) -> dict[str, Any]:
     result = memorisation(
         samples, data, num_held_out=cfg.num_held_out, seed=cfg.seed, describe=describe
     )
@@ -170,8 +209,6 @@ def _memorisation(
     figures.save_figure(distances_figure(curves, what), found.out / "distances.png")
     return {
         "distance": what,
-        "samples_from": cfg.samples,
-        "sampler": None if drawing.given is not None else drawing.config,
         "num_samples": len(samples),
         "num_train": len(data.pixels("train")),
         "num_test": len(result.test.distance),
@@ -182,40 +219,5 @@ def _memorisation(
 
 
 def _features(name: str) -> Describe:
-    from diffusion_lab.evaluation.extractor import load_extractor
-
     extractor = load_extractor(name)
     return lambda images: extractor(images).values
-
-
-def report(found: Diagnosis) -> list[str]:
-    """The lines that the command prints."""
-    lines: list[str] = []
-    if found.levels is not None:
-        lines.append("squared error on x0       training images            test images")
-        lines.append(
-            "  log-SNR   network      ideal  net - ideal   network      ideal  net - ideal"
-        )
-        half = len(found.levels) // 2
-        for train, test in zip(found.levels[:half], found.levels[half:], strict=True):
-            numbers = "  ".join(
-                f"{level.network:9.2e} {level.ideal:9.2e} {level.gap:+10.2e}"
-                for level in (train, test)
-            )
-            lines.append(f"{train.log_snr:9.2f}  {numbers}")
-    if found.memorisation is not None:
-        measured = found.memorisation.measured
-        lines.append("nearer to a training image than        samples   held out   expected")
-        for key, words, expected in (
-            ("below_1", "1 % of the test images are", "0.010"),
-            ("below_5", "5 % of the test images are", "0.050"),
-            ("below_50", "half of the test images are", "0.500"),
-            ("closer", "a test image is, P", "0.500"),
-            ("copies", "a third of the second nearest", ""),
-        ):
-            val = measured["val"]
-            held_out = "" if val is None else f"{val[key]:.3f}"
-            lines.append(
-                f"  {words:<36} {measured['samples'][key]:.3f}  {held_out:>9}  {expected:>9}"
-            )
-    return lines + [f"note: {note}" for note in found.notes]

@@ -83,32 +83,6 @@ def _choose(images: Tensor, count: int, seed: int) -> Tensor:
     return images[order[:count]]
 
 
-def read_samples(path: str, shape: tuple[int, int, int]) -> Tensor:
-    """The images of a samples.npz that scripts/sample.py wrote, uint8 (N, C, H, W).
-
-    Raises UserError for another file and for images of another shape than (C, H, W).
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"samples={path} is no file: give a samples.npz that sample.py wrote")
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            images = torch.from_numpy(arrays["images"])
-    except Exception as error:  # numpy's reader raises whatever a broken file leads it to
-        raise UserError(
-            f"samples={path} cannot be read ({type(error).__name__}): expected a samples.npz that "
-            "sample.py wrote"
-        ) from error
-    if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape:
-        raise UserError(
-            f"samples={path} holds {images.dtype} {tuple(images.shape)}: expected uint8 images "
-            f"of this run's shape (N, {', '.join(map(str, shape))})"
-        )
-    if not len(images):
-        raise UserError(f"samples={path} holds no images")
-    return images
-
-
 def write_nearest(found: Nearest, path: Path) -> None:
     """Write, per sample, its nearest training image as sample.py and edit.py count them."""
     with replacing(path) as part, part.open("w", newline="") as file:
