@@ -147,8 +147,20 @@ class Witness(L.Callback):
         self.val.append([t, error, pl_module.weigh(error, t)])
 
 
+QUICK = (
+    *TINY[:-2],
+    "callbacks=loss_by_noise",
+    "callbacks.samples=null",
+    "callbacks.figures=null",
+    "logger=csv",
+    "model=flow",
+    "network.width=8",
+    "network.depth=1",
+)
+
+
 def watched(folder, *overrides):
-    cfg = compose_config([*TINY, "callbacks=loss_by_noise", "model=flow", *overrides], folder)
+    cfg = compose_config([*QUICK, *overrides], folder)
     witness = Witness()
     with pytest.MonkeyPatch.context() as patch:
         begin = LossByNoise.on_fit_start
@@ -199,10 +211,25 @@ def test_the_table_is_what_the_images_gave(tmp_path):
 
 def test_training_is_the_same_with_it(tmp_path):
     weights = []
-    for callbacks in ("default", "loss_by_noise"):
-        cfg = compose_config([*TINY, f"callbacks={callbacks}"], tmp_path / callbacks)
+    for words in ([], ["callbacks.loss_by_noise=null"]):
+        cfg = compose_config([*QUICK, *words], tmp_path / str(len(words)))
         weights.append(train(cfg).module.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+def test_a_run_that_is_resumed_has_the_same_table(tmp_path, typed):
+    words = [*QUICK, "trainer.limit_train_batches=4"]
+    train(
+        compose_config([*words, "trainer.max_steps=6", "trainer.max_epochs=2"], tmp_path / "whole")
+    )
+    train(
+        compose_config([*words, "trainer.max_steps=3", "trainer.max_epochs=2"], tmp_path / "half")
+    )
+    record = tmp_path / "half" / "metrics.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    code, _, err = typed("train", f"resume={tmp_path / 'half'}", "trainer.max_steps=6")
+    assert code == 0, err
+    assert read_table(tmp_path / "half") == read_table(tmp_path / "whole")
 
 
 def test_every_few_epochs_and_a_short_end_joins_what_came_before(tmp_path):
@@ -221,8 +248,8 @@ def test_accumulated_batches_count_once_and_the_loss_is_undivided(tmp_path):
 
 @pytest.mark.parametrize("words", [["weighting=learned"], ["model=edm"], ["model=ddpm"]], ids=str)
 def test_other_objectives_and_precisions(tmp_path, words):
-    network = "network=unet_fast"
-    watched(tmp_path, *words, network, "trainer.precision=bf16-mixed")
+    more = ["network=unet_fast", "trainer.precision=bf16-mixed"]
+    watched(tmp_path, *words, *more)
     for row in read_table(tmp_path):
         assert int(row["n"]) == 0 or math.isfinite(float(row["x0_error"]))
 
