@@ -242,6 +242,11 @@ def evaluate() -> None:
     _main(_task("evaluate:evaluate"), "evaluate")
 
 
+def diagnose() -> None:
+    """`diffusion-lab-diagnose`, scripts/diagnose.py."""
+    _main(_task("diagnose:diagnose"), "diagnose")
+
+
 def explain() -> None:
     """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"

@@ -98,7 +98,7 @@ def test_the_null_class_gets_gradient_and_the_others_only_from_their_images(batc
     module = random_module(label_dropout=0.5).train()
     module.log = lambda *args, **kwargs: None
     torch.manual_seed(2)
-    module.training_step((x, torch.full((6,), 4)), 0).backward()
+    module.training_step((x, torch.full((6,), 4)), 0)["loss"].backward()
     touched = module.network.classes.weight.grad.abs().sum(1).nonzero().flatten().tolist()
     assert touched == [4, 10]
 

@@ -20,14 +20,14 @@ def overflown(tmp_path, monkeypatch):
     def run(*overrides, value=1e25):
         torch.set_num_threads(1)
         losses = []
-        loss_of = DiffusionModule.loss
+        loss_of = DiffusionModule.weigh
 
         def loss(self, *args):
             losses.append(loss_of(self, *args))
             return losses[-1]
 
         with monkeypatch.context() as patch:
-            patch.setattr(DiffusionModule, "loss", loss)
+            patch.setattr(DiffusionModule, "weigh", loss)
             with pytest.raises(Diverged, match="the loss is nan"):
                 train_with(Poison(2, value=value), tmp_path / "run", *overrides)
         return tmp_path / "run", losses[-1].tolist()

@@ -127,11 +127,11 @@ def in_a_validation(nth: int) -> Fault:
     """Die while the moving average stands in for the weights."""
     step, count = DiffusionModule.validation_step, Counter[str]()
 
-    def validate(self: Any, batch: Any, batch_idx: int) -> None:
+    def validate(self: Any, batch: Any, batch_idx: int) -> Any:
         count["steps"] += 1
         if count["steps"] == nth:
             die()
-        step(self, batch, batch_idx)
+        return step(self, batch, batch_idx)
 
     def arrange() -> None:
         DiffusionModule.validation_step = validate  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.ema import EMA
 from diffusion_lab.callbacks.last import LastCheckpoint
+from diffusion_lab.callbacks.loss_by_noise import LossByNoise
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.callbacks.pending import PendingMetrics
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
@@ -18,6 +19,7 @@ __all__ = [
     "Figures",
     "FiniteLoss",
     "LastCheckpoint",
+    "LossByNoise",
     "LossHistory",
     "PendingMetrics",
     "PostHocEMA",

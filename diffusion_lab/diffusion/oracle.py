@@ -1,12 +1,17 @@
 """Denoisers that are known in closed form, to hold samplers and networks against.
 
-Both are called like a run's denoiser, (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
+All are called like a run's denoiser, (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
 """
+
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
+from diffusion_lab.errors import UserError
+
+_CHUNK = 4096  # images of the set that are looked at at once
 
 
 class GaussianOracle:
@@ -28,21 +33,107 @@ class GaussianOracle:
         return self.mean + self.std * noise
 
 
+class IdealDenoiser(Protocol):
+    """The best denoiser of a finite set of images, all equally likely.
+
+    With labels (B,) only the images of an image's class count.
+    """
+
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """E[x0 | x_t], or E[x0 | x_t, label]. -> (B, C, H, W)."""
+
+
 class ImagesOracle:
     """The best denoiser of a finite set of images (N, C, H, W), all equally likely; Gaussian noise.
 
-    E[x0 | x_t] is their mean, weighted by softmax(-||x_t - alpha x0||^2 / (2 sigma^2)).
+    E[x0 | x_t] is their mean, weighted by softmax(-||x_t - alpha x0||^2 / (2 sigma^2)): Karras et
+    al. 2022 (arXiv 2206.00364), eq. 57. The set is walked in chunks, so memory is that of the set
+    and of B times 4096 numbers. `labels` (N,) are the classes of the images.
     """
 
-    def __init__(self, noise_schedule: NoiseSchedule, images: Tensor) -> None:
+    def __init__(
+        self, noise_schedule: NoiseSchedule, images: Tensor, labels: Tensor | None = None
+    ) -> None:
         self.noise_schedule = noise_schedule
-        self.images = images.flatten(1)
+        self.images, self.labels = images.flatten(1), labels
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """E[x0 | x_t]."""
-        alpha = self.noise_schedule.alpha(t)[:, None, None]
-        sigma = self.noise_schedule.sigma(t)[:, None].clamp(min=1e-6)
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """E[x0 | x_t], or E[x0 | x_t, label]. UserError for a class without images."""
+        _check_classes(self.labels, labels)
+        # the squares of a distance cancel: at small sigma float32 would decide by its rounding
+        dtype = torch.float32 if x_t.device.type == "mps" else torch.float64
+        alpha = self.noise_schedule.alpha(t).to(dtype)[:, None]
+        sigma = self.noise_schedule.sigma(t).to(dtype)[:, None].clamp(min=1e-6)
+        x = x_t.flatten(1).to(dtype)
+
+        # softmax-weighted mean, chunk by chunk, relative to the largest exponent so far
+        largest = x.new_full((len(x), 1), torch.finfo(dtype).min)
+        total, weighted = x.new_zeros(len(x), 1), torch.zeros_like(x)
+        for first in range(0, len(self.images), _CHUNK):
+            images = self.images[first : first + _CHUNK].to(x)
+            # -||x_t - alpha x0||^2 / 2 without ||x_t||^2, which all images share
+            exponents = alpha * (x @ images.T) - alpha**2 / 2 * images.square().sum(1)
+            exponents /= sigma**2
+            if labels is not None and self.labels is not None:
+                other = labels[:, None] != self.labels[first : first + _CHUNK].to(labels)
+                exponents.masked_fill_(other, -torch.inf)
+            new = torch.maximum(largest, exponents.amax(1, keepdim=True))
+            weights, shrunk = torch.exp(exponents - new), torch.exp(largest - new)
+            total = total * shrunk + weights.sum(1, keepdim=True)
+            weighted = weighted * shrunk + weights @ images
+            largest = new
+        return (weighted / total).view_as(x_t).to(x_t.dtype)
+
+
+class UniformNoiseOracle:
+    """The same for noise that is uniform on [0, 1], pixel by pixel.
+
+    All images that could have become x_t are equally likely, those with 0 <= (x_t - alpha x0) /
+    sigma <= 1 in every pixel; E[x0 | x_t] is their mean. Where there is none, which happens to
+    images outside the set only, it is undefined, and nan.
+    """
+
+    def __init__(
+        self, noise_schedule: NoiseSchedule, images: Tensor, labels: Tensor | None = None
+    ) -> None:
+        self.noise_schedule = noise_schedule
+        self.images, self.labels = images.flatten(1), labels
+        # pixels that differ most between images exclude most of them: they are looked at first
+        self.order = self.images.var(0, correction=0).argsort(descending=True)
+
+    def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """E[x0 | x_t], or E[x0 | x_t, label]. UserError for a class without images."""
+        _check_classes(self.labels, labels)
+        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
         x = x_t.flatten(1)
-        distances = (x[:, None] - alpha * self.images).square().sum(2)  # (B, N)
-        weights = torch.softmax(-distances / (2 * sigma**2), dim=1)
-        return (weights @ self.images).view_as(x_t)
+        means = torch.full_like(x, torch.nan)
+        for i in range(len(x)):
+            left = torch.arange(len(self.images), device=x.device)
+            if labels is not None and self.labels is not None:
+                left = left[self.labels.to(labels) == labels[i]]
+            for pixels in self.order.split(16):
+                noise = x[i, pixels] - alpha[i] * self.images[left[:, None], pixels]
+                # float32 rounds x_t: by less than 1e-6 for values up to 1
+                possible = (noise >= -1e-6) & (noise <= sigma[i] + 1e-6)
+                left = left[possible.all(1)]
+                if not len(left):
+                    break
+            else:
+                means[i] = self.images[left].mean(0)
+        return means.view_as(x_t)
+
+
+def ideal_denoiser(
+    noise_schedule: NoiseSchedule, images: Tensor, labels: Tensor | None = None
+) -> IdealDenoiser:
+    """The best denoiser of the images (N, C, H, W) with classes (N,) for the path's noise."""
+    oracle = ImagesOracle if noise_schedule.noise == "gaussian" else UniformNoiseOracle
+    return oracle(noise_schedule, images, labels)
+
+
+def _check_classes(there: Tensor | None, asked: Tensor | None) -> None:
+    if asked is None:
+        return
+    known = set() if there is None else set(there.tolist())
+    if missing := set(asked.tolist()) - known:
+        raise UserError(f"the set has no images of the classes {sorted(missing)}")

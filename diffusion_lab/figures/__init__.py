@@ -8,12 +8,15 @@ from diffusion_lab.figures.curves import line_plot, loss_and_grid, loss_curve
 from diffusion_lab.figures.files import save_figure, save_gif, save_grid
 from diffusion_lab.figures.grid import grid_tensor
 from diffusion_lab.figures.images import image_row, labelled_rows, labelled_table, trajectory
+from diffusion_lab.figures.noise_levels import Band, level_panels
 
 __all__ = [
+    "Band",
     "grid_tensor",
     "image_row",
     "labelled_rows",
     "labelled_table",
+    "level_panels",
     "line_plot",
     "loss_and_grid",
     "loss_curve",

@@ -85,11 +85,14 @@ class DiffusionModule(L.LightningModule):
         target = self.prediction.target(x0, noise, alpha, sigma)
         return (output - target).square().flatten(1).mean(1)
 
+    def weigh(self, error: Tensor, t: Tensor) -> Tensor:
+        """The losses (B,) of squared errors on the target (B,) at t (B,)."""
+        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
+        return self.weighting(error, alpha, sigma, self.prediction)
+
     def loss(self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The weighted error per image, (B,): what training minimises."""
-        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
-        error = self.error(x0, noise, t, labels)
-        return self.weighting(error, alpha, sigma, self.prediction)
+        return self.weigh(self.error(x0, noise, t, labels), t)
 
     def denoise(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The clean images the network sees in x_t (B, C, H, W) at t (B,)."""
@@ -114,24 +117,32 @@ class DiffusionModule(L.LightningModule):
         t = self.time_sampling.draw(len(x0), self.noise_schedule, x0.device)
         return x0, noise, t, self.network_labels(labels, self.label_dropout)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss of a batch with fresh noise and times."""
-        loss = self.loss(*self.draw(*batch)).mean()
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Mean loss of a batch with fresh noise and times.
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        -> "loss" (), and for callbacks, per image (B,): "losses", whose mean that is, "error" on
+        the target, and "t".
+        """
+        x0, noise, t, labels = self.draw(*batch)
+        error = self.error(x0, noise, t, labels)
+        losses = self.weigh(error, t)
+        loss = losses.mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return {"loss": loss, "losses": losses.detach(), "error": error.detach(), "t": t}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The unweighted error with noise and times that depend on the batch alone.
 
-        So epochs compare, and so do weightings of the same target.
+        So epochs compare, and so do weightings of the same target. -> per image (B,) "error", "t".
         """
         x0, labels = batch
         number = batch_idx * self.trainer.world_size + self.global_rank
         generator = torch.Generator().manual_seed(number)
         noise = self.noise_schedule.draw_noise(x0, generator)
         t = self.time_sampling.draw(len(x0), self.noise_schedule, "cpu", generator).to(x0.device)
-        error = self.error(x0, noise, t, self.network_labels(labels)).mean()
-        self.log("val/loss", error, prog_bar=True, sync_dist=True, batch_size=len(x0))
+        error = self.error(x0, noise, t, self.network_labels(labels))
+        self.log("val/loss", error.mean(), prog_bar=True, sync_dist=True, batch_size=len(x0))
+        return {"error": error, "t": t}
 
     def training_progress(self, step: int) -> float:
         """Share of the training that is done after `step` optimizer steps, in [0, 1].

@@ -14,11 +14,12 @@ from diffusion_lab.schema.drawing import (
     InterpolateConfig,
     SampleConfig,
 )
-from diffusion_lab.schema.evaluation import EvaluateConfig
+from diffusion_lab.schema.evaluation import DiagnoseConfig, EvaluateConfig
 from diffusion_lab.schema.extractor import TrainExtractorConfig
 from diffusion_lab.schema.training import TrainConfig
 
 __all__ = [
+    "DiagnoseConfig",
     "EditConfig",
     "EvaluateConfig",
     "ExportConfig",
@@ -41,6 +42,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
         "image_to_image_schema": ImageToImageConfig,
     },
     "evaluate": {"evaluate_schema": EvaluateConfig},
+    "diagnose": {"diagnose_schema": DiagnoseConfig},
     "train_extractor": {"train_extractor_schema": TrainExtractorConfig},
 }
 

@@ -29,3 +29,26 @@ class EvaluateConfig:
     accelerator: str = "auto"
     paths: RunDataConfig = field(default_factory=RunDataConfig)
     sampler: Any = MISSING
+
+
+@dataclass
+class DiagnoseConfig:
+    """What a trained run learned."""
+
+    run: str = MISSING
+    parts: str = "all"
+    out: str | None = None
+    checkpoint: str = "last"
+    weights: str | None = None
+    trust: list[str] = field(default_factory=list)
+    seed: int = 0
+    batch_size: int = 64
+    accelerator: str = "auto"
+    levels: int = 16
+    num_images: int = 256
+    samples: str | None = None
+    num_samples: int = 256
+    num_held_out: int = 2000
+    extractor: str | None = None
+    sampler: Any = MISSING
+    paths: RunDataConfig = field(default_factory=RunDataConfig)

@@ -1,0 +1,107 @@
+"""Where along a path a training objective looks, by the logarithm of the signal-to-noise ratio.
+
+log_snr = log(alpha^2 / sigma^2) names a noise level on every path alike; it falls as t grows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
+from diffusion_lab.diffusion.prediction import Prediction
+from diffusion_lab.diffusion.time_sampling import TimeSampling
+from diffusion_lab.diffusion.weighting import Weighting
+
+_DRAWS = 2**17  # of the quantile function, evenly
+_POINTS = 1000  # of a curve
+RARE = 1e-3
+"""The share of draws at either end of a path that its range leaves out."""
+
+
+def log_snr(noise_schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """log(alpha^2 / sigma^2) at t, infinite at the ends of a path. (B,) -> (B,)."""
+    alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
+    return 2 * (alpha.log() - sigma.log())
+
+
+def log_snr_range(
+    time_sampling: TimeSampling, noise_schedule: NoiseSchedule
+) -> tuple[float, float]:
+    """The finite log-SNRs between which all but a share RARE of the draws lie, at either end."""
+    levels = log_snr(noise_schedule, time_sampling.quantile(_even(_POINTS), noise_schedule))
+    levels = levels[levels.isfinite()].double().sort().values
+    edge = int(RARE * len(levels))
+    low, high = levels[edge].item(), levels[-1 - edge].item()
+    return low, max(high, low + 1)
+
+
+def times_of(noise_schedule: NoiseSchedule, levels: Tensor) -> Tensor:
+    """The times that training can draw nearest to log-SNRs (n,), without repetition. -> (m,).
+
+    Fewer than n where a path's own timesteps lie further apart. In the order given.
+    """
+    t = noise_schedule.t_of_ratio(torch.exp(-levels / 2))
+    if not noise_schedule.at(torch.zeros(1)).is_floating_point():
+        t = t.round().long()
+    return torch.tensor(list(dict.fromkeys(t.tolist())), dtype=t.dtype)
+
+
+@dataclass(frozen=True)
+class ImpliedWeighting:
+    """What an objective asks for at every noise level, as curves over log_snr (n,), rising.
+
+    A training loss is the integral over log_snr of `on_x0` times the squared error on x0, and of
+    `on_epsilon` times that on the noise. The latter is, up to a factor, w(lambda) of Kingma & Gao
+    2023 (arXiv 2303.00848), eq. 7: with importance sampling from p, w = p * weight * x0_weight /
+    SNR, because the error on the noise is SNR times the error on x0.
+    """
+
+    log_snr: NDArray[np.float64]
+    density: NDArray[np.float64]
+    """p: of the noise levels drawn, per unit of log_snr."""
+    on_x0: NDArray[np.float64]
+    on_epsilon: NDArray[np.float64]
+
+
+@torch.no_grad()
+def implied_weighting(
+    time_sampling: TimeSampling,
+    noise_schedule: NoiseSchedule,
+    weighting: Weighting,
+    prediction: Prediction,
+) -> ImpliedWeighting:
+    """Compute the curves at up to 1000 levels, evenly over all that are drawn.
+
+    The density is the slope of the quantile function, so a path of whole timesteps gets the
+    density that its spacing amounts to.
+    """
+    u = _even(_DRAWS)
+    t = time_sampling.quantile(u, noise_schedule)
+    levels = log_snr(noise_schedule, t).double()
+    finite = levels.isfinite()
+    # draws of the same timestep count as one, in their middle
+    distinct, which = levels[finite].unique(return_inverse=True)
+    count = torch.zeros_like(distinct).index_add_(0, which, torch.ones_like(levels[finite]))
+    middle = torch.zeros_like(distinct).index_add_(0, which, u[finite]) / count
+    # one t for every level: any of those that fell together
+    first = torch.zeros_like(which[: len(distinct)]).scatter_(0, which, torch.arange(len(which)))
+    even = torch.linspace(distinct[0].item(), distinct[-1].item(), _POINTS).to(distinct)
+    kept = torch.searchsorted(distinct, even).clamp(max=len(distinct) - 1).unique()
+    first, distinct, middle = first[kept], distinct[kept], middle[kept]
+
+    like = next(weighting.parameters(), torch.zeros(()))
+    t = t[finite][first].to(like.device)
+    alpha, sigma = noise_schedule.alpha(t).to(like), noise_schedule.sigma(t).to(like)
+    weight = weighting.weight(alpha, sigma, prediction) * prediction.x0_weight(alpha, sigma)
+    density = np.abs(np.gradient(middle.numpy(), distinct.numpy()))
+    on_x0 = density * weight.cpu().double().numpy()
+    level = distinct.numpy()
+    return ImpliedWeighting(level, density, on_x0, on_x0 * np.exp(-level))
+
+
+def _even(n: int) -> Tensor:
+    """The middles of n equal slices of (0, 1), float64."""
+    return (torch.arange(n, dtype=torch.float64) + 0.5) / n

@@ -1,0 +1,282 @@
+"""Losses by noise level, recomputed by hand, and implied weightings against their closed forms."""
+
+import csv
+import math
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from diffusion_lab import compose_config, train
+from diffusion_lab.callbacks import LossByNoise
+from diffusion_lab.diffusion import (
+    EDM,
+    EDMWeighting,
+    Epsilon,
+    Flow,
+    LinearSchedule,
+    LogitNormalTime,
+    LogNormalTime,
+    Sample,
+    UniformTime,
+    VESchedule,
+    VPrediction,
+    VPSchedule,
+    Weighting,
+)
+from diffusion_lab.diffusion.noise_levels import (
+    implied_weighting,
+    log_snr,
+    log_snr_range,
+    times_of,
+)
+from diffusion_lab.modules import DiffusionModule
+from tests.conftest import TINY
+from tests.test_bad_input import assert_refused
+
+UNIFORM, PLAIN = UniformTime(), Weighting()
+
+
+def sech(x):
+    return 1 / np.cosh(x)
+
+
+# Kingma & Gao 2023, table 1: w(lambda), the weighting of the epsilon loss, up to a factor
+TABLE = {
+    "flow": (UNIFORM, LinearSchedule(), PLAIN, Flow(), lambda x: np.exp(-x / 2)),
+    "flow, sample": (
+        UNIFORM,
+        LinearSchedule(),
+        PLAIN,
+        Sample(),  # InDI
+        lambda x: np.exp(-x) * sech(x / 4) ** 2,
+    ),
+    "epsilon, cosine": (
+        UNIFORM,
+        VPSchedule("squaredcos_cap_v2"),
+        PLAIN,
+        Epsilon(),
+        lambda x: sech(x / 2),
+    ),
+    "v, cosine": (
+        UNIFORM,
+        VPSchedule("squaredcos_cap_v2"),
+        PLAIN,
+        VPrediction(),
+        lambda x: np.exp(-x / 2),
+    ),
+    "EDM": (
+        LogNormalTime(-1.2, 1.2),
+        VESchedule(),
+        EDMWeighting(0.5),
+        EDM(0.5),
+        lambda x: norm.pdf(x, 2.4, 2.4) * (np.exp(-x) + 0.5**2),
+    ),
+    "SD3": (
+        LogitNormalTime(0.0, 1.0),
+        LinearSchedule(),
+        PLAIN,
+        Flow(),
+        lambda x: np.exp(-x / 2) * norm.pdf(x / 2) / (sech(x / 4) ** 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_implied_weightings_are_those_of_the_paper(name):
+    time_sampling, schedule, weighting, prediction, expected = TABLE[name]
+    implied = implied_weighting(time_sampling, schedule, weighting, prediction)
+    middle = np.abs(implied.log_snr) < 6  # diffusers' cosine has an offset at its clean end
+    ratio = implied.on_epsilon[middle] / expected(implied.log_snr[middle])
+    assert middle.sum() > 200
+    np.testing.assert_allclose(ratio / np.median(ratio), 1, atol=0.03)
+    np.testing.assert_allclose(implied.on_x0, implied.on_epsilon * np.exp(implied.log_snr))
+    assert np.trapezoid(implied.density, implied.log_snr) == pytest.approx(1, abs=0.01)
+
+
+def test_the_density_of_uniform_times_on_the_straight_path():
+    implied = implied_weighting(UNIFORM, LinearSchedule(), PLAIN, Flow())
+    inner = slice(10, -10)
+    expected = sech(implied.log_snr / 4) ** 2 / 8
+    np.testing.assert_allclose(implied.density[inner], expected[inner], rtol=0.02)
+
+
+@pytest.mark.parametrize("count", [2, 7, 700, 4000])
+def test_any_number_of_timesteps_gives_a_smooth_density(count):
+    schedule = VPSchedule(num_train_timesteps=count)
+    implied = implied_weighting(UNIFORM, schedule, PLAIN, Epsilon())
+    assert (np.diff(implied.log_snr) > 0).all()
+    assert len(implied.log_snr) <= min(count, 1000)
+    if count >= 700:
+        steps = np.log(implied.density)
+        assert np.abs(np.diff(steps))[5:-5].max() < 0.2
+
+
+@pytest.mark.parametrize(
+    "schedule", [LinearSchedule(), VPSchedule(), VPSchedule(rescale_betas_zero_snr=True)]
+)
+def test_the_range_leaves_out_what_is_rare(schedule):
+    low, high = log_snr_range(UNIFORM, schedule)
+    assert math.isfinite(low) and math.isfinite(high)
+    t = UNIFORM.draw(100_000, schedule, generator=torch.Generator().manual_seed(0))
+    levels = log_snr(schedule, t)
+    outside = ((levels < low - 1e-5) | (levels > high + 1e-5)).float().mean()
+    assert outside < 0.004
+    times = times_of(schedule, torch.linspace(low, high, 9).double())
+    found = log_snr(schedule, times)
+    assert len(times) == 9
+    assert (found - torch.linspace(low, high, 9)).abs().max() < 1.3  # the first step of DDPM
+
+
+class Witness(L.Callback):
+    """Keeps what LossByNoise gets."""
+
+    def __init__(self):
+        self.train, self.val = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, *args):
+        self.train.append([outputs[k].clone() for k in ("t", "error", "losses")])
+
+    def on_validation_start(self, *args):
+        self.val.clear()
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, *args):
+        t, error = outputs["t"], outputs["error"]
+        self.val.append([t, error, pl_module.weigh(error, t)])
+
+
+QUICK = (
+    *TINY[:-2],
+    "callbacks=loss_by_noise",
+    "callbacks.samples=null",
+    "callbacks.figures=null",
+    "logger=csv",
+    "model=flow",
+    "network.width=8",
+    "network.depth=1",
+)
+
+
+def watched(folder, *overrides):
+    cfg = compose_config([*QUICK, *overrides], folder)
+    witness = Witness()
+    with pytest.MonkeyPatch.context() as patch:
+        begin = LossByNoise.on_fit_start
+
+        def on_fit_start(self, trainer, pl_module):
+            trainer.callbacks.append(witness)
+            begin(self, trainer, pl_module)
+
+        patch.setattr(LossByNoise, "on_fit_start", on_fit_start)
+        return train(cfg), witness
+
+
+def read_table(folder):
+    with (folder / "loss_by_noise.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_is_what_the_images_gave(tmp_path):
+    words = ["weighting=min_snr", "callbacks.loss_by_noise.bins=4", "trainer.limit_train_batches=5"]
+    result, witness = watched(tmp_path, *words)
+    schedule = result.module.noise_schedule
+    rows = read_table(tmp_path)
+    assert len(rows) == 8
+    for split, kept in (("train", witness.train), ("val", witness.val)):
+        t, error, loss = (torch.cat(each).double().numpy() for each in zip(*kept, strict=True))
+        level = 2 * np.log((1 - t) / t)
+        x0_error = error * t**2  # flow: the error on the target is that on x0 over t^2
+        mine = [row for row in rows if row["split"] == split]
+        assert sum(int(row["n"]) for row in mine) == len(t) == {"train": 20, "val": 4}[split]
+        assert float(mine[0]["log_snr_low"]) == -math.inf
+        assert float(mine[-1]["log_snr_high"]) == math.inf
+        for row in mine:
+            inside = (level > float(row["log_snr_low"])) & (level <= float(row["log_snr_high"]))
+            assert int(row["n"]) == inside.sum()
+            for name, values in (("error", error), ("x0_error", x0_error), ("loss", loss)):
+                if inside.any():
+                    assert float(row[name]) == pytest.approx(values[inside].mean(), rel=1e-5)
+                if inside.sum() > 1:
+                    se = values[inside].std(ddof=1) / inside.sum() ** 0.5
+                    assert float(row[f"{name}_se"]) == pytest.approx(se, rel=1e-3)
+    assert torch.allclose(schedule.alpha(witness.train[0][0]), 1 - witness.train[0][0])
+    assert (tmp_path / "figures" / "loss_by_noise.png").is_file()
+    # the mean over the bins is the loss that was logged
+    last = [row for row in rows if row["split"] == "val" and int(row["n"])]
+    mean = sum(int(row["n"]) * float(row["error"]) for row in last) / 4
+    assert mean == pytest.approx(float(result.metrics["val/loss"]), rel=1e-5)
+
+
+def test_training_is_the_same_with_it(tmp_path):
+    weights = []
+    for words in ([], ["callbacks.loss_by_noise=null"]):
+        cfg = compose_config([*QUICK, *words], tmp_path / str(len(words)))
+        weights.append(train(cfg).module.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+def test_a_run_that_is_resumed_has_the_same_table(tmp_path, typed):
+    words = [*QUICK, "trainer.limit_train_batches=4"]
+    train(
+        compose_config([*words, "trainer.max_steps=6", "trainer.max_epochs=2"], tmp_path / "whole")
+    )
+    train(
+        compose_config([*words, "trainer.max_steps=3", "trainer.max_epochs=2"], tmp_path / "half")
+    )
+    record = tmp_path / "half" / "metrics.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    code, _, err = typed("train", f"resume={tmp_path / 'half'}", "trainer.max_steps=6")
+    assert code == 0, err
+    assert read_table(tmp_path / "half") == read_table(tmp_path / "whole")
+
+
+def test_every_few_epochs_and_a_short_end_joins_what_came_before(tmp_path):
+    more = ["trainer.max_epochs=3", "callbacks.loss_by_noise.every_n_epochs=2"]
+    watched(tmp_path, *more)
+    count = sum(int(row["n"]) for row in read_table(tmp_path) if row["split"] == "train")
+    assert count == 3 * 2 * 4  # two epochs were a window, the third is half of one
+
+
+def test_accumulated_batches_count_once_and_the_loss_is_undivided(tmp_path):
+    _, witness = watched(tmp_path, "trainer.accumulate_grad_batches=2")
+    rows = [row for row in read_table(tmp_path) if row["split"] == "train" and int(row["n"])]
+    total = sum(int(row["n"]) * float(row["loss"]) for row in rows)
+    assert total == pytest.approx(float(torch.cat([w[2] for w in witness.train]).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("words", [["weighting=learned"], ["model=edm"], ["model=ddpm"]], ids=str)
+def test_other_objectives_and_precisions(tmp_path, words):
+    more = ["network=unet_fast", "trainer.precision=bf16-mixed"]
+    watched(tmp_path, *words, *more)
+    for row in read_table(tmp_path):
+        assert int(row["n"]) == 0 or math.isfinite(float(row["x0_error"]))
+
+
+def test_an_image_that_is_not_finite_is_left_out():
+    module = DiffusionModule(torch.nn.Identity(), LinearSchedule(), Flow())
+    callback = LossByNoise(bins=2)
+    callback.edges = torch.tensor([-1.0, 0.0, 1.0]).double()
+    t = torch.tensor([0.3, 0.3, 0.7])
+    error = torch.tensor([1.0, torch.nan, 2.0])
+    callback._add("train", module, error, error, t)
+    assert callback.sums["train"][:, 0].tolist() == [1, 1]
+    assert callback.sums["train"][:, 1].tolist() == [2, 1]
+
+
+def test_its_state_is_plain_and_comes_back():
+    callback, again = LossByNoise(3), LossByNoise(3)
+    callback.sums["train"] += torch.rand(3, 7, dtype=torch.float64)
+    callback.written += 1 / 3
+    again.load_state_dict(callback.state_dict())
+    assert torch.equal(again.sums["train"], callback.sums["train"])
+    assert torch.equal(again.sums["val"], callback.sums["val"])
+    assert torch.equal(again.written, callback.written)
+    assert all(isinstance(value, list) for value in callback.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ["bins", "every_n_epochs"])
+def test_refused(typed, name):
+    words = ["callbacks=loss_by_noise", f"callbacks.loss_by_noise.{name}=0"]
+    assert_refused(typed("train", *TINY, *words), f"{name}=0", "at least 1")
