@@ -242,6 +242,18 @@ def evaluate() -> None:
     _main(_task("evaluate:evaluate"), "evaluate")
 
 
+def compare() -> None:
+    """`diffusion-lab-compare`, scripts/compare.py."""
+    _bracket_lists("runs", "metrics")
+    _main(_task("compare:compare"), "compare")
+
+
+def tradeoff() -> None:
+    """`diffusion-lab-tradeoff`, scripts/tradeoff.py."""
+    _bracket_lists("samplers", "num_steps", "spacings", "labels")
+    _main(_task("tradeoff:tradeoff"), "tradeoff")
+
+
 def explain() -> None:
     """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"
