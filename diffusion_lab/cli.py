@@ -250,7 +250,7 @@ def compare() -> None:
 
 def tradeoff() -> None:
     """`diffusion-lab-tradeoff`, scripts/tradeoff.py."""
-    _bracket_lists("samplers", "num_steps", "spacings", "labels")
+    _bracket_lists("samplers", "num_steps", "spacings", "labels", "seeds")
     _main(_task("tradeoff:tradeoff"), "tradeoff")
 
 

@@ -9,9 +9,11 @@ from diffusion_lab.figures.curves import line_plot, loss_and_grid, loss_curve
 from diffusion_lab.figures.files import save_figure, save_gif, save_grid
 from diffusion_lab.figures.grid import grid_tensor
 from diffusion_lab.figures.images import image_row, labelled_rows, labelled_table, trajectory
+from diffusion_lab.figures.tradeoff import Point, tradeoff_figure
 
 __all__ = [
     "Panel",
+    "Point",
     "Spread",
     "grid_tensor",
     "image_row",
@@ -25,5 +27,6 @@ __all__ = [
     "save_gif",
     "save_grid",
     "spread_panels",
+    "tradeoff_figure",
     "trajectory",
 ]

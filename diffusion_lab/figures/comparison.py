@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from diffusion_lab.figures.curves import running_mean
@@ -77,7 +78,7 @@ def spread_panels(
     for ax, panel in zip(axes.flat, panels, strict=False):
         style_plot(ax, panel.title, "")
         if panel.floor is not None:
-            ax.axvline(panel.floor, color=MUTED, linewidth=1.2, linestyle="--", label="real images")
+            ax.axvline(panel.floor, color=MUTED, linewidth=1.2, linestyle="--")
         for i, row in enumerate(panel.rows):
             color = COLORS[i % len(COLORS)]
             if row.low is not None and row.high is not None:
@@ -88,11 +89,14 @@ def spread_panels(
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.margins(x=0.08)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_visible(False)
     if any(panel.floor is not None for panel in panels):
-        handles, texts = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside lower right", frameon=False, fontsize=SMALL_SIZE)
+        dashed = axes.flat[0].plot([], [], "--", color=MUTED, linewidth=1.2)
+        figure.legend(
+            dashed, ["real images"], loc="outside lower right", frameon=False, fontsize=SMALL_SIZE
+        )
     if title:
         figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left")
     return figure
@@ -125,7 +129,10 @@ def loss_curves(
             points = np.array(validations, dtype=np.float64).reshape(-1, 2)
             ax.plot(*points.T, "o", color=color, markersize=4)
     ax.set_yscale("log")
-    ax.margins(x=0.01)
+    for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    ax.tick_params(which="minor", labelsize=SMALL_SIZE, labelcolor=INK)
+    ax.margins(x=0.02)
     ax.plot([], [], "o", color=MUTED, markersize=4, label="validation")
     figure.legend(loc="outside lower left", frameon=False, fontsize=SMALL_SIZE, labelcolor=INK)
     if title:

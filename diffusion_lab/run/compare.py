@@ -155,7 +155,7 @@ def _lines(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> list[s
 def _title(metric: str) -> str:
     known = METRICS.get(metric)
     way = {"lower": " (less is better)", "higher": " (more is better)"}
-    return metric if known is None else known.title + way.get(known.better, "")
+    return metric if known is None else metric + way.get(known.better, "")
 
 
 def _over(group: Group) -> str:
@@ -251,7 +251,10 @@ def _draw(
     figures.save_figure(figures.spread_panels(names, panels), out / "comparison.png")
     curves = {group.name: [_losses(run) for run in group.runs] for group in groups}
     if any(len(losses) or points for runs in curves.values() for losses, points in runs):
-        figures.save_figure(figures.loss_curves(curves), out / "losses.png")
+        figures.save_figure(
+            figures.loss_curves(curves, "losses of different objectives do not compare"),
+            out / "losses.png",
+        )
 
 
 def _losses(run: EvaluatedRun) -> tuple[list[float], list[tuple[float, float]]]:

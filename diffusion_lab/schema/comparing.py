@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from diffusion_lab.schema.drawing import RunDataConfig
+
 
 @dataclass
 class CompareConfig:
@@ -27,13 +29,14 @@ class TradeoffConfig:
     num_steps: Any = MISSING
     spacings: Any = None
     num_samples: int = MISSING
-    seeds: int = 1
+    seeds: Any = 1
     out: str | None = None
     checkpoint: str = "last"
     weights: str | None = None
     trust: list[str] = field(default_factory=list)
     labels: Any = None
     guidance_scale: float = 1.0
-    extractor: str = MISSING
+    extractor: str | None = None
     batch_size: int = MISSING
     accelerator: str = "auto"
+    paths: RunDataConfig = field(default_factory=RunDataConfig)
