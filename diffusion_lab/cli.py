@@ -247,6 +247,18 @@ def diagnose() -> None:
     _main(_task("diagnose:diagnose"), "diagnose")
 
 
+def compare() -> None:
+    """`diffusion-lab-compare`, scripts/compare.py."""
+    _bracket_lists("runs", "metrics")
+    _main(_task("compare:compare"), "compare")
+
+
+def tradeoff() -> None:
+    """`diffusion-lab-tradeoff`, scripts/tradeoff.py."""
+    _bracket_lists("samplers", "num_steps", "spacings", "labels", "seeds")
+    _main(_task("tradeoff:tradeoff"), "tradeoff")
+
+
 def explain() -> None:
     """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"

@@ -176,7 +176,7 @@ def _draw_losses(
     reach = min(len(values) // 40, _LONGEST_REACH)
     if reach:
         ax.plot(steps, values, color=PALE, linewidth=0.7, label="each step")
-        mean, label = _running_mean(values, reach), f"mean over {2 * reach + 1} steps"
+        mean, label = running_mean(values, reach), f"mean over {2 * reach + 1} steps"
         ax.plot(steps, mean, color=COLORS[0], linewidth=1.8, label=label)
     else:
         # Too few steps for a mean carry the figure themselves. Marks, since one has no line.
@@ -190,7 +190,7 @@ def _draw_losses(
         ax.legend(frameon=False, fontsize=SMALL_SIZE, labelcolor=INK, loc="upper right")
 
 
-def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
     """Mean over each value and its neighbours up to reach steps away; NaN counts as absent.
 
     Centred, so that the mean lies on the curve instead of trailing behind it. At the start, where

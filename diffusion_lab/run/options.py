@@ -1,5 +1,6 @@
 """The words of the configuration groups as objects, and why some pairs of them make no sense."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +51,19 @@ def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Samp
     if spacing is not None:
         settings["timestep_spacing"] = spacing
     return option("sampler", word, **settings)
+
+
+def sampler_word(config: Mapping[str, Any]) -> str:
+    """The word whose settings a sampler's configuration has most of; its class's name if none."""
+
+    def shared(word: str) -> int:
+        own = _config("sampler", word)
+        if any(own.get(key) != config.get(key) for key in ("_target_", "scheduler")):
+            return 0
+        return len([key for key in own if own[key] == config.get(key)])
+
+    best = max(words("sampler"), key=shared)
+    return best if shared(best) else str(config.get("_target_", "unknown")).rpartition(".")[2]
 
 
 def refusal(part: Sampler | Prediction, noise_schedule: NoiseSchedule) -> str | None:

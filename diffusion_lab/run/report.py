@@ -1,12 +1,13 @@
 """What a run says of itself, before and after."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from diffusion_lab.modules import DiffusionModule
@@ -37,15 +38,20 @@ def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.
 
 def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) -> str:
     """A short table of what a run gave, and where its pictures are."""
-    table = Table("what", "value", title="finished", title_justify="left")
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.6g}")
-    table.add_row("steps", f"{trainer.global_step:,}")
-    table.add_row("seconds", f"{seconds:.1f}")
+    rows = [[name, f"{value:.6g}"] for name, value in metrics.items()]
+    rows += [["steps", f"{trainer.global_step:,}"], ["seconds", f"{seconds:.1f}"]]
     for name in ("figures", "checkpoints"):
         folder = Path(trainer.default_root_dir, name)
         if folder.is_dir():
-            table.add_row(name, str(folder))
+            rows.append([name, str(folder)])
+    return table_text("finished", ["what", "value"], rows)
+
+
+def table_text(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as lines of text."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
     text = io.StringIO()
     Console(file=text, width=200).print(table)
     return text.getvalue().rstrip()

@@ -6,6 +6,7 @@ held against that class by `run.check`. Imports neither torch nor lightning.
 
 from hydra.core.config_store import ConfigStore
 
+from diffusion_lab.schema.comparing import CompareConfig, TradeoffConfig
 from diffusion_lab.schema.drawing import (
     EditConfig,
     ExportConfig,
@@ -19,6 +20,7 @@ from diffusion_lab.schema.extractor import TrainExtractorConfig
 from diffusion_lab.schema.training import TrainConfig
 
 __all__ = [
+    "CompareConfig",
     "DiagnoseConfig",
     "EditConfig",
     "EvaluateConfig",
@@ -27,6 +29,7 @@ __all__ = [
     "InpaintConfig",
     "InterpolateConfig",
     "SampleConfig",
+    "TradeoffConfig",
     "TrainConfig",
     "TrainExtractorConfig",
 ]
@@ -35,6 +38,8 @@ _SCHEMAS: dict[str, dict[str, type]] = {
     "train": {"train_schema": TrainConfig},
     "sample": {"sample_schema": SampleConfig},
     "export": {"export_schema": ExportConfig},
+    "compare": {"compare_schema": CompareConfig},
+    "tradeoff": {"tradeoff_schema": TradeoffConfig},
     "edit": {
         "edit_schema": EditConfig,
         "inpaint_schema": InpaintConfig,

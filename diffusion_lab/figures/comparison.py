@@ -1,0 +1,152 @@
+"""Figures of several runs beside each other: their scores and their losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
+from numpy.typing import ArrayLike
+
+from diffusion_lab.figures.curves import running_mean
+from diffusion_lab.figures.style import (
+    COLORS,
+    INK,
+    MUTED,
+    SMALL_SIZE,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    WIDTH,
+    new_figure,
+    style_plot,
+    text_width,
+)
+
+_ROW = 0.42
+_LONGEST_NAME = 34
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What one row of a panel shows."""
+
+    values: Sequence[float]
+    """A point each."""
+    mean: float
+    low: float | None
+    """None: no interval is known."""
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One measure of all rows."""
+
+    title: str
+    rows: Sequence[Spread]
+    floor: float | None = None
+    """A dashed line: what real images have."""
+
+
+def spread_panels(
+    names: Sequence[str], panels: Sequence[Panel], title: str | None = None
+) -> Figure:
+    """Draw a panel a measure: points for values, a bar for the interval of their mean.
+
+    Args:
+        names: of the rows, from above.
+        panels: each with a row for every name; two stand side by side.
+        title: a line over the figure.
+
+    Raises:
+        ValueError: no panel, or one with another number of rows.
+
+    """
+    if not panels or any(len(panel.rows) != len(names) for panel in panels):
+        raise ValueError("a comparison needs panels with a row for every name")
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    labels = [_folded(name) for name in names]
+    height = lines * (0.95 + _ROW * sum(label.count("\n") / 2 + 1 for label in labels))
+    width = WIDTH + max(0.0, max(text_width(label, SMALL_SIZE) for label in labels) - 1.2)
+    figure = new_figure(width, height + (0.35 if title else 0))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        style_plot(ax, panel.title, "")
+        if panel.floor is not None:
+            ax.axvline(panel.floor, color=MUTED, linewidth=1.2, linestyle="--")
+        for i, row in enumerate(panel.rows):
+            color = COLORS[i % len(COLORS)]
+            if row.low is not None and row.high is not None:
+                ax.plot([row.low, row.high], [i, i], color=color, linewidth=5, alpha=0.3)
+            ax.plot(row.values, [i] * len(row.values), "o", color=color, markersize=4, alpha=0.7)
+            ax.plot([row.mean], [i], "|", color=color, markersize=16, markeredgewidth=2)
+        ax.set_yticks(range(len(names)), labels)
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.margins(x=0.08)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.set_visible(False)
+    if any(panel.floor is not None for panel in panels):
+        dashed = axes.flat[0].plot([], [], "--", color=MUTED, linewidth=1.2)
+        figure.legend(
+            dashed, ["real images"], loc="outside lower right", frameon=False, fontsize=SMALL_SIZE
+        )
+    if title:
+        figure.suptitle(title, fontsize=TITLE_SIZE, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def loss_curves(
+    curves: Mapping[str, Sequence[tuple[ArrayLike, Sequence[tuple[float, float]]]]],
+    title: str | None = None,
+) -> Figure:
+    """Draw the losses of several runs: lines the training's running mean, dots the validation.
+
+    Args:
+        curves: name -> for each of its runs the loss of every step, (N,), and the points (step,
+            validation loss); either may be empty.
+        title: a line over the figure.
+
+    """
+    figure = new_figure(WIDTH, 3.8 + 0.18 * len(curves))
+    figure.set_layout_engine("constrained")
+    ax = figure.add_subplot()
+    style_plot(ax, "step", "loss")
+    for i, (name, runs) in enumerate(curves.items()):
+        color, dashes = COLORS[i % len(COLORS)], ("-", "--", ":")[i // len(COLORS) % 3]
+        ax.plot([], [], dashes, color=color, label=name)
+        for losses, validations in runs:
+            steps = np.asarray(losses, dtype=np.float64)
+            steps = np.where(np.isfinite(steps), steps, np.nan)
+            mean = running_mean(steps, min(len(steps) // 40, 50))
+            ax.plot(np.arange(len(mean)), mean, dashes, color=color, linewidth=1.0, alpha=0.6)
+            points = np.array(validations, dtype=np.float64).reshape(-1, 2)
+            ax.plot(*points.T, "o", color=color, markersize=4)
+    ax.set_yscale("log")
+    for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    ax.tick_params(which="minor", labelsize=SMALL_SIZE, labelcolor=INK)
+    ax.margins(x=0.02)
+    ax.plot([], [], "o", color=MUTED, markersize=4, label="validation")
+    figure.legend(loc="outside lower left", frameon=False, fontsize=SMALL_SIZE, labelcolor=INK)
+    if title:
+        ax.set_title(title, fontsize=TEXT_SIZE, color=INK, loc="left")
+    return figure
+
+
+def _folded(name: str) -> str:
+    """A name in lines of about _LONGEST_NAME, broken at its commas."""
+    lines = [""]
+    for part in name.split(", "):
+        if lines[-1] and len(lines[-1]) + len(part) > _LONGEST_NAME:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] += f", {part}" if lines[-1] else part
+    return "\n".join(lines)

@@ -1,0 +1,6 @@
+"""Hold evaluated runs against each other: `python scripts/compare.py runs=<run>,<run>`."""
+
+from diffusion_lab.cli import compare
+
+if __name__ == "__main__":
+    compare()

@@ -1,0 +1,6 @@
+"""Weigh quality against cost of a run's samplers: `python scripts/tradeoff.py run=<run folder>`."""
+
+from diffusion_lab.cli import tradeoff
+
+if __name__ == "__main__":
+    tradeoff()
