@@ -50,7 +50,7 @@ class Bound(NamedTuple):
 
 
 def start_of(noise_schedule: NoiseSchedule, ratio: float) -> float:
-    """The level sigma / alpha that a density is asked at: `ratio`, or the cleanest trained above it.
+    """The level sigma / alpha that a density is asked at: `ratio`, but no cleaner than trained.
 
     Raises UserError for a path whose noise is not Gaussian, or that ends before the level.
     """
