@@ -1,4 +1,4 @@
-"""How likely images are under a trained path: exactly by the deterministic one, or by a bound.
+"""How likely images are under a trained path, by the ordinary differential equation that walks it.
 
 Images are (B, C, H, W) in the network's range, d = C H W, log densities in nats. The denoiser is
 all that is asked: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
@@ -13,11 +13,9 @@ from scipy.integrate import RK45
 from torch import Tensor
 
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
-from diffusion_lab.diffusion.samplers.base import Denoise, fresh_noise
-from diffusion_lab.diffusion.vp_schedule import VPSchedule
+from diffusion_lab.diffusion.samplers.base import Denoise
 from diffusion_lab.errors import UserError
 
-VARIANCES = ("fixed_small", "fixed_large")
 SMALLEST_STEP = 1e-9  # of an angle; float32 networks are not smooth on this scale
 
 Progress = Callable[[float], None]
@@ -33,38 +31,23 @@ class Density(NamedTuple):
     """(B,) how often the denoiser was asked until this image was done."""
 
 
-class Bound(NamedTuple):
-    """The terms of the variational bound on -log P(image), float64 (B,) nats each."""
+def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
+    """Raise UserError if there is no density at the level `ratio`, sigma / alpha, of this path.
 
-    prior: Tensor
-    """L_T."""
-    steps: Tensor
-    """The sum of L_1 .. L_{T-1}."""
-    decoder: Tensor
-    """L_0."""
-
-    @property
-    def total(self) -> Tensor:
-        """The bound, (B,)."""
-        return self.prior + self.steps + self.decoder
-
-
-def start_of(noise_schedule: NoiseSchedule, ratio: float) -> float:
-    """The level sigma / alpha that a density is asked at: `ratio`, but no cleaner than trained.
-
-    Raises UserError for a path whose noise is not Gaussian, or that ends before the level.
+    There is one of a path with Gaussian noise, from the cleanest level that was trained (but above
+    0, where images that fill little of their space have no density) to the noisy end.
     """
     if noise_schedule.noise != "gaussian":
         raise UserError(
             f"this noise schedule's noise is {noise_schedule.noise}: a likelihood needs a Gaussian "
             "path, such as a run of model=flow, ddpm, edm or score_matching"
         )
-    if not 0 < ratio < noise_schedule.max_ratio:
+    low, high = noise_schedule.min_ratio, noise_schedule.max_ratio
+    if not max(low, 1e-6) <= ratio < high:
         raise UserError(
-            f"start_ratio={ratio:g}: expected a level sigma / alpha above 0 and below the end of "
-            f"the noise schedule, {noise_schedule.max_ratio:g}"
+            f"start_ratio={ratio:g}: expected a noise level sigma / alpha that the run was trained "
+            f"at, from {max(low, 1e-6):.4g} to below {high:.4g}"
         )
-    return max(ratio, noise_schedule.min_ratio)
 
 
 def rademacher(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
@@ -108,12 +91,12 @@ def log_density(
 
     def slope(angle: Tensor, state: Tensor) -> Tensor:
         """Of z and of the integrated divergence a dimension. (B,), (B, d + P) -> (B, d + P)."""
-        t = noise_schedule.t_of_ratio(angle.tan())
-        own = torch.hypot(noise_schedule.alpha(t), noise_schedule.sigma(t))
+        t = noise_schedule.t_of_ratio(angle.tan().float().to(images.device))
+        own = torch.hypot(noise_schedule.alpha(t), noise_schedule.sigma(t)).cpu()
         sin, cos = angle.sin()[:, None], angle.cos()[:, None]
         with torch.enable_grad():
             z = state[:, :dims].detach().view(shape).requires_grad_()
-            denoised = denoise((z * per_image(own, z)).to(images.dtype), t)
+            denoised = denoise((z * per_image(own, z)).to(images), t).cpu()
             traces = []
             for k, probe in enumerate(probes):
                 (product,) = torch.autograd.grad(
@@ -129,7 +112,8 @@ def log_density(
         of_z = scaled[:, :dims].square().mean(1).sqrt()
         return torch.maximum(of_z, scaled[:, dims:].amax(1))
 
-    z = images.double().flatten(1) * math.cos(first)
+    # float64 for the sums of many small steps, on the CPU because not every device has it
+    z = images.cpu().double().flatten(1) * math.cos(first)
     state = torch.cat([z, z.new_zeros(len(z), len(probes))], dim=1)
     state, num_calls = _solve(slope, error_norm, state, (first, last), progress)
     z, divergence = state[:, :dims], state[:, dims:].T * dims
@@ -172,7 +156,7 @@ def _solve(
         slopes.append(slope(there, new))
         error = step[:, None] * sum(w * s for w, s in zip(e, slopes, strict=True))
         norm = error_norm(error, torch.maximum(state.abs(), new.abs()))
-        num_calls += 6 * running.cpu()
+        num_calls += 6 * running
         accepted = (norm <= 1) & running  # never where it is not a number
         position = torch.where(accepted, there, position)
         state = torch.where(accepted[:, None], new, state)
@@ -187,97 +171,3 @@ def _solve(
         if progress is not None:  # steps grow with the angle for most of the way
             progress((position / first).log().mean().item() / math.log(last / first))
     return state, num_calls
-
-
-def variational_bound(
-    denoise: Denoise,
-    noise_schedule: NoiseSchedule,
-    images: Tensor,
-    generators: Sequence[torch.Generator],
-    *,
-    value_range: tuple[float, float],
-    variance: str = "fixed_small",
-    num_timesteps: int | None = None,
-    progress: Progress | None = None,
-) -> Bound:
-    """The bound on -log P(image) of ancestral sampling from a VP run, for pixels of 256 levels.
-
-    Ho et al. 2020 (arXiv 2006.11239), eq. 5: L_T + L_1 .. L_{T-1} + L_0, with one x_t for each
-    term, the means of eq. 7 and the steps' variances beta_t ("fixed_large") or beta~_t
-    ("fixed_small"). L_0 is the discretised Gaussian of eq. 13 with variance beta~_2, beta~_1 being
-    0, as in the code of that paper. images are the 256 levels spread evenly over value_range.
-
-    With num_timesteps below T - 1, the sum over L_1 .. L_{T-1} is estimated without bias from so
-    many of them, evenly spaced from a random beginning, another for each image. Noise and beginning
-    are each image's generator's. Raises UserError for what `check_bound` refuses.
-    """
-    path = check_bound(noise_schedule, variance, num_timesteps)
-    alpha_bar = path.alphas_cumprod.to(images.device).double()
-    before = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-    betas = 1 - alpha_bar / before
-    posterior = betas * (1 - before) / (1 - alpha_bar)  # beta~, eq. 7
-    of_x0 = before.sqrt() * betas / (1 - alpha_bar)  # what x0 counts in the mean of eq. 7
-    chosen = posterior if variance == "fixed_small" else betas
-    terms = len(alpha_bar) - 1
-    count = num_timesteps or terms
-
-    @torch.no_grad()
-    def see(t: Tensor) -> Tensor:
-        x_t = noise_schedule.add_noise(images, fresh_noise(images, generators), t)
-        return denoise(x_t, t)
-
-    def done(share: float) -> None:
-        if progress is not None:
-            progress(share)
-
-    beginning = torch.stack([torch.rand((), generator=g, device=g.device) for g in generators])
-    steps = alpha_bar.new_zeros(len(images))
-    for k in range(count):
-        position = ((k + beginning.double()) * terms / count).long().clamp(max=terms - 1)
-        t = (position + 1).to(images.device)
-        squared = (images - see(t)).double().square().flatten(1).sum(1)
-        ratio = posterior[t] / chosen[t]
-        per_pixel = 0.5 * (ratio - 1 - ratio.log())
-        kl = images[0].numel() * per_pixel + 0.5 * of_x0[t] ** 2 / chosen[t] * squared
-        steps += kl * terms / count
-        done((k + 1) / (count + 1))
-
-    denoised = see(torch.zeros(len(images), dtype=torch.long, device=images.device))
-    decoder = -_log_bin(images.double(), denoised.double(), posterior[1].sqrt(), value_range)
-    left, noise = alpha_bar[-1], 1 - alpha_bar[-1]
-    prior = 0.5 * (left * images.double().square() + noise - 1 - noise.log())
-    done(1.0)
-    return Bound(prior.flatten(1).sum(1), steps, decoder.flatten(1).sum(1))
-
-
-def check_bound(
-    noise_schedule: NoiseSchedule, variance: str, num_timesteps: int | None
-) -> VPSchedule:
-    """Raise UserError if the variational bound is not defined for this path or these settings."""
-    if not isinstance(noise_schedule, VPSchedule):
-        raise UserError(
-            "the variational bound is that of a chain of betas, and this run's noise schedule has "
-            "none: use method=ode, or a run of model=ddpm"
-        )
-    if variance not in VARIANCES:
-        raise UserError(f"variance={variance} is unknown: choose from {list(VARIANCES)}")
-    terms = noise_schedule.num_train_timesteps - 1
-    if num_timesteps is not None and not 1 <= num_timesteps <= terms:
-        raise UserError(
-            f"num_timesteps={num_timesteps}: expected 1 to {terms}, the terms of this run's bound, "
-            "or null for all"
-        )
-    return noise_schedule
-
-
-def _log_bin(x: Tensor, mean: Tensor, std: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Log of what N(mean, std^2) gives to the level x of 256; the outer bins have no outer edge."""
-    low, high = value_range
-    half = (high - low) / 255 / 2
-    lower = torch.where(x < low + half, -torch.inf, (x - half - mean) / std)
-    upper = torch.where(x > high - half, torch.inf, (x + half - mean) / std)
-    # in the left tail, where the logarithm of the normal distribution keeps its digits
-    mirrored = lower + upper > 0
-    lower, upper = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
-    log_upper = torch.special.log_ndtr(upper)
-    return log_upper + torch.log1p(-(torch.special.log_ndtr(lower) - log_upper).exp())

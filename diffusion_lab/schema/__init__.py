@@ -14,7 +14,7 @@ from diffusion_lab.schema.drawing import (
     InterpolateConfig,
     SampleConfig,
 )
-from diffusion_lab.schema.evaluation import EvaluateConfig
+from diffusion_lab.schema.evaluation import EvaluateConfig, LikelihoodConfig
 from diffusion_lab.schema.extractor import TrainExtractorConfig
 from diffusion_lab.schema.training import TrainConfig
 
@@ -25,6 +25,7 @@ __all__ = [
     "ImageToImageConfig",
     "InpaintConfig",
     "InterpolateConfig",
+    "LikelihoodConfig",
     "SampleConfig",
     "TrainConfig",
     "TrainExtractorConfig",
@@ -41,6 +42,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
         "image_to_image_schema": ImageToImageConfig,
     },
     "evaluate": {"evaluate_schema": EvaluateConfig},
+    "likelihood": {"likelihood_schema": LikelihoodConfig},
     "train_extractor": {"train_extractor_schema": TrainExtractorConfig},
 }
 
