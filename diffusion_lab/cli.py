@@ -266,6 +266,11 @@ def explain() -> None:
     _main(_task("explain:explain"), "train")
 
 
+def likelihood() -> None:
+    """`diffusion-lab-likelihood`, scripts/likelihood.py."""
+    _main(_task("likelihood:likelihood"), "likelihood")
+
+
 def train_extractor() -> None:
     """`diffusion-lab-train-extractor`, scripts/train_extractor.py."""
     _main(_task("train_extractor:train_extractor"), "train_extractor")

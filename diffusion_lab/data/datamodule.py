@@ -199,6 +199,10 @@ class ImageDataModule(L.LightningDataModule):
         """Return the images of a split in order, uint8, (N, C, H, W)."""
         return self._split(split)[0]
 
+    def labels(self, split: str) -> Tensor:
+        """Return the labels of a split in order, int64, (N,)."""
+        return self._split(split)[1]
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""

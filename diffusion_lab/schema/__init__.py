@@ -15,7 +15,7 @@ from diffusion_lab.schema.drawing import (
     InterpolateConfig,
     SampleConfig,
 )
-from diffusion_lab.schema.evaluation import DiagnoseConfig, EvaluateConfig
+from diffusion_lab.schema.evaluation import DiagnoseConfig, EvaluateConfig, LikelihoodConfig
 from diffusion_lab.schema.extractor import TrainExtractorConfig
 from diffusion_lab.schema.training import TrainConfig
 
@@ -28,6 +28,7 @@ __all__ = [
     "ImageToImageConfig",
     "InpaintConfig",
     "InterpolateConfig",
+    "LikelihoodConfig",
     "SampleConfig",
     "TradeoffConfig",
     "TrainConfig",
@@ -48,6 +49,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
     },
     "evaluate": {"evaluate_schema": EvaluateConfig},
     "diagnose": {"diagnose_schema": DiagnoseConfig},
+    "likelihood": {"likelihood_schema": LikelihoodConfig},
     "train_extractor": {"train_extractor_schema": TrainExtractorConfig},
 }
 

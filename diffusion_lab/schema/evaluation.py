@@ -52,3 +52,28 @@ class DiagnoseConfig:
     extractor: str | None = None
     sampler: Any = MISSING
     paths: RunDataConfig = field(default_factory=RunDataConfig)
+
+
+@dataclass
+class LikelihoodConfig:
+    """The likelihood of real images under a trained run."""
+
+    run: str = MISSING
+    method: str = MISSING
+    split: str = "test"
+    num_images: int = 64
+    labels: str = "none"
+    seed: int = 0
+    batch_size: int = 64
+    tolerance: float = 1e-3
+    probes: int = 1
+    draws: int = 1
+    start_ratio: float | None = None
+    variance: str = "fixed_small"
+    num_timesteps: int | None = None
+    out: str | None = None
+    checkpoint: str = "last"
+    weights: str | None = None
+    trust: list[str] = field(default_factory=list)
+    accelerator: str = "auto"
+    paths: RunDataConfig = field(default_factory=RunDataConfig)

@@ -1,0 +1,173 @@
+"""How likely images are under a trained path, by the ordinary differential equation that walks it.
+
+Images are (B, C, H, W) in the network's range, d = C H W, log densities in nats. The denoiser is
+all that is asked: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from scipy.integrate import RK45
+from torch import Tensor
+
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
+from diffusion_lab.diffusion.samplers.base import Denoise
+from diffusion_lab.errors import UserError
+
+SMALLEST_STEP = 1e-9  # of an angle; float32 networks are not smooth on this scale
+
+Progress = Callable[[float], None]
+"""Called now and then with the share of the work that is done, from 0 to 1."""
+
+
+class Density(NamedTuple):
+    """What the probability-flow ODE says of B images."""
+
+    log_density: Tensor
+    """float64 (P, B), nats of the image at the start level x_t / alpha, for each probe."""
+    num_calls: Tensor
+    """(B,) how often the denoiser was asked until this image was done."""
+
+
+def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
+    """Raise UserError if there is no density at the level `ratio`, sigma / alpha, of this path.
+
+    There is one of a path with Gaussian noise, from the cleanest level that was trained (but above
+    0, where images that fill little of their space have no density) to the noisy end.
+    """
+    if noise_schedule.noise != "gaussian":
+        raise UserError(
+            f"this noise schedule's noise is {noise_schedule.noise}: a likelihood needs a Gaussian "
+            "path, such as a run of model=flow, ddpm, edm or score_matching"
+        )
+    low, high = noise_schedule.min_ratio, noise_schedule.max_ratio
+    if not max(low, 1e-6) <= ratio < high:
+        raise UserError(
+            f"start_ratio={ratio:g}: expected a noise level sigma / alpha that the run was trained "
+            f"at, from {max(low, 1e-6):.4g} to below {high:.4g}"
+        )
+
+
+def rademacher(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Probes of -1 and 1 for every image from its own generator, (P, B, C, H, W).
+
+    shape is (P, C, H, W).
+    """
+    draws = [torch.randint(0, 2, tuple(shape), generator=g, device=g.device) for g in generators]
+    return torch.stack(draws, dim=1).float() * 2 - 1
+
+
+def log_density(
+    denoise: Denoise,
+    noise_schedule: NoiseSchedule,
+    images: Tensor,
+    probes: Tensor,
+    *,
+    start_ratio: float,
+    tolerance: float,
+    progress: Progress | None = None,
+) -> Density:
+    """Log density of images as x_t / alpha at the level start_ratio, by the probability-flow ODE.
+
+    Song et al. 2020 (arXiv 2011.13456), eq. 39, in variables in which all paths are one and both
+    ends are bounded: the angle a = atan(sigma / alpha) and z = x_t / hypot(alpha, sigma), which is
+    cos(a) x0 + sin(a) noise. There
+
+        dz/da = (cos(a) z - x0_hat) / sin(a),    d log p(z(a)) / da = -div of it,
+
+    solved up to the noisy end, where z has the distribution that samplers begin with. The trace of
+    the Jacobian of x0_hat is estimated by Hutchinson's probes v (P, B, C, H, W), E[v v^T] = 1, kept
+    along the path: the mean of v^T J v (eq. 40). Dormand and Prince's 5(4) pair with a step size of
+    its own for each image, so what an image gets does not depend on its batch but by rounding. A
+    step is accepted if its error estimate is below tolerance (1 + size), of z in the root mean
+    square and of the log density in nats a dimension.
+
+    Raises UserError if the step size vanishes.
+    """
+    shape, dims = images.shape, images[0].numel()
+    first, last = math.atan(start_ratio), math.atan(noise_schedule.max_ratio)
+
+    def slope(angle: Tensor, state: Tensor) -> Tensor:
+        """Of z and of the integrated divergence a dimension. (B,), (B, d + P) -> (B, d + P)."""
+        t = noise_schedule.t_of_ratio(angle.tan().float().to(images.device))
+        own = torch.hypot(noise_schedule.alpha(t), noise_schedule.sigma(t)).cpu()
+        sin, cos = angle.sin()[:, None], angle.cos()[:, None]
+        with torch.enable_grad():
+            z = state[:, :dims].detach().view(shape).requires_grad_()
+            denoised = denoise((z * per_image(own, z)).to(images), t).cpu()
+            traces = []
+            for k, probe in enumerate(probes):
+                (product,) = torch.autograd.grad(
+                    denoised, z, probe.to(denoised.dtype), retain_graph=k + 1 < len(probes)
+                )
+                traces.append((product * probe).flatten(1).sum(1))
+        velocity = (cos * z.detach().flatten(1) - denoised.detach().flatten(1)) / sin
+        divergence = (cos - torch.stack(traces, dim=1) / dims) / sin
+        return torch.cat([velocity, divergence], dim=1)
+
+    def error_norm(error: Tensor, state: Tensor) -> Tensor:
+        scaled = error.abs() / (tolerance * (1 + state.abs()))
+        of_z = scaled[:, :dims].square().mean(1).sqrt()
+        return torch.maximum(of_z, scaled[:, dims:].amax(1))
+
+    # float64 for the sums of many small steps, on the CPU because not every device has it
+    z = images.cpu().double().flatten(1) * math.cos(first)
+    state = torch.cat([z, z.new_zeros(len(z), len(probes))], dim=1)
+    state, num_calls = _solve(slope, error_norm, state, (first, last), progress)
+    z, divergence = state[:, :dims], state[:, dims:].T * dims
+
+    end = noise_schedule.t_of_ratio(torch.tensor([math.tan(last)]))
+    own_end = torch.hypot(noise_schedule.alpha(end), noise_schedule.sigma(end)).item()
+    std = noise_schedule.init_noise_sigma / own_end
+    prior = -0.5 * (z / std).square().sum(1) - dims * math.log(std * math.sqrt(2 * math.pi))
+    # z is x_t / alpha times cos(a): its density is the larger by that factor a dimension
+    return Density(prior + divergence + dims * math.log(math.cos(first)), num_calls)
+
+
+def _solve(
+    slope: Callable[[Tensor, Tensor], Tensor],
+    error_norm: Callable[[Tensor, Tensor], Tensor],
+    state: Tensor,
+    ends: tuple[float, float],
+    progress: Progress | None,
+) -> tuple[Tensor, Tensor]:
+    """Integrate (B, S) float64 from one positive end to the other; -> the state, calls (B,).
+
+    Every row has its own position and step, which SciPy's solvers do not offer; the coefficients of
+    the pair are SciPy's.
+    """
+    a, b, c, e = (torch.as_tensor(v).to(state) for v in (RK45.A, RK45.B, RK45.C, RK45.E))
+    first, last = ends
+    position = state.new_full((len(state),), first)
+    step = position.clone()  # near the clean end everything changes on the scale of the angle
+    num_calls = torch.ones(len(state), dtype=torch.long)
+    now = slope(position, state)
+    while (running := position < last).any():
+        step = torch.minimum(step, last - position)  # 0 for those that are done
+        slopes = [now]
+        for weights, share in zip(a[1:], c[1:], strict=True):
+            moved = sum(w * s for w, s in zip(weights[: len(slopes)], slopes, strict=True))
+            slopes.append(slope(position + share * step, state + step[:, None] * moved))
+        moved = sum(w * s for w, s in zip(b, slopes, strict=True))
+        new = state + step[:, None] * moved
+        there = torch.where(step < last - position, position + step, last)
+        slopes.append(slope(there, new))
+        error = step[:, None] * sum(w * s for w, s in zip(e, slopes, strict=True))
+        norm = error_norm(error, torch.maximum(state.abs(), new.abs()))
+        num_calls += 6 * running
+        accepted = (norm <= 1) & running  # never where it is not a number
+        position = torch.where(accepted, there, position)
+        state = torch.where(accepted[:, None], new, state)
+        now = torch.where(accepted[:, None], slopes[-1], now)
+        factor = (0.9 * norm.clamp(min=1e-10) ** -0.2).nan_to_num(nan=0.2).clamp(0.2, 5)
+        step = step * factor
+        if (step[position < last] < SMALLEST_STEP).any():
+            raise UserError(
+                "the step size of the ODE vanished: raise tolerance=, or see whether the run's "
+                "images are finite"
+            )
+        if progress is not None:  # steps grow with the angle for most of the way
+            progress((position / first).log().mean().item() / math.log(last / first))
+    return state, num_calls

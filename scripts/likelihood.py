@@ -1,0 +1,6 @@
+"""How likely a run finds real images: `python scripts/likelihood.py run=<run folder>`."""
+
+from diffusion_lab.cli import likelihood
+
+if __name__ == "__main__":
+    likelihood()
