@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion_lab.errors import UserError
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -17,11 +19,22 @@ class Affine:
         rotation: in degrees, either way.
         scale: 0.1 for a size from 0.9 to 1.1 of its own.
 
+    Raises:
+        UserError: for a number out of range.
+
     """
 
     shift: float = 2.0
     rotation: float = 10.0
     scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shift < math.inf:
+            raise UserError(f"shift={self.shift}: expected pixels, 0 or more, shift=2")
+        if not 0 <= self.rotation <= 180:
+            raise UserError(f"rotation={self.rotation}: expected degrees from 0 to 180")
+        if not 0 <= self.scale < 1:
+            raise UserError(f"scale={self.scale}: expected at least 0 and less than 1, scale=0.1")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return images (N, C, H, W), float, black 0, as many; the generator is one of the CPU."""

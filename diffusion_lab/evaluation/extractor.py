@@ -219,15 +219,16 @@ def load_extractor(name: str = "mnist_v1") -> Extractor:
     folder = record_file.parent
     try:
         record = json.loads(record_file.read_text())
-        version, shape = record["version"], record["image_shape"]
-        file, expected = folder / f"{version}.safetensors", record["sha256"]
-        network = Classifier(shape[0], record["num_classes"], record["num_features"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        weights = folder / f"{record['version']}.safetensors"
+        channels, _, _ = record["image_shape"]
+        network = Classifier(channels, record["num_classes"], record["num_features"])
+        _ = record["data"]["dataset"], record["sha256"], record["reference_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{record_file} is damaged ({error!r}): {_RESTORE}") from error
     try:
-        network.load_state_dict(load(verified(file, expected)))
+        network.load_state_dict(load(verified(weights, record["sha256"])))
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{file} holds no network of this kind: {_RESTORE}") from error
+        raise UserError(f"{weights} holds no network of this kind: {_RESTORE}") from error
     return TrainedExtractor(network, record, folder)
 
 

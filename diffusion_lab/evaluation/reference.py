@@ -7,6 +7,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -103,7 +104,10 @@ def load_reference(extractor: Extractor) -> Reference:
         )
     file = extractor.folder / f"{extractor.name}.reference.safetensors"
     verified(file, extractor.record["reference_sha256"])
-    return _read(file)
+    reference = _read(file)
+    if reference.extractor_sha256 != extractor.sha256:
+        raise UserError(f"{file} was computed by another network than {extractor.name}")
+    return reference
 
 
 def cached_reference(
@@ -172,26 +176,28 @@ def write_reference(reference: Reference, file: Path) -> None:
             f"{split}.mean": moments.mean,
             f"{split}.covariance": moments.covariance,
         }
-    about = {
-        "format": str(FORMAT),
+    about: dict[str, Any] = {
+        "format": FORMAT,
         "data": reference.data,
         "extractor": reference.extractor,
         "extractor_sha256": reference.extractor_sha256,
-        "sha256": _digest(arrays),
     }
+    about["sha256"] = _digest(arrays, about)
     with replacing(file) as part:
-        part.write_bytes(save(arrays, about))
+        # in one entry: safetensors writes several in an order of its own each time
+        part.write_bytes(save(arrays, {"about": json.dumps(about)}))
 
 
 def _read(file: Path) -> Reference:
     """Read what `write_reference` wrote; UserError if it is damaged."""
     try:
         with safe_open(file, "numpy") as opened:
-            about = opened.metadata() or {}
+            about = json.loads(opened.metadata()["about"])
+            expected = about.pop("sha256")
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error})") from error
-    if about.get("sha256") != _digest(arrays) or about["format"] != str(FORMAT):
+    if expected != _digest(arrays, about) or about["format"] != FORMAT:
         raise UserError(f"{file} is damaged or of another format")
 
     def features(split: str) -> Features:
@@ -214,9 +220,10 @@ def _read(file: Path) -> Reference:
     )
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(arrays):
+        digest.update(name.encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
 

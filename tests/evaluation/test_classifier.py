@@ -1,0 +1,174 @@
+"""The network that judges images, how it is trained, and what its training refuses."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.ndimage import map_coordinates
+
+from diffusion_lab.data.fake import draw_bars
+from diffusion_lab.data.loader import InMemoryLoader
+from diffusion_lab.errors import Diverged, UserError
+from diffusion_lab.evaluation.augmentation import Affine
+from diffusion_lab.evaluation.classifier import Classifier
+from diffusion_lab.evaluation.training import Training, count_errors
+from tests.evaluation.conftest import TINY_EXTRACTOR
+
+
+def bars(n, seed, batch_size=32, shuffle=False):
+    images, labels = draw_bars(n, 28, 1, torch.Generator().manual_seed(seed))
+    return InMemoryLoader(images, labels, batch_size, shuffle=shuffle)
+
+
+def test_each_image_is_moved_in_its_own_way_as_scipy_moves_it():
+    images = torch.rand(3, 1, 20, 12)
+    shift, rotation, scale = 2.0, 30.0, 0.25
+    moved = Affine(shift, rotation, scale)(images, torch.Generator().manual_seed(4))
+    draws = torch.rand(4, 3, generator=torch.Generator().manual_seed(4)).double().numpy() * 2 - 1
+    down, right = np.meshgrid(np.arange(20) - 9.5, np.arange(12) - 5.5, indexing="ij")
+    for image, found, (x, y, turn, size) in zip(images, moved, draws.T, strict=True):
+        angle, zoom = np.deg2rad(turn * rotation), 1 + size * scale
+        source_right = (np.cos(angle) * right - np.sin(angle) * down) / zoom + x * shift
+        source_down = (np.sin(angle) * right + np.cos(angle) * down) / zoom + y * shift
+        where = [source_down + 9.5, source_right + 5.5]
+        expected = map_coordinates(image[0].double().numpy(), where, order=1, mode="grid-constant")
+        np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-5)
+
+
+def test_nothing_moves_where_nothing_may():
+    images = torch.rand(2, 3, 9, 9)
+    moved = Affine(0, 0, 0)(images, torch.Generator())
+    torch.testing.assert_close(moved, images, atol=1e-6, rtol=0)
+
+
+def test_the_classifier_has_the_size_that_is_said_of_it():
+    network = Classifier()
+    size = sum(parameter.numel() for parameter in network.parameters())
+    assert 115_000 < size < 125_000
+    assert sum(t.numel() * t.element_size() for t in network.state_dict().values()) < 2**20
+    x = torch.rand(2, 1, 28, 28)
+    features = network.eval().features(x)
+    assert features.shape == (2, 64) and bool((features >= 0).all())
+    by_hand = features @ network.head.weight.T + network.head.bias
+    torch.testing.assert_close(network(x), by_hand)
+
+
+def test_training_learns_keeps_its_best_epoch_and_depends_on_the_seed_alone():
+    def train(seed):
+        errors = []
+        network = Training(max_epochs=4, lr=0.01, seed=seed)(
+            bars(400, 0, shuffle=True), held_out, 10, progress=lambda e, loss, n: errors.append(n)
+        )
+        return network, errors
+
+    held_out = bars(200, 1)
+    network, errors = train(0)
+    assert len(errors) == 4
+    assert count_errors(network, held_out) == min(errors) < 100  # of 180 by chance
+    torch.rand(7)  # the global state has no part in it
+    again, _ = train(0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True)
+    )
+    other, _ = train(1)
+    assert not torch.equal(network.head.weight, other.head.weight)
+
+
+def test_errors_are_counted_as_by_hand():
+    held_out = bars(50, 2, batch_size=20)
+    network = Classifier().eval()
+    likeliest = network(held_out.images / 255).argmax(dim=1)
+    assert count_errors(network, held_out) == int((likeliest != held_out.labels).sum())
+
+
+def test_a_training_that_diverges_says_so():
+    with pytest.raises(Diverged, match="try lr="):
+        Training(max_epochs=1, lr=1e30)(bars(64, 0, shuffle=True), bars(20, 1), 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_epochs": 0}, "max_epochs=0"),
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        Training(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"shift": -1.0}, {"rotation": 181.0}, {"scale": 1.0}, {"scale": float("nan")}]
+)
+def test_moves_out_of_range_are_refused(settings):
+    [name] = settings
+    with pytest.raises(UserError, match=f"{name}="):
+        Affine(**settings)
+
+
+def test_the_command_leaves_weights_a_record_and_a_reference(fake_extractor):
+    assert {file.name for file in fake_extractor.iterdir()} == {
+        "fake_v1.safetensors",
+        "fake_v1.json",
+        "fake_v1.reference.safetensors",
+    }
+    record = json.loads((fake_extractor / "fake_v1.json").read_text())
+    for key, file in (("sha256", "fake_v1"), ("reference_sha256", "fake_v1.reference")):
+        content = (fake_extractor / f"{file}.safetensors").read_bytes()
+        assert record[key] == hashlib.sha256(content).hexdigest()
+    assert record["data"]["num_train"] == 240 and record["data"]["num_val"] == 60
+    assert record["training"]["max_epochs"] == 3 and record["training"]["batch_size"] == 32
+    assert record["image_shape"] == [1, 28, 28]
+
+    # the accuracy it claims, counted anew from the file
+    network = Classifier()
+    network.load_state_dict(load_file(fake_extractor / "fake_v1.safetensors"))
+    generator = torch.Generator().manual_seed(0)
+    draw_bars(300, 28, 1, generator)  # the training images come first
+    images, labels = draw_bars(1000, 28, 1, generator)
+    wrong = network.eval()(images / 255).argmax(dim=1) != labels
+    assert record["accuracy"]["test"] == {"images": 1000, "errors": int(wrong.sum())}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], ["version= is missing", "version=mnist_v2"]),
+        (["version=inception"], ["version=inception exists"]),
+        (["version=../up"], ["version=../up", "mnist_v2"]),
+        (["version=new", "max_epochs=0"], ["max_epochs=0"]),
+        (["version=new", "lr=fast"], ["lr"]),
+        (["version=new", "shift=-1"], ["shift=-1"]),
+        (["version=new", "data.value_range=zero_one"], ["data.value_range is unknown"]),
+        (["version=new", "data.val_size=1"], ["data.val_size=1"]),
+        (["version=new", "data.val_size=999"], ["val_size is 999"]),
+        (["version=new", "seed=-1"], ["seed=-1"]),
+        (["version=new", "epochs=3"], ["epochs is unknown", "max_epochs"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_refused_and_leaves_nothing(typed, tmp_path, words, said):
+    code, out, err = typed("train_extractor", *TINY_EXTRACTOR, *words)
+    assert code == 2, out + err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    for word in said:
+        assert word in lines[0]
+    assert not list(tmp_path.rglob("*safetensors"))
+
+
+def test_a_version_that_exists_is_never_written_over(typed, fake_extractor):
+    before = {file: file.read_bytes() for file in fake_extractor.iterdir()}
+    code, _, err = typed(
+        "train_extractor", *TINY_EXTRACTOR, "version=fake_v1", f"out={fake_extractor}"
+    )
+    assert code == 2 and "already holds something" in err
+    assert {file: file.read_bytes() for file in fake_extractor.iterdir()} == before
+    code, _, err = typed("train_extractor", *TINY_EXTRACTOR, "version=mnist_v1")
+    assert code == 2 and "version=mnist_v1 exists" in err and "mnist_v2" in err

@@ -1,0 +1,252 @@
+"""What extractors see, and what they do not take."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torchvision.models import inception_v3
+from torchvision.transforms.v2 import functional as transform
+
+from diffusion_lab.data.fake import draw_bars
+from diffusion_lab.data.sources import load_images
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.classifier import Classifier
+from diffusion_lab.evaluation.extractor import (
+    SHIPPED,
+    Features,
+    load_extractor,
+    shipped_versions,
+    unpadded,
+)
+from diffusion_lab.evaluation.inception import load_inception
+
+
+def bars(n, size=28, channels=1):
+    return draw_bars(n, size, channels, torch.Generator().manual_seed(3))[0]
+
+
+def digits(tmp_path):
+    """The full test split where it is, else 500 of the bundled digits; with their labels."""
+    folder = Path(os.environ.get("DIFFUSION_LAB_DATA", tmp_path))
+    full = (folder / "MNIST" / "raw" / "t10k-images-idx3-ubyte").is_file()
+    found = (
+        load_images("mnist", folder, "full") if full else load_images("mnist", tmp_path, "bundled")
+    )
+    return found.test_images, found.test_labels, full
+
+
+def one_line(error):
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_it_sees_what_the_network_computes_in_batches_of_any_number(fake_extractor):
+    extractor = load_extractor(str(fake_extractor))
+    extractor.batch_size = 4
+    images, told = bars(10), []
+    seen = extractor(images, progress=told.append)
+    assert told == [4, 4, 2]
+
+    network = Classifier()
+    network.load_state_dict(load_file(fake_extractor / "fake_v1.safetensors"))
+    network.eval()
+    with torch.no_grad():
+        values = network.body(images.double().div(255).float() * 2 - 1)
+        logits = network.head(values).double().numpy()
+    np.testing.assert_allclose(seen.values, values.numpy(), atol=1e-5)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(seen.probabilities, expected, atol=1e-5)
+    assert seen.values.dtype == seen.probabilities.dtype == np.float64
+    assert (extractor.num_features, extractor.num_classes) == (64, 10)
+    assert len(extractor(images[:0])) == 0
+
+
+def test_features_are_cut_and_joined():
+    values, probabilities = np.arange(12.0).reshape(4, 3), np.ones((4, 0))
+    seen = Features(values, probabilities)
+    joined = Features.concatenate([seen[1:3], seen[[0]]])
+    assert len(joined) == 3 and joined.probabilities.shape == (3, 0)
+    np.testing.assert_array_equal(joined.values, values[[1, 2, 0]])
+
+
+def test_padding_is_undone(fake_extractor):
+    extractor = load_extractor(str(fake_extractor))
+    images = bars(6)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    torch.testing.assert_close(unpadded(padded, (1, 28, 28)), images)
+    np.testing.assert_array_equal(extractor(padded).values, extractor(images).values)
+    nearly = padded.clone()
+    nearly[:, :, 0] = 20  # a drawn image is not quite black at its edges
+    np.testing.assert_array_equal(extractor(nearly).values, extractor(images).values)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((2, 1, 28, 28), np.uint8), ["ndarray", "tensor"]),
+        (torch.zeros(2, 1, 28, 28), ["float32", "uint8", "decode"]),
+        (torch.full((2, 1, 28, 28), torch.nan), ["float32 and not all finite", "uint8"]),
+        (torch.zeros(2, 1, 28, 28, dtype=torch.int64), ["int64", "uint8"]),
+        (torch.zeros(1, 28, 28, dtype=torch.uint8), ["(1, 28, 28)", "(N, C, H, W)"]),
+        (torch.zeros(2, 3, 28, 28, dtype=torch.uint8), ["3 channels", "extractor=inception"]),
+        (torch.zeros(2, 1, 20, 20, dtype=torch.uint8), ["20x20", "28x28", "data.image_size"]),
+        (torch.zeros(2, 1, 31, 31, dtype=torch.uint8), ["31x31", "32x32"]),
+        (torch.zeros(2, 1, 28, 32, dtype=torch.uint8), ["28x32", "32x32"]),
+        (torch.full((2, 1, 64, 64), 99, dtype=torch.uint8), ["64x64", "not black", "99 of 255"]),
+    ],
+)
+def test_other_images_are_refused_in_one_line(fake_extractor, images, words):
+    with pytest.raises(UserError) as error:
+        load_extractor(str(fake_extractor))(images)
+    for word in words:
+        assert word in one_line(error)
+
+
+@pytest.mark.parametrize("name", ["mnist_v0", "", "{folder}", "{file}"])
+def test_a_name_of_nothing_is_refused(tmp_path, name):
+    (tmp_path / "file").touch()
+    name = name.format(folder=tmp_path, file=tmp_path / "file")
+    with pytest.raises(UserError, match="is no extractor") as error:
+        load_extractor(name)
+    assert "inception" in one_line(error) and "train_extractor.py" in str(error.value)
+
+
+def altered(folder, file, tmp_path, change):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    content = bytearray((copy / file).read_bytes())
+    (copy / file).write_bytes(change(content))
+    return str(copy)
+
+
+def flip_last_bit(content):
+    content[-1] ^= 1
+    return content
+
+
+def test_one_altered_bit_of_the_weights_is_noticed(fake_extractor, tmp_path):
+    name = altered(fake_extractor, "fake_v1.safetensors", tmp_path, flip_last_bit)
+    with pytest.raises(UserError, match=r"fake_v1\.safetensors has been altered") as error:
+        load_extractor(name)
+    assert "restore it" in one_line(error)
+
+
+def test_weights_that_are_gone_are_named(fake_extractor, tmp_path):
+    name = altered(fake_extractor, "fake_v1.json", tmp_path, bytes)
+    Path(name, "fake_v1.safetensors").unlink()
+    with pytest.raises(UserError, match=r"fake_v1\.safetensors cannot be read"):
+        load_extractor(name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:40],
+        lambda content: b"[]",
+        lambda content: b"\xff\xfe",
+        lambda content: content.replace(b'"reference_sha256"', b'"other"'),
+        lambda content: content.replace(b'"dataset"', b'"other"'),
+        lambda content: content.replace(b'"num_classes": 10', b'"num_classes": -1'),
+    ],
+    ids=["cut", "list", "bytes", "no reference", "no data", "no classes"],
+)
+def test_a_damaged_record_is_named(fake_extractor, tmp_path, change):
+    name = altered(fake_extractor, "fake_v1.json", tmp_path, change)
+    with pytest.raises(UserError, match=r"fake_v1\.json is damaged") as error:
+        load_extractor(name)
+    one_line(error)
+
+
+def test_weights_of_another_network_are_refused(fake_extractor, tmp_path):
+    name = altered(
+        fake_extractor,
+        "fake_v1.json",
+        tmp_path,
+        lambda content: content.replace(b'"num_classes": 10', b'"num_classes": 9'),
+    )
+    with pytest.raises(UserError, match="no network of this kind"):
+        load_extractor(name)
+
+
+@pytest.mark.parametrize("name", shipped_versions())
+def test_a_shipped_extractor_is_as_right_as_its_record_says(name, tmp_path):
+    record = json.loads((SHIPPED / f"{name}.json").read_text())
+    extractor = load_extractor(name)
+    assert extractor.name == name and extractor.sha256 == record["sha256"]
+    images, labels, full = digits(tmp_path)
+    wrong = int((extractor(images).probabilities.argmax(axis=1) != labels.numpy()).sum())
+    claimed = record["accuracy"]["test"]
+    assert 1 - claimed["errors"] / claimed["images"] >= 0.995
+    if full:
+        # another processor may round another way where two classes are as likely
+        assert abs(wrong - claimed["errors"]) <= 1
+    else:
+        assert wrong <= 5  # of 500
+
+
+def test_mnist_v1_is_shipped():
+    assert "mnist_v1" in shipped_versions()
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory):
+    """Weights of the right shape; the real ones take a download."""
+    torch.manual_seed(0)
+    network = inception_v3(weights=None, init_weights=False)
+    file = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+def test_inception_sees_as_torchvision_does(inception_file):
+    gray = bars(2, size=40)
+    extractor = load_extractor(str(inception_file))
+    seen = extractor(gray)
+    assert seen.values.shape == (2, 2048) and seen.probabilities.shape == (2, 0)
+    np.testing.assert_allclose(extractor(gray.repeat(1, 3, 1, 1)).values, seen.values, atol=1e-5)
+
+    # torchvision's own way in: values normalised by ImageNet's colours, undone by transform_input
+    network = inception_v3(weights=None, init_weights=False, transform_input=True).eval()
+    network.load_state_dict(torch.load(inception_file, weights_only=True))
+    large = transform.resize((gray / 255).repeat(1, 3, 1, 1), [299, 299], antialias=True)
+    colours = transform.normalize(large, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    pooled = []
+    network.avgpool.register_forward_hook(lambda module, args, output: pooled.append(output))
+    with torch.no_grad():
+        network(colours)
+    expected = pooled[0].flatten(1).numpy()
+    np.testing.assert_allclose(seen.values, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match="gray ones"):
+        extractor(torch.zeros(1, 2, 40, 40, dtype=torch.uint8))
+
+
+def test_inception_is_never_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"inception_v3_google-0cc3c7bd\.pth") as error:
+        load_extractor("inception")
+    line = one_line(error)
+    assert "https://" in line and "extractor=<path" in line and "mnist_v1" in line
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_what_lies_where_inception_should_is_checked(monkeypatch, tmp_path, inception_file):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
+    file.parent.mkdir(parents=True)
+    shutil.copy(inception_file, file)
+    with pytest.raises(UserError, match="is damaged"):
+        load_extractor("inception")
+    other = tmp_path / "other.pth"
+    torch.save({"a": torch.zeros(1)}, other)
+    with pytest.raises(UserError, match="no weights of torchvision's inception_v3"):
+        load_inception(other)
+    other.write_bytes(b"no pickle")
+    with pytest.raises(UserError, match="no weights of torchvision's inception_v3"):
+        load_inception(other)

@@ -1,0 +1,202 @@
+"""Real images as an extractor sees them: beside its weights, or computed once and kept."""
+
+import logging
+import shutil
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.fake import draw_bars
+from diffusion_lab.data.sources import ImageSet, fake_images, load_images
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation import reference as module
+from diffusion_lab.evaluation.extractor import Extractor, load_extractor, shipped_versions
+from diffusion_lab.evaluation.reference import (
+    cache_key,
+    cached_reference,
+    load_reference,
+    make_reference,
+)
+from tests.evaluation.test_extractor import altered, digits, flip_last_bit
+
+
+class Means(Extractor):
+    """Sees the mean and the brightest pixel of an image; counts how often it looks."""
+
+    resize_rule = "none"
+
+    def __init__(self, sha256="a" * 64):
+        def see(x):
+            self.looks += 1
+            return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1), x.new_empty(len(x), 0)
+
+        super().__init__(see, "means", sha256, 2, 0, (1, 28, 28))
+        self.looks = 0
+
+    def fit(self, images):
+        return images
+
+
+def small_set(seed=0, size=28, name="bars"):
+    generator = torch.Generator().manual_seed(seed)
+    train, test = (draw_bars(n, size, 1, generator) for n in (30, 12))
+    return ImageSet(*train, *test, name=name, source="fake", note="")
+
+
+def assert_equal(a, b):
+    for field in fields(a):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(x, str):
+            assert x == y
+        elif isinstance(x, np.ndarray):
+            np.testing.assert_array_equal(x, y)
+        else:
+            for part in fields(x):
+                np.testing.assert_array_equal(getattr(x, part.name), getattr(y, part.name))
+
+
+def test_the_reference_beside_the_weights_is_of_the_images_that_were_kept_apart(fake_extractor):
+    extractor = load_extractor(str(fake_extractor))
+    reference = load_reference(extractor)
+    assert (reference.data, reference.extractor) == ("fake", "fake_v1")
+    assert reference.extractor_sha256 == extractor.sha256
+
+    data = ImageDataModule("fake", num_images=300, val_size=60)
+    data.setup()
+    for seen, labels, moments, loader in (
+        (reference.test, reference.test_labels, reference.test_moments, data.test_dataloader()),
+        (reference.train, reference.train_labels, reference.train_moments, data.val_dataloader()),
+    ):
+        exact = extractor(loader.images)
+        np.testing.assert_array_equal(labels, loader.labels.numpy())
+        np.testing.assert_allclose(seen.values, exact.values, rtol=2**-10, atol=1e-6)
+        np.testing.assert_allclose(seen.probabilities, exact.probabilities, atol=1e-6)
+        # the moments were not rounded to half precision
+        np.testing.assert_allclose(moments.mean, exact.values.mean(axis=0), atol=1e-6)
+        around = exact.values - exact.values.mean(axis=0)
+        by_hand = around.T @ around / (len(around) - 1)
+        np.testing.assert_allclose(moments.covariance, by_hand, atol=1e-6)
+
+
+def test_one_altered_bit_of_the_reference_is_noticed(fake_extractor, tmp_path):
+    name = altered(fake_extractor, "fake_v1.reference.safetensors", tmp_path, flip_last_bit)
+    with pytest.raises(UserError, match=r"reference\.safetensors has been altered"):
+        load_reference(load_extractor(name))
+
+
+@pytest.mark.parametrize("name", shipped_versions())
+def test_a_shipped_reference_is_what_its_extractor_sees(name, tmp_path):
+    extractor = load_extractor(name)
+    reference = load_reference(extractor)
+    assert len(reference.test) == len(reference.train) == 10_000
+    images, labels, full = digits(tmp_path)
+    if full:
+        np.testing.assert_array_equal(reference.test_labels, labels.numpy())
+        seen = extractor(images[:1_000])
+        np.testing.assert_allclose(
+            reference.test.values[:1_000], seen.values, rtol=0.002, atol=1e-3
+        )
+        return
+    # the bundled digits are of the training split: a sixth of them was held out, and stands here
+    data = load_images("mnist", tmp_path, "bundled")
+    seen = extractor(torch.cat([data.train_images, data.test_images])).values
+    nearest = torch.cdist(torch.tensor(seen), torch.tensor(reference.train.values)).amin(dim=1)
+    same = (nearest < 0.01).double().mean()
+    assert 0.13 < same < 0.21
+
+
+def test_of_equal_data_an_extractor_takes_its_own_reference(fake_extractor, tmp_path):
+    extractor = load_extractor(str(fake_extractor))
+    found = cached_reference(extractor, fake_images(20, 20), tmp_path / "cache")
+    assert_equal(found, load_reference(extractor))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_reference_is_computed_once_and_is_the_same_read_as_computed(tmp_path):
+    extractor, images = Means(), small_set()
+    first = cached_reference(extractor, images, tmp_path / "cache", n=10)
+    looks = extractor.looks
+    assert_equal(cached_reference(extractor, images, tmp_path / "cache", n=10), first)
+    assert extractor.looks == looks > 0
+    [file] = (tmp_path / "cache").iterdir()
+    assert file.name == f"{cache_key(extractor, images, 10)}.safetensors"
+
+    assert len(first.test) == len(first.train) == 10
+    expected = images.test_images[:10].double().div(255).mean(dim=(1, 2, 3))
+    np.testing.assert_allclose(first.test.values[:, 0], expected, rtol=2**-10)
+    # the training images are those that every training holds out
+    data = ImageDataModule("fake", num_images=30, num_test_images=12, val_size=10)
+    data._load = lambda: images
+    data.setup()
+    np.testing.assert_array_equal(first.train_labels, data.val_dataloader().labels.numpy())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:50],
+        flip_last_bit,
+        lambda content: content.replace(b"bars", b"bbrs"),
+        lambda content: content.replace(b"sha256", b"sha257"),
+        lambda content: b"",
+        lambda content: b"x" * 99,
+    ],
+    ids=["cut", "bit", "name", "key", "empty", "other"],
+)
+def test_a_damaged_cache_is_computed_again_with_a_warning(tmp_path, caplog, damage):
+    extractor, images = Means(), small_set()
+    first = cached_reference(extractor, images, tmp_path, n=10)
+    [file] = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(bytearray(whole)))
+    with caplog.at_level(logging.WARNING):
+        assert_equal(cached_reference(extractor, images, tmp_path, n=10), first)
+    assert "damaged" in caplog.text and file.name in caplog.text
+    assert file.read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
+
+
+def test_everything_that_shapes_a_reference_changes_its_key(monkeypatch):
+    extractor, images = Means(), small_set()
+    keys = {cache_key(extractor, images, 10)}
+    assert keys == {cache_key(Means(), small_set(), 10)}
+    keys.add(cache_key(extractor, images, 11))
+    keys.add(cache_key(Means("b" * 64), images, 10))
+    keys.add(cache_key(extractor, small_set(seed=1), 10))
+    # the same bytes in another shape, and cut into other splits
+    pixels = [images.train_images.reshape(-1, 1, 14, 56), images.test_images.reshape(-1, 1, 14, 56)]
+    keys.add(cache_key(extractor, replace_images(images, *pixels), 10))
+    moved = replace(images)
+    object.__setattr__(moved, "train_labels", images.train_labels[:-1])
+    keys.add(cache_key(extractor, moved, 10))
+    monkeypatch.setattr(Means, "resize_rule", "another")
+    keys.add(cache_key(extractor, images, 10))
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    keys.add(cache_key(extractor, images, 10))
+    assert len(keys) == 8
+
+
+def replace_images(images, train, test):
+    changed = replace(images, train_images=train, test_images=test)
+    assert changed.sha256 == images.sha256
+    return changed
+
+
+def test_too_few_images_and_extractors_without_a_reference_are_refused():
+    images = draw_bars(5, 28, 1, torch.Generator().manual_seed(0))
+    one = images[0][:1], images[1][:1]
+    with pytest.raises(UserError, match="1 held-out training images"):
+        make_reference(Means(), "bars", images, one)
+    with pytest.raises(UserError, match="means comes with no reference"):
+        load_reference(Means())
+
+
+def test_a_reference_of_another_network_is_refused(fake_extractor, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(fake_extractor, copy)
+    extractor = load_extractor(str(copy))
+    extractor.sha256 = "0" * 64
+    with pytest.raises(UserError, match="computed by another network"):
+        load_reference(extractor)
