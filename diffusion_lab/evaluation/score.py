@@ -38,20 +38,22 @@ METRICS = {
     "label_agreement": Metric("agreement with the label", "higher"),
 }
 _NEIGHBORS = (metrics.NUM_NEIGHBORS, metrics.NUM_NEIGHBORS_DENSITY)
+_KINDS = {"values": "features", "probabilities": "classes"}
 
 
 class Scorer:
     """Scores sets of samples; what depends on the real images alone is computed once.
 
-    Samples of any number are held against all test images of the reference. What an estimate gains
-    by that number, most of all FID, `floor` shows at the same number.
+    Samples of any number are held against all test images of the reference. FID is too high by a
+    bias that shrinks as they grow more, so figures at different numbers do not compare; `floor`
+    shows what real images get at the same number.
     """
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         y = reference.test.values
         self._within = metrics.mean_kernel_within(y)
-        self._radii = metrics.squared_radii(y, _NEIGHBORS)
+        self._radii = metrics.squared_radii(y, _NEIGHBORS) if len(y) > max(_NEIGHBORS) else []
         self._warned: set[str] = set()
 
     def __call__(
@@ -64,8 +66,8 @@ class Scorer:
     ) -> dict[str, float]:
         """The metrics that can be had of these samples, by the names of METRICS.
 
-        With no more samples than features FID is left out, with no more than neighbours the four
-        metrics of neighbourhoods; a warning says so, once.
+        With no more samples, or real images, than features FID is left out, with no more than
+        neighbours the four metrics of neighbourhoods; a warning says so, once.
 
         Args:
             samples: of two images at least.
@@ -75,11 +77,12 @@ class Scorer:
 
         Raises:
             UserError: for features that are not finite, of another number than the reference's, or
-                of a single image.
+                of a single image; for another number of `asked`.
 
         """
-        self._check(samples)
+        self._check(samples, asked)
         x, y = samples.values, self.reference.test.values
+        least = min(len(x), len(y))
         scores: dict[str, float] = {}
 
         def found(**values: float) -> None:
@@ -88,13 +91,13 @@ class Scorer:
                 if progress is not None:
                     progress(name)
 
-        if len(x) > x.shape[1]:
+        if least > x.shape[1]:
             own = moments or metrics.Moments.of(x)
             found(fid=metrics.frechet_distance(own, self.reference.test_moments))
         found(
             kid=metrics.kid(metrics.mean_kernel_within(x), self._within, metrics.mean_kernel(x, y))
         )
-        if len(x) > max(_NEIGHBORS):
+        if least > max(_NEIGHBORS):
             (radii,) = metrics.squared_radii(x, _NEIGHBORS[:1])
             narrow, wide = self._radii
             four = metrics.precision_recall_density_coverage(x, y, radii, narrow, wide)
@@ -114,29 +117,36 @@ class Scorer:
                 found(label_agreement=float(right.mean()))
         return scores
 
-    def _check(self, samples: Features) -> None:
+    def _check(self, samples: Features, asked: NDArray[np.integer] | None) -> None:
         n, dimensions = samples.values.shape
-        if dimensions != self.reference.test.values.shape[1]:
-            raise UserError(
-                f"the samples have {dimensions} features, the reference of "
-                f"{self.reference.extractor} has {self.reference.test.values.shape[1]}: "
-                "they were seen by different extractors"
-            )
+        for what in ("values", "probabilities"):
+            found = getattr(samples, what).shape[1]
+            expected = getattr(self.reference.test, what).shape[1]
+            if found and found != expected:  # none: an extractor that tells no classes apart
+                raise UserError(
+                    f"the samples have {found} {_KINDS[what]}, the reference of "
+                    f"{self.reference.extractor} has {expected}: "
+                    "they were seen by different extractors"
+                )
+        if asked is not None and asked.shape != (n,):
+            raise UserError(f"labels of shape {asked.shape} for {n} samples: expected one for each")
         if n < 2:
             raise UserError(f"num_samples={n}: expected at least 2 images to compare")
         if not (np.isfinite(samples.values).all() and np.isfinite(samples.probabilities).all()):
             raise UserError(
                 "the features are not all finite: the images or the extractor are broken"
             )
-        if n <= max(_NEIGHBORS):
+        real = len(self.reference.test)
+        fewer = f"{n} samples" if n <= real else f"{real} real test images"
+        if min(n, real) <= max(_NEIGHBORS):
             self._warn(
-                f"{n} samples: only KID and the class metrics stand; FID needs more than "
+                f"{fewer}: only KID and the class metrics stand; FID needs more than "
                 f"{dimensions} of them, precision, recall, density and coverage more than "
                 f"{max(_NEIGHBORS)}"
             )
-        elif n <= dimensions:
+        elif min(n, real) <= dimensions:
             self._warn(
-                f"{n} samples are no more than the {dimensions} features, FID is left out; KID, "
+                f"{fewer} are no more than the {dimensions} features, FID is left out; KID, "
                 "precision, recall, density, coverage and the class metrics stand"
             )
 

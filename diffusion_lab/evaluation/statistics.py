@@ -1,6 +1,7 @@
 """Means with their uncertainty, and whether two of them differ."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
         return Difference(difference, None, None, None)
     if np.ptp(a) == np.ptp(b) == 0:  # the test divides by the spread
         return Difference(difference, difference, difference, float(difference == 0))
-    return _tested(difference, stats.ttest_ind(a, b, equal_var=False))
+    return _tested(difference, lambda: stats.ttest_ind(a, b, equal_var=False))
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
@@ -70,10 +71,14 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
         return Difference(difference, None, None, None)
     if np.ptp(differences) == 0:
         return Difference(difference, difference, difference, float(difference == 0))
-    return _tested(difference, stats.ttest_rel(a, b))
+    return _tested(difference, lambda: stats.ttest_rel(a, b))
 
 
-def _tested(difference: float, result: Any) -> Difference:
+def _tested(difference: float, test: Callable[[], Any]) -> Difference:
+    with warnings.catch_warnings():
+        # scipy warns of one side without spread, which Welch's test takes as it is
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result = test()
     interval = result.confidence_interval(CONFIDENCE)
     return Difference(difference, float(interval.low), float(interval.high), float(result.pvalue))
 

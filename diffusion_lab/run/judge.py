@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.extractor import Extractor
 from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.evaluation.score import METRICS, Scorer, floor
@@ -28,9 +29,18 @@ class Judged:
 
 
 class Judge:
-    """Scores sets of images by one extractor against one reference."""
+    """Scores sets of images by one extractor against one reference.
+
+    Raises UserError if it is not this extractor that saw the images of the reference.
+    """
 
     def __init__(self, extractor: Extractor, reference: Reference) -> None:
+        if reference.extractor_sha256 != extractor.sha256:
+            raise UserError(
+                f"the real images were seen by extractor {reference.extractor} (sha256 "
+                f"{reference.extractor_sha256[:8]}), the samples would be by {extractor.name} "
+                f"({extractor.sha256[:8]}): expected the reference of the same extractor"
+            )
         self.extractor, self.reference = extractor, reference
         self.scorer = Scorer(reference)
 

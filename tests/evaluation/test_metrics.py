@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg
+from sklearn.neighbors import NearestNeighbors
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -65,6 +66,32 @@ def test_fid_of_equal_and_of_degenerate_sets():
     assert fid(x, x + 2) == pytest.approx(4 * 12)
 
 
+def test_fid_moves_as_a_gaussian_is_moved_and_scaled(features):
+    x, y = features
+    apart = x.mean(0) - y.mean(0)
+    by = np.arange(12.0)
+    moved = fid(x, y) - apart @ apart + (apart + by) @ (apart + by)
+    assert fid(x + by, y) == pytest.approx(moved)
+    # 2 x has the covariance 4 C, whose root with C is 2 C: tr(4 C + C - 2 * 2 C) = tr(C)
+    centred = x - x.mean(0)
+    assert fid(2 * centred, centred) == pytest.approx(np.trace(np.cov(x.T)))
+    assert fid(x, y) == pytest.approx(fid(y, x))
+
+
+def test_fid_of_one_distribution_falls_with_the_number_of_samples():
+    random = np.random.default_rng(0)
+    truth = metrics.Moments(np.zeros(8), np.eye(8))
+
+    def mean_fid(n):
+        draws = [metrics.Moments.of(random.normal(size=(n, 8))) for _ in range(40)]
+        return np.mean([metrics.frechet_distance(draw, truth) for draw in draws])
+
+    few, many = mean_fid(50), mean_fid(500)
+    # to first order in 1 / N: F of the mean, F (F + 1) / 4 of the covariance
+    assert many == pytest.approx((8 + 8 * 9 / 4) / 500, rel=0.1)
+    assert few > 8 * many
+
+
 def test_kid_is_torchmetrics_over_the_whole_sets(features):
     x, y = features[0][:250], features[1]
     other = KernelInceptionDistance(feature=Flat(), subsets=1, subset_size=250)
@@ -112,6 +139,24 @@ def test_neighbourhoods_are_those_of_the_definitions(features):
     coverage = np.mean([any(d[i, j] <= wide[j] for i in range(len(x))) for j in range(len(y))])
     assert four(x, y) == pytest.approx((precision, recall, density, coverage))
     assert 0 < precision < 1 and 0 < recall < 1  # or nothing was compared
+
+
+def test_radii_are_those_of_scikit_learn(features):
+    x = features[0]
+    distances, _ = NearestNeighbors(n_neighbors=6, algorithm="kd_tree").fit(x).kneighbors(x)
+    for k, squared in zip((3, 5), metrics.squared_radii(x, (3, 5)), strict=True):
+        assert np.sqrt(squared) == pytest.approx(distances[:, k])  # column 0 is the point itself
+    with pytest.raises(ValueError, match="5 points have no 5-th"):
+        metrics.squared_radii(x[:5], (3, 5))
+
+
+def test_repeated_points_are_inside_balls_of_no_radius(features):
+    """As a collapsed model draws them: rounding must not put a point outside of itself."""
+    x = np.repeat(features[0] * 100, 6, axis=0)
+    shuffled = x[np.random.default_rng(0).permutation(len(x))]
+    precision, recall, density, coverage = four(shuffled, x)
+    assert (precision, recall, coverage) == (1, 1, 1)
+    assert density == pytest.approx(6 / 5)  # the six of its kind, each with a ball around it
 
 
 def test_neighbourhoods_do_not_depend_on_the_blocks(features, monkeypatch):

@@ -1,5 +1,7 @@
 """Intervals that cover what they say, tests that reject as often as they say."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -41,6 +43,34 @@ def test_welch_rejects_equal_means_as_often_as_it_says_and_finds_different_ones(
     )
 
 
+def test_intervals_of_differences_cover_the_truth_as_often_as_they_say():
+    random = np.random.default_rng(1)
+    found = [welch(random.normal(3, 1, size=4), random.normal(1, 2, size=5)) for _ in range(600)]
+    assert np.mean([of.low <= 2 <= of.high for of in found]) == pytest.approx(0.95, abs=0.03)
+
+
+def test_one_side_without_spread_is_taken_without_a_word():
+    """As of a precision that is 1 for every seed."""
+    b = [0.9, 0.93, 0.96]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = welch([1.0, 1.0, 1.0], b)
+    error = np.std(b, ddof=1) / 3**0.5  # and with it the degrees of freedom are those of b alone
+    half = stats.t.ppf(0.975, 2) * error
+    assert found.difference == pytest.approx(0.07)
+    assert (found.low, found.high) == pytest.approx((0.07 - half, 0.07 + half))
+    assert found.p_value == pytest.approx(2 * stats.t.sf(0.07 / error, 2))
+
+
+def test_pairs_are_a_test_of_the_differences():
+    random = np.random.default_rng(2)
+    a, b = random.normal(size=(2, 6))
+    of_differences = stats.ttest_1samp(a - b, 0)
+    found, interval = paired(a, b), of_differences.confidence_interval()
+    assert found.p_value == pytest.approx(of_differences.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
 def test_pairs_see_through_what_seeds_share():
     shared = np.array([1.0, 10.0, 20.0])
     a, b = shared + np.array([0.5, 0.6, 0.4]), shared
@@ -58,3 +88,22 @@ def test_no_spread_at_all_divides_by_nothing():
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_holm_rejects_what_its_steps_reject():
+    """The procedure as published: from the smallest p on, as long as p < alpha / (m - i)."""
+    random = np.random.default_rng(3)
+    for _ in range(200):
+        p_values, alpha = random.beta(0.4, 4, size=5), 0.05
+        rejected = set()
+        for i, index in enumerate(np.argsort(p_values)):
+            if p_values[index] >= alpha / (5 - i):
+                break
+            rejected.add(index)
+        assert {i for i, p in enumerate(holm(p_values)) if p < alpha} == rejected
+
+
+def test_holm_keeps_the_chance_of_any_false_finding():
+    random = np.random.default_rng(4)
+    any_found = [min(holm(random.uniform(size=6))) < 0.05 for _ in range(4000)]
+    assert np.mean(any_found) == pytest.approx(0.05, abs=0.012)
