@@ -16,6 +16,7 @@ from diffusion_lab.schema.drawing import (
 )
 from diffusion_lab.schema.evaluation import EvaluateConfig
 from diffusion_lab.schema.extractor import TrainExtractorConfig
+from diffusion_lab.schema.ladder import LadderConfig
 from diffusion_lab.schema.training import TrainConfig
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ImageToImageConfig",
     "InpaintConfig",
     "InterpolateConfig",
+    "LadderConfig",
     "SampleConfig",
     "TrainConfig",
     "TrainExtractorConfig",
@@ -42,6 +44,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
     },
     "evaluate": {"evaluate_schema": EvaluateConfig},
     "train_extractor": {"train_extractor_schema": TrainExtractorConfig},
+    "ladder": {"ladder_schema": LadderConfig},
 }
 
 
