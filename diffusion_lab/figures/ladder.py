@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from diffusion_lab.figures.grid import PADDING, grid_tensor
@@ -30,7 +30,7 @@ from diffusion_lab.figures.style import (
 
 _PLOT = 2.9  # inches from the top to the axis
 _MARGIN = 0.08
-_LABELS = 0.55  # under the axis
+_LABELS = 0.4  # under the axis
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,8 @@ def _draw_values(ax: Axes, rows: Sequence[LadderRow], floor: float, ylabel: str)
         ax.plot(
             [index - 0.16, index + 0.16], [mean, mean], color=COLORS[0], linewidth=1.8, zorder=3
         )
-        ax.plot(
-            [index] * len(row.values), row.values, "o", color=COLORS[1], markersize=4.5, zorder=4
-        )
+        aside = np.linspace(-0.1, 0.1, len(row.values)) if len(row.values) > 1 else [0.0]
+        ax.plot(index + np.array(aside), row.values, "o", color=COLORS[1], markersize=4, zorder=4)
         ax.annotate(
             f"{mean:.3g}",
             (index + 0.18, mean),
@@ -140,8 +139,9 @@ def _draw_values(ax: Axes, rows: Sequence[LadderRow], floor: float, ylabel: str)
     if lowest > 0 and highest > 10 * lowest:  # or the lower rungs would hide the upper ones
         ax.set_yscale("log")
         ax.set_ylim(lowest / 1.6, highest * 1.6)
-        ax.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
     else:
         ax.set_ylim(0 if lowest >= 0 else None, highest + 0.15 * (highest - lowest or 1))
     ax.set_xlim(-0.5, len(rows) - 0.5)

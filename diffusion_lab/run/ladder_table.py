@@ -80,23 +80,22 @@ def climb(
         names = [name for name in METRICS if runs and all(name in r.scores for r in runs)]
         sums = {name: summary([run.scores[name] for run in runs]) for name in names}
         results.append(RungResult(rung, runs, keys, sums))
-    tested = []
+    tested: list[tuple[RungResult, Difference, float]] = []
     for before, result in zip(results[:-1], results[1:], strict=True):
         old = {run.seed: run.scores for run in before.runs}
         pairs = [(r.scores[HEADLINE], old[r.seed][HEADLINE]) for r in result.runs if r.seed in old]
         if not pairs:
             result.verdict = "not measured"
             continue
-        result.difference = paired(*zip(*pairs, strict=True))
-        if result.difference.p_value is None:
+        result.difference = found = paired([new for new, _ in pairs], [was for _, was in pairs])
+        if found.p_value is None:
             result.verdict = "one seed, not known"
         else:
-            tested.append(result)
-    p_values = [r.difference.p_value for r in tested if r.difference and r.difference.p_value]
-    for result, p in zip(tested, holm(p_values), strict=True):
+            tested.append((result, found, found.p_value))
+    adjusted = holm([p for *_, p in tested])
+    for (result, found, _), p in zip(tested, adjusted, strict=True):
         result.p_holm = p
-        assert result.difference is not None
-        better = result.difference.difference < 0  # of FID less is better
+        better = found.difference < 0  # of FID less is better
         result.verdict = ("better" if better else "worse") if p < ALPHA else "no difference shown"
     return results
 

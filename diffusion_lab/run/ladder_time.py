@@ -16,7 +16,7 @@ from diffusion_lab.run.ladder_runs import RungRun
 class Estimate:
     """The time left, first from a few timed steps, then from the trainings that were done.
 
-    Times a few steps of each rung's training, one step of its sampler, and the judge. What a
+    Times a few steps of each rung's training, a few images of its sampler, and the judge. What a
     training needs to begin, to save and to validate comes on top; `note` tells how much.
     """
 
@@ -29,23 +29,26 @@ class Estimate:
         shape = (data.channels, data.image_size, data.image_size)
         judge(torch.randint(256, (count, *shape), dtype=torch.uint8))
         judging = (time.perf_counter() - began) * num_samples / count
-        self._training, self._scoring = {}, {}
+        few = min(count, 32)
+        self._training: dict[int, float] = {}
+        self._scoring: dict[int, float] = {}
         for run in lowest:
             module: DiffusionModule = build(run.config.model)
             sampler: Sampler = build(run.config.sampler)
             seconds = cost(module, shape, run.config.data.batch_size)["step_seconds"]
             self._training[run.rung.number] = seconds * run.config.trainer.max_steps
             began = time.perf_counter()
-            steps = sample_steps(
+            # to the end: a walk that is left halfway leaves gradients off
+            for _ in sample_steps(
                 module.eval().denoise,
                 module.noise_schedule,
                 sampler,
                 shape,
-                num_images=count,
+                num_images=few,
                 seed=0,
-            )
-            next(steps)
-            drawing = (time.perf_counter() - began) * sampler.num_steps * num_samples / count
+            ):
+                pass
+            drawing = (time.perf_counter() - began) * num_samples / few
             self._scoring[run.rung.number] = drawing + judging
         self._expected = self._took = 0.0
 
