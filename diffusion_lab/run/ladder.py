@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,8 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.statistics import Summary
 from diffusion_lab.figures.ladder import LadderRow, ladder_figure
 from diffusion_lab.one_line import one_line
-from diffusion_lab.run.check import check_keys, check_seed
+from diffusion_lab.run.check import check_keys
+from diffusion_lab.run.evaluate import read_seeds
 from diffusion_lab.run.judge import Judge
 from diffusion_lab.run.ladder_runs import RungRun, choose_ladder_judge
 from diffusion_lab.run.ladder_table import (
@@ -62,7 +64,7 @@ def ladder(cfg: DictConfig) -> Ladder:
     """
     check_keys(cfg, LadderConfig)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    seeds = _seeds(plain["seeds"])
+    seeds = read_seeds(plain["seeds"])
     for name, least in (("num_samples", 2), ("batch_size", 1)):
         if plain[name] < least:
             raise UserError(f"{name}={plain[name]}: expected at least {least}")
@@ -141,7 +143,7 @@ def _climb(
     if not scored:
         raise UserError(f"no training of the ladder came to its end: {errors[0]}")
     configs = [run.config for run in runs[: len(rungs)]]
-    changed = [{}, *(differences(a, b) for a, b in zip(configs[:-1], configs[1:], strict=True))]
+    changed = [{}, *(differences(a, b) for a, b in pairwise(configs))]
     results = climb(rungs, scored, changed)
     made = Ladder(results, floor, errors, out)
     made.lines = [*lines(results, floor), *_notes(judge, plain, seeds), *errors]
@@ -175,9 +177,7 @@ def _picture(
         images = None
         if result.runs:  # of the first seed, the same on every rung that has it
             first = next(
-                run
-                for run in runs
-                if run.rung is result.rung and run.seed == result.runs[0].seed
+                run for run in runs if run.rung is result.rung and run.seed == result.runs[0].seed
             )
             images = first.samples().float() / 255
         found = result.summary.get(HEADLINE)
@@ -185,9 +185,8 @@ def _picture(
         values = [run.scores[HEADLINE] for run in result.runs]
         name = f"{result.rung.number} {result.rung.name}"
         shown.append(LadderRow(name, values, cast(Any, interval), images))
-    title = (
-        f"FID of {plain['num_samples']:,} samples; {seeds} training seed{'s' * (seeds > 1)}"
-        + (", mean and 95 % interval" if seeds > 1 else "")
+    title = f"FID of {plain['num_samples']:,} samples; {seeds} training seed{'s' * (seeds > 1)}" + (
+        ", mean and 95 % interval" if seeds > 1 else ""
     )
     return ladder_figure(shown, floor[HEADLINE].mean, title=title)
 
@@ -215,20 +214,6 @@ def _folder(out: str | None, log_dir: str) -> Path:
                 "ladder to go on with"
             )
     return folder
-
-
-def _seeds(given: Any) -> list[int]:
-    seeds = list(range(given)) if isinstance(given, int) else given
-    expected = "expected a number from 1 on, so many seeds, or a list of them, seeds=0,5,7"
-    if not isinstance(seeds, list) or not seeds:
-        raise UserError(f"seeds={given}: {expected}")
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise UserError(f"seeds={given}: {expected}")
-        check_seed(seed)
-    if len({*seeds}) < len(seeds):
-        raise UserError(f"seeds={given}: {expected}, each once")
-    return seeds
 
 
 def _minutes(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def climb(
         sums = {name: summary([run.scores[name] for run in runs]) for name in names}
         results.append(RungResult(rung, runs, keys, sums))
     tested: list[tuple[RungResult, Difference, float]] = []
-    for before, result in zip(results[:-1], results[1:], strict=True):
+    for before, result in pairwise(results):
         old = {run.seed: run.scores for run in before.runs}
         pairs = [(r.scores[HEADLINE], old[r.seed][HEADLINE]) for r in result.runs if r.seed in old]
         if not pairs:
@@ -159,8 +160,8 @@ def as_json(results: Sequence[RungResult]) -> list[dict[str, Any]]:
 def lines(results: Sequence[RungResult], floor: Mapping[str, Summary]) -> list[str]:
     """The table as it is printed; the last line is that of real images."""
     wide = max(len(f"{r.rung.number} {r.rung.name}") for r in results)
-    head = f"{'':{wide}}" + "".join(f"{METRICS[name].title:>16}" for name in SHOWN)
-    head = head.replace("classifier confidence", "confidence".rjust(10)) + "   FID to the one before"
+    titles = (METRICS[name].title.removeprefix("classifier ") for name in SHOWN)
+    head = " " * wide + "".join(f"{title:>16}" for title in titles) + "   FID to the one before"
     table = [head]
     for result in results:
         cells = "".join(f"{_cell(result.summary.get(name)):>16}" for name in SHOWN)
