@@ -36,6 +36,9 @@ evaluator: .venv/demo ## train what judges images anew, under a new name: make e
 	$(BIN)/python scripts/train_extractor.py version=$(VERSION)
 	cp logs/extractors/$(VERSION)/* diffusion_lab/evaluation/weights/
 
+ladder: .venv/demo ## from the tutorial's toy to DDPM, one change at a time, three seeds: a table and a picture
+	$(BIN)/python scripts/ladder.py
+
 torture: .venv/test ## kill a training 100 times, resume it, compare every tensor with one never stopped
 	$(BIN)/python -m tests.torture logs/torture --kills 100
 
@@ -51,4 +54,4 @@ torture: .venv/test ## kill a training 100 times, resume it, compare every tenso
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow,onnx]'
 	@touch $@
 
-.PHONY: help demo test lint tensorboard combinations objectives evaluator torture
+.PHONY: help demo test lint tensorboard combinations objectives evaluator ladder torture

@@ -24,7 +24,7 @@ from diffusion_lab.errors import Diverged
 from diffusion_lab.faults import fault
 from diffusion_lab.one_line import chain, one_line
 from diffusion_lab.run.lock import locked
-from diffusion_lab.run.resume import SavedRun, repeated_run, resumed_run
+from diffusion_lab.run.resume import SavedRun, quoted, repeated_run, resumed_run
 from diffusion_lab.signals import Stopped, listening
 
 log = logging.getLogger(__name__)
@@ -257,6 +257,30 @@ def tradeoff() -> None:
     """`diffusion-lab-tradeoff`, scripts/tradeoff.py."""
     _bracket_lists("samplers", "num_steps", "spacings", "labels", "seeds")
     _main(_task("tradeoff:tradeoff"), "tradeoff")
+
+
+def ladder() -> None:
+    """`diffusion-lab-ladder`, scripts/ladder.py: words of train.yaml go to every rung."""
+    from dataclasses import fields
+
+    _bracket_lists("seeds")
+    own = tuple(f.name for f in fields(schema.LadderConfig) if f.name != "words")
+    own = ("-", "paths.", "hydra", *(f"{name}=" for name in own), "ladder.")
+    words = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
+    for_rungs = [word for word in words if not word.lstrip("+~").startswith(own)]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in for_rungs]
+    if for_rungs:
+        sys.argv.append(f"words=[{','.join(quoted(word) for word in for_rungs)}]")
+    _main(_ladder, "ladder")
+
+
+def _ladder(cfg: DictConfig) -> None:
+    from diffusion_lab.run.ladder import ladder
+
+    made = _job(ladder, cfg)
+    print(*made.lines, made.out, sep="\n")
+    if made.errors:
+        sys.exit(1)
 
 
 def explain() -> None:

@@ -70,6 +70,28 @@ def test_fast_unet_starts_at_zero_and_uses_time_once_trained():
     assert not torch.allclose(net(x, torch.zeros(2)), net(x, torch.full((2,), 900.0)))
 
 
+def test_fast_unet_can_be_blind_to_time_with_the_same_layers():
+    """Untrained its output is zero whatever the time, so the last layers get weights first."""
+    torch.manual_seed(0)
+    seeing = FastUNet()
+    for parameter in seeing.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    blind = FastUNet(use_time=False)
+    blind.load_state_dict(seeing.state_dict())
+    assert count(blind) == count(seeing)
+    x, early, late = torch.rand(2, 1, 28, 28), torch.zeros(2), torch.full((2,), 900.0)
+    assert not torch.allclose(seeing(x, early), seeing(x, late))
+    assert torch.equal(blind(x, late), blind(x, early))
+    assert torch.equal(blind(x, late), seeing(x, early))
+    labels = torch.tensor([3, 4])
+    conditional = FastUNet(use_time=False, num_classes=10)
+    conditional.load_state_dict(
+        {k: torch.randn_like(v) / 10 for k, v in conditional.state_dict().items()}
+    )
+    assert torch.equal(conditional(x, early, labels), conditional(x, late, labels))
+    assert not torch.allclose(conditional(x, early, labels), conditional(x, early, labels + 1))
+
+
 @pytest.mark.parametrize("network", [BasicUNet, UNet2D, FastUNet])
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
 def test_shape_is_kept(network, channels, size):

@@ -102,7 +102,8 @@ def blank_idx(path: Path, shape: tuple[int, ...]) -> None:
 def test_every_group_is_covered():
     groups = {p.name for p in CONFIGS.iterdir() if p.is_dir()}
     covered = {option.partition("=")[0] for option in OPTIONS} | {"data"}
-    assert groups - covered == {"edit", "hydra", "paths", "trainer"}  # tests/test_edit.py has edit
+    # tests/test_edit.py has edit, tests/test_ladder.py ladder
+    assert groups - covered == {"edit", "hydra", "ladder", "paths", "trainer"}
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])

@@ -45,7 +45,8 @@ class FastUNet(ModelMixin, ConfigMixin):
     """Pixel-unshuffle, residual blocks at 1/2 and 1/4 of the image size, pixel-shuffle.
 
     `width` channels at half size, twice that at a quarter, `depth` blocks a stage. With
-    `num_classes` the class is added to the time's embedding.
+    `num_classes` the class is added to the time's embedding. `use_time=False` feeds time 0 always:
+    the same layers, blind to the time.
     """
 
     @register_to_config
@@ -53,6 +54,7 @@ class FastUNet(ModelMixin, ConfigMixin):
         self,
         in_channels: int = 1,
         image_size: int = 28,
+        use_time: bool = True,
         width: int = 32,
         depth: int = 2,
         num_classes: int | None = None,
@@ -68,6 +70,7 @@ class FastUNet(ModelMixin, ConfigMixin):
                 f"network.width={width}, network.depth={depth}: expected an even width of at "
                 "least 2 and a depth of at least 1"
             )
+        self.use_time = use_time
         self.time_features = 2 * width
         time = 4 * width
         self.embed = nn.Sequential(nn.Linear(2 * width, time), nn.SiLU(), nn.Linear(time, time))
@@ -89,6 +92,8 @@ class FastUNet(ModelMixin, ConfigMixin):
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, C, H, W), time (B,) in [0, 1000], labels (B,) -> (B, C, H, W)."""
+        if not self.use_time:
+            time = torch.zeros_like(time)
         embedding = self.embed(get_timestep_embedding(time, self.time_features).to(x.dtype))
         if self.num_classes is not None:
             embedding = embedding + self.classes(labels)

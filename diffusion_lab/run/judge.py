@@ -43,6 +43,7 @@ class Judge:
             )
         self.extractor, self.reference = extractor, reference
         self.scorer = Scorer(reference)
+        self._floors: dict[int, dict[str, Summary]] = {}
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the extractor does not take images (C, H, W), before any is drawn."""
@@ -67,10 +68,13 @@ class Judge:
         """The scores of as many real training images, or of all there are of them if fewer."""
         there = len(self.reference.train)
         n = min(num_samples, there)
+        if n in self._floors:
+            return self._floors[n]
         seeds = range(FLOOR_DRAWS if n < there else 1)
         with _bar(len(seeds) * len(METRICS), "metrics of real images") as update:
             draws = floor(self.scorer, n, seeds, progress=lambda name: update(1))
-        return summaries(draws)
+        self._floors[n] = summaries(draws)
+        return self._floors[n]
 
 
 def summaries(scores: list[dict[str, float]]) -> dict[str, Summary]:

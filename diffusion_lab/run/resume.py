@@ -131,16 +131,16 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
 def _job_words(folder: Path, config_dir: str) -> list[str]:
     """Where the job works, and its log as in configs/hydra."""
     return [
-        f"hydra.run.dir={_quoted(str(folder))}",
+        f"hydra.run.dir={quoted(str(folder))}",
         f"hydra.output_subdir={config_dir}",
         "hydra.job.name=train",
         "hydra/job_logging=lab",
         "hydra/hydra_logging=none",
-        f"paths.output_dir={_quoted(str(folder))}",
+        f"paths.output_dir={quoted(str(folder))}",
     ]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """As a value of Hydra's grammar."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 

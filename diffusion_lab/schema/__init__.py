@@ -17,6 +17,7 @@ from diffusion_lab.schema.drawing import (
 )
 from diffusion_lab.schema.evaluation import DiagnoseConfig, EvaluateConfig, LikelihoodConfig
 from diffusion_lab.schema.extractor import TrainExtractorConfig
+from diffusion_lab.schema.ladder import LadderConfig
 from diffusion_lab.schema.training import TrainConfig
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ImageToImageConfig",
     "InpaintConfig",
     "InterpolateConfig",
+    "LadderConfig",
     "LikelihoodConfig",
     "SampleConfig",
     "TradeoffConfig",
@@ -51,6 +53,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
     "diagnose": {"diagnose_schema": DiagnoseConfig},
     "likelihood": {"likelihood_schema": LikelihoodConfig},
     "train_extractor": {"train_extractor_schema": TrainExtractorConfig},
+    "ladder": {"ladder_schema": LadderConfig},
 }
 
 

@@ -1,0 +1,6 @@
+"""Trainings one change apart, scored and drawn: `python scripts/ladder.py`."""
+
+from diffusion_lab.cli import ladder
+
+if __name__ == "__main__":
+    ladder()

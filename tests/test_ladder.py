@@ -1,0 +1,331 @@
+"""scripts/ladder.py: each rung one change, one budget, nothing trained twice, sums that are right."""
+
+import csv
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from PIL import Image
+from scipy import stats
+
+from diffusion_lab import compose_config
+from diffusion_lab.cli import CONFIG_DIR, register
+from diffusion_lab.figures.ladder import LadderRow, ladder_figure
+from diffusion_lab.run.ladder_table import Scored, climb, lines
+from diffusion_lab.run.rungs import differences, read_rungs
+from tests.conftest import last_line
+from tests.test_bad_input import assert_refused
+
+WORDS = (
+    "data=fake",
+    "data.num_images=60",
+    "data.val_size=20",
+    "data.batch_size=4",
+    "network.width=4",
+    "network.depth=1",
+    "trainer.max_steps=4",
+    "trainer.accelerator=cpu",
+    "sampler.num_steps=2",
+)
+MINE = """
+shared: [model=basic_unet, network=unet_fast, callbacks=minimal, logger=csv, trainer.max_epochs=-1]
+rungs:
+  - {name: blind, change: no time, overrides: [network.use_time=false]}
+  - {name: seeing, change: time, overrides: [network.use_time=true]}
+"""
+SIX = ("toy", "time", "Gaussian", "flow", "schedule", "epsilon", "DDPM")
+
+
+@pytest.fixture(scope="session")
+def extractor(tmp_path_factory):
+    """A tiny judge of made-up images."""
+    from diffusion_lab.run.train_extractor import train_extractor
+
+    out = tmp_path_factory.mktemp("judge") / "tiny"
+    register("train_extractor")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose(
+            "train_extractor",
+            [
+                "data=fake",
+                "data.num_images=300",
+                "data.val_size=100",
+                "version=tiny",
+                "max_epochs=1",
+                f"out={out}",
+                "paths.output_dir=.",
+            ],
+        )
+    train_extractor(cfg)
+    return out
+
+
+@pytest.fixture
+def small(tmp_path, extractor):
+    """The words of a ladder of two rungs."""
+    (tmp_path / "mine" / "ladder").mkdir(parents=True)
+    (tmp_path / "mine" / "ladder" / "two.yaml").write_text(MINE)
+    return (
+        "--config-dir=mine",
+        "ladder=two",
+        *WORDS,
+        "num_samples=70",
+        f"extractor={extractor}",
+        "seeds=2",
+    )
+
+
+def rungs():
+    plan = OmegaConf.to_container(OmegaConf.load(Path(CONFIG_DIR) / "ladder" / "toy_to_ddpm.yaml"))
+    return read_rungs(plan)
+
+
+def test_every_rung_differs_from_the_one_before_in_what_it_declares():
+    configs = [compose_config(rung.words) for rung in rungs()]
+    assert [rung.name for rung in rungs()] == list(SIX)
+    changed = [
+        {key: new for key, (_, new) in differences(a, b).items()} for a, b in pairwise(configs)
+    ]
+    samplers = {"scheduler", "timestep_spacing", "clip_sample", "_target_"}
+    targets = "diffusion_lab.diffusion"
+    assert changed[0] == {"network.use_time": True}
+    assert changed[1] == {"noise_schedule.noise": "gaussian", "data.value_range": "minus_one_one"}
+    assert changed[2] == {"prediction._target_": f"{targets}.Flow"}
+    assert {key.partition(".")[0] for key in changed[3]} == {"noise_schedule"}
+    assert changed[3]["noise_schedule.beta_schedule"] == "linear"
+    assert changed[4] == {"prediction._target_": f"{targets}.Epsilon"}
+    assert changed[5].keys() == {f"sampler.{key}" for key in samplers}
+    assert changed[5]["sampler.scheduler"] == "DDPMScheduler"
+
+
+@pytest.mark.parametrize(
+    ("number", "model", "words"),
+    [
+        (0, "basic_unet", ["network.use_time=false"]),
+        (3, "flow", []),
+        (6, "ddpm", ["sampler=ddpm"]),
+    ],
+)
+def test_three_rungs_are_methods_of_their_own(number, model, words):
+    """Built another way, from model=: the tutorial's, rectified flow, DDPM."""
+    rung = compose_config(rungs()[number].words)
+    whole = compose_config([f"model={model}", "network=unet_fast", "sampler.num_steps=20", *words])
+    for node in (
+        "network",
+        "noise_schedule",
+        "prediction",
+        "weighting",
+        "time_sampling",
+        "sampler",
+    ):
+        assert rung[node] == whole[node], node
+    assert rung.data.value_range == whole.data.value_range
+    assert rung.trainer.max_steps == 1000 and rung.data.batch_size == 32
+
+
+def test_a_ladder_from_the_command_line(command, small, tmp_path):
+    """Two rungs with two seeds; again it finds them done, and a third seed is added to them."""
+    first = command("ladder", *small, "out=mine_out")
+    out = last_line(first)
+    assert out == tmp_path / "mine_out"
+    assert "4 of 4 trainings to do, about" in first.stdout
+    assert "4 of 4 done, about 0 s left" in first.stdout
+    with Image.open(out / "ladder.png") as picture:
+        assert min(picture.size) > 300
+    content = json.loads((out / "ladder.json").read_text())
+    assert not content["errors"]
+    with (out / "ladder.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in table] == ["blind", "seeing"]
+    fid = np.zeros((2, 2))
+    for rung in range(2):
+        for seed in range(2):
+            folder = out / f"rung_{rung}" / f"seed_{seed}"
+            record = json.loads((folder / "metrics.json").read_text())
+            assert record["status"] == "finished" and record["steps"] == 4
+            assert record["seed"] == seed
+            [evaluation] = folder.glob("evaluation/*/evaluation.json")
+            scored = json.loads(evaluation.read_text())
+            assert scored["seeds"] == [seed] and scored["num_samples"] == 70
+            assert scored["num_calls"] == 2
+            fid[rung, seed] = scored["scores"][0]["fid"]
+    for rung, row in enumerate(table):
+        assert float(row["fid_mean"]) == pytest.approx(fid[rung].mean())
+        assert float(row["fid_std"]) == pytest.approx(fid[rung].std(ddof=1))
+    by_hand = stats.ttest_rel(fid[1], fid[0])
+    assert float(table[1]["fid_difference"]) == pytest.approx((fid[1] - fid[0]).mean())
+    assert float(table[1]["fid_p_value"]) == pytest.approx(by_hand.pvalue)
+    assert float(table[1]["fid_low"]) == pytest.approx(by_hand.confidence_interval(0.95).low)
+    assert content["rungs"][1]["changed"] == {"network.use_time": {"from": False, "to": True}}
+    parameters = {row["parameters"] for row in table}
+    assert len(parameters) == 1  # the layers of a blind network are the same
+
+    checkpoints = {p: p.stat().st_mtime_ns for p in out.rglob("last.ckpt")}
+    evaluations = set(out.rglob("evaluation.json"))
+    assert len(checkpoints) == len(evaluations) == 4
+    again = command("ladder", *small[:-1], "seeds=0,1,2", "out=mine_out")
+    assert last_line(again) == out
+    assert "2 of 6 trainings to do" in again.stdout and "was there" in again.stdout
+    assert all(p.stat().st_mtime_ns == at for p, at in checkpoints.items())
+    assert len(set(out.rglob("evaluation.json"))) == 6
+    assert json.loads((out / "ladder.json").read_text())["rungs"][0]["summary"]["fid"]["n"] == 3
+
+
+def test_a_ladder_that_was_killed_goes_on(typed, small, tmp_path):
+    """One training killed before its first checkpoint, one scored and one not, one not begun."""
+    assert typed("ladder", *small, "out=whole")[0] == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    cut = tmp_path / "cut"
+    begun = cut / "rung_0" / "seed_1"
+    record = json.loads((begun / "metrics.json").read_text())
+    (begun / "metrics.json").write_text(json.dumps(record | {"status": "running"}))
+    shutil.rmtree(begun / "checkpoints")
+    shutil.rmtree(begun / "evaluation")
+    shutil.rmtree(cut / "rung_1" / "seed_0" / "evaluation")
+    shutil.rmtree(cut / "rung_1" / "seed_1")
+    done = cut / "rung_1" / "seed_0" / "checkpoints" / "last.ckpt"
+    before = done.stat().st_mtime_ns
+    code, out, err = typed("ladder", *small, "out=cut")
+    assert code == 0, out + err
+    assert "2 of 4 trainings to do" in out
+    assert done.stat().st_mtime_ns == before
+    whole, second = (
+        json.loads((tmp_path / name / "ladder.json").read_text())["rungs"]
+        for name in ("whole", "cut")
+    )
+    for a, b in zip(whole, second, strict=True):
+        assert [run["scores"] for run in a["runs"]] == [run["scores"] for run in b["runs"]]
+
+
+def test_a_training_that_fails_does_not_hide_the_rest(typed, small, tmp_path):
+    assert typed("ladder", *small, "out=whole")[0] == 0
+    path = tmp_path / "whole" / "rung_0" / "seed_1" / "metrics.json"
+    broken = json.loads(path.read_text()) | {"status": "diverged", "error": "the loss is nan"}
+    path.write_text(json.dumps(broken))
+    code, out, err = typed("ladder", *small, "out=whole")
+    assert code == 1, out + err
+    assert "rung 0 (blind), seed 1 failed: the loss is nan" in out
+    assert out.strip().splitlines()[-1] == str(tmp_path / "whole")
+    content = json.loads((tmp_path / "whole" / "ladder.json").read_text())
+    assert [len(rung["runs"]) for rung in content["rungs"]] == [1, 2]
+    assert content["rungs"][1]["verdict"] == "one seed, not known"
+
+
+def score(seed, fid):
+    return Scored(seed, {"fid": fid, "kid": fid / 100}, 20.0, 1000, 1.0, 1.0)
+
+
+def test_verdicts_are_paired_by_seed_and_hold_together():
+    ladder = rungs()[:4]
+    fids = [[90, 100, 110], [50, 61, 70], [49, 62, 69], []]
+    scored = {k: [score(s, f) for s, f in enumerate(row)] for k, row in enumerate(fids)}
+    results = climb(ladder, scored, [{}] * 4)
+    p = [stats.ttest_rel(fids[1], fids[0]).pvalue, stats.ttest_rel(fids[2], fids[1]).pvalue]
+    assert results[1].p_holm == pytest.approx(min(2 * p[0], 1)) and p[0] < 0.001
+    assert results[2].p_holm == pytest.approx(p[1])
+    verdicts = [result.verdict for result in results]
+    assert verdicts == ["", "better", "no difference shown", "not measured"]
+    # the seeds that both have, whatever their order
+    scored[1] = [score(2, 70), score(0, 50)]
+    [_, second, *_] = climb(ladder, scored, [{}] * 4)
+    assert second.difference.difference == pytest.approx(np.mean([50 - 90, 70 - 110]))
+    table = lines(results, {"fid": results[0].summary["fid"]})
+    assert "100 ± 10" in table[1] and "better" in table[2] and "not measured" in table[4]
+
+
+def test_a_picture_is_drawn_of_what_there_is(tmp_path):
+    images = torch.rand(4, 1, 28, 28)
+    rows = [
+        LadderRow("0 toy", [180.0, 190.0], (120.0, 250.0), images),
+        LadderRow("1 gone", [], None, None),
+        LadderRow("2 one", [20.0], None, images),
+    ]
+    figure = ladder_figure(rows, 2.0)
+    plot = figure.axes[0]
+    assert plot.get_yscale() == "log" and len(figure.axes) == 3
+    points = [p for line in plot.lines if line.get_marker() == "o" for p in line.get_ydata()]
+    assert points == [180.0, 190.0, 20.0]
+    assert ladder_figure(rows[2:], 15.0).axes[0].get_yscale() == "linear"
+    with pytest.raises(ValueError, match="at least one rung"):
+        ladder_figure([], 2.0)
+    with pytest.raises(ValueError, match="one shape"):
+        ladder_figure([rows[0], LadderRow("1", [1.0], None, images[:2])], 2.0)
+
+
+def other_ladder(folder, text):
+    (folder / "mine" / "ladder" / "two.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data.nothing=1"], ["rung 0 (blind)", "data.nothing is unknown"]),
+        (["network.use_time=true"], ["rung 1 (seeing) is the same training as rung 0 (blind)"]),
+        (["seed=3"], ["seed=3", "seeds="]),
+        (["seeds=0"], ["seeds=0", "seeds=3"]),
+        (["seeds=[]"], ["seeds=[]"]),
+        (["seeds=1,1"], ["twice"]),
+        (["seeds=-1,2"], ["seed"]),
+        (["seeds=x"], ["seeds=x"]),
+        (["num_samples=1"], ["num_samples=1"]),
+        (["num_samples=64"], ["num_samples=64", "64 features"]),
+        (["batch_size=0"], ["batch_size=0"]),
+        (["extractor=nowhere"], ["extractor=nowhere"]),
+        (["trainer.max_steps=-1"], ["trainer.max_steps=-1", "number of steps"]),
+        (["+trainer.max_time=00:00:01:00"], ["max_time"]),
+        (["ladder=nowhere"], ["ladder/nowhere", "toy_to_ddpm"]),
+        (["ladder.rungs=[]"], ["ladder.rungs is empty"]),
+        (["out=taken"], ["out=taken holds notes.txt"]),
+        (["out=taken/notes.txt"], ["is a file"]),
+        (["prediction=epsilon"], ["rung 0 (blind)", "prediction=epsilon"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_ladder_refuses_before_any_training(typed, small, tmp_path, arguments, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").touch()
+    assert_refused(typed("ladder", *small, *arguments), *words)
+    assert not (tmp_path / "logs").exists()
+    assert [p.name for p in (tmp_path / "taken").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ("{name: b, change: c, overrides: [network.wide=1]}", ["rung 1 (b)", "network.wide"]),
+        ("{name: b, change: c, overrides: [data.batch_size=8]}", ["rung 1 (b)", "budget", "8"]),
+        ("{name: b, change: c, overrides: [sampler=ddpm]}", ["rung 1 (b)", "uniform"]),
+        ("{name: a, change: c, overrides: [sampler=ddim]}", ["more than once"]),
+        ("{name: b, change: c}", ["overrides"]),
+        ("{name: b, change: c, words: [x=1]}", ["words"]),
+        ("{name: b, change: c, overrides: [seed=1]}", ["seed=1", "seeds="]),
+    ],
+)
+def test_a_ladder_of_ones_own_is_checked(typed, small, tmp_path, second, words):
+    text = MINE.replace("{name: blind", "{name: a").splitlines()
+    other_ladder(tmp_path, "\n".join([*text[:-1], f"  - {second}"]))
+    # typed words would beat the rung's
+    mine = [w for w in small if w != "data.batch_size=4"]
+    assert_refused(typed("ladder", *mine), *words)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_folder_of_another_ladder_is_left_alone(typed, small, tmp_path):
+    small = [*small[:-1], "seeds=1"]
+    assert typed("ladder", *small, "out=whole")[0] == 0
+    before = (tmp_path / "whole" / "ladder.json").read_bytes()
+    assert_refused(
+        typed("ladder", *small, "out=whole", "optimizer.lr=0.1"),
+        "optimizer.lr=0.001",
+        "this ladder has 0.1",
+        "another out=",
+    )
+    assert (tmp_path / "whole" / "ladder.json").read_bytes() == before
