@@ -14,6 +14,7 @@ from diffusion_lab.evaluation.extractor import load_extractor
 from diffusion_lab.evaluation.reference import load_reference
 from diffusion_lab.evaluation.score import Scorer, floor
 from diffusion_lab.run import draw
+from diffusion_lab.run.choice import choose_judge
 from tests.conftest import last_line
 from tests.test_bad_input import assert_refused
 
@@ -228,6 +229,16 @@ def test_an_image_that_is_not_finite_is_refused_and_not_drawn_black(runs, monkey
             batch_size=4,
             seed=0,
         )
+
+
+def test_the_border_of_padded_images_is_cut_off(runs, bars):
+    """data.image_size=32 pads with black; what a poor model draws there is not looked at."""
+    run, extractor = load_run(runs["stock"]), load_extractor(str(bars))
+    images = torch.randint(0, 256, (80, 1, 28, 28), generator=torch.Generator().manual_seed(0))
+    images = images.to(torch.uint8)
+    wide = torch.nn.functional.pad(images, (2, 2, 2, 2), value=255)
+    judge = choose_judge(str(bars), run, None)
+    assert judge(wide).scores == judge(images).scores == Scorer(judge.reference)(extractor(images))
 
 
 def test_too_few_samples_warn_and_leave_fid_out(typed, runs, bars, caplog):

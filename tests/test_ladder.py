@@ -1,4 +1,4 @@
-"""scripts/ladder.py: each rung one change, one budget, nothing trained twice, sums that are right."""
+"""scripts/ladder.py: a rung is one change, the budget one, nothing is trained twice."""
 
 import csv
 import json

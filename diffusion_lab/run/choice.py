@@ -27,7 +27,7 @@ def choose_judge(name: str | None, run: Run, data_dir: str | None) -> Judge:
     data = run.config["data"]["name"]
     extractor = load_extractor(name or extractor_for(data))
     if isinstance(extractor, TrainedExtractor) and extractor.data == data:
-        judge = Judge(extractor, load_reference(extractor))
+        judge = Judge(extractor, load_reference(extractor), padded=True)
     else:
         module = run_data(run, data_dir)
         folder = Path(module.data_dir) / REFERENCES

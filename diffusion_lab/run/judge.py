@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.extractor import Extractor
+from diffusion_lab.evaluation.extractor import Extractor, unpadded
 from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.evaluation.score import METRICS, Scorer, floor
 from diffusion_lab.evaluation.statistics import Summary, summary
@@ -31,17 +31,25 @@ class Judged:
 class Judge:
     """Scores sets of images by one extractor against one reference.
 
-    Raises UserError if it is not this extractor that saw the images of the reference.
+    Args:
+        extractor: sees the images.
+        reference: real images as it sees them.
+        padded: whether images larger than the extractor's are its size padded, as data.image_size
+            pads: their border is cut off, whatever a model has drawn there.
+
+    Raises:
+        UserError: if it is not this extractor that saw the images of the reference.
+
     """
 
-    def __init__(self, extractor: Extractor, reference: Reference) -> None:
+    def __init__(self, extractor: Extractor, reference: Reference, padded: bool = False) -> None:
         if reference.extractor_sha256 != extractor.sha256:
             raise UserError(
                 f"the real images were seen by extractor {reference.extractor} (sha256 "
                 f"{reference.extractor_sha256[:8]}), the samples would be by {extractor.name} "
                 f"({extractor.sha256[:8]}): expected the reference of the same extractor"
             )
-        self.extractor, self.reference = extractor, reference
+        self.extractor, self.reference, self.padded = extractor, reference, padded
         self.scorer = Scorer(reference)
         self._floors: dict[int, dict[str, Summary]] = {}
 
@@ -52,6 +60,8 @@ class Judge:
     def __call__(self, images: Tensor, asked: Tensor | None = None) -> Judged:
         """Score uint8 images (N, C, H, W); `asked` (N,) are the classes that they should be."""
         began = time.perf_counter()
+        if self.padded:
+            images = unpadded(images, self.extractor.image_shape)
         with _bar(len(images), "images seen") as update:
             features = self.extractor(images, progress=update)
         half = time.perf_counter()
