@@ -2,8 +2,10 @@
 
 from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.ema import EMA
+from diffusion_lab.callbacks.fid import FID, FIDEstimate
 from diffusion_lab.callbacks.last import LastCheckpoint
 from diffusion_lab.callbacks.losses import LossHistory
+from diffusion_lab.callbacks.monitors import EarlyStopping, ModelCheckpoint
 from diffusion_lab.callbacks.pending import PendingMetrics
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
 from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
@@ -15,10 +17,14 @@ from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 
 __all__ = [
     "EMA",
+    "FID",
+    "EarlyStopping",
+    "FIDEstimate",
     "Figures",
     "FiniteLoss",
     "LastCheckpoint",
     "LossHistory",
+    "ModelCheckpoint",
     "PendingMetrics",
     "PostHocEMA",
     "RandomState",

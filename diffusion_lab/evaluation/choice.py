@@ -1,0 +1,40 @@
+"""Which extractor fits some data, and which real images go with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from diffusion_lab.data.sources import ImageSet
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.extractor import INCEPTION, Extractor, TrainedExtractor, shipped_for
+from diffusion_lab.evaluation.reference import Reference, cached_reference, load_reference
+
+REFERENCES = "references"
+"""The folder beside the data in which computed references are kept."""
+
+
+def extractor_for(data: str, setting: str = "extractor") -> str:
+    """The shipped extractor for a data set.
+
+    Raises UserError where there is none, which says what else may be typed for `setting`.
+    """
+    if name := shipped_for(data):
+        return name
+    raise UserError(
+        f"no extractor comes with data={data}: train one, python scripts/train_extractor.py "
+        f"data={data} version={data}_v1, and give its folder, {setting}=<folder>; or take "
+        f"{setting}={INCEPTION}"
+    )
+
+
+def reference_for(
+    extractor: Extractor, data: str, read: Callable[[], ImageSet], data_dir: Path
+) -> Reference:
+    """The real images of a data set as an extractor sees them.
+
+    An extractor that was trained on this data set brings them; for others the images are read, once
+    for all runs, and what was seen is kept beside the data. Raises UserError if it does not take
+    such images.
+    """
+    if isinstance(extractor, TrainedExtractor) and extractor.data == data:
+        return load_reference(extractor)
+    return cached_reference(extractor, read(), data_dir / REFERENCES)
