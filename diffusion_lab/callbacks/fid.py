@@ -2,8 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from datetime import timedelta
-from time import monotonic
 from typing import Any
 
 import lightning as L
@@ -11,21 +9,21 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
+from diffusion_lab.callbacks.budget import Budget, duration
 from diffusion_lab.callbacks.evaluating import evaluating, every_class, parts
 from diffusion_lab.callbacks.forecast import Forecast
-from diffusion_lab.callbacks.together import all_do
-from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.callbacks.last import is_last_epoch
+from diffusion_lab.callbacks.together import all_do, my_batches
 from diffusion_lab.diffusion import Sampler, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.choice import extractor_for, reference_for
-from diffusion_lab.evaluation.extractor import Extractor, Features, load_extractor
-from diffusion_lab.evaluation.metrics import frechet_distance
-from diffusion_lab.evaluation.reference import Moments
-from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.evaluation.extractor import Features, load_extractor
+from diffusion_lab.evaluation.metrics import Moments, frechet_distance
 
 log = logging.getLogger(__name__)
 
 FID = "val/fid"
+_say = rank_zero_only(log.info)
 
 
 class FIDEstimate(L.Callback):
@@ -35,18 +33,14 @@ class FIDEstimate(L.Callback):
     than `share` of the training's wall time is put off to the end of a later epoch; the last one
     never is. Image k of a seed is the same in every estimate, and in scripts/evaluate.py with that
     seed. Drawn in batches of `batch_size`, shared out among the processes, which does not change
-    the value.
-
-    `estimates` holds (optimizer steps, FID) of each, `spent` the seconds that they took.
+    the value. `estimates` holds (optimizer steps, FID) of each.
 
     Args:
         sampler: walks from noise to images.
-        num_samples: images; FID falls with their number, so figures at different ones do not
-            compare.
+        num_samples: images; FID falls with their number: figures at different ones do not compare.
         every_n_epochs: how often.
         share: of the wall time of the training so far, above 0 and at most 1; None for no limit.
-        extractor: what looks at the images, as `load_extractor` takes it; None for the shipped one
-            of the data.
+        extractor: as `load_extractor` takes it; None for the shipped one of the data.
         batch_size: images that are drawn at once.
         seed: of the images.
 
@@ -66,12 +60,14 @@ class FIDEstimate(L.Callback):
         batch_size: int = 250,
         seed: int = 0,
     ) -> None:
-        least = {"num_samples": 2, "every_n_epochs": 1, "batch_size": 1, "seed": 0}
-        for name, value in zip(
-            least, (num_samples, every_n_epochs, batch_size, seed), strict=True
+        for name, value, least in (
+            ("num_samples", num_samples, 2),
+            ("every_n_epochs", every_n_epochs, 1),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
         ):
-            if value < least[name]:
-                raise UserError(f"callbacks.fid.{name}={value}: expected at least {least[name]}")
+            if value < least:
+                raise UserError(f"callbacks.fid.{name}={value}: expected at least {least}")
         if share is not None and not 0 < share <= 1:
             raise UserError(
                 f"callbacks.fid.share={share}: expected a share of the run's time, above 0 and at "
@@ -79,11 +75,8 @@ class FIDEstimate(L.Callback):
             )
         self.sampler, self.extractor_name = sampler, extractor
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.every_n_epochs, self.share = every_n_epochs, share
+        self.every_n_epochs, self.budget = every_n_epochs, Budget(share)
         self.estimates: list[tuple[int, float]] = []
-        self.spent = 0.0
-        self._trained = 0.0  # seconds before this process took the run up
-        self._began: float | None = None
         self._expected = 0.0  # seconds that the next estimate will take
         self._due = self._has_put_off = False
 
@@ -91,36 +84,34 @@ class FIDEstimate(L.Callback):
         """Find what judges the images, or refuse."""
         module, data = parts(trainer, pl_module)
         self.sampler.check(module.noise_schedule)
-        setting = "callbacks.fid.extractor"
-        self.extractor: Extractor = load_extractor(
-            self.extractor_name or extractor_for(data.dataset, setting)
-        )
+        name = self.extractor_name or extractor_for(data.dataset, "callbacks.fid.extractor")
+        with torch.random.fork_rng(devices=[]):  # a network is made, which draws its first weights
+            self.extractor = load_extractor(name)
         self.extractor.fit(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
         if self.num_samples <= self.extractor.num_features:
             raise UserError(
                 f"callbacks.fid.num_samples={self.num_samples}: FID by {self.extractor.name} needs "
                 f"more than its {self.extractor.num_features} features, 2000 for example"
             )
-        self.real = reference_for(
-            self.extractor, data.dataset, data.image_set, data.data_dir
-        ).test_moments
+        self.real = reference_for(self.extractor, data.dataset, lambda: data).test_moments
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, try a few network calls and say how long an estimate will take."""
-        self._began = monotonic()
-        [(calls, self._expected), *_] = all_do(trainer, lambda: self._cost(trainer, pl_module))
-        self.spent += monotonic() - self._began
+        self.budget.start()
+        with self.budget.spending():
+            (calls, self._expected), *_ = all_do(trainer, lambda: self._cost(trainer, pl_module))
         every = "epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs"
-        limit = "" if self.share is None else f", at most {self.share:.0%} of the run's time"
+        share = self.budget.share
+        limit = "" if share is None else f", at most {share:.0%} of the run's time before the last"
         _say(
-            f"FID of {self.num_samples:,} samples: about {_time(self._expected)} every {every} "
-            f"({calls} network calls each){limit}"
+            f"FID of {self.num_samples:,} samples: about {duration(self._expected)} every {every} "
+            f"and at the end ({calls} network calls each){limit}"
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Estimate if it is time and there is time; checkpoint callbacks come after this."""
         self._due |= (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if _is_last(trainer) or (self._due and self._fits(trainer)):
+        if is_last_epoch(trainer) or (self._due and self._hasduration(trainer)):
             # to the callbacks that judge by it and, with the epoch's other metrics, to the loggers
             pl_module.log(FID, self._estimate(trainer, pl_module), sync_dist=True)
 
@@ -141,118 +132,80 @@ class FIDEstimate(L.Callback):
         """Plain numbers, for the checkpoint."""
         return {
             "estimates": self.estimates,
-            "spent": self.spent,
-            "trained": self._elapsed(),
             "due": self._due,
             "has_put_off": self._has_put_off,
+            "budget": self.budget.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.estimates = [(step, value) for step, value in state_dict["estimates"]]
-        self.spent, self._trained = state_dict["spent"], state_dict["trained"]
         self._due, self._has_put_off = state_dict["due"], state_dict["has_put_off"]
+        self.budget.load_state_dict(state_dict["budget"])
 
-    def _elapsed(self) -> float:
-        return self._trained + (0.0 if self._began is None else monotonic() - self._began)
-
-    def _fits(self, trainer: L.Trainer) -> bool:
-        """Whether one more estimate leaves all of them within the share, by the first's clock."""
-        if self.share is None:
-            return True
-        would_be = (self.spent + self._expected) / (self._elapsed() + self._expected)
-        fits: bool = trainer.strategy.broadcast(would_be <= self.share)
+    def _hasduration(self, trainer: L.Trainer) -> bool:
+        """Whether one more estimate keeps to the share, by the clock of the first process."""
+        fits: bool = trainer.strategy.broadcast(self.budget.allows(self._expected))
         if not fits and not self._has_put_off:
             self._has_put_off = True
             _say(
-                f"epoch {trainer.current_epoch}: FID is put off, {_time(self._expected)} now would "
-                f"make it {would_be:.0%} of the run's time (callbacks.fid.share={self.share:g}); "
-                "it follows where there is room, and at the end"
+                f"epoch {trainer.current_epoch}: FID is put off, {duration(self._expected)} now "
+                f"would make it {self.budget.taken(self._expected):.0%} of the run's time; it "
+                f"follows where callbacks.fid.share={self.budget.share} has room, and at the end"
             )
         return fits
 
     def _estimate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
-        began = monotonic()
-        module, data = parts(trainer, pl_module)
+        before = self.budget.spent
+        with self.budget.spending():
+            shares = all_do(trainer, lambda: dict(self._look(trainer, pl_module)))
+            found = {first: features for share in shares for first, features in share.items()}
 
-        def look() -> list[tuple[int, Features]]:
-            with evaluating(trainer, module):
-                return list(self._look(trainer, module, data))
+            def compare() -> float:
+                if not trainer.is_global_zero:  # the last bits may differ between machines
+                    return 0.0
+                values = Features.concatenate([found[first] for first in sorted(found)]).values
+                return frechet_distance(Moments.of(values), self.real)
 
-        found = sorted(
-            (batch for given in all_do(trainer, look) for batch in given), key=lambda b: b[0]
-        )
-
-        def compare() -> float | None:
-            if not trainer.is_global_zero:  # in one, as the last bits may differ between machines
-                return None
-            own = Moments.of(Features.concatenate([features for _, features in found]).values)
-            return frechet_distance(own.mean, own.covariance, self.real.mean, self.real.covariance)
-
-        value = all_do(trainer, compare)[0]
-        assert value is not None
-        self._expected = monotonic() - began
-        self.spent += self._expected
+            value, *_ = all_do(trainer, compare)
+        self._expected = self.budget.spent - before
         self.estimates.append((trainer.global_step, value))
         self._due = False
-        taken = self.spent / max(self._elapsed(), self.spent, 1e-9)
+        share, taken = self.budget.share, self.budget.taken()
+        above = "" if share is None or taken <= share else f", above callbacks.fid.share={share}"
         _say(
-            f"epoch {trainer.current_epoch}: FID of {self.num_samples:,} samples {value:.4g}, in "
-            f"{_time(self._expected)}; {taken:.0%} of the run's time went into it so far"
+            f"step {trainer.global_step:,}: FID of {self.num_samples:,} samples {value:.4g}, in "
+            f"{duration(self._expected)}; {taken:.0%} of the run's time went into it so far{above}"
         )
         return value
 
-    def _batches(self, trainer: L.Trainer) -> list[tuple[int, int]]:
-        """(first image, number) of the batches of this process."""
-        n, size = self.num_samples, self.batch_size
-        batches = [(first, min(size, n - first)) for first in range(0, n, size)]
-        return batches[trainer.global_rank :: trainer.world_size]
-
     def _look(
-        self, trainer: L.Trainer, module: DiffusionModule, data: ImageDataModule
+        self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> Iterator[tuple[int, Features]]:
-        """Draw this process's batches: the first image and the features of each."""
-        batches = self._batches(trainer)
-        bar = tqdm(
-            batches, "FID", unit=" batches", disable=trainer.global_rank > 0 or None, leave=False
-        )
-        for first, count in bar:
-            *_, last = sample_steps(
-                every_class(module, count, first),
-                module.noise_schedule,
-                self.sampler,
-                data.image_shape,
-                num_images=count,
-                seed=self.seed,
-                first=first,
-                device=module.device,
-            )
-            yield first, self.extractor(data.value_range.decode(last.x_next).cpu())
+        """Draw this process's batches: (first image, features) of each."""
+        module, data = parts(trainer, pl_module)
+        batches = my_batches(trainer, self.num_samples, self.batch_size)
+        hidden = None if trainer.is_global_zero else True  # None: shown on terminals
+        with evaluating(trainer, module):
+            for first, count in tqdm(batches, "FID", leave=False, disable=hidden):
+                *_, last = sample_steps(
+                    every_class(module, count, first),
+                    module.noise_schedule,
+                    self.sampler,
+                    data.image_shape,
+                    num_images=count,
+                    seed=self.seed,
+                    first=first,
+                    device=module.device,
+                )
+                yield first, self.extractor(data.value_range.decode(last.x_next))
 
     def _cost(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[int, float]:
         """(network calls an image, seconds an estimate)."""
         module, data = parts(trainer, pl_module)
-        mine = sum(count for _, count in self._batches(trainer))
+        batches = my_batches(trainer, self.num_samples, self.batch_size)
+        images = sum(count for _, count in batches)
         with evaluating(trainer, module):
             forecast = Forecast(module, data, self.sampler)
             size = min(self.batch_size, self.num_samples)
-            return forecast.num_calls, mine * forecast.seconds_per_image(self.extractor, size)
-
-
-def _is_last(trainer: L.Trainer) -> bool:
-    """Whether training ends with this epoch, as far as is known at its end."""
-    steps, epochs = trainer.max_steps, trainer.max_epochs
-    return (
-        trainer.should_stop
-        or 0 < steps <= trainer.global_step
-        or (epochs is not None and 0 < epochs <= trainer.current_epoch + 1)
-    )
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else str(timedelta(seconds=round(seconds)))
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    log.info("%s", text)
+            return forecast.num_calls, images * forecast.seconds_per_image(self.extractor, size)

@@ -9,6 +9,14 @@ import torch
 T = TypeVar("T")
 
 
+def my_batches(trainer: L.Trainer, num_images: int, batch_size: int) -> list[tuple[int, int]]:
+    """(first image, number) of the batches that are this process's when all take turns."""
+    batches = [
+        (first, min(batch_size, num_images - first)) for first in range(0, num_images, batch_size)
+    ]
+    return batches[trainer.global_rank :: trainer.world_size]
+
+
 def all_do(trainer: L.Trainer, work: Callable[[], T]) -> list[T]:
     """Return what `work` gave in every process, in their order; to be called in all of them.
 

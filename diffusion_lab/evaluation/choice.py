@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from diffusion_lab.data.sources import ImageSet
 from diffusion_lab.errors import UserError
@@ -10,6 +11,15 @@ from diffusion_lab.evaluation.reference import Reference, cached_reference, load
 
 REFERENCES = "references"
 """The folder beside the data in which computed references are kept."""
+
+
+class Data(Protocol):
+    """What is needed of an ImageDataModule."""
+
+    data_dir: Path
+
+    def image_set(self) -> ImageSet:
+        """The images."""
 
 
 def extractor_for(data: str, setting: str = "extractor") -> str:
@@ -26,15 +36,13 @@ def extractor_for(data: str, setting: str = "extractor") -> str:
     )
 
 
-def reference_for(
-    extractor: Extractor, data: str, read: Callable[[], ImageSet], data_dir: Path
-) -> Reference:
-    """The real images of a data set as an extractor sees them.
+def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> Reference:
+    """The real images of the data set `data` as an extractor sees them.
 
-    An extractor that was trained on this data set brings them; for others the images are read, once
-    for all runs, and what was seen is kept beside the data. Raises UserError if it does not take
-    such images.
+    An extractor that was trained on it brings them; for others they are read, once for all runs,
+    and what was seen is kept beside the data. Raises UserError if it does not take such images.
     """
     if isinstance(extractor, TrainedExtractor) and extractor.data == data:
         return load_reference(extractor)
-    return cached_reference(extractor, read(), data_dir / REFERENCES)
+    there = read()
+    return cached_reference(extractor, there.image_set(), there.data_dir / REFERENCES)

@@ -109,9 +109,12 @@ def check_there_is_work(
         metrics.append("train/loss_epoch")
     if provenance["num_val"]:
         metrics.append("val/loss")
-    if any(isinstance(c, FIDEstimate) for c in callbacks):
+    # a fast_dev_run leaves it out, and judges nothing
+    if any(isinstance(c, FIDEstimate) for c in callbacks) or cfg.trainer.fast_dev_run:
         metrics.append(FID)
     watched = any(getattr(c, "monitor", None) is not None for c in callbacks)
     if watched and cfg.monitor not in metrics:
-        why = ", and data.val_size=0 leaves nothing to validate on" if len(metrics) < 3 else ""
+        why = "" if "val/loss" in metrics else ", and data.val_size=0 leaves nothing to validate on"
+        if cfg.monitor == FID:
+            why = " without callbacks=fid"
         raise UserError(f"monitor={cfg.monitor} is not measured{why}: choose from {metrics}")
