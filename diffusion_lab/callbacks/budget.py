@@ -5,14 +5,22 @@ from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
 
+from diffusion_lab.errors import UserError
+
 
 class Budget:
     """What something may take of a training's wall time, over all the times it is taken up again.
 
-    `share` is above 0 and at most 1; None for no limit.
+    `share` is above 0 and at most 1; None for no limit. Raises UserError, which names `setting`,
+    for any other.
     """
 
-    def __init__(self, share: float | None) -> None:
+    def __init__(self, share: float | None, setting: str) -> None:
+        if share is not None and not 0 < share <= 1:
+            raise UserError(
+                f"{setting}={share}: expected a share of the run's time, above 0 and at most 1, or "
+                "null for no limit"
+            )
         self.share = share
         self.spent = 0.0
         """Seconds."""

@@ -23,30 +23,29 @@ from diffusion_lab.evaluation.metrics import Moments, frechet_distance
 log = logging.getLogger(__name__)
 
 FID = "val/fid"
+_Batches = Iterator[tuple[int, Features]]
 _say = rank_zero_only(log.info)
 
 
 class FIDEstimate(L.Callback):
     """Logs `val/fid`: FID of images drawn from the averaged weights against the test images.
 
-    Every `every_n_epochs` epochs and at the end. An estimate that would make all of them take more
-    than `share` of the training's wall time is put off to the end of a later epoch; the last one
-    never is. Image k of a seed is the same in every estimate, and in scripts/evaluate.py with that
-    seed. Drawn in batches of `batch_size`, shared out among the processes, which does not change
-    the value. `estimates` holds (optimizer steps, FID) of each.
+    One that would make all take more than `share` of the training's wall time is put off to a later
+    epoch's end; the last one never is. Image k of a seed is the same in every estimate, and in
+    scripts/evaluate.py. Processes share the batches, which does not change the value. `estimates`
+    holds (optimizer steps, FID) of each.
 
     Args:
         sampler: walks from noise to images.
         num_samples: images; FID falls with their number: figures at different ones do not compare.
-        every_n_epochs: how often.
+        every_n_epochs: how often, besides the end.
         share: of the wall time of the training so far, above 0 and at most 1; None for no limit.
         extractor: as `load_extractor` takes it; None for the shipped one of the data.
         batch_size: images that are drawn at once.
         seed: of the images.
 
     Raises:
-        UserError: for a number out of range and, before the first step, where no extractor fits the
-            data.
+        UserError: for a number out of range; before the first step where no extractor fits.
 
     """
 
@@ -68,14 +67,9 @@ class FIDEstimate(L.Callback):
         ):
             if value < least:
                 raise UserError(f"callbacks.fid.{name}={value}: expected at least {least}")
-        if share is not None and not 0 < share <= 1:
-            raise UserError(
-                f"callbacks.fid.share={share}: expected a share of the run's time, above 0 and at "
-                "most 1, or null for no limit"
-            )
         self.sampler, self.extractor_name = sampler, extractor
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.every_n_epochs, self.budget = every_n_epochs, Budget(share)
+        self.every_n_epochs, self.budget = every_n_epochs, Budget(share, "callbacks.fid.share")
         self.estimates: list[tuple[int, float]] = []
         self._expected = 0.0  # seconds that the next estimate will take
         self._due = self._has_put_off = False
@@ -111,8 +105,7 @@ class FIDEstimate(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Estimate if it is time and there is time; checkpoint callbacks come after this."""
         self._due |= (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if is_last_epoch(trainer) or (self._due and self._hasduration(trainer)):
-            # to the callbacks that judge by it and, with the epoch's other metrics, to the loggers
+        if is_last_epoch(trainer) or (self._due and self._has_time(trainer)):
             pl_module.log(FID, self._estimate(trainer, pl_module), sync_dist=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -143,7 +136,7 @@ class FIDEstimate(L.Callback):
         self._due, self._has_put_off = state_dict["due"], state_dict["has_put_off"]
         self.budget.load_state_dict(state_dict["budget"])
 
-    def _hasduration(self, trainer: L.Trainer) -> bool:
+    def _has_time(self, trainer: L.Trainer) -> bool:
         """Whether one more estimate keeps to the share, by the clock of the first process."""
         fits: bool = trainer.strategy.broadcast(self.budget.allows(self._expected))
         if not fits and not self._has_put_off:
@@ -171,23 +164,22 @@ class FIDEstimate(L.Callback):
         self._expected = self.budget.spent - before
         self.estimates.append((trainer.global_step, value))
         self._due = False
-        share, taken = self.budget.share, self.budget.taken()
-        above = "" if share is None or taken <= share else f", above callbacks.fid.share={share}"
+        above = "" if self.budget.allows(0) else f", above callbacks.fid.share={self.budget.share}"
         _say(
             f"step {trainer.global_step:,}: FID of {self.num_samples:,} samples {value:.4g}, in "
-            f"{duration(self._expected)}; {taken:.0%} of the run's time went into it so far{above}"
+            f"{duration(self._expected)}; {self.budget.taken():.0%} of the run's time so far{above}"
         )
         return value
 
     def _look(
-        self, trainer: L.Trainer, pl_module: L.LightningModule
+        self, trainer: L.Trainer, module: L.LightningModule
     ) -> Iterator[tuple[int, Features]]:
         """Draw this process's batches: (first image, features) of each."""
-        module, data = parts(trainer, pl_module)
+        module, data = parts(trainer, module)
         batches = my_batches(trainer, self.num_samples, self.batch_size)
-        hidden = None if trainer.is_global_zero else True  # None: shown on terminals
+        bar = tqdm(batches, "FID", leave=False, disable=None if trainer.is_global_zero else True)
         with evaluating(trainer, module):
-            for first, count in tqdm(batches, "FID", leave=False, disable=hidden):
+            for first, count in bar:
                 *_, last = sample_steps(
                     every_class(module, count, first),
                     module.noise_schedule,
@@ -203,9 +195,8 @@ class FIDEstimate(L.Callback):
     def _cost(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[int, float]:
         """(network calls an image, seconds an estimate)."""
         module, data = parts(trainer, pl_module)
-        batches = my_batches(trainer, self.num_samples, self.batch_size)
-        images = sum(count for _, count in batches)
+        sizes = [n for _, n in my_batches(trainer, self.num_samples, self.batch_size)]
         with evaluating(trainer, module):
             forecast = Forecast(module, data, self.sampler)
-            size = min(self.batch_size, self.num_samples)
-            return forecast.num_calls, images * forecast.seconds_per_image(self.extractor, size)
+            each = forecast.seconds_per_image(self.extractor, max(sizes, default=1))
+        return forecast.num_calls, sum(sizes) * each
