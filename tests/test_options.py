@@ -28,6 +28,12 @@ BESIDE = {
     "experiment=smoke": ["data.train_size=null"],
     "experiment=ddpm_mnist": ["trainer.max_epochs=1"],
     "data=mnist": ["data.source=bundled"],
+    "callbacks=fid": [
+        "data=mnist",
+        "data.source=bundled",
+        "data.num_images=null",
+        "callbacks.fid.num_samples=100",
+    ],
 }
 # the fast network does for UNet2DModel wherever the network is not what is tried
 FAST = "network=unet_fast"

@@ -2,9 +2,11 @@
 
 from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.ema import EMA
+from diffusion_lab.callbacks.fid import FID, FIDEstimate
 from diffusion_lab.callbacks.last import LastCheckpoint
 from diffusion_lab.callbacks.loss_by_noise import LossByNoise
 from diffusion_lab.callbacks.losses import LossHistory
+from diffusion_lab.callbacks.monitors import EarlyStopping, ModelCheckpoint
 from diffusion_lab.callbacks.pending import PendingMetrics
 from diffusion_lab.callbacks.pictures import Figures, SampleGrid
 from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
@@ -16,11 +18,15 @@ from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 
 __all__ = [
     "EMA",
+    "FID",
+    "EarlyStopping",
+    "FIDEstimate",
     "Figures",
     "FiniteLoss",
     "LastCheckpoint",
     "LossByNoise",
     "LossHistory",
+    "ModelCheckpoint",
     "PendingMetrics",
     "PostHocEMA",
     "RandomState",

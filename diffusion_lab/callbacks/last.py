@@ -34,6 +34,16 @@ def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
     )
 
 
+def is_last_epoch(trainer: L.Trainer) -> bool:
+    """Whether training ends with the epoch that is ending, as far as is known by now."""
+    steps, epochs = trainer.max_steps, trainer.max_epochs or -1
+    return (
+        trainer.should_stop
+        or 0 < steps <= trainer.global_step
+        or 0 < epochs <= trainer.current_epoch + 1
+    )
+
+
 class LastCheckpoint(Checkpoint):
     """Saves `filename` at every epoch's end and when `every_seconds` have passed since.
 

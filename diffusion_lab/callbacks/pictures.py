@@ -1,8 +1,6 @@
 """Pictures of a run: a grid of samples every few epochs, and the whole set at the end."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -16,13 +14,12 @@ from torch import Tensor
 
 from diffusion_lab import figures
 from diffusion_lab.attached import attached
-from diffusion_lab.callbacks.ema import averaged
+from diffusion_lab.callbacks.evaluating import evaluating, every_class, parts
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import (
     BlendSampler,
-    Denoise,
     NoiseSchedule,
     Sampler,
     Step,
@@ -33,15 +30,6 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 
 
-def _parts(
-    trainer: L.Trainer, module: L.LightningModule
-) -> tuple[DiffusionModule, ImageDataModule]:
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(module, DiffusionModule)
-    assert isinstance(data, ImageDataModule)
-    return module, data
-
-
 def _folder(trainer: L.Trainer) -> Path:
     """The run's figures/. A run folder that was removed is not made again: that is an error."""
     folder = Path(trainer.default_root_dir) / "figures"
@@ -49,29 +37,9 @@ def _folder(trainer: L.Trainer) -> Path:
     return folder
 
 
-@contextmanager
-def _evaluating(trainer: L.Trainer, module: DiffusionModule) -> Iterator[None]:
-    """Averaged weights, evaluation mode, no gradients, the training's random stream left alone."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad(), averaged(trainer, module):
-            yield
-    finally:
-        module.train(training)
-
-
 def grid_columns(num_classes: int | None) -> int:
     """Images in a row of a grid: a column a class where that is readable, else 8."""
     return num_classes if num_classes and num_classes <= 16 else 8
-
-
-def every_class(module: DiffusionModule, count: int) -> Denoise:
-    """The module's denoiser for `count` images, its classes dealt out in turn if it has any."""
-    if module.num_classes is None:
-        return module.denoise
-    labels = torch.arange(count, device=module.device) % module.num_classes
-    return partial(module.denoise, labels=labels)
 
 
 def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
@@ -107,8 +75,8 @@ class SampleGrid(L.Callback):
         """Draw, save and log."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        module, data = _parts(trainer, pl_module)
-        with _evaluating(trainer, module):
+        module, data = parts(trainer, pl_module)
+        with evaluating(trainer, module):
             *_, last = sample_steps(
                 every_class(module, self.num_samples),
                 module.noise_schedule,
@@ -194,8 +162,8 @@ class Figures(L.Callback):
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, save and log every picture."""
-        module, data = _parts(trainer, pl_module)
-        with _evaluating(trainer, module):
+        module, data = parts(trainer, pl_module)
+        with evaluating(trainer, module):
             for name, figure in self._draw(trainer, module, data):
                 path = _folder(trainer) / f"{name}.png"
                 if isinstance(figure, Figure):

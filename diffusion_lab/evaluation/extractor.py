@@ -86,6 +86,13 @@ class Extractor(ABC):
     def fit(self, images: Tensor) -> Tensor:
         """Bring uint8 (N, C, H, W) to the network's size, uint8; UserError where no rule does."""
 
+    def unpad(self, images: Tensor) -> Tensor:
+        """Cut images of a run (N, C, H, W) to the size that data.image_size padded, if need be.
+
+        Whatever the model has drawn on the border.
+        """
+        return images
+
     @torch.no_grad()
     def __call__(self, images: Tensor, progress: Callable[[int], None] | None = None) -> Features:
         """Return what is seen in uint8 images (N, C, H, W).
@@ -144,6 +151,9 @@ class TrainedExtractor(Extractor):
         )
         self.record, self.folder = record, folder
         self.data: str = record["data"]["dataset"]  # what it was trained on, such as mnist
+
+    def unpad(self, images: Tensor) -> Tensor:
+        return unpadded(images, self.image_shape)
 
     def fit(self, images: Tensor) -> Tensor:
         channels, height, width = self.image_shape

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.extractor import Extractor, unpadded
+from diffusion_lab.evaluation.extractor import Extractor
 from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.evaluation.score import METRICS, Scorer, floor
 from diffusion_lab.evaluation.statistics import Summary, summary
@@ -34,8 +34,7 @@ class Judge:
     Args:
         extractor: sees the images.
         reference: real images as it sees them.
-        padded: whether images larger than the extractor's are its size padded, as data.image_size
-            pads: their border is cut off, whatever a model has drawn there.
+        padded: whether images may be those of a run with data.image_size, whose border is cut off.
 
     Raises:
         UserError: if it is not this extractor that saw the images of the reference.
@@ -61,7 +60,7 @@ class Judge:
         """Score uint8 images (N, C, H, W); `asked` (N,) are the classes that they should be."""
         began = time.perf_counter()
         if self.padded:
-            images = unpadded(images, self.extractor.image_shape)
+            images = self.extractor.unpad(images)
         with _bar(len(images), "images seen") as update:
             features = self.extractor(images, progress=update)
         half = time.perf_counter()

@@ -11,6 +11,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig
 
 from diffusion_lab.callbacks import (
+    FID,
+    FIDEstimate,
     Figures,
     LossHistory,
     PostHocEMA,
@@ -63,7 +65,8 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
     if not any_logger:
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     if cfg.trainer.fast_dev_run:
-        callbacks = [c for c in callbacks if not isinstance(c, SampleGrid | Figures | PostHocEMA)]
+        left_out = SampleGrid | Figures | PostHocEMA | FIDEstimate
+        callbacks = [c for c in callbacks if not isinstance(c, left_out)]
     return [RunFolder(cfg.paths.output_dir), *callbacks, ValidateAtTheEnd()]
 
 
@@ -106,7 +109,12 @@ def check_there_is_work(
         metrics.append("train/loss_epoch")
     if provenance["num_val"]:
         metrics.append("val/loss")
+    # a fast_dev_run leaves it out, and judges nothing
+    if any(isinstance(c, FIDEstimate) for c in callbacks) or cfg.trainer.fast_dev_run:
+        metrics.append(FID)
     watched = any(getattr(c, "monitor", None) is not None for c in callbacks)
     if watched and cfg.monitor not in metrics:
-        why = ", and data.val_size=0 leaves nothing to validate on" if len(metrics) < 3 else ""
+        why = "" if "val/loss" in metrics else ", and data.val_size=0 leaves nothing to validate on"
+        if cfg.monitor == FID:
+            why = " without callbacks=fid"
         raise UserError(f"monitor={cfg.monitor} is not measured{why}: choose from {metrics}")

@@ -258,9 +258,12 @@ def end_again(
     from lightning import Callback
 
     from diffusion_lab.attached import attached
+    from diffusion_lab.callbacks import FID, FIDEstimate
 
     for callback in attached(trainer, Callback):
         if type(callback).__module__.startswith("diffusion_lab."):  # Lightning's leave nothing
             callback.on_train_end(trainer, module)
     metrics: dict[str, float] = content["metrics"]
+    for fid in attached(trainer, FIDEstimate):  # it may be that only this end has made the last one
+        metrics[FID] = fid.estimates[-1][1]
     return metrics

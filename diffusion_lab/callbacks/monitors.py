@@ -1,0 +1,43 @@
+"""Lightning's callbacks that go by a metric, which look at each figure of it once.
+
+`trainer.callback_metrics` keeps a metric until it is measured again. `val/fid` is not measured in
+every epoch: an old figure says nothing of the new weights, and would count as no improvement.
+"""
+
+import lightning as L
+from lightning.pytorch import callbacks
+
+from diffusion_lab.attached import attached
+from diffusion_lab.callbacks.fid import FID, FIDEstimate
+
+
+def _is_new(trainer: L.Trainer) -> bool:
+    return any(fid.is_new(trainer) for fid in attached(trainer, FIDEstimate))
+
+
+# Lightning has no public way to put a look off: the two questions that it asks itself are answered
+
+
+class ModelCheckpoint(callbacks.ModelCheckpoint):
+    """Lightning's; with `monitor=val/fid` it judges after each estimate, whenever validation is."""
+
+    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
+        stale = self.monitor == FID and not _is_new(trainer)
+        return stale or super()._should_skip_saving_checkpoint(trainer)
+
+    def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
+        return self.monitor == FID or super()._should_save_on_train_epoch_end(trainer)
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's; with `monitor=val/fid` its patience counts estimates."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Look where the estimates are made."""
+        if self.monitor == FID:
+            self._check_on_train_epoch_end = True
+        super().setup(trainer, pl_module, stage)
+
+    def _should_skip_check(self, trainer: L.Trainer) -> bool:
+        stale = self.monitor == FID and not _is_new(trainer)
+        return stale or super()._should_skip_check(trainer)
