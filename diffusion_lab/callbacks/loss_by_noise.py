@@ -102,9 +102,10 @@ class LossByNoise(L.Callback):
         self._add("val", module, module.weigh(error, t), error, t)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write and draw."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._write(trainer, _diffusion(pl_module))
+        """Write and draw, and begin anew; an epoch that was cut short may be gone on with."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and trainer.is_last_batch:
+            self.written = self._write(trainer, _diffusion(pl_module))
+            self.sums["train"].zero_()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write and draw what was added since, if anything was."""
@@ -136,22 +137,18 @@ class LossByNoise(L.Callback):
         level = log_snr(schedule, t).to(self.edges)
         self.sums[split].index_add_(0, torch.bucketize(level, self.edges[1:-1]), row)
 
-    def _write(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+    def _write(self, trainer: L.Trainer, module: DiffusionModule) -> Tensor:
+        """Write and draw what there is. -> the training sums of all processes."""
         train, val = (
             trainer.strategy.reduce(self.sums[split].clone(), reduce_op="sum").double().cpu()
             for split in _SPLITS
         )
         n = train[:, 0].sum()
-        if not n:
-            return
-        short = n < self.written[:, 0].sum()
-        shown = train + self.written if short else train
-        self.written = train
-        self.sums["train"].zero_()
+        shown = train + self.written if n < self.written[:, 0].sum() else train
         folder = Path(trainer.default_root_dir)
         # a run folder that was removed is not made again
-        if not trainer.is_global_zero or not folder.is_dir():
-            return
+        if not n or not trainer.is_global_zero or not folder.is_dir():
+            return train
         edges = self.edges.double().cpu().numpy()
         tables = {"train": table(edges, shown.numpy()), "val": table(edges, val.numpy())}
         with replacing(folder / "loss_by_noise.csv") as part, part.open("w", newline="") as file:
@@ -165,6 +162,7 @@ class LossByNoise(L.Callback):
         path = folder / "figures" / "loss_by_noise.png"
         figures.save_figure(loss_by_noise_figure(edges, tables, implied), path)
         log_picture(trainer, "loss_by_noise", path)
+        return train
 
 
 def table(edges: NDArray[np.float64], sums: NDArray[np.float64]) -> dict[str, list[float]]:
