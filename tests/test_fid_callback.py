@@ -79,7 +79,7 @@ def estimates(run_dir, name="last"):
 
 
 def recomputed(run_dir, extractor, seed=0):
-    """FID by hand: every image on its own, the eigenvalues of the product itself, the test images seen anew."""
+    """FID by hand: image by image, eigenvalues of the product itself, test images seen anew."""
     run = load_run(run_dir)
     look = load_extractor(str(extractor))
     sampler = make_sampler("flow_euler", num_steps=2)
