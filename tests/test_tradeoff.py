@@ -176,7 +176,7 @@ def test_every_default_is_a_word_and_spacings_multiply_only_those_that_take_one(
     cells, skipped = make_cells(None, None, [5, 2000], schedule)
     assert len(cells) == len(skipped) == len(DEFAULT)
     assert "1000 timesteps" in skipped["dpm_solver 2000"]
-    with pytest.raises(UserError, match="no sampler fits: .*1000 timesteps"):
+    with pytest.raises(UserError, match=r"no sampler fits: .*1000 timesteps"):
         make_cells(None, None, [2000], schedule)
 
 
