@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +17,7 @@ from diffusion_lab.run.checkpoint_io import read_checkpoint
 from diffusion_lab.run.differences import Comparison, compare_groups
 from diffusion_lab.run.evaluations import EvaluatedRun, check_comparable, find_runs, read_run
 from diffusion_lab.run.groups import Group, group_runs
+from diffusion_lab.run.options import sampler_config, sampler_word
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.report import table_text
 from diffusion_lab.run.results import results_folder
@@ -50,10 +51,11 @@ def compare(cfg: DictConfig) -> Compared:
         raise UserError(
             "runs= is missing: give run folders, runs=logs/runs/a,logs/runs/b, or a sweep folder"
         )
+    sampler = _asked_sampler(cfg)
     folders = find_runs(_list(cfg, "runs"))
     if len(folders) < 2:
         raise UserError(f"runs={cfg.runs} is one run: give two or more to compare")
-    runs = [read_run(folder, cfg.sampler, cfg.num_samples) for folder in folders]
+    runs = [read_run(folder, sampler, cfg.num_samples) for folder in folders]
     check_comparable(runs)
     metrics = _metrics(_list(cfg, "metrics"), runs)
     groups = group_runs(runs)
@@ -66,6 +68,17 @@ def compare(cfg: DictConfig) -> Compared:
     write_json(out / "comparison.json", _content(groups, comparisons))
     _draw(groups, comparisons, metrics, out)
     return Compared(groups, comparisons, out, tuple(_lines(groups, comparisons)))
+
+
+def _asked_sampler(cfg: DictConfig) -> str | None:
+    """The word typed; what an evaluation's steps were is seen in its network calls."""
+    if cfg.sampler is None:
+        return None
+    node = cast(dict[str, Any], OmegaConf.to_container(cfg.sampler))
+    word = sampler_word(node)
+    if node != sampler_config(word):
+        raise UserError(f"sampler= chooses by the word alone: type sampler={word} and no more")
+    return word
 
 
 def _list(cfg: DictConfig, name: str) -> list[str]:

@@ -56,7 +56,8 @@ def find_runs(named: Sequence[str]) -> list[Path]:
                 f"runs={name} {reason}: give run folders, runs=logs/runs/a,logs/runs/b, a pattern, "
                 "runs='logs/runs/2026*', or a sweep folder, runs=logs/sweeps/<name>"
             )
-        found |= {run.resolve(): run for run in runs}
+        for run in runs:
+            found.setdefault(run.resolve(), run)
     return list(found.values())
 
 

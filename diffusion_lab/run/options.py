@@ -24,6 +24,7 @@ def option(group: str, word: str, **settings: Any) -> Any:
     return build(_config(group, word) | settings, _convert_="all")
 
 
+@cache
 def _config(group: str, word: str) -> dict[str, Any]:
     path = Path(CONFIG_DIR, group, f"{word}.yaml")
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
@@ -51,6 +52,11 @@ def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Samp
     if spacing is not None:
         settings["timestep_spacing"] = spacing
     return option("sampler", word, **settings)
+
+
+def sampler_config(word: str) -> dict[str, Any]:
+    """The settings that a sampler's word stands for."""
+    return dict(_config("sampler", word))
 
 
 def sampler_word(config: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ class CompareConfig:
     runs: Any = MISSING
     baseline: str | None = None
     metrics: Any = MISSING
-    sampler: str | None = None
+    sampler: Any = None
     num_samples: int | None = None
     out: str | None = None
 
