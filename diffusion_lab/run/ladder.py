@@ -36,7 +36,7 @@ from diffusion_lab.run.ladder_time import Estimate
 from diffusion_lab.run.lock import NAME as LOCK
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.record import git_commit, write_json
-from diffusion_lab.run.rungs import Rung, check_rungs, differences, read_rungs
+from diffusion_lab.run.rungs import Rung, check_rungs, differences, read_rungs, seeded
 from diffusion_lab.schema import LadderConfig
 
 log = logging.getLogger(__name__)
@@ -63,21 +63,21 @@ def ladder(cfg: DictConfig) -> Ladder:
     that fails is told of and leaves the others be.
     """
     check_keys(cfg, LadderConfig)
-    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     seeds = read_seeds(plain["seeds"])
     for name, least in (("num_samples", 2), ("batch_size", 1)):
         if plain[name] < least:
             raise UserError(f"{name}={plain[name]}: expected at least {least}")
     rungs = read_rungs(plain["ladder"], plain["words"])
     out = _folder(plain["out"], plain["paths"]["log_dir"])
+    configs = [rung.config(plain["paths"]) for rung in rungs]
+    check_rungs(rungs, configs)
     runs = [
-        RungRun(rung, seed, folder, rung.config(seed, folder, plain["paths"]))
-        for seed in seeds  # a ladder that is stopped has been climbed whole by some seeds
-        for rung in rungs
+        RungRun(rung, seed, folder, seeded(cfg, seed, folder))
+        for seed in seeds  # so a ladder that is stopped was climbed whole by its first seeds
+        for rung, cfg in zip(rungs, configs, strict=True)
         for folder in [out / f"rung_{rung.number}" / f"seed_{seed}"]
     ]
-    configs = [run.config for run in runs[: len(rungs)]]
-    check_rungs(rungs, configs)
     for run in runs:
         run.check()
     judge = choose_ladder_judge(plain["extractor"], configs[0], plain["paths"]["data_dir"])

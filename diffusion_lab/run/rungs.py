@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
-from diffusion_lab.run.check import check_config, check_keys, check_seed
+from diffusion_lab.run.check import check_config, check_keys
 from diffusion_lab.run.compose import compose_config
 from diffusion_lab.schema import TrainConfig
 
@@ -48,17 +48,25 @@ class Rung:
         """What errors and lines of progress call it."""
         return f"rung {self.number} ({self.name})"
 
-    def config(self, seed: int, folder: Path, paths: Mapping[str, str]) -> DictConfig:
-        """What is trained in `folder`; UserError, naming the rung, for a word that is none.
+    def config(self, paths: Mapping[str, str]) -> DictConfig:
+        """What is trained; UserError, naming the rung, for a word that is none.
 
         `paths` are the ladder's data_dir and log_dir.
         """
         try:
-            cfg = compose_config([*self.words, f"seed={seed}"], folder)
+            cfg = compose_config(self.words)
         except UserError as error:
             raise UserError(f"{self.title}: {error}") from error
         cfg.paths.data_dir, cfg.paths.log_dir = paths["data_dir"], paths["log_dir"]
         return cfg
+
+
+def seeded(cfg: DictConfig, seed: int, folder: Path) -> DictConfig:
+    """The same configuration with a seed, to be trained in that folder."""
+    mine = cfg.copy()
+    mine.seed, mine.paths.output_dir = seed, str(folder)
+    mine.command.overrides = [*cfg.command.overrides, f"seed={seed}"]
+    return mine
 
 
 def read_rungs(plan: Mapping[str, Any], typed: Sequence[str] = ()) -> list[Rung]:
@@ -122,7 +130,6 @@ def check_rungs(rungs: Sequence[Rung], configs: Sequence[DictConfig]) -> None:
             config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
             check_keys(config, TrainConfig)
             check_config(config)
-            check_seed(cfg.seed)
             module: DiffusionModule = build(cfg.model)
             build(cfg.sampler).check(module.noise_schedule)
         except UserError as error:
