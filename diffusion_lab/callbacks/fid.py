@@ -90,7 +90,7 @@ class FIDEstimate(L.Callback):
         self.real = reference_for(self.extractor, data.dataset, lambda: data).test_moments
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, try a few network calls and say how long an estimate will take."""
+        """Start the clock, try a few network calls, say how long an estimate will take."""
         self.budget.start()
         with self.budget.spending():
             (calls, self._expected), *_ = all_do(trainer, lambda: self._cost(trainer, pl_module))

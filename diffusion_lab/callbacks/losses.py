@@ -50,8 +50,10 @@ class LossHistory(L.Callback):
         mean = trainer.strategy.reduce(losses[losses.isfinite()].mean(), reduce_op="mean")
         self.epochs.append(float(mean))
         pl_module.log("train/loss_epoch", mean, sync_dist=True)
+        # looking at the metrics reduces them: if one process does so alone, and any callback after
+        # this one has them exchange something, each waits for the other for ever
+        val = trainer.callback_metrics.get("val/loss")
         if trainer.is_global_zero:
-            val = trainer.callback_metrics.get("val/loss")
             log.info(
                 "epoch %d: average loss %.6f%s",
                 trainer.current_epoch,
