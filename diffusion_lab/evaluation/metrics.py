@@ -71,7 +71,7 @@ def mean_kernel_within(x: Array) -> float:
 
 
 def kid(within_x: float, within_y: float, between: float) -> float:
-    """Squared MMD with the cubic kernel, unbiased: Binkowski et al. 2018 (1801.01401), eq. 3-4.
+    """Squared MMD with the cubic kernel, unbiased: Binkowski et al. 2018 (arXiv 1801.01401).
 
     Of the three means above. Over the whole sets and not over random subsets, as is usual where
     features have 2,048 dimensions: the smallest variance, and nothing drawn. Zero in expectation
@@ -109,9 +109,9 @@ def precision_recall_density_coverage(
     """How the samples' and the real images' neighbourhoods lie in each other.
 
     Precision is the share of x inside a ball of y, recall that of y inside a ball of x
-    (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1-2); density the mean number of balls of y
+    (Kynkaanniemi et al. 2019, arXiv 1904.06991); density the mean number of balls of y
     around a sample over k, coverage the share of y with a sample in their ball (Naeem et al. 2020,
-    arXiv 2002.09797, eq. 3-4). Balls have the squared radii: `radii_x` (N,) and `radii_y` (M,) for
+    arXiv 2002.09797). Balls have the squared radii: `radii_x` (N,) and `radii_y` (M,) for
     the first two, `wide_radii_y` (M,), to the k-th neighbour, for the others.
     """
     inside = np.zeros(len(x), dtype=bool)
