@@ -21,6 +21,15 @@ def time_left(trainer: L.Trainer, module: L.LightningModule, elapsed: float) -> 
     return str(timedelta(seconds=round(elapsed * (1 - share) / share))) if share else "?"
 
 
+def _batches(trainer: L.Trainer, done: int) -> int | float:
+    """Of this epoch; Lightning's own count is what is left of it where max_steps is the limit."""
+    batches = trainer.num_training_batches
+    if trainer.max_steps > 0:
+        left = trainer.max_steps - trainer.global_step
+        batches = min(batches, done + left * trainer.accumulate_grad_batches)
+    return batches
+
+
 class LiveBar(TQDMProgressBar):
     """Lightning's bar with the time left of the whole training."""
 
@@ -77,7 +86,7 @@ class PlainLines(ProgressBar):
             "epoch %d, batch %d/%s: loss %s%s, %s left",
             trainer.current_epoch,
             batch_idx + 1,
-            self.total_train_batches,
+            _batches(trainer, batch_idx + 1),
             f"{outputs['loss'].item() * trainer.accumulate_grad_batches:.4f}",
             f", {rate:.0f} images/s" if isinstance(rate, float) else "",
             time_left(trainer, pl_module, now - self._began),
