@@ -1,6 +1,7 @@
 """Do the metrics see what a person sees? Real images, and what should score worse than they do."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def floors(judge: Judge, sizes: tuple[int, ...]) -> list[str]:
 def main() -> None:
     """`python -m diffusion_lab.run.sanity`: with the full MNIST, by the shipped extractor."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(os.environ.get("DIFFUSION_LAB_DATA", "data"))
+    )
     parser.add_argument("--extractor", default="mnist_v1")
     arguments = parser.parse_args()
     extractor = load_extractor(arguments.extractor)
