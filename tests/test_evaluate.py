@@ -53,7 +53,12 @@ def test_it_leaves_its_record_and_a_picture_and_prints_a_table(evaluated, runs):
     folder, out = evaluated
     assert folder.parent == runs["conditional"] / "evaluation"
     assert sorted(p.name for p in folder.iterdir()) == ["evaluation.json", "samples.png"]
-    for words in ("extractor bars_v1 (sha256 ", "1,000 test images of fake", "70 images, 2 seeds"):
+    for words in (
+        "extractor bars_v1 (sha256 ",
+        "1,000 test images of fake",
+        "70 images, 2 seeds",
+        "70 real ones",
+    ):
         assert words in out
     for title in ("FID", "KID", "precision", "class entropy (bits)", "agreement with the label"):
         assert f"\n{title}  " in out
@@ -172,13 +177,16 @@ def test_a_run_without_an_average_has_no_ema_weights(typed, bars, tmp_path):
 @pytest.mark.parametrize(
     ("images", "more", "words"),
     [
-        (np.zeros((80, 1, 30, 28), np.uint8), {}, ["30x28", "28x28"]),
-        (np.zeros((80, 3, 28, 28), np.uint8), {}, ["3 channels"]),
+        (np.full((80, 1, 30, 28), 9, np.uint8), {}, ["30x28", "28x28"]),
+        (np.full((80, 3, 28, 28), 9, np.uint8), {}, ["3 channels"]),
         (np.zeros((80, 28, 28), np.uint8), {}, ["(80, 28, 28)", "(N, C, H, W)"]),
         (np.zeros((80, 1, 28, 28), np.float32), {}, ["float32", "uint8"]),
         (np.full((80, 1, 28, 28), np.nan, np.float32), {}, ["not all finite"]),
-        (np.zeros((80, 1, 28, 28), np.uint8), {"labels": np.zeros(7, int)}, ["labels"]),
-        (np.zeros((80, 1, 28, 28), np.uint8), {"guidance_scale": np.ones(80)}, ["guidance"]),
+        (np.full((80, 1, 32, 32), 99, np.uint8), {}, ["not black"]),
+        (np.full((1, 1, 28, 28), 9, np.uint8), {}, ["1 images", "at least 2"]),
+        (np.ones((80, 1, 28, 28), np.uint8), {}, ["no pixel is above 1 of 255", "* 255"]),
+        (np.full((80, 1, 28, 28), 9, np.uint8), {"labels": np.zeros(7, int)}, ["labels"]),
+        (np.full((80, 1, 28, 28), 9, np.uint8), {"guidance_scale": np.ones(80)}, ["guidance"]),
     ],
 )
 def test_images_that_cannot_be_scored_are_one_line(typed, bars, tmp_path, images, more, words):

@@ -186,8 +186,8 @@ def check_pixels(images: Tensor) -> None:
         broken = images.is_floating_point() and not bool(images.isfinite().all())
         raise UserError(
             f"the images are {str(images.dtype).removeprefix('torch.')}"
-            f"{' and not all finite' if broken else ''}: expected pixels, uint8 from 0 to 255 "
-            "(ValueRange.decode makes them)"
+            f"{' and not all finite' if broken else ''}: expected pixels, uint8 from 0 to 255; "
+            "of values in [0, 1] that is (x * 255).round()"
         )
     if images.ndim != 4:
         raise UserError(f"the images have shape {tuple(images.shape)}: expected (N, C, H, W)")

@@ -50,6 +50,7 @@ class Evaluation:
         """The table that is printed."""
         n, seeds = self.record["num_samples"], self.record["seeds"]
         extractor, reference = self.record["extractor"], self.record["reference"]
+        real = self.record["floor"]["num_samples"]
         rows = [
             f"{METRICS[name].title:28} {_figure(found):>20} {_figure(self.floor.get(name)):>20}"
             for name, found in self.summary.items()
@@ -57,8 +58,8 @@ class Evaluation:
         several = f"{len(seeds)} seeds" if len(seeds) > 1 else "1 seed, no spread"
         return [
             f"extractor {extractor['name']} (sha256 {extractor['sha256'][:8]}), against "
-            f"{reference['n']:,} test images of {reference['data']}",
-            f"{'':28} {f'{n:,} images, {several}':>20} {'real training images':>20}",
+            f"{reference['n']:,} test images of {reference['data']}, beside real training images",
+            f"{'':28} {f'{n:,} images, {several}':>20} {f'{real:,} real ones':>20}",
             *rows,
         ]
 
@@ -141,10 +142,13 @@ def _read(cfg: DictConfig) -> Evaluation:
             f"images= differ, {shapes}: expected as many of one size in each file, with labels in "
             "all or in none"
         )
-    extractor = load_extractor(cfg.extractor)
-    judge = Judge(extractor, load_reference(extractor))
     images = sets[0][0]
-    judge.check((images.shape[1], images.shape[2], images.shape[3]))
+    if len(images) < 2:
+        raise UserError(f"{files[0]} holds {len(images)} images: expected at least 2 to compare")
+    extractor = load_extractor(cfg.extractor)
+    for each, _ in sets:
+        extractor.fit(each)  # or refuse them
+    judge = Judge(extractor, load_reference(extractor))
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
     draws = [partial(Drawn, images, asked) for images, asked in sets]

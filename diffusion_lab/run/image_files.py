@@ -39,6 +39,11 @@ def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tens
         raise UserError(f"{file}: images are {there['images'].dtype}, expected uint8") from error
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
+    if images.numel() and images.max() <= 1:
+        raise UserError(
+            f"{file}: no pixel is above 1 of 255; of images in [0, 1] save "
+            "(images * 255).round().astype(numpy.uint8)"
+        )
     labels = torch.from_numpy(there["labels"]) if "labels" in there else None
     if labels is not None and labels.shape != images.shape[:1]:
         raise UserError(f"{file}: {len(images)} images and labels of shape {tuple(labels.shape)}")
