@@ -84,8 +84,8 @@ class FIDEstimate(L.Callback):
         self.extractor.fit(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
         if self.num_samples <= self.extractor.num_features:
             raise UserError(
-                f"callbacks.fid.num_samples={self.num_samples}: FID by {self.extractor.name} needs "
-                f"more than its {self.extractor.num_features} features, 2000 for example"
+                f"callbacks.fid.num_samples={self.num_samples}: expected more than the "
+                f"{self.extractor.num_features} features of {self.extractor.name}, for example 2000"
             )
         self.real = reference_for(self.extractor, data.dataset, lambda: data).test_moments
 
@@ -123,12 +123,8 @@ class FIDEstimate(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, for the checkpoint."""
-        return {
-            "estimates": self.estimates,
-            "due": self._due,
-            "has_put_off": self._has_put_off,
-            "budget": self.budget.state_dict(),
-        }
+        state = {"estimates": self.estimates, "due": self._due, "has_put_off": self._has_put_off}
+        return state | {"budget": self.budget.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
