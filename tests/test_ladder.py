@@ -205,6 +205,34 @@ def test_a_ladder_that_was_killed_goes_on(typed, small, tmp_path):
         assert [run["scores"] for run in a["runs"]] == [run["scores"] for run in b["runs"]]
 
 
+def test_a_training_that_was_killed_goes_on_from_its_checkpoint(typed, small, tmp_path):
+    """As the kill leaves it: running, at step 2 of 4. The result is that of one never stopped."""
+    small = [*small[:-1], "seeds=1"]
+    assert typed("ladder", *small, "out=whole")[0] == 0
+    code, out, err = typed("ladder", *small, "trainer.max_steps=2", "out=cut")
+    assert code == 0, out + err
+    for folder in (tmp_path / "cut").glob("rung_*/seed_0"):
+        config = folder / ".hydra" / "config.yaml"
+        config.write_text(config.read_text().replace("max_steps: 2", "max_steps: 4"))
+        record = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps(record | {"status": "running"}))
+        shutil.rmtree(folder / "evaluation")
+    code, out, err = typed("ladder", *small, "out=cut")
+    assert code == 0, out + err
+    assert "2 of 2 trainings to do" in out
+    record = json.loads((tmp_path / "cut" / "rung_1" / "seed_0" / "metrics.json").read_text())
+    assert record["steps"] == 4 and [again["step"] for again in record["resumed"]] == [2]
+    for rung in (0, 1):
+        first, second = (
+            torch.load(
+                tmp_path / name / f"rung_{rung}" / "seed_0" / "checkpoints" / "last.ckpt",
+                weights_only=True,
+            )["state_dict"]
+            for name in ("whole", "cut")
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_a_training_that_fails_does_not_hide_the_rest(typed, small, tmp_path):
     assert typed("ladder", *small, "out=whole")[0] == 0
     path = tmp_path / "whole" / "rung_0" / "seed_1" / "metrics.json"

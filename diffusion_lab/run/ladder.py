@@ -95,8 +95,8 @@ def _climb(
     rungs: Sequence[Rung], runs: Sequence[RungRun], judge: Judge, plain: dict[str, Any], out: Path
 ) -> Ladder:
     began = time.perf_counter()
-    floor = judge.floor(plain["num_samples"])
     estimate = Estimate(runs[: len(rungs)], judge, plain["num_samples"], plain["batch_size"])
+    floor = judge.floor(plain["num_samples"])
     todo = [run for run in runs if not run.trained]
     seeds = len({run.seed for run in runs})
     _say(

@@ -9,7 +9,7 @@ from diffusion_lab.diffusion import Sampler, sample_steps
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.explain import cost
-from diffusion_lab.run.judge import Judge
+from diffusion_lab.run.judge import FLOOR_DRAWS, Judge
 from diffusion_lab.run.ladder_runs import RungRun
 
 
@@ -27,8 +27,11 @@ class Estimate:
         began = time.perf_counter()
         data = lowest[0].config.data
         shape = (data.channels, data.image_size, data.image_size)
-        judge(torch.randint(256, (count, *shape), dtype=torch.uint8))
-        judging = (time.perf_counter() - began) * num_samples / count
+        judge.extractor(torch.zeros(count, *shape, dtype=torch.uint8))
+        seeing = (time.perf_counter() - began) * num_samples / count
+        began = time.perf_counter()
+        judge.floor(num_samples)  # of real images: noise would be warned of
+        judging = seeing + (time.perf_counter() - began) / FLOOR_DRAWS
         few = min(count, 32)
         self._training: dict[int, float] = {}
         self._scoring: dict[int, float] = {}

@@ -239,7 +239,8 @@ def set_scene(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
     import torch
 
     torch.set_num_threads(content["threads"])
-    cfg.command = content["config"]["command"]
+    for key, value in content["config"]["command"].items():  # the node may have a type
+        cfg.command[key] = value
     return cfg
 
 
