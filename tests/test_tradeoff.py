@@ -218,3 +218,11 @@ def test_the_figure_rings_the_fronts():
     ]
     assert [x for x in ringed[0] if x] == [[5], [9]] and [x for x in ringed[1] if x] == [[1.0]]
     assert all(ax.get_yscale() == "log" for ax in figure.axes)
+    assert any(label.get_text() == "real images: 1.2, below" for label in _legend(figure))
+    near = tradeoff_figure(curves, "FID", 15.0)
+    assert [15.0, 15.0] in [list(line.get_ydata()) for line in near.axes[0].lines]
+    assert any(label.get_text() == "real images" for label in _legend(near))
+
+
+def _legend(figure):
+    return figure.legends[0].get_texts()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from diffusion_lab.figures.curves import running_mean
@@ -21,6 +21,7 @@ from diffusion_lab.figures.style import (
     TITLE_SIZE,
     WIDTH,
     new_figure,
+    plain_log_ticks,
     style_plot,
     text_width,
 )
@@ -129,9 +130,7 @@ def loss_curves(
             points = np.array(validations, dtype=np.float64).reshape(-1, 2)
             ax.plot(*points.T, "o", color=color, markersize=4)
     ax.set_yscale("log")
-    for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-    ax.tick_params(which="minor", labelsize=SMALL_SIZE, labelcolor=INK)
+    plain_log_ticks(ax.yaxis)
     ax.margins(x=0.02)
     ax.plot([], [], "o", color=MUTED, markersize=4, label="validation")
     figure.legend(loc="outside lower left", frameon=False, fontsize=SMALL_SIZE, labelcolor=INK)

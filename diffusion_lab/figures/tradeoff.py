@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
 
 from diffusion_lab.figures.style import (
     COLORS,
@@ -16,8 +15,11 @@ from diffusion_lab.figures.style import (
     SMALL_SIZE,
     WIDTH,
     new_figure,
+    plain_log_ticks,
     style_plot,
 )
+
+_FAR = 5.0  # times
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,11 @@ def tradeoff_figure(
     Args:
         curves: name -> its points, in order of their cost; those on a front are ringed.
         ylabel: what quality is; less is better.
-        floor: a dashed line: what real images have.
+        floor: a dashed line: what real images have. One far below all points is only named, or it
+            would leave them no room to differ.
 
     """
+    lowest = min((p.quality for points in curves.values() for p in points), default=math.nan)
     figure = new_figure(WIDTH, 4.2 + 0.1 * len(curves))
     figure.set_layout_engine("constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -50,7 +54,18 @@ def tradeoff_figure(
     ):
         style_plot(ax, xlabel, "" if side else ylabel)
         if floor is not None and floor > 0:
-            ax.axhline(floor, color=MUTED, linewidth=1.2, linestyle="--", label="real images")
+            near = floor > lowest / _FAR
+            where = [floor, floor] if near else []
+            label = "real images" if near else f"real images: {floor:.2g}, below"
+            ax.plot(
+                [0, 1][: len(where)],
+                where,
+                "--",
+                color=MUTED,
+                linewidth=1.2,
+                label=label,
+                transform=ax.get_yaxis_transform(),
+            )
         for i, (name, points) in enumerate(curves.items()):
             color, dashes = COLORS[i % len(COLORS)], ("-", "--", ":")[i // len(COLORS) % 3]
             costs = [(p.calls, p.milliseconds)[side] for p in points]
@@ -61,20 +76,13 @@ def tradeoff_figure(
             front = [(x, p.quality) for x, p in zip(costs, points, strict=True) if p.on_front[side]]
             if front:
                 ax.plot(*zip(*front, strict=True), "o", color=INK, markersize=9, fillstyle="none")
-        _readable_log(ax)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        plain_log_ticks(ax.xaxis)
+        plain_log_ticks(ax.yaxis)
     left.plot([], [], "o", color=INK, markersize=9, fillstyle="none", label="on the front")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=SMALL_SIZE
     )
     return figure
-
-
-def _readable_log(ax: Axes) -> None:
-    """Logarithmic axes with plain numbers at 1, 2 and 5."""
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(LogLocator(subs=()))

@@ -118,7 +118,9 @@ def lines(found: Sequence[Weighed], content: Mapping[str, Any]) -> list[str]:
         f"real training images: FID {content['floor']['fid']:.4g}",
         f"time of an image in a batch of {settings['batch_size']} on {settings['device']}: median "
         "of 3 rounds over all samplers in turn, after one to warm up",
-        *([] if several else ["one seed a cell: no spread is known, seeds=3 shows it"]),
+        "the front is that of the means: neighbours within each other's spread may change places"
+        if several
+        else "one seed a cell: no spread is known, seeds=3 shows it",
         *(f"left out {', '.join(names)}: {reason}" for reason, names in reasons.items()),
     ]
 
