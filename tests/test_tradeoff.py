@@ -148,6 +148,21 @@ def test_the_scores_are_those_of_evaluate_and_a_cut_off_one_goes_on(typed, train
     assert_refused(typed("tradeoff", *arguments), "tradeoff.json is damaged")
 
 
+def test_compare_reads_what_evaluate_writes(typed, trained, extractor):
+    for run in trained.values():
+        drawn = ("sampler=blend", "sampler.num_steps=3", "seeds=2")
+        code, _, err = typed("evaluate", *small(run, extractor), *drawn)
+        assert code == 0, err
+    runs = f"runs={','.join(map(str, trained.values()))}"
+    code, text, err = typed("compare", runs, "sampler=blend", "num_samples=12")
+    assert code == 0, err
+    record = json.loads((Path(text.strip().splitlines()[-1]) / "comparison.json").read_text())
+    assert [group["name"] for group in record["groups"]] == ["model=basic_unet", "model=ddpm"]
+    found = {c["metric"]: c for c in record["comparisons"] if c["group"] == "model=ddpm"}
+    assert list(found) == ["fid", "kid", "precision", "recall"]
+    assert len(found["fid"]["values"]) == 2 and found["fid"]["unit"] == "sampling seeds"
+
+
 def test_what_does_not_fit_is_left_out_unless_it_was_named(typed, trained, extractor):
     """The run's noise is uniform, which nothing that adds Gaussian noise can walk."""
     arguments = (*small(trained["basic_unet"], extractor), "num_steps=2")
