@@ -235,7 +235,7 @@ def test_a_class_that_was_not_trained_on_is_refused(folder, typed):
 
 
 def test_other_images_and_no_run_are_refused(folder, typed, tmp_path):
-    np.savez(tmp_path / "wide.npz", images=np.zeros((3, 1, 32, 32), np.uint8))
+    np.savez(tmp_path / "wide.npz", images=np.full((3, 1, 32, 32), 200, np.uint8))
     run = folder("flow", "model=flow")
     assert_refused(
         typed("diagnose", f"run={run}", f"samples={tmp_path / 'wide.npz'}"), "wide.npz", "28"
