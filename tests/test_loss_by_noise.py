@@ -33,7 +33,7 @@ from diffusion_lab.diffusion.noise_levels import (
     times_of,
 )
 from diffusion_lab.modules import DiffusionModule
-from tests.conftest import TINY
+from tests.conftest import TINY, last_line
 from tests.test_bad_input import assert_refused
 
 UNIFORM, PLAIN = UniformTime(), Weighting()
@@ -273,6 +273,16 @@ def test_its_state_is_plain_and_comes_back():
     assert torch.equal(again.sums["val"], callback.sums["val"])
     assert torch.equal(again.written, callback.written)
     assert all(isinstance(value, list) for value in callback.state_dict().values())
+
+
+@pytest.mark.slow
+def test_two_processes_add_up(command, tmp_path):
+    words = [*QUICK, "trainer.devices=2", "trainer.strategy=ddp"]
+    run = last_line(command("train", *words, f"hydra.run.dir={tmp_path / 'run'}"))
+    counts = {
+        s: sum(int(r["n"]) for r in read_table(run) if r["split"] == s) for s in ("train", "val")
+    }
+    assert counts == {"train": 2 * 2 * 4, "val": 4}
 
 
 @pytest.mark.parametrize("name", ["bins", "every_n_epochs"])

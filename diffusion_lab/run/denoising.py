@@ -159,7 +159,7 @@ def levels_figure(found: list[Level], implied: ImpliedWeighting) -> Figure:
     level = np.array(train.x)
     weight = np.interp(level, implied.log_snr, implied.on_x0)
     shares = {}
-    for name, kind in (("of the loss", "network"), ("of what the ideal denoiser spares", "gap")):
+    for name, kind in (("of the loss", "network"), ("of the gap to the ideal", "gap")):
         part = weight * band("train", kind).y
         area = np.trapezoid(part[np.argsort(level)], np.sort(level))
         if area > 0:
