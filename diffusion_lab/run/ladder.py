@@ -100,7 +100,8 @@ def _climb(
     todo = [run for run in runs if not run.trained]
     seeds = len({run.seed for run in runs})
     _say(
-        f"{len(rungs)} rungs x {seeds} seeds: {len(todo)} of {len(runs)} trainings to do, about "
+        f"{len(rungs)} rungs x {seeds} seed{'s' * (seeds > 1)}: {len(todo)} of {len(runs)} "
+        "trainings to do, about "
         f"{_minutes(estimate.left(runs))} from a few timed steps"
     )
     scored: dict[int, list[Scored]] = {}

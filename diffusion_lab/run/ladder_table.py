@@ -161,13 +161,13 @@ def lines(results: Sequence[RungResult], floor: Mapping[str, Summary]) -> list[s
     """The table as it is printed; the last line is that of real images."""
     wide = max(len(f"{r.rung.number} {r.rung.name}") for r in results)
     titles = (METRICS[name].title.removeprefix("classifier ") for name in SHOWN)
-    head = " " * wide + "".join(f"{title:>16}" for title in titles) + "   FID to the one before"
+    head = " " * wide + "".join(f"{title:>18}" for title in titles) + "   FID to the one before"
     table = [head]
     for result in results:
-        cells = "".join(f"{_cell(result.summary.get(name)):>16}" for name in SHOWN)
+        cells = "".join(f"{_cell(result.summary.get(name)):>18}" for name in SHOWN)
         label = f"{result.rung.number} {result.rung.name}"
         table.append(f"{label:{wide}}{cells}   {_change(result)}".rstrip())
-    cells = "".join(f"{_cell(floor.get(name)):>16}" for name in SHOWN)
+    cells = "".join(f"{_cell(floor.get(name)):>18}" for name in SHOWN)
     table.append(f"{'real images':{wide}}{cells}")
     return table
 
