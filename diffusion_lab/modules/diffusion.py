@@ -147,7 +147,8 @@ class DiffusionModule(L.LightningModule):
     def training_progress(self, step: int) -> float:
         """Share of the training that is done after `step` optimizer steps, in [0, 1].
 
-        Whichever limit is nearer counts, steps (or epochs) or `trainer.max_time`.
+        Whichever limit is nearer counts, steps (or epochs) or `trainer.max_time`, by the clock of
+        this process: a progress bar asks in one process alone, where others must not be waited for.
         """
         trainer = self.trainer
         total = trainer.estimated_stepping_batches
@@ -156,16 +157,18 @@ class DiffusionModule(L.LightningModule):
             if (left := timer.time_remaining()) is not None:
                 elapsed = timer.time_elapsed()
                 share = max(share, elapsed / (elapsed + left))
-        if trainer.world_size > 1:  # clocks differ, learning rates must not
-            share = trainer.strategy.broadcast(share)
         return min(share, 1.0)
+
+    def _lr_factor(self, step: int) -> float:
+        share = self.training_progress(step) if step else 0.0
+        if self.trainer.world_size > 1:  # clocks differ, learning rates must not
+            share = self.trainer.strategy.broadcast(share)
+        return self.lr_schedule(share)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, its lr scaled after every step by the schedule."""
         optimizer = self.make_optimizer(self.parameters())
-        scheduler = LambdaLR(
-            optimizer, lambda step: self.lr_schedule(self.training_progress(step) if step else 0.0)
-        )
+        scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
