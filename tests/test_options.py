@@ -27,6 +27,9 @@ BESIDE = {
     "logger=wandb": ["logger.wandb.offline=true"],
     "experiment=smoke": ["data.train_size=null"],
     "experiment=ddpm_mnist": ["trainer.max_epochs=1"],
+    "experiment=quickstart": ["data.clusters=4"],
+    "experiment=fast": ["data.clusters=4"],
+    "experiment=best_cpu": ["data.clusters=4"],
     "data=mnist": ["data.source=bundled"],
     "callbacks=fid": [
         "data=mnist",

@@ -7,7 +7,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
+from diffusion_lab.data.padding import check_padding, padded
 from diffusion_lab.data.published import NUM_CLASSES, SIDE
 from diffusion_lab.data.sources import (
     ImageSet,
@@ -43,6 +45,7 @@ class ImageDataModule(L.LightningDataModule):
         num_images: only for fake: images in its training split, 10,000 if None.
         num_test_images: only for fake: images in its test split, 1,000 if None.
         channels: of the images; published digits have 1, fake has what is asked for.
+        clusters: put so many groups of training images that look alike in place of the labels.
 
     Raises:
         UserError: for a setting that is out of range.
@@ -63,6 +66,7 @@ class ImageDataModule(L.LightningDataModule):
         num_images: int | None = None,
         num_test_images: int | None = None,
         channels: int = 1,
+        clusters: int | None = None,
     ) -> None:
         super().__init__()
         check_whole_number("batch_size", batch_size, least=1)
@@ -74,7 +78,8 @@ class ImageDataModule(L.LightningDataModule):
         self.data_dir = Path(data_dir).expanduser()
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.value_range = ValueRange(value_range)
-        self.num_classes = NUM_CLASSES
+        self.clusters = clusters
+        self.num_classes = NUM_CLASSES if clusters is None else clusters
 
         check_whole_number("channels", channels, least=1)
         sizes = {"num_images": num_images, "num_test_images": num_test_images}
@@ -96,7 +101,7 @@ class ImageDataModule(L.LightningDataModule):
                     f"channels is {channels}, but the images of {name} have 1: "
                     "expected data.channels=1, or data=fake"
                 )
-            _check_padding(image_size)
+            check_padding(image_size)
         self._fake_sizes = given
         self.channels = channels
         self.image_size = SIDE if image_size is None else image_size
@@ -133,10 +138,13 @@ class ImageDataModule(L.LightningDataModule):
             val_size = MAX_BUNDLED_VAL
         val, train = self._split_indices(len(data.train_labels), val_size)
         self._splits = {
-            "train": (self._pad(data.train_images[train]), data.train_labels[train]),
-            "val": (self._pad(data.train_images[val]), data.train_labels[val]),
-            "test": (self._pad(data.test_images), data.test_labels),
+            "train": (padded(data.train_images[train], self.image_size), data.train_labels[train]),
+            "val": (padded(data.train_images[val], self.image_size), data.train_labels[val]),
+            "test": (padded(data.test_images, self.image_size), data.test_labels),
         }
+        if self.clusters is not None:
+            labels_of = Clusters(self._splits["train"][0], self.clusters)
+            self._splits = {k: (x, labels_of(x)) for k, (x, _) in self._splits.items()}
         self._provenance = {
             "dataset": data.name,
             "source": data.source,
@@ -257,11 +265,6 @@ class ImageDataModule(L.LightningDataModule):
         train_size = left if self.train_size is None else self.train_size
         return order[:val_size], order[val_size : val_size + train_size]
 
-    def _pad(self, images: Tensor) -> Tensor:
-        """From (N, C, H, W) to (N, C, image_size, image_size), black around."""
-        border = (self.image_size - images.shape[-1]) // 2
-        return torch.nn.functional.pad(images, (border,) * 4) if border else images
-
     def _split(self, name: str) -> tuple[Tensor, Tensor]:
         if not self._splits:
             raise RuntimeError("the data is not loaded yet: call setup() first")
@@ -282,15 +285,4 @@ class ImageDataModule(L.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-        )
-
-
-def _check_padding(image_size: int | None) -> None:
-    if image_size is None:
-        return
-    check_whole_number("image_size", image_size, least=1)
-    if image_size < SIDE or (image_size - SIDE) % 2:
-        raise UserError(
-            f"image_size is {image_size}: expected {SIDE} or an even number above it, because "
-            "images are padded evenly on all sides, for example data.image_size=32"
         )

@@ -61,4 +61,6 @@ def draw_set(
             guide=guide,
         )
         seconds = time.perf_counter() - began
-    return Drawn(images, guide.labels_of(0, num_samples), seconds, seen() / num_samples)
+    of_data = run.config["data"].get("clusters") is None  # clusters are no classes to judge by
+    asked = guide.labels_of(0, num_samples) if of_data else None
+    return Drawn(images, asked, seconds, seen() / num_samples)

@@ -31,6 +31,7 @@ class DataConfig:
     val_size: int = 5000
     train_size: int | None = None
     num_images: int | None = None
+    clusters: int | None = None
     seed: int = "${seed}"  # type: ignore[assignment]
 
 

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from sklearn.cluster import MiniBatchKMeans
+
+from diffusion_lab.data.clusters import Clusters
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> ImageDataModule:
+    data = ImageDataModule(data_dir=tmp_path_factory.mktemp("data"), source="bundled", clusters=32)
+    data.setup()
+    return data
+
+
+def test_every_cluster_holds_about_equally_many_training_images(digits):
+    assert digits.num_classes == 32
+    counts = torch.bincount(digits.labels("train"), minlength=32)
+    assert counts.sum() == 4_000
+    assert counts.min() >= 0.75 * 125 and counts.max() <= 1.25 * 125
+    plain = MiniBatchKMeans(32, random_state=0, n_init=1).fit_predict(
+        digits.pixels("train").flatten(1).numpy()
+    )
+    assert torch.bincount(torch.from_numpy(plain).long()).max() > 1.6 * 125  # left to themselves
+
+
+def test_images_of_a_cluster_are_alike_and_mostly_of_one_digit(digits, tmp_path):
+    """Held against the labels, which the clusters have never seen, and against chance."""
+    plain = ImageDataModule(data_dir=digits.data_dir, source="bundled")
+    plain.setup()
+    own, clusters = plain.labels("test"), digits.labels("test")
+    assert torch.equal(plain.pixels("test"), digits.pixels("test"))
+    right = sum(torch.bincount(own[clusters == k]).max().item() for k in clusters.unique())
+    assert right / len(own) > 0.6  # the most frequent digit alone: about 0.12
+    x = digits.pixels("train").float().flatten(1) / 255
+    within = torch.stack([x[digits.labels("train") == k].var(0).sum() for k in range(32)]).mean()
+    assert within < 0.7 * x.var(0).sum()
+
+
+def test_of_two_clouds_the_smaller_takes_what_lies_between():
+    generator = torch.Generator().manual_seed(0)
+    brightness = torch.cat([80 + 30 * torch.randn(300, generator=generator),
+                            160 + 30 * torch.randn(100, generator=generator)])  # fmt: skip
+    images = brightness.clamp(0, 255).to(torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    of = Clusters(images, 2)(images)
+    bright = images[:, 0, 0, 0][of == of[brightness.argmax()]]
+    dark = images[:, 0, 0, 0][of == of[brightness.argmin()]]
+    assert dark.max() < bright.min()
+    assert 150 <= len(bright) <= 250  # by distance alone about 110
+
+
+@pytest.mark.parametrize("count", [0, 1, -2, True])
+def test_a_count_below_two_is_refused(count):
+    with pytest.raises(UserError, match="at least 2"):
+        Clusters(torch.zeros(100, 1, 4, 4, dtype=torch.uint8), count)
+
+
+def test_too_few_images_are_refused_with_what_would_do():
+    with pytest.raises(UserError, match=r"at most data\.clusters=15"):
+        Clusters(torch.zeros(31, 1, 4, 4, dtype=torch.uint8), 16)
+
+
+def test_an_evaluation_asks_no_digit_of_a_cluster(tmp_path, command):
+    trained = command(
+        "train", "model=flow", "data.source=bundled", "data.clusters=4", "model.num_classes=4",
+        "network.width=4", "network.depth=1", "trainer.max_steps=1", "callbacks=minimal",
+        f"paths.data_dir={tmp_path}",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    run = trained.stdout.strip().splitlines()[-1]
+    scored = command("evaluate", f"run={run}", "num_samples=80", "seeds=1", "sampler.num_steps=1")
+    assert scored.returncode == 0, scored.stderr
+    assert "agreement" not in scored.stdout and "confidence" in scored.stdout
