@@ -10,10 +10,12 @@ from diffusion_lab.figures.files import save_figure, save_gif, save_grid
 from diffusion_lab.figures.grid import grid_tensor
 from diffusion_lab.figures.images import image_row, labelled_rows, labelled_table, trajectory
 from diffusion_lab.figures.noise_levels import Band, level_panels
+from diffusion_lab.figures.race import Entry, race_figure
 from diffusion_lab.figures.tradeoff import Point, tradeoff_figure
 
 __all__ = [
     "Band",
+    "Entry",
     "Panel",
     "Point",
     "Spread",
@@ -26,6 +28,7 @@ __all__ = [
     "loss_and_grid",
     "loss_curve",
     "loss_curves",
+    "race_figure",
     "save_figure",
     "save_gif",
     "save_grid",

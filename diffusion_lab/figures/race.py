@@ -1,0 +1,82 @@
+"""The figure of quality against training time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from diffusion_lab.figures.style import (
+    COLORS,
+    INK,
+    MUTED,
+    SMALL_SIZE,
+    WIDTH,
+    new_figure,
+    plain_log_ticks,
+    style_plot,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Trainings of one recipe."""
+
+    name: str
+    seconds: float
+    qualities: tuple[float, ...]
+    """One for each training; less is better."""
+
+    @property
+    def quality(self) -> float:
+        """Their mean."""
+        return sum(self.qualities) / len(self.qualities)
+
+
+def race_figure(
+    entries: Sequence[Entry], ylabel: str = "FID", floor: float | None = None
+) -> Figure:
+    """Draw a point a training and a ring at each recipe's mean, over the seconds of its training.
+
+    Args:
+        entries: recipes, each named beside its ring.
+        ylabel: what quality is.
+        floor: a dashed line: what real images have.
+
+    """
+    figure = new_figure(WIDTH, 4.6)
+    figure.set_layout_engine("constrained")
+    ax = figure.subplots()
+    style_plot(ax, "seconds from the start of the work to its end", ylabel)
+    if floor is not None and floor > 0:
+        ax.axhline(floor, linestyle="--", color=MUTED, linewidth=1.2)
+        ax.annotate(
+            "real images",
+            (0.995, floor),
+            xycoords=ax.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+            fontsize=SMALL_SIZE,
+            color=MUTED,
+        )
+    for i, entry in enumerate(entries):
+        color = COLORS[i % len(COLORS)]
+        seconds = [entry.seconds] * len(entry.qualities)
+        ax.plot(seconds, entry.qualities, "o", color=color, markersize=4)
+        ax.plot(entry.seconds, entry.quality, "o", color=color, markersize=10, fillstyle="none")
+        ax.annotate(
+            entry.name,
+            (entry.seconds, entry.quality),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=SMALL_SIZE,
+            color=INK,
+        )
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.margins(x=0.25, y=0.12)
+    plain_log_ticks(ax.xaxis)
+    plain_log_ticks(ax.yaxis)
+    return figure
