@@ -1,5 +1,8 @@
 """From noise to pixels, batch by batch."""
 
+import logging
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -9,6 +12,8 @@ from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.guide import Guide
+
+log = logging.getLogger(__name__)
 
 MAX_FRAMES = 60
 SHOWN = 64  # images in the grid and the animation
@@ -27,37 +32,54 @@ def draw(
 ) -> tuple[Tensor, list[Step]]:
     """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
 
-    Image k depends on the seed and k alone. Raises UserError for a number below 1, and for an
-    image that is not finite: as pixels it would be black and look drawn.
+    Image k depends on the seed and k alone; a batch that does not fit into a GPU's memory is drawn
+    in halves. Raises UserError for a number below 1, and for an image that is not finite: as pixels
+    it would be black and look drawn.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
             raise UserError(f"{name}={value}: expected at least 1")
     guide = guide or Guide()
-    every = -(-sampler.num_steps // MAX_FRAMES)
     images: list[Tensor] = []
     walk: list[Step] = []
     bar = tqdm(total=num_samples, unit=" images", disable=None, leave=False)  # terminals only
-    for first in range(0, num_samples, batch_size):
+    while (first := sum(map(len, images))) < num_samples:
         count = min(batch_size, num_samples - first)
-        steps = sample_steps(
-            guide.denoiser(module, first, count),
-            module.noise_schedule,
-            sampler,
-            image_shape,
-            num_images=count,
-            seed=seed,
-            first=first,
-            device=module.device,
-        )
-        for i, step in enumerate(steps):
-            if first == 0 and i % every == 0:
-                walk.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
-        _check_finite(step.x_next, first, sampler)
-        images.append(value_range.decode(step.x_next).cpu())
+        try:
+            steps = sample_steps(
+                guide.denoiser(module, first, count),
+                module.noise_schedule,
+                sampler,
+                image_shape,
+                num_images=count,
+                seed=seed,
+                first=first,
+                device=module.device,
+            )
+            last, seen = _walk(steps, sampler.num_steps if first == 0 else None)
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+            batch_size = count // 2
+            log.warning("no memory for %d images at once: on with %d", count, batch_size)
+            continue
+        walk += seen
+        _check_finite(last, first, sampler)
+        images.append(value_range.decode(last).cpu())
         bar.update(count)
     bar.close()
     return torch.cat(images), walk
+
+
+@torch.inference_mode()
+def _walk(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, list[Step]]:
+    """Where the steps end, and what is shown of them; nothing for None."""
+    every = num_steps and -(-num_steps // MAX_FRAMES)
+    shown: list[Step] = []
+    for i, step in enumerate(steps):
+        if every and i % every == 0:
+            shown.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
+    return step.x_next, shown
 
 
 def _check_finite(images: Tensor, first: int, sampler: Sampler) -> None:
