@@ -75,6 +75,8 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device; a CPU has nothing queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def how_many(seconds_each: Sequence[float], repeats: int, seconds: float, most: int) -> int:

@@ -1,5 +1,7 @@
 """Images a second from memory to a batch of floats on the device."""
 
+from collections.abc import Callable
+
 from diffusion_lab.benchmark.alternate import alternate, timed
 from diffusion_lab.benchmark.baseline import plain_loader
 from diffusion_lab.benchmark.row import Row, Target
@@ -32,15 +34,10 @@ def data_path(settings: Settings) -> list[Row]:
                 seen += len(data.on_after_batch_transfer(batch, 0)[0])
         return seen
 
-    def rate(work: object, count: int) -> float:
-        seen = 0
-
-        def counted() -> None:
-            nonlocal seen
-            seen = work(count)  # type: ignore[operator]
-
-        seconds = timed(counted, device)
-        return seen / seconds
+    def rate(work: Callable[[int], int], count: int) -> float:
+        seen: list[int] = []
+        seconds = timed(lambda: seen.append(work(count)), device)
+        return seen[0] / seconds
 
     plain_batches(1), our_epochs(1)
     half = settings.seconds / 2

@@ -90,6 +90,7 @@ def overhead(settings: Settings) -> list[Row]:
             max_epochs=1_000_000,
             accelerator=settings.accelerator,
             devices=1,
+            limit_val_batches=0,
             callbacks=[timing],
         ).fit(module, data)
         return beyond(blocks.comparison)

@@ -33,6 +33,8 @@ class Settings:
     """A word of configs/data/."""
     words: tuple[str, ...]
     """Of scripts/train.py: where the data lie, how many there are."""
+    training_words: tuple[str, ...]
+    """Of scripts/train.py, for our side of the trainings, such as trainer.compile=true."""
     scratch: Path
     """A folder that is removed at the end."""
 

@@ -52,7 +52,8 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
     plain.steps(1)
     once = timed(lambda: plain.steps(1), settings.device)
     blocks = Blocks(plain.steps, settings.block(once, once), settings.repeats)
-    cfg = settings.compose(*case.words, *OFF_THE_CLOCK)
+    words = (*case.words, *settings.training_words)
+    cfg = settings.compose(*words, *OFF_THE_CLOCK)
     seconds = interleaved_training(cfg, blocks)
     rates = seconds.map(lambda s: 1 / s)
     share = [
@@ -67,7 +68,7 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
             rates,
             case.target,
             {
-                "words": run_words(case.words),
+                "words": run_words(words),
                 "batch_size": settings.batch_size,
                 "steps_in_a_block": blocks.steps,
                 "flops_of_a_step": operations,

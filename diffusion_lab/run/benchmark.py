@@ -27,6 +27,7 @@ from diffusion_lab.data.published import SIDE
 from diffusion_lab.errors import UserError
 from diffusion_lab.figures.scaling import Growth, scaling_figure
 from diffusion_lab.run.check import check_keys
+from diffusion_lab.run.compose import compose_config
 from diffusion_lab.run.load import load_run
 from diffusion_lab.run.parts import quieten_lightning
 from diffusion_lab.run.record import git_commit, write_json
@@ -94,6 +95,7 @@ def benchmark(cfg: DictConfig) -> Benchmark:
         if "fast_sampling" not in parts:
             raise UserError("run= is for fast_sampling: add it to parts=, or leave run= out")
         load_run(cfg.run)
+    compose_config(cfg.words)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     quieten_lightning()
@@ -114,7 +116,7 @@ def _measured(
     began: float,
 ) -> Benchmark:
     sizes = ("source", "val_size", "num_images")
-    words = [f"data.{key}={cfg.data[key]}" for key in sizes if cfg.data[key] is not None]
+    data_words = [f"data.{key}={cfg.data[key]}" for key in sizes if cfg.data[key] is not None]
     settings = Settings(
         repeats=cfg.repeats,
         seconds=cfg.seconds,
@@ -125,7 +127,8 @@ def _measured(
         accelerator="gpu" if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
         data=cfg.data.name,
-        words=(f"paths.data_dir={Path(cfg.paths.data_dir).expanduser().absolute()}", *words),
+        training_words=tuple(cfg.words),
+        words=(f"paths.data_dir={Path(cfg.paths.data_dir).expanduser().absolute()}", *data_words),
         scratch=scratch,
     )
     data = settings.datamodule().provenance
@@ -155,7 +158,7 @@ def _measured(
     write_json(out / NAME, record)
     if curves:
         figures.save_figure(_figure(curves), out / FIGURE)
-    return Benchmark(rows, curves, record, out, _notes(record, rows))
+    return Benchmark(rows, curves, record, out, _notes(record, rows, curves))
 
 
 def _parts(cfg: DictConfig) -> list[str]:
@@ -171,7 +174,7 @@ def _parts(cfg: DictConfig) -> list[str]:
     return [part for part in PARTS if part in parts]
 
 
-def _notes(record: dict[str, Any], rows: list[Row]) -> list[str]:
+def _notes(record: dict[str, Any], rows: list[Row], curves: list[Curve]) -> list[str]:
     about, data = record["machine"], record["data"]
     before, after = about["matmul_gflops"], about["matmul_gflops_afterwards"]
     threads = about["threads"]
@@ -195,6 +198,16 @@ def _notes(record: dict[str, Any], rows: list[Row]) -> list[str]:
                 f"{row.what}: {row.details['network']}; {row.details['baseline_steps_timed']} of "
                 f"the pipeline's {row.details['baseline_steps_it_stands_for']:,} steps were timed "
                 "and scaled"
+            )
+    for curve in curves:
+        if curve.arithmetic is not None:
+            shares = [
+                100 * operations / seconds / before / 1e9
+                for operations, seconds in zip(curve.arithmetic, curve.seconds, strict=True)
+            ]
+            notes.append(
+                f"{curve.name}, the fast network: {min(shares):.2g} to {max(shares):.2g} % of the "
+                "rate of matrix products"
             )
     return notes
 
