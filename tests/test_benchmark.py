@@ -119,7 +119,7 @@ def test_what_needs_processes_of_its_own(command):
         (["run=nowhere"], "run=nowhere is no folder"),
         (["run=nowhere", "parts=data"], "run= is for fast_sampling"),
         (["data.image_size=32"], "expected 1 and 28"),
-        (["words=[trainer.nosuch=1]"], "trainer.nosuch is unknown"),
+        (["words=['trainer.nosuch=1']"], "trainer.nosuch is unknown"),
         (["speed=3"], "speed"),
         (["data=pictures"], "pictures"),
     ],

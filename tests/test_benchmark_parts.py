@@ -104,6 +104,12 @@ class FakeModule:
     device = CPU
 
 
+@pytest.fixture
+def no_garbage(monkeypatch):
+    """To collect it takes longer than these tests."""
+    monkeypatch.setattr("gc.collect", lambda: 0)
+
+
 def run_loop(batches, blocks, clock, step_seconds=1.0, between_epochs=1000.0):
     """Lightning's hooks in their order; -> events, B3 the baseline's 3 steps, s one of ours."""
     events = []
@@ -129,14 +135,14 @@ def run_loop(batches, blocks, clock, step_seconds=1.0, between_epochs=1000.0):
     raise AssertionError("it never stopped")
 
 
-def test_the_baseline_runs_in_the_pauses_of_the_training():
+def test_the_baseline_runs_in_the_pauses_of_the_training(no_garbage):
     clock = FakeClock()
     blocks = Blocks(print, steps=3, repeats=2, clock=clock)
     assert run_loop(50, blocks, clock) == "s s B3 s s s B3 s s s s"
     assert blocks.comparison == Comparison((10.0, 10.0), (1.0, 1.0))
 
 
-def test_the_end_of_an_epoch_belongs_to_no_step():
+def test_the_end_of_an_epoch_belongs_to_no_step(no_garbage):
     clock = FakeClock()
     blocks = Blocks(print, steps=3, repeats=4, clock=clock)
     run_loop(5, blocks, clock)

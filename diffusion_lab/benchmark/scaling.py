@@ -172,7 +172,7 @@ def _loading(settings: Settings, sizes: Sequence[int]) -> list[Curve]:
         made.append(time.perf_counter() - began)
         loader = data.train_dataloader()
 
-        passes = max(1, min(200, 200_000 // size))
+        passes = max(1, min(200, 2_000 // len(loader)))  # a moment, however small the data set
         firsts.append(min(timed(partial(_first_batch, loader), settings.device) for _ in range(3)))
         epoch = partial(_epochs, loader, passes)
         epochs.append(min(timed(epoch, settings.device) for _ in range(3)) / passes)
