@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from tests.conftest import last_line
 from tests.test_bad_input import assert_refused
 
 TINY = (
@@ -94,14 +93,23 @@ def test_a_part_with_the_large_network(typed, tmp_path, part):
 
 
 @pytest.mark.slow
-def test_what_needs_processes_of_its_own(command):
-    process = command("benchmark", "parts=memory,start_up", *TINY, "out=made", "threads=1")
-    made = last_line(process)
-    help_row, first_step, memory = json.loads((made / "benchmark.json").read_text())["rows"]
-    assert help_row["ours"] < first_step["ours"]
-    assert memory["what"].startswith("peak memory") and memory["ours"] > 100
-    assert memory["details"]["our_after_imports_mib"] < memory["ours"]
-    assert not (made.parent / "logs").exists()  # all trainings were thrown away
+def test_memory_of_processes_of_their_own(typed, tmp_path):
+    [row] = measured(typed, tmp_path, "memory")[0]["rows"]
+    assert row["ours"] > 100 and row["baseline"] > 100
+    assert row["details"]["our_after_imports_mib"] < row["ours"]
+    assert not (tmp_path / "logs").exists()  # its trainings were thrown away
+
+
+@pytest.mark.slow
+def test_processes_timed_from_their_start(typed, tmp_path):
+    help_row, first_step = measured(typed, tmp_path, "start_up")[0]["rows"]
+    assert 0 < help_row["ours"] < first_step["ours"]
+
+
+def test_its_help_says_what_there_is(command):
+    process = command("benchmark", "--help")
+    assert process.returncode == 0
+    assert "overhead" not in process.stderr and "num_samples" in process.stdout
 
 
 @pytest.mark.parametrize(
