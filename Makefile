@@ -39,6 +39,9 @@ evaluator: .venv/demo ## train what judges images anew, under a new name: make e
 ladder: .venv/demo ## from the tutorial's toy to DDPM, one change at a time, three seeds: a table and a picture
 	$(BIN)/python scripts/ladder.py
 
+bench: .venv/demo ## speed and memory against the plain way, side by side, in ten minutes
+	$(BIN)/python scripts/benchmark.py
+
 floor: .venv/demo ## what real images score, and spoiled ones: do the metrics see what a person sees?
 	$(BIN)/python -m diffusion_lab.run.sanity
 
@@ -57,4 +60,4 @@ torture: .venv/test ## kill a training 100 times, resume it, compare every tenso
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow,onnx]'
 	@touch $@
 
-.PHONY: help demo test lint tensorboard combinations objectives evaluator floor ladder torture
+.PHONY: help demo test lint tensorboard combinations objectives bench evaluator floor ladder torture

@@ -182,7 +182,7 @@ def _rerun() -> None:
 
 def _bracket_lists(*names: str) -> None:
     """Let `labels=0,1,2` mean a list; under -m it is a sweep, as Hydra has it."""
-    if {"-m", "--multirun"} & {*sys.argv}:
+    if not names or {"-m", "--multirun"} & {*sys.argv}:
         return
     sys.argv[1:] = [
         re.sub(rf"^({'|'.join(names)})=([^\[].*,.*)$", r"\1=[\2]", word) for word in sys.argv[1:]
@@ -200,6 +200,23 @@ def _task(work: str) -> Callable[[DictConfig], None]:
         print(*made.lines, made.out, sep="\n")
 
     return task
+
+
+def _command(name: str, *lists: str) -> Callable[[], None]:
+    """`diffusion-lab-<name>`, scripts/<name>.py; the values of `lists` need no brackets."""
+
+    def command() -> None:
+        _bracket_lists(*lists)
+        _main(_task(f"{name}:{name}"), name)
+
+    return command
+
+
+benchmark = _command("benchmark", "parts")
+compare = _command("compare", "runs", "metrics")
+diagnose = _command("diagnose")
+likelihood = _command("likelihood")
+train_extractor = _command("train_extractor")
 
 
 def train() -> None:
@@ -242,17 +259,6 @@ def evaluate() -> None:
     _main(_task("evaluate:evaluate"), "evaluate")
 
 
-def diagnose() -> None:
-    """`diffusion-lab-diagnose`, scripts/diagnose.py."""
-    _main(_task("diagnose:diagnose"), "diagnose")
-
-
-def compare() -> None:
-    """`diffusion-lab-compare`, scripts/compare.py."""
-    _bracket_lists("runs", "metrics")
-    _main(_task("compare:compare"), "compare")
-
-
 def tradeoff() -> None:
     """`diffusion-lab-tradeoff`, scripts/tradeoff.py."""
     _bracket_lists("samplers", "num_steps", "spacings", "labels", "seeds")
@@ -288,13 +294,3 @@ def explain() -> None:
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"
     sys.argv[1:1] = [f"hydra.run.dir={folder}", "hydra.job.name=explain"]
     _main(_task("explain:explain"), "train")
-
-
-def likelihood() -> None:
-    """`diffusion-lab-likelihood`, scripts/likelihood.py."""
-    _main(_task("likelihood:likelihood"), "likelihood")
-
-
-def train_extractor() -> None:
-    """`diffusion-lab-train-extractor`, scripts/train_extractor.py."""
-    _main(_task("train_extractor:train_extractor"), "train_extractor")

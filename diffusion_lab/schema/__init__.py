@@ -6,6 +6,7 @@ held against that class by `run.check`. Imports neither torch nor lightning.
 
 from hydra.core.config_store import ConfigStore
 
+from diffusion_lab.schema.benchmark import BenchmarkConfig
 from diffusion_lab.schema.comparing import CompareConfig, TradeoffConfig
 from diffusion_lab.schema.drawing import (
     EditConfig,
@@ -21,6 +22,7 @@ from diffusion_lab.schema.ladder import LadderConfig
 from diffusion_lab.schema.training import TrainConfig
 
 __all__ = [
+    "BenchmarkConfig",
     "CompareConfig",
     "DiagnoseConfig",
     "EditConfig",
@@ -53,6 +55,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
     "diagnose": {"diagnose_schema": DiagnoseConfig},
     "likelihood": {"likelihood_schema": LikelihoodConfig},
     "train_extractor": {"train_extractor_schema": TrainExtractorConfig},
+    "benchmark": {"benchmark_schema": BenchmarkConfig},
     "ladder": {"ladder_schema": LadderConfig},
 }
 

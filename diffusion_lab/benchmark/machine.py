@@ -1,0 +1,50 @@
+"""What the machine can do at best, so that times from different ones can be read together."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusion_lab.benchmark.alternate import timed
+
+SIDE = 1024  # of the square matrices
+
+
+def matmul_rate(device: torch.device, seconds: float) -> float:
+    """Floating-point operations a second in products of float32 matrices: the median of many."""
+    a, b = torch.rand(2, SIDE, SIDE, device=device)
+    out = torch.empty_like(a)
+    torch.mm(a, b, out=out)
+    rates: list[float] = []
+    end = time.perf_counter() + seconds
+    while not rates or time.perf_counter() < end:
+        rates.append(2 * SIDE**3 / timed(lambda: torch.mm(a, b, out=out), device))
+    return statistics.median(rates)
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of products and convolutions, backward passes included."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the record says of it."""
+    packages = ("torch", "torchvision", "lightning", "diffusers", "numpy")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "load_average": load,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }

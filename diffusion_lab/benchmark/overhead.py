@@ -1,0 +1,118 @@
+"""What the trainer costs a step: the time beyond a bare loop over the same batches.
+
+The network is tiny, or the cost would drown in the noise of its arithmetic; the cost does not
+depend on it, but for the moving average, which touches every weight.
+"""
+
+import statistics
+from collections.abc import Iterator
+from itertools import chain, repeat
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from diffusion_lab.benchmark.alternate import Comparison, alternate, timed
+from diffusion_lab.benchmark.interleaved import (
+    OFF_THE_CLOCK,
+    Blocks,
+    Interleaved,
+    interleaved_training,
+    planned,
+)
+from diffusion_lab.benchmark.row import Row, Target
+from diffusion_lab.benchmark.settings import Settings, run_words
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.build import build
+
+TARGET = Target(1.2, at_least=False, limit=1.0)
+WORDS = ("model=basic_unet", "network.channels=[8,8]", "data.batch_size=4")
+BLOCKS = 5  # in each fit, whose median counts
+
+
+class BareLoop:
+    """The module's own step, loader and optimizer in a plain loop, to be gone on with."""
+
+    def __init__(
+        self, module: DiffusionModule, data: ImageDataModule, device: torch.device
+    ) -> None:
+        self.module, self.data, self.device = module.to(device), data, device
+        self.optimizer = module.make_optimizer(module.parameters())
+        loader = data.train_dataloader()
+        self.batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(loader))
+
+    def steps(self, count: int) -> None:
+        """Train so many steps further."""
+        for _ in range(count):
+            images, labels = next(self.batches)
+            batch = self.data.on_after_batch_transfer(
+                (images.to(self.device), labels.to(self.device)), 0
+            )
+            self.optimizer.zero_grad()
+            x0, noise, t, classes = self.module.draw(*batch)
+            self.module.loss(x0, noise, t, classes).mean().backward()
+            self.optimizer.step()
+
+
+def bare_loop(settings: Settings, cfg: DictConfig) -> BareLoop:
+    """Of a training's configuration."""
+    data: ImageDataModule = build(cfg.data)
+    data.setup("fit")
+    return BareLoop(build(cfg.model), data, settings.device)
+
+
+def overhead(settings: Settings) -> list[Row]:
+    """Lightning's trainer without anything, and ours with everything on."""
+    cfg = settings.compose(*WORDS, *OFF_THE_CLOCK)
+    bare = bare_loop(settings, cfg)
+    bare.steps(10)
+    once = timed(lambda: bare.steps(10), settings.device) / 10
+    # each side is a fit, of a bare loop and a trainer in turn
+    steps = settings.block(*[BLOCKS * once] * 4)
+    bare_seconds: list[float] = []
+
+    def beyond(seconds: Comparison) -> float:
+        bare_seconds.extend(seconds.baseline)
+        return 1000 * statistics.median(
+            b - a for a, b in zip(seconds.baseline, seconds.ours, strict=True)
+        )
+
+    def barebones() -> float:
+        data: ImageDataModule = build(cfg.data)
+        module: DiffusionModule = build(cfg.model)
+        blocks = Blocks(bare.steps, steps, BLOCKS)
+        with planned(blocks):
+            timing = Interleaved()
+        L.Trainer(
+            barebones=True,
+            max_epochs=1_000_000,
+            accelerator=settings.accelerator,
+            devices=1,
+            limit_val_batches=0,
+            callbacks=[timing],
+        ).fit(module, data)
+        return beyond(blocks.comparison)
+
+    def ours() -> float:
+        fresh = settings.compose(*WORDS, *OFF_THE_CLOCK)
+        return beyond(interleaved_training(fresh, Blocks(bare.steps, steps, BLOCKS)))
+
+    comparison = alternate(barebones, ours, settings.repeats, warm_up=False)
+    return [
+        Row(
+            "overhead",
+            "a step beyond a bare loop",
+            "Trainer(barebones=True) beyond the same loop",
+            "ms",
+            comparison,
+            TARGET,
+            {
+                "words": run_words(WORDS),
+                "steps_in_a_block": steps,
+                "bare_step_ms": 1000 * statistics.median(bare_seconds),
+                "on": "live bar, TensorBoard, all default callbacks",
+            },
+        )
+    ]

@@ -1,0 +1,32 @@
+"""The training images of a data module as files that torchvision's MNIST reads.
+
+So both sides see the same images, whether those are MNIST, the bundled digits or made up.
+"""
+
+import struct
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.datamodule import ImageDataModule
+
+UNSIGNED_BYTE = 8  # the code of the pixels' type in the header of an IDX file
+
+
+def write_torchvision_files(data: ImageDataModule, root: Path) -> Path:
+    """Write root/MNIST/raw, of one channel; -> root. The test split holds one image."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    images, labels = data.pixels("train")[:, 0], data.labels("train").to(torch.uint8)
+    for split, count in (("train", len(images)), ("t10k", 1)):
+        _write(folder / f"{split}-images-idx3-ubyte", images[:count])
+        _write(folder / f"{split}-labels-idx1-ubyte", labels[:count])
+    return root
+
+
+def _write(path: Path, values: Tensor) -> None:
+    header = struct.pack(f">HBB{values.ndim}I", 0, UNSIGNED_BYTE, values.ndim, *values.shape)
+    with path.open("wb") as file:
+        file.write(header)
+        file.write(values.contiguous().numpy().data)

@@ -1,0 +1,153 @@
+"""scripts/benchmark.py as it is typed: small sizes, every part, the file it leaves, refusals."""
+
+import json
+
+import pytest
+
+from tests.test_bad_input import assert_refused
+
+TINY = (
+    "repeats=1",
+    "seconds=0.05",
+    "batch_size=2",
+    "num_samples=1",
+    "largest=32",
+    "data=fake",
+    "data.num_images=60",
+    "data.val_size=4",
+    "accelerator=cpu",
+)
+KEYS = {
+    "part",
+    "what",
+    "against",
+    "unit",
+    "baseline",
+    "ours",
+    "ratio",
+    "ratio_min",
+    "ratio_max",
+    "target",
+    "met",
+    "verdict",
+    "baseline_values",
+    "our_values",
+    "details",
+}
+
+
+def measured(typed, tmp_path, part):
+    code, out, err = typed("benchmark", f"parts={part}", *TINY, f"out={part}")
+    assert code == 0, err
+    assert out.strip().splitlines()[-1] == str(tmp_path / part)
+    record = json.loads((tmp_path / part / "benchmark.json").read_text())
+    for row in record["rows"]:
+        assert row.keys() == KEYS and row["part"] == part
+        assert len(row["baseline_values"]) == len(row["our_values"])
+        assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+        assert row["what"] in out and row["verdict"] in out
+    assert record["machine"]["matmul_gflops"] > 0 and record["machine"]["threads"] >= 1
+    assert record["data"]["source"] == "fake" and record["seconds"][part] > 0
+    return record, out
+
+
+@pytest.mark.parametrize("part", ["data", "basic_unet", "overhead", "fast_sampling"])
+def test_a_part_by_itself(typed, tmp_path, part):
+    record, out = measured(typed, tmp_path, part)
+    [row] = record["rows"]
+    if part != "overhead":  # a difference, and noise may be larger
+        assert row["baseline"] > 0 and row["ours"] > 0
+    if part == "basic_unet":
+        assert row["details"]["flops_of_a_step"] > 1e8
+        assert row["details"]["our_share_of_matmul_rate"] > 0
+        assert "GFLOP a step" in out
+    if part == "fast_sampling":
+        assert row["details"]["calls"] == 10
+        assert "untrained" in out and "10 of the pipeline's 1,000 steps" in out
+    assert "images_per_second" not in out  # the live bar went to a screen of its own
+
+
+def test_how_cost_grows(typed, tmp_path):
+    record, out = measured(typed, tmp_path, "scaling")
+    assert record["rows"] == [] and len(record["scaling"]) == 6
+    for curve in record["scaling"]:
+        assert len(curve["x"]) == len(curve["seconds"]) >= 2
+        assert f"{curve['name']}: exponent" in out
+    assert (tmp_path / "scaling" / "scaling.png").stat().st_size > 10_000
+
+
+def test_the_speed_of_a_trained_run(typed, tmp_path, trained):
+    run = trained["ddpm"]
+    words = ("parts=fast_sampling", *TINY, f"run={run}", "out=made")
+    code, _, err = typed("benchmark", *words)
+    assert code == 0, err
+    [row] = json.loads((tmp_path / "made" / "benchmark.json").read_text())["rows"]
+    assert row["details"]["run"] == str(run) and row["details"]["network"] == "trained"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["unet2d", "sampling"])
+def test_a_part_with_the_large_network(typed, tmp_path, part):
+    [row] = measured(typed, tmp_path, part)[0]["rows"]
+    assert row["baseline"] > 0 and row["ours"] > 0
+
+
+@pytest.mark.slow
+def test_memory_of_processes_of_their_own(typed, tmp_path):
+    [row] = measured(typed, tmp_path, "memory")[0]["rows"]
+    assert row["ours"] > 100 and row["baseline"] > 100
+    assert row["details"]["our_after_imports_mib"] < row["ours"]
+    assert not (tmp_path / "logs").exists()  # its trainings were thrown away
+
+
+@pytest.mark.slow
+def test_processes_timed_from_their_start(typed, tmp_path):
+    help_row, first_step = measured(typed, tmp_path, "start_up")[0]["rows"]
+    assert 0 < help_row["ours"] < first_step["ours"]
+
+
+def test_its_help_says_what_there_is(command):
+    process = command("benchmark", "--help")
+    assert process.returncode == 0
+    assert "overhead" not in process.stderr and "num_samples" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["parts=speed"], "parts=speed is unknown: choose from ['data', 'basic_unet'"),
+        (["parts=data,speed"], "parts=speed is unknown"),
+        (["parts=[]"], "parts=[]: expected some of"),
+        (["repeats=0"], "repeats=0: expected at least 1"),
+        (["seconds=-1"], "seconds=-1.0: expected a number above 0"),
+        (["seconds=nan"], "seconds=nan: expected a number above 0"),
+        (["threads=0"], "threads=0: expected at least 1"),
+        (["batch_size=0"], "batch_size=0: expected at least 1"),
+        (["accelerator=cup"], "accelerator=cup"),
+        (["run=nowhere"], "run=nowhere is no folder"),
+        (["run=nowhere", "parts=data"], "run= is for fast_sampling"),
+        (["data.image_size=32"], "expected 1 and 28"),
+        (["words=['trainer.nosuch=1']"], "trainer.nosuch is unknown"),
+        (["speed=3"], "speed"),
+        (["data=pictures"], "pictures"),
+    ],
+)
+def test_a_mistake_is_one_line(typed, words, message):
+    assert_refused(typed("benchmark", *words, "out=made"), message)
+
+
+def test_nothing_is_overwritten(typed, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "mine.txt").write_text("kept")
+    assert_refused(typed("benchmark", "parts=data", "out=made"), "already holds something")
+
+
+def test_a_measurement_that_breaks_is_an_error(typed, monkeypatch):
+    from diffusion_lab.benchmark import data_path
+
+    def broken(*_):
+        raise RuntimeError("the loader broke")
+
+    monkeypatch.setattr(data_path, "plain_loader", broken)
+    with pytest.raises(RuntimeError, match="the loader broke"):
+        typed("benchmark", "parts=data", *TINY, "out=made")
