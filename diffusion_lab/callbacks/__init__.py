@@ -1,6 +1,7 @@
 """Lightning callbacks: what is watched, drawn and saved during training."""
 
 from diffusion_lab.callbacks.anomaly import FiniteLoss
+from diffusion_lab.callbacks.compiled import CompiledNetwork
 from diffusion_lab.callbacks.ema import EMA
 from diffusion_lab.callbacks.fid import FID, FIDEstimate
 from diffusion_lab.callbacks.last import LastCheckpoint
@@ -19,6 +20,7 @@ from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 __all__ = [
     "EMA",
     "FID",
+    "CompiledNetwork",
     "EarlyStopping",
     "FIDEstimate",
     "Figures",

@@ -1,7 +1,7 @@
 """Numbers that go bad: a step that is not finite is not taken, and can be looked at afterwards."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from diffusion_lab.atomic import replacing
@@ -54,8 +53,9 @@ class FiniteLoss(L.Callback):
     batches the first whose loss is not finite, of several processes likewise. Raises Diverged, in
     all processes alike.
 
-    The optimizer has to wait for this verdict, so on a GPU the queue is emptied twice a step (once
-    by the gradient, once by the weights); judging a step late would spare that and ruin the EMA.
+    The optimizer has to wait for this verdict, so on a GPU the queue is emptied twice a step, once
+    by the gradient, once by the weights, and by nothing else; judging a step late would spare that
+    and ruin the EMA.
     """
 
     def __init__(self, skip: int = 0) -> None:
@@ -66,6 +66,11 @@ class FiniteLoss(L.Callback):
         self.skipping = False  # the step that has just ended was left out
         self._stepping = False
         self._batches: list[_Batch] = []
+        self._parameters: list[nn.Parameter] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gather the parameters once: walking through the modules takes longer than the verdict."""
+        self._parameters = list(pl_module.parameters())
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -90,12 +95,12 @@ class FiniteLoss(L.Callback):
     ) -> None:
         """Judge the step; called after the last backward pass, unscaled and before clipping."""
         self._stepping = True
+        norm = _norm([p.grad for p in self._parameters if p.grad is not None], 2.0)
         losses = torch.stack([batch.loss for batch in self._batches])
-        norm = get_total_norm(p.grad for p in pl_module.parameters() if p.grad is not None)
-        bad_loss = self._any(trainer, ~losses.isfinite().all())
-        if not bad_loss and not self._any(trainer, ~norm.isfinite()):
+        bad_loss = ~losses.isfinite().all()
+        if not self._any(trainer, bad_loss | ~norm.isfinite()):  # one look at the device, not two
             return
-        if not bad_loss and _scaler_can_help(trainer):
+        if not self._any(trainer, bad_loss) and _scaler_can_help(trainer):
             return
         name, value, count = largest_gradient(pl_module.named_parameters())
         line = self._report(
@@ -119,7 +124,7 @@ class FiniteLoss(L.Callback):
         if not self._stepping:  # gradients are still being gathered
             return
         self._stepping = False
-        largest = get_total_norm((p.detach() for p in pl_module.parameters()), norm_type=torch.inf)
+        largest = _norm(self._parameters, torch.inf)
         if self._any(trainer, ~largest.isfinite()):
             what = f"the step made the weights {largest.item():g}, from a finite gradient"
             line = self._report(trainer, pl_module, what)
@@ -148,6 +153,8 @@ class FiniteLoss(L.Callback):
     @staticmethod
     def _any(trainer: L.Trainer, flag: Tensor) -> bool:
         """Whether the flag () is set in any process."""
+        if trainer.world_size == 1:
+            return bool(flag)
         return bool(trainer.strategy.reduce(flag.float(), reduce_op="max"))
 
     def _report(self, trainer: L.Trainer, module: L.LightningModule, what: str) -> str:
@@ -188,6 +195,14 @@ class FiniteLoss(L.Callback):
             with replacing(path) as part:
                 torch.save(content, part)
         return line
+
+
+@torch.no_grad()
+def _norm(tensors: Sequence[Tensor], order: float) -> Tensor:
+    """Of all as one vector, ()."""
+    # what torch.nn.utils.get_total_norm does, without sorting them by device and type every time
+    norms = torch._foreach_norm(tensors, order)
+    return torch.linalg.vector_norm(torch.stack(norms), order)
 
 
 def step_was_skipped(trainer: L.Trainer) -> bool:

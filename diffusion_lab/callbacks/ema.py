@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.anomaly import step_was_skipped
@@ -29,6 +29,8 @@ class EMA(L.Callback):
         self.steps = 0
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, Tensor] = {}  # the weights that the average stands in for
+        self._parameters: list[nn.Parameter] = []
+        self._averages: list[Tensor] = []  # theirs, in the same order
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin at the weights as they are, or where a checkpoint left off."""
@@ -36,6 +38,8 @@ class EMA(L.Callback):
             name: self.average.get(name, p.detach()).to(p.device, torch.float32, copy=True)
             for name, p in pl_module.named_parameters()
         }
+        self._parameters = list(pl_module.parameters())
+        self._averages = list(self.average.values())
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -48,8 +52,7 @@ class EMA(L.Callback):
         if step_was_skipped(trainer):
             return
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        weights = [p.detach().float() for p in pl_module.parameters()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+        torch._foreach_lerp_(self._averages, [p.float() for p in self._parameters], 1 - decay)
 
     @torch.no_grad()
     def put_in(self, module: L.LightningModule) -> None:

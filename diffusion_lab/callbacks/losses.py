@@ -38,7 +38,9 @@ class LossHistory(L.Callback):
     ) -> None:
         """Remember the loss where it is: .item() here would stall a GPU."""
         # Lightning hands it out divided by the number of accumulated batches
-        self._pending.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+        batches = trainer.accumulate_grad_batches
+        loss = outputs["loss"].detach()
+        self._pending.append(loss if batches == 1 else loss * batches)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Average the epoch as the tutorial does, every batch counting the same."""

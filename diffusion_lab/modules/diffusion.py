@@ -62,6 +62,7 @@ class DiffusionModule(L.LightningModule):
         self.lr_schedule = lr_scheduler or Constant()
         self.num_classes = num_classes
         self.label_dropout = label_dropout
+        self._loss_is_monitored: bool | None = None
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output at x_t (B, C, H, W) and t (B,).
@@ -127,8 +128,36 @@ class DiffusionModule(L.LightningModule):
         error = self.error(x0, noise, t, labels)
         losses = self.weigh(error, t)
         loss = losses.mean()
-        self.log("train/loss", loss, prog_bar=True)
+        if self._loss_is_looked_at():
+            self.log("train/loss", loss, prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "error": error.detach(), "t": t}
+
+    def _loss_is_looked_at(self) -> bool:
+        """Whether anything reads this step's `train/loss`: to log it takes longer than a tiny step.
+
+        That is at the logging interval, for the metrics at an epoch's end, and in every step where
+        it is monitored.
+        """
+        trainer = self._trainer
+        if trainer is None:  # called by hand
+            return False
+        if self._loss_is_monitored is None:
+            monitors = [getattr(c, "monitor", None) for c in attached(trainer, L.Callback)]
+            self._loss_is_monitored = "train/loss" in monitors
+        return (
+            self._loss_is_monitored
+            or trainer._logger_connector.should_update_logs
+            or trainer.fast_dev_run
+            or trainer.is_last_batch
+        )
+
+    def on_train_batch_end(
+        self, outputs: dict[str, Tensor], batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        """Log the loss of the last step, which Lightning logs too, whatever its number."""
+        if self.trainer.should_stop:  # by the clock, of which training_step could not know
+            loss = outputs["loss"] * self.trainer.accumulate_grad_batches
+            self.log("train/loss", loss, prog_bar=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The unweighted error with noise and times that depend on the batch alone.
@@ -160,6 +189,8 @@ class DiffusionModule(L.LightningModule):
         return min(share, 1.0)
 
     def _lr_factor(self, step: int) -> float:
+        if isinstance(self.lr_schedule, Constant):  # whatever the share, which takes time to find
+            return 1.0
         share = self.training_progress(step) if step else 0.0
         if self.trainer.world_size > 1:  # clocks differ, learning rates must not
             share = self.trainer.strategy.broadcast(share)
@@ -168,6 +199,10 @@ class DiffusionModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, its lr scaled after every step by the schedule."""
         optimizer = self.make_optimizer(self.parameters())
+        # a fused one would take unscaling over from the scaler of 16-mixed, and clipping and
+        # FiniteLoss, which come before its step, would see scaled gradients
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step))
         return {
             "optimizer": optimizer,

@@ -11,6 +11,8 @@ from hydra.utils import get_object
 
 from diffusion_lab.errors import UserError
 
+# of this project, beside those of the class that a node names
+_OWN_KEYS = {"trainer": {"compile": bool}}
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -67,12 +69,14 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = get_obj
         except ImportError as error:
             raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
         parameters = inspect.signature(target).parameters
-        hints = _hints(target)
+        own = _OWN_KEYS.get(path, {})
+        hints = _hints(target) | own
         takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key in node.keys() - _HYDRA_KEYS:
-            if key not in parameters and not takes_more:
+            if key not in parameters and key not in own and not takes_more:
                 raise UserError(
-                    f"{path}.{key} is unknown: {target.__name__} takes {sorted(parameters)}"
+                    f"{path}.{key} is unknown: {target.__name__} takes "
+                    f"{sorted([*parameters, *own])}"
                 )
             if key in hints and not _accepts(hints[key], node[key]):
                 hint = hints[key]

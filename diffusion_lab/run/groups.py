@@ -8,8 +8,9 @@ from typing import Any
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.evaluations import EvaluatedRun
 
-# what does not shape the images: which words were typed, where things lie, who is told
-_IGNORED = ("seed", "command", "paths", "data.data_dir", "logger")
+# what does not shape the images: which words were typed, where things lie, who is told,
+# how it was computed
+_IGNORED = ("seed", "command", "paths", "data.data_dir", "logger", "threads", "trainer.compile")
 # of several ways to tell runs apart the first is the one that says most
 _WORDS = (
     "model",

@@ -3,12 +3,12 @@
 import logging
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.callbacks import (
     FID,
@@ -23,6 +23,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
 from diffusion_lab.run.continued_logs import keep_rows
+from diffusion_lab.run.lean import NoProfiler
 from diffusion_lab.run.run_folder import RunFolder
 
 
@@ -41,14 +42,18 @@ def quieten_lightning() -> None:
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
     """The Trainer; UserError in one line for what it refuses."""
+    profiler = {} if cfg.trainer.profiler else {"profiler": NoProfiler()}
+    settings = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
+    settings.pop("compile", None)  # of this project
     try:
         return build(
-            cfg.trainer,
+            settings,
             callbacks=callbacks,
             logger=loggers,
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             plugins=[SafeCheckpointIO()],
+            **profiler,
         )
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,9 +32,17 @@ def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.
     parameters = sum(p.numel() for p in module.network.parameters())
     return (
         f"{type(module.network).__name__} with {parameters:,} parameters on "
-        f"{trainer.strategy.root_device}; {provenance['dataset']} ({provenance['source']}), "
+        f"{_where(trainer)}; {provenance['dataset']} ({provenance['source']}), "
         f"{provenance['num_train']:,} images to train on; run folder {trainer.default_root_dir}"
     )
+
+
+def _where(trainer: L.Trainer) -> str:
+    """The device, with the number of threads on a CPU, and the precision."""
+    device = trainer.strategy.root_device
+    threads = torch.get_num_threads()
+    count = f" with {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
+    return f"{device}{count} in {trainer.precision}"
 
 
 def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) -> str:

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "trainer.max_steps",
     "trainer.max_time",
     "trainer.accelerator",
+    "trainer.compile",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
     "trainer.profiler",

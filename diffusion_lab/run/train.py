@@ -19,7 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffusion_lab.attached import attached
-from diffusion_lab.callbacks import FiniteLoss, LossHistory, PendingMetrics, RandomState, SaveConfig
+from diffusion_lab.callbacks import (
+    CompiledNetwork,
+    FiniteLoss,
+    LossHistory,
+    PendingMetrics,
+    RandomState,
+    SaveConfig,
+)
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
@@ -27,6 +34,7 @@ from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.continued_logs import log_pending
+from diffusion_lab.run.lean import leave_out_idle_hooks
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.parts import (
     build_callbacks,
@@ -47,6 +55,7 @@ from diffusion_lab.run.resume import (
     has_saved,
     newest_checkpoint,
 )
+from diffusion_lab.run.threads import check_threads, threads_restored
 from diffusion_lab.schema import TrainConfig
 from diffusion_lab.signals import Stopped, listening
 
@@ -78,7 +87,7 @@ def train(cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = N
     Stopped after a signal. The folder's metrics.json says how the run ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
-    with locked(run_dir):
+    with locked(run_dir), threads_restored():
         return _recorded(cfg, run_dir, resume, trust)
 
 
@@ -137,6 +146,9 @@ def _fit(
         config = use_network_of(pipeline, cfg)
     check_config(config)
     check_seed(cfg.seed)
+    check_threads(cfg.threads)
+    if cfg.threads is not None and checkpoint is None:  # a run taken up keeps the number it had
+        torch.set_num_threads(cfg.threads)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     quieten_lightning()
 
@@ -163,7 +175,9 @@ def _fit(
     datamodule.prepare_data()
     datamodule.setup("fit")
     saves = [SaveConfig(config, datamodule.provenance), RandomState(), PendingMetrics()]
-    trainer.callbacks[:0] = saves  # type: ignore[attr-defined]
+    compiles = [CompiledNetwork()] if cfg.trainer.get("compile") else []
+    trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
+    leave_out_idle_hooks(attached(trainer, L.Callback))
     check_there_is_work(cfg, callbacks, datamodule.provenance)
 
     for logger in loggers:

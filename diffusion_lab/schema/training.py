@@ -50,6 +50,7 @@ class TrainConfig:
     command: CommandConfig = field(default_factory=CommandConfig)
 
     seed: int = 0
+    threads: int | None = None
     init_from: str | None = None
     replay: str | None = None
     trust: list[str] | None = None
