@@ -1,7 +1,7 @@
 """Numbers that go bad: a step that is not finite is not taken, and can be looked at afterwards."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class FiniteLoss(L.Callback):
         if not self._stepping:  # gradients are still being gathered
             return
         self._stepping = False
-        largest = _norm(self._parameters, torch.inf)
+        largest = _norm([*self._parameters], torch.inf)
         if self._any(trainer, ~largest.isfinite()):
             what = f"the step made the weights {largest.item():g}, from a finite gradient"
             line = self._report(trainer, pl_module, what)
@@ -198,7 +198,7 @@ class FiniteLoss(L.Callback):
 
 
 @torch.no_grad()
-def _norm(tensors: Sequence[Tensor], order: float) -> Tensor:
+def _norm(tensors: list[Tensor], order: float) -> Tensor:
     """Of all as one vector, ()."""
     # what torch.nn.utils.get_total_norm does, without sorting them by device and type every time
     norms = torch._foreach_norm(tensors, order)

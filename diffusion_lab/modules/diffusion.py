@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import lightning as L
 import torch
@@ -147,13 +148,11 @@ class DiffusionModule(L.LightningModule):
         return (
             self._loss_is_monitored
             or trainer._logger_connector.should_update_logs
-            or trainer.fast_dev_run
+            or trainer.fast_dev_run  # type: ignore[attr-defined]
             or trainer.is_last_batch
         )
 
-    def on_train_batch_end(
-        self, outputs: dict[str, Tensor], batch: tuple[Tensor, Tensor], batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the loss of the last step, which Lightning logs too, whatever its number."""
         if self.trainer.should_stop:  # by the clock, of which training_step could not know
             loss = outputs["loss"] * self.trainer.accumulate_grad_batches

@@ -146,9 +146,10 @@ def _fit(
         config = use_network_of(pipeline, cfg)
     check_config(config)
     check_seed(cfg.seed)
-    check_threads(cfg.threads)
-    if cfg.threads is not None and checkpoint is None:  # a run taken up keeps the number it had
-        torch.set_num_threads(cfg.threads)
+    threads = cfg.get("threads")  # runs of before it was there are taken up too
+    check_threads(threads)
+    if threads is not None and checkpoint is None:  # a run taken up keeps the number it had
+        torch.set_num_threads(threads)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     quieten_lightning()
 
