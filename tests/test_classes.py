@@ -184,8 +184,7 @@ def test_the_class_that_was_asked_for_is_drawn(tmp_path):
     from sklearn.neighbors import KNeighborsClassifier
 
     overrides = [
-        "experiment=quickstart",
-        "model.num_classes=10",
+        "experiment=quickstart_classes",
         "data.source=bundled",
         "network.width=24",
         "callbacks=minimal",

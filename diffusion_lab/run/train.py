@@ -155,9 +155,14 @@ def _fit(
 
     datamodule: ImageDataModule = build(cfg.data)
     if cfg.model.get("num_classes") not in (None, datamodule.num_classes):
+        there = f"{cfg.data.name} has {datamodule.num_classes} classes"
+        if datamodule.clusters is not None:
+            there = (
+                f"data.clusters={datamodule.clusters} stands for the labels, null gives them back"
+            )
         raise UserError(
-            f"model.num_classes={cfg.model.num_classes}: {cfg.data.name} has "
-            f"{datamodule.num_classes} classes, model.num_classes={datamodule.num_classes}"
+            f"model.num_classes={cfg.model.num_classes}: {there}, "
+            f"model.num_classes={datamodule.num_classes}"
         )
     module: DiffusionModule = build(cfg.model)
     if pipeline is not None:
