@@ -23,7 +23,7 @@ DDIM_STEPS = 10
 DDPM_WORDS = ("model=ddpm", "sampler=ddim", f"sampler.num_steps={DDIM_STEPS}")
 SAME_WEIGHTS = Target(1.2, at_least=True)
 
-FAST = ("experiment=fast",)
+FAST = ("experiment=fast_classes",)
 """The recipe whose samples are timed, as words of scripts/train.py."""
 FAST_CALLS = 10  # of its network for an image
 DDPM_STEPS = 1000
