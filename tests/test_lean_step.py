@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab import compose_config, train
@@ -19,7 +20,7 @@ RUN = (*TINY, "network.channels=[4,4]", "data.num_images=400", "data.batch_size=
 
 
 class Looks(TorchDispatchMode):
-    """Counts how often Python looks at a value of a tensor, which empties a GPU's queue."""
+    """Counts how often Python looks at values of a tensor, which empties a GPU's queue."""
 
     def __init__(self):
         super().__init__()
@@ -27,6 +28,18 @@ class Looks(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+class Lists(TorchFunctionMode):
+    """Counts what `Looks` cannot see: on a CPU `tolist` is no operation that is dispatched."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.Tensor.tolist
         return function(*args, **(kwargs or {}))
 
 
@@ -42,9 +55,9 @@ def test_looks_at_the_device(setting, a_step, tmp_path, monkeypatch):
             f"trainer.limit_train_batches={steps}",
             "trainer.log_every_n_steps=1000",
         ]
-        with Looks() as looks:
+        with Looks() as looks, Lists() as lists:
             train(compose_config([*RUN, *words], tmp_path / str(steps)))
-        counts.append(looks.count)
+        counts.append(looks.count + lists.count)
     assert counts[1] - counts[0] == 20 * a_step
 
 

@@ -1,7 +1,10 @@
 import pytest
 import torch
 
+from diffusion_lab.diffusion.prediction import VPrediction
+from diffusion_lab.diffusion.vp_schedule import VPSchedule
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.basic_unet import BasicUNet
 from diffusion_lab.networks.fast_unet import FastUNet
 from diffusion_lab.networks.unet2d import UNet2D
@@ -29,6 +32,16 @@ def test_basic_unet_is_the_tutorials_forward_pass():
     y = act(u[1](torch.nn.Upsample(scale_factor=2)(y) + h2))
     y = act(u[2](torch.nn.Upsample(scale_factor=2)(y) + h1))
     torch.testing.assert_close(net(x, torch.zeros(2)), y)
+
+
+@pytest.mark.parametrize(
+    ("network", "last"), [(BasicUNet(), True), (FastUNet(), True), (UNet2D(), False)]
+)
+def test_weights_lie_as_is_fastest_for_the_network(network, last):
+    module = DiffusionModule(network, VPSchedule(), VPrediction())
+    kernels = [p for p in module.parameters() if p.dim() == 4 and min(p.shape) > 1]
+    assert kernels
+    assert all(p.is_contiguous(memory_format=torch.channels_last) == last for p in kernels)
 
 
 def test_basic_unet_ignores_time_and_unet2d_does_if_told():

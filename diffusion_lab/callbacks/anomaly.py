@@ -1,6 +1,7 @@
 """Numbers that go bad: a step that is not finite is not taken, and can be looked at afterwards."""
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,10 @@ class FiniteLoss(L.Callback):
         """Judge the step; called after the last backward pass, unscaled and before clipping."""
         self._stepping = True
         norm = _norm([p.grad for p in self._parameters if p.grad is not None], 2.0)
-        losses = torch.stack([batch.loss for batch in self._batches])
-        bad_loss = ~losses.isfinite().all()
-        if not self._any(trainer, bad_loss | ~norm.isfinite()):  # one look at the device, not two
+        losses = [batch.loss for batch in self._batches]
+        size, *values = torch.stack([norm.to(losses[0].dtype), *losses]).tolist()  # one look
+        bad_loss = not all(map(math.isfinite, values))
+        if not self._any(trainer, bad_loss or not math.isfinite(size)):
             return
         if not self._any(trainer, bad_loss) and _scaler_can_help(trainer):
             return
@@ -124,9 +126,9 @@ class FiniteLoss(L.Callback):
         if not self._stepping:  # gradients are still being gathered
             return
         self._stepping = False
-        largest = _norm([*self._parameters], torch.inf)
-        if self._any(trainer, ~largest.isfinite()):
-            what = f"the step made the weights {largest.item():g}, from a finite gradient"
+        largest = _norm([*self._parameters], torch.inf).item()
+        if self._any(trainer, not math.isfinite(largest)):
+            what = f"the step made the weights {largest:g}, from a finite gradient"
             line = self._report(trainer, pl_module, what)
             for checkpoint in attached(trainer, ModelCheckpoint):
                 checkpoint.save_on_exception = False  # the last one it wrote is the last good one
@@ -151,11 +153,11 @@ class FiniteLoss(L.Callback):
         self.skipped = state_dict["skipped"]
 
     @staticmethod
-    def _any(trainer: L.Trainer, flag: Tensor) -> bool:
-        """Whether the flag () is set in any process."""
+    def _any(trainer: L.Trainer, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
         if trainer.world_size == 1:
-            return bool(flag)
-        return bool(trainer.strategy.reduce(flag.float(), reduce_op="max"))
+            return flag
+        return trainer.strategy.reduce_boolean_decision(flag, all=False)
 
     def _report(self, trainer: L.Trainer, module: L.LightningModule, what: str) -> str:
         """Write anomaly.pt and say in one line what was wrong; in all processes the same."""

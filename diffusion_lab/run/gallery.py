@@ -1,12 +1,14 @@
 """One picture of several runs: a row of samples each, from the same seed."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from diffusion_lab import figures
+from diffusion_lab.errors import UserError
 from diffusion_lab.run.load import load_run
 
 
@@ -45,15 +47,18 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, help="default: each run's own")
     parser.add_argument("--guidance-scale", type=float, default=1.0)
     arguments = parser.parse_args()
-    print(
-        gallery(
+    try:
+        picture = gallery(
             arguments.runs,
             arguments.out,
             arguments.num_samples,
             num_steps=arguments.num_steps,
             guidance_scale=arguments.guidance_scale,
-        ).absolute()
-    )
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(picture.absolute())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""A picture of several runs: its rows are what the runs draw."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab import compose_config, load_run, train
+from diffusion_lab.run import gallery as module
+from diffusion_lab.run.gallery import gallery
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gallery") / "classy"
+    words = [*TINY, "model=flow", "network.width=8", "network.depth=1", "model.num_classes=10"]
+    train(compose_config(words, folder))
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_steps": 3, "guidance_scale": 2.0}])
+def test_a_row_is_what_the_run_draws(run_dir, settings, tmp_path, monkeypatch):
+    rows = {}
+
+    def keep(given, draw=module.figures.labelled_rows):
+        rows.update(given)
+        return draw(given)
+
+    monkeypatch.setattr(module.figures, "labelled_rows", keep)
+    gallery([run_dir], tmp_path / "out.png", num_samples=5, seed=3, **settings)
+    ((name, images),) = rows.items()
+    assert name == ("classy" if settings else "flow on Linear\nBlendSampler, 2")
+    own = load_run(run_dir).sample(5, seed=3, **settings)
+    torch.testing.assert_close(images, own.float() / 255)
+    assert images.shape == (5, 1, 28, 28) and images.unique().numel() > 1
+
+
+def test_the_command(run_dir, tmp_path):
+    command = [sys.executable, "-m", "diffusion_lab.run.gallery", str(tmp_path / "out.png")]
+    made = subprocess.run(
+        [*command, str(run_dir), "--num-steps", "2"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout.strip() == str(tmp_path / "out.png")
+    assert Image.open(tmp_path / "out.png").width > 400
+    refused = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ") and len(refused.stderr.splitlines()) == 1
