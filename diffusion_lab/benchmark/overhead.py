@@ -41,15 +41,13 @@ class BareLoop:
         self.module, self.data, self.device = module.to(device), data, device
         self.optimizer = module.make_optimizer(module.parameters())
         loader = data.train_dataloader()
-        self.batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(loader))
+        self.batches: Iterator[tuple[Tensor, ...]] = chain.from_iterable(repeat(loader))
 
     def steps(self, count: int) -> None:
         """Train so many steps further."""
         for _ in range(count):
-            images, labels = next(self.batches)
-            batch = self.data.on_after_batch_transfer(
-                (images.to(self.device), labels.to(self.device)), 0
-            )
+            moved = tuple(tensor.to(self.device) for tensor in next(self.batches))
+            batch = self.data.on_after_batch_transfer(moved, 0)
             self.optimizer.zero_grad()
             x0, noise, t, classes = self.module.draw(*batch)
             self.module.loss(x0, noise, t, classes).mean().backward()

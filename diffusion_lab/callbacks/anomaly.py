@@ -30,8 +30,7 @@ class _Batch:
     """A batch whose gradients are in the step to come, and what is needed to draw for it again."""
 
     number: int
-    x0: Tensor
-    labels: Tensor
+    tensors: tuple[Tensor, ...]
     indices: Tensor
     random_states: list[Tensor]
     loss: Tensor
@@ -80,10 +79,9 @@ class FiniteLoss(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         self.skipping = False
-        x0, labels = batch
         states = _random_states(pl_module.device)
-        unknown = x0.new_zeros(())  # until the backward pass begins
-        self._batches.append(_Batch(batch_idx, x0, labels, data.batch_indices(), states, unknown))
+        unknown = batch[0].new_zeros(())  # until the backward pass begins
+        self._batches.append(_Batch(batch_idx, batch, data.batch_indices(), states, unknown))
 
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
@@ -252,7 +250,7 @@ def _draw_again(
     now = _random_states(module.device)
     _set_random_states(module.device, batch.random_states)
     with trainer.precision_plugin.train_step_context():  # which the type of the draws depends on
-        x0, noise, t, labels = module.draw(batch.x0, batch.labels)
+        x0, noise, t, labels = module.draw(*batch.tensors)
     drawn = {"x0": x0, "noise": noise, "t": t, "labels": labels}
     drawn["random_state"] = torch.get_rng_state()
     _set_random_states(module.device, now)

@@ -108,6 +108,7 @@ class ImageDataModule(L.LightningDataModule):
 
         self._fetched = False
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._noise: dict[str, Tensor] = {}
         self._provenance: dict[str, str | int] = {}
         self._train_loader: InMemoryLoader | None = None
         self._train_state: dict[str, Any] = {}
@@ -155,6 +156,30 @@ class ImageDataModule(L.LightningDataModule):
             "note": note,
         }
 
+    def use_pairs(self, images: Tensor, labels: Tensor, noise: Tensor, source: str) -> None:
+        """Train and validate on images that were made from noise; the test split stays real.
+
+        Images are uint8 (N, C, H, W), labels (N,), noise (N, C, H, W); the first `val_size` pairs
+        are for validation. Raises UserError where that leaves none, or with `train_size`.
+        """
+        if self.train_size is not None:
+            raise UserError(
+                f"data.train_size={self.train_size}: the pairs are counted by teacher.num_pairs"
+            )
+        if len(images) <= self.val_size:
+            raise UserError(
+                f"data.val_size={self.val_size}: {len(images)} pairs leave none to train on, "
+                f"expected less, or more of teacher.num_pairs"
+            )
+        for name, part in (("val", slice(self.val_size)), ("train", slice(self.val_size, None))):
+            self._splits[name] = (images[part], labels[part])
+            self._noise[name] = noise[part]
+        self._provenance |= {
+            "num_train": len(images) - self.val_size,
+            "num_val": self.val_size,
+            "note": f"{len(images)} images drawn by {source}; tested on {self.provenance['note']}",
+        }
+
     def train_dataloader(self) -> InMemoryLoader:
         """Return shuffled batches; after ``load_state_dict`` they go on where they stopped."""
         # Overfitting means seeing the same few batches over and over: nothing may be shuffled.
@@ -174,11 +199,11 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("test")
 
     def on_after_batch_transfer(
-        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
+        self, batch: tuple[Tensor, ...], dataloader_idx: int
+    ) -> tuple[Tensor, ...]:
         """Scale the pixels where they have arrived: a quarter of the bytes go over the bus."""
-        images, labels = batch
-        scaled = (self.value_range.encode(images), labels)
+        images, *rest = batch
+        scaled = (self.value_range.encode(images), *rest)
         # Lightning casts to 16-true or 64-true before this hook, when the pixels are still uint8.
         if self.trainer is not None:
             scaled = self.trainer.precision_plugin.convert_input(scaled)
@@ -285,4 +310,5 @@ class ImageDataModule(L.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
+            noise=self._noise.get(split),
         )

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 class InMemoryLoader:
     """Yields (images (B, C, H, W) uint8, labels (B,) int64); a batch is one index operation.
 
+    With `noise` a batch has the noise that its images were made from, (B, C, H, W), as a third.
+
     Shuffled, it is an endless stream: epoch after epoch, each in an order of its own that depends
     on (seed, epoch) alone, not on the global random state, which it does not touch either. An
     iteration yields the next ``len(self)`` batches of the stream: normally one epoch. One that was
@@ -36,6 +38,7 @@ class InMemoryLoader:
         seed: of the order, not negative.
         rank: the number of this process.
         world_size: the number of processes.
+        noise: float32 (N, C, H, W).
 
     Raises:
         UserError: if batch_size or seed is out of range.
@@ -52,10 +55,12 @@ class InMemoryLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        noise: Tensor | None = None,
     ) -> None:
         check_whole_number("batch_size", batch_size, least=1)
         check_whole_number("seed", seed, least=0)
         self.images, self.labels = images, labels
+        self._tensors = (images, labels) if noise is None else (images, labels, noise)
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.seed, self.rank, self.world_size = seed, rank, world_size
 
@@ -70,7 +75,7 @@ class InMemoryLoader:
         """Count the batches of an epoch."""
         return self._num_batches
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield the next ``len(self)`` batches."""
         # This is a generator: nothing happens before the first batch is asked for. Lightning calls
         # iter() more often than it iterates, and loads a state after it has called it.
@@ -84,7 +89,7 @@ class InMemoryLoader:
             # Counted before it is handed out: whoever has the batch and saves has used it.
             self._go_to(self.epoch, self.batch + 1)
             self.last_indices = indices
-            yield self.images.index_select(0, indices), self.labels.index_select(0, indices)
+            yield tuple(tensor.index_select(0, indices) for tensor in self._tensors)
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices (int64) of the images this process yields in that epoch."""

@@ -33,6 +33,7 @@ from diffusion_lab.diffusion.samplers import (
 from diffusion_lab.diffusion.time_sampling import (
     LogitNormalTime,
     LogNormalTime,
+    NoiseEndTime,
     TimeSampling,
     UniformTime,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "LogNormalTime",
     "LogitNormalTime",
     "MinSNR",
+    "NoiseEndTime",
     "NoiseSchedule",
     "Prediction",
     "ReverseSDESampler",

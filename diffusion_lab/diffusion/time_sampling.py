@@ -73,6 +73,24 @@ class LogNormalTime(TimeSampling):
         return t.round().long() if whole else t
 
 
+class NoiseEndTime(TimeSampling):
+    """A share at the noise itself, the rest evenly along the path.
+
+    For straightened paths (`teacher.run=`), whose first step matters most: Lee et al. 2024 (arXiv
+    2405.20320), section 4.1, also draw the noise end more often.
+    """
+
+    def __init__(self, share: float = 0.8, stratified: bool = False) -> None:
+        super().__init__(stratified)
+        if not 0 <= share <= 1:
+            raise UserError(f"time_sampling.share={share}: expected a number from 0 to 1")
+        self.share = share
+
+    def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
+        evenly = (u / (1 - self.share)).clamp(max=1) if self.share < 1 else torch.ones_like(u)
+        return noise_schedule.at(evenly)
+
+
 def _positive(std: float) -> float:
     if std <= 0:
         raise UserError(f"time_sampling.std={std}: expected a number above 0")

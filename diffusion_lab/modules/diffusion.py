@@ -29,7 +29,9 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 class DiffusionModule(L.LightningModule):
     """Any network, noise schedule, prediction and weighting, trained by squared error.
 
-    Batches are (x0 (B, C, H, W), labels (B,)). With `num_classes` the network gets the labels; a
+    Batches are (x0 (B, C, H, W), labels (B,)), or bring the noise (B, C, H, W) that each x0 is to
+    be blended with: of pairs (noise, what a trained model makes of it) the loss is that of reflow,
+    Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With `num_classes` the network gets labels; a
     share of them, `label_dropout`, is replaced by the null class, so that one network learns both
     branches of guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1). Raises UserError when
     the prediction is undefined on the noise schedule.
@@ -115,13 +117,16 @@ class DiffusionModule(L.LightningModule):
         dropped = torch.rand(len(labels), device=labels.device) < dropout
         return labels.masked_fill(dropped, self.num_classes)
 
-    def draw(self, x0: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """What `loss` takes for a batch: x0, fresh noise and times, the network's labels."""
-        noise = self.pairing(x0, self.noise_schedule.draw_noise(x0))
+    def draw(
+        self, x0: Tensor, labels: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What `loss` takes for a batch: x0, its or fresh noise, times, the network's labels."""
+        if noise is None:
+            noise = self.pairing(x0, self.noise_schedule.draw_noise(x0))
         t = self.time_sampling.draw(len(x0), self.noise_schedule, x0.device)
         return x0, noise, t, self.network_labels(labels, self.label_dropout)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """Mean loss of a batch with fresh noise and times.
 
         -> "loss" (), and for callbacks, per image (B,): "losses", whose mean that is, "error" on
@@ -159,15 +164,15 @@ class DiffusionModule(L.LightningModule):
             loss = outputs["loss"] * self.trainer.accumulate_grad_batches
             self.log("train/loss", loss, prog_bar=True)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """The unweighted error with noise and times that depend on the batch alone.
 
         So epochs compare, and so do weightings of the same target. -> per image (B,) "error", "t".
         """
-        x0, labels = batch
+        x0, labels, *paired = batch
         number = batch_idx * self.trainer.world_size + self.global_rank
         generator = torch.Generator().manual_seed(number)
-        noise = self.noise_schedule.draw_noise(x0, generator)
+        noise = paired[0] if paired else self.noise_schedule.draw_noise(x0, generator)
         t = self.time_sampling.draw(len(x0), self.noise_schedule, "cpu", generator).to(x0.device)
         error = self.error(x0, noise, t, self.network_labels(labels))
         self.log("val/loss", error.mean(), prog_bar=True, sync_dist=True, batch_size=len(x0))

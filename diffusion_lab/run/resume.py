@@ -250,6 +250,11 @@ def as_it_was(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
     cfg = set_scene(cfg, content)
     if cfg.init_from is not None:
         cfg.init_from, cfg.network = None, content["config"]["network"]
+    teacher = content["config"].get("teacher")
+    if teacher is not None and teacher["run"] is not None:
+        from diffusion_lab.run.teacher import take_over
+
+        take_over(cfg, content["config"])
     return cfg
 
 

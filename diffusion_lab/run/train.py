@@ -55,6 +55,13 @@ from diffusion_lab.run.resume import (
     has_saved,
     newest_checkpoint,
 )
+from diffusion_lab.run.teacher import (
+    PAIRS_FILE,
+    pairs_of,
+    read_pairs,
+    read_teacher,
+    use_parts_of,
+)
 from diffusion_lab.run.threads import check_threads, threads_restored
 from diffusion_lab.schema import TrainConfig
 from diffusion_lab.signals import Stopped, listening
@@ -144,6 +151,11 @@ def _fit(
     if cfg.init_from is not None:
         pipeline = read_pipeline("init_from", cfg.init_from)
         config = use_network_of(pipeline, cfg)
+    teacher, pairs_file = None, record.path.parent / PAIRS_FILE
+    taught = "teacher" in cfg and cfg.teacher.run is not None
+    if taught and not (checkpoint is not None and pairs_file.exists()):
+        teacher = read_teacher(cfg)
+        config = use_parts_of(teacher, cfg)
     check_config(config)
     check_seed(cfg.seed)
     threads = cfg.get("threads")  # runs of before it was there are taken up too
@@ -167,6 +179,8 @@ def _fit(
     module: DiffusionModule = build(cfg.model)
     if pipeline is not None:
         load_weights(module.network, pipeline, cfg.init_from)
+    if teacher is not None:
+        module.load_state_dict(teacher.module.state_dict())
     build(cfg.sampler).check(module.noise_schedule)
     try:
         module.make_optimizer(module.parameters())
@@ -180,6 +194,11 @@ def _fit(
         torch.manual_seed(int(states[0]))
     datamodule.prepare_data()
     datamodule.setup("fit")
+    if teacher is not None:
+        pairs_of(teacher, cfg, pairs_file, trainer.strategy.root_device)
+    if taught:
+        pairs = read_pairs(pairs_file, cfg.seed, module.noise_schedule)
+        datamodule.use_pairs(pairs.images, pairs.labels, pairs.noise, cfg.teacher.run)
     saves = [SaveConfig(config, datamodule.provenance), RandomState(), PendingMetrics()]
     compiles = [CompiledNetwork()] if cfg.trainer.get("compile") else []
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]

@@ -36,6 +36,16 @@ class DataConfig:
 
 
 @dataclass
+class TeacherConfig:
+    """The run that is made faster, and what it draws for that."""
+
+    run: str | None = None
+    num_pairs: int = 20000
+    num_steps: int = 5
+    guidance_scale: float = 1.25
+
+
+@dataclass
 class CommandConfig:
     """How the configuration came about; filled in, not set."""
 
@@ -52,6 +62,7 @@ class TrainConfig:
     seed: int = 0
     threads: int | None = None
     init_from: str | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     replay: str | None = None
     trust: list[str] | None = None
     monitor: str = "val/loss"

@@ -1,0 +1,154 @@
+"""A trained run as teacher: pairs of noise and what it makes of that, for fewer network calls."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from diffusion_lab.atomic import replacing
+from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
+from diffusion_lab.errors import UserError
+from diffusion_lab.run.draw import draw
+from diffusion_lab.run.guide import Guide
+from diffusion_lab.run.load import Run, load_run
+
+log = logging.getLogger(__name__)
+
+PAIRS_FILE = "pairs.npz"
+_PARTS = ("network", "noise_schedule", "prediction")
+_DATA = ("name", "channels", "image_size", "value_range", "clusters", "num_images")
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What a teacher made of which noise."""
+
+    images: Tensor
+    """uint8 (N, C, H, W)."""
+    labels: Tensor
+    """The classes that were asked for, int64 (N,); zeros where there are none."""
+    noise: Tensor
+    """Of unit scale, float32 (N, C, H, W)."""
+
+
+def read_teacher(cfg: DictConfig) -> Run:
+    """The run that `teacher.run` names, checked against the other settings of the teacher.
+
+    Raises UserError where it cannot teach: a random sampler, a prediction that says nothing at the
+    noise end, guidance it does not have.
+    """
+    teacher = cfg.teacher
+    if not teacher.run:
+        raise UserError(
+            "teacher.run is not named: which trained run is to be made faster? "
+            "teacher.run=logs/runs/<run>"
+        )
+    if teacher.num_pairs < 1:
+        raise UserError(f"teacher.num_pairs={teacher.num_pairs}: expected at least 1")
+    try:
+        run = load_run(teacher.run)
+    except UserError as error:
+        text = str(error)
+        raise UserError(f"teacher.{text}" if text.startswith("run=") else text) from error
+    if run.module.prediction.needs_signal:
+        raise UserError(
+            f"teacher.run={teacher.run} predicts the {run.module.prediction.name}, which says "
+            "nothing of the image where there is only noise: expected a run with prediction="
+            "sample, flow, v_prediction or edm"
+        )
+    try:
+        if run.sampler(num_steps=teacher.num_steps).stochastic:
+            raise UserError(f"{run.config['sampler']['_target_']} draws fresh noise on the way")
+        _guide(run, cfg)
+    except UserError as error:
+        raise UserError(
+            f"teacher.run={teacher.run} with teacher.num_steps={teacher.num_steps}, "
+            f"teacher.guidance_scale={teacher.guidance_scale:g}: {error}"
+        ) from error
+    return run
+
+
+def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
+    """Make a configuration build the teacher's network, path and data; -> it, resolved.
+
+    Raises UserError for a typed word that says something else.
+    """
+    theirs = OmegaConf.create(run.config)
+    clashes = [word for word in cfg.command.overrides if _clashes(word, cfg, theirs)]
+    if clashes:
+        raise UserError(
+            f"teacher.run={cfg.teacher.run} brings network, noise schedule, prediction, classes "
+            f"and data, which are others: leave out {' '.join(clashes)}"
+        )
+    if cfg.pairing.get("path") != "diffusion_lab.diffusion.independent":
+        raise UserError("teacher.run= makes the pairs of noise and image: leave out pairing=")
+    cfg.command.choices = dict(cfg.command.choices) | {
+        group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")
+    }
+    take_over(cfg, run.config)
+    cfg.teacher.run = str(run.dir.absolute())
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
+def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
+    """Put a resolved configuration's network, path, prediction, classes and data into another."""
+    for part in _PARTS:
+        cfg[part] = config[part]
+    for key in _DATA:
+        cfg.data[key] = config["data"].get(key)
+    cfg.model.num_classes = config["model"].get("num_classes")
+
+
+def pairs_of(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> None:
+    """Let the teacher draw `teacher.num_pairs` images from the run's seed; write them to `file`."""
+    began = time.perf_counter()
+    count = cfg.teacher.num_pairs
+    log.info("the teacher draws %d images", count)
+    run.module.to(device)
+    images, _ = draw(
+        run.module,
+        run.sampler(num_steps=cfg.teacher.num_steps),
+        run.image_shape,
+        run.value_range,
+        num_samples=count,
+        batch_size=_BATCH,
+        seed=cfg.seed,
+        guide=_guide(run, cfg),
+    )
+    labels = _guide(run, cfg).labels_of(0, count)
+    labels = torch.zeros(count, dtype=torch.int64) if labels is None else labels
+    with replacing(file) as part, part.open("wb") as stream:
+        np.savez(stream, images=images.numpy(), labels=labels.numpy())
+    log.info("it took %.0f s", time.perf_counter() - began)
+
+
+def read_pairs(file: Path, seed: int, noise_schedule: Any) -> Pairs:
+    """The pairs that `pairs_of` wrote; the noise of image k is drawn again, from seed and k."""
+    with np.load(file) as arrays:
+        images = torch.from_numpy(arrays["images"])
+        labels = torch.from_numpy(arrays["labels"])
+    generators = image_generators(seed, 0, len(images))
+    return Pairs(images, labels, first_noise(noise_schedule, images.shape[1:], generators))
+
+
+def _clashes(word: str, cfg: DictConfig, theirs: DictConfig) -> bool:
+    """Whether a typed word gives a part of the teacher another value."""
+    key = word.lstrip("+~").partition("=")[0]
+    if key in (*_PARTS, "data"):
+        return bool(cfg.command.choices[key] != theirs.command.choices.get(key))
+    group, _, setting = key.partition(".")
+    if group in _PARTS or key == "model.num_classes" or (group == "data" and setting in _DATA):
+        return bool(OmegaConf.select(cfg, key) != OmegaConf.select(theirs, key))
+    return False
+
+
+def _guide(run: Run, cfg: DictConfig) -> Guide:
+    return Guide.of(run.module, guidance_scale=cfg.teacher.guidance_scale)
