@@ -8,13 +8,13 @@ import torch
 from torch._dynamo.utils import counters
 
 from diffusion_lab import compose_config, load_run, train
-from tests.conftest import TINY
+from tests.conftest import PICTURED
 from tests.poison import checkpoint
 from tests.test_bad_input import assert_refused
 
 # batches of 8, 8 and 4 images, validation, samples and figures of other sizes still
 RUN = (
-    *TINY,
+    *PICTURED,
     "network.channels=[4,4]",
     "data.batch_size=8",
     "trainer.limit_train_batches=3",

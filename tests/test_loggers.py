@@ -12,13 +12,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion_lab import compose_config, train
-from tests.conftest import TINY
+from tests.conftest import PICTURED, TINY
 
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logged") / "runs" / "one"
-    overrides = [*TINY, "trainer.max_epochs=3", "lr_scheduler=cosine"]
+    overrides = [*PICTURED, "trainer.max_epochs=3", "lr_scheduler=cosine"]
     train(compose_config(overrides, folder))
     return folder
 
@@ -112,7 +112,7 @@ def test_the_learning_rate_follows_its_schedule(logged):
 @pytest.mark.slow
 def test_wandb_keeps_an_offline_run(tmp_path):
     pytest.importorskip("wandb")
-    train(compose_config([*TINY, "logger=wandb", "logger.wandb.offline=true"], tmp_path))
+    train(compose_config([*PICTURED, "logger=wandb", "logger.wandb.offline=true"], tmp_path))
     [run] = (tmp_path / "wandb").glob("offline-run-*")
     assert list(run.glob("*.wandb"))
     names = {p.name.split("_")[0] for p in (run / "files" / "media" / "images").rglob("*.png")}
@@ -123,7 +123,7 @@ def test_wandb_keeps_an_offline_run(tmp_path):
 def test_mlflow_keeps_metrics_parameters_and_pictures(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
-    overrides = [*TINY, "logger=mlflow", f"paths.log_dir={tmp_path}", "trainer.max_epochs=2"]
+    overrides = [*PICTURED, "logger=mlflow", f"paths.log_dir={tmp_path}", "trainer.max_epochs=2"]
     result = train(compose_config(overrides, tmp_path / "run"))
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("diffusion_lab")

@@ -18,7 +18,8 @@ FEW = [
     "experiment=one_step",
     "data.val_size=4",
     "teacher.num_pairs=24",
-    "teacher.num_steps=3",
+    "sampler@teacher.sampler=blend",
+    "teacher.sampler.num_steps=3",
     "teacher.guidance_scale=2",
     "trainer.max_time=null",
     "sampler.num_steps=1",
@@ -108,6 +109,12 @@ def test_a_student_is_resumed_without_its_teacher(teacher, tmp_path, typed):
     whole = train(compose_config([*words, "trainer.max_epochs=2"], tmp_path / "whole"))
     train(compose_config([*words, "trainer.max_epochs=1"], tmp_path / "part"))
     shutil.rmtree(moved)
+    pairs = tmp_path / "part" / "pairs.npz"
+    content = pairs.read_bytes()
+    pairs.write_bytes(content[:-100])
+    code, _, err = typed("train", f"resume={tmp_path / 'part'}", "trainer.max_epochs=2")
+    assert code == 2 and "pairs.npz is damaged" in err and len(err.strip().splitlines()) == 1
+    pairs.write_bytes(content)
     code, out, err = typed("train", f"resume={tmp_path / 'part'}", "trainer.max_epochs=2")
     assert code == 0, out + err
     resumed = load_run(tmp_path / "part", weights="raw").module.state_dict()
@@ -125,8 +132,9 @@ def test_a_student_is_resumed_without_its_teacher(teacher, tmp_path, typed):
         (["teacher.run={}", "pairing=optimal_transport"], ["leave out pairing="]),
         (["teacher.run={}", "data.train_size=3"], ["data.train_size=3", "teacher.num_pairs"]),
         (["teacher.run={}", "teacher.num_pairs=4"], ["data.val_size=4", "4 pairs"]),
+        (["teacher.run={}", "teacher.sampler.steps=3"], ["teacher.sampler.steps"]),
         (["teacher.run={}", "teacher.num_pairs=0"], ["teacher.num_pairs=0"]),
-        (["teacher.run={}", "teacher.num_steps=0"], ["teacher.num_steps=0"]),
+        (["teacher.run={}", "teacher.sampler.num_steps=0"], ["num_steps=0"]),
         (["teacher.run={}", "teacher.guidance_scale=nan"], ["guidance_scale=nan"]),
     ],
 )
@@ -141,7 +149,7 @@ def test_what_cannot_be_taught_is_refused(words, said, teacher, typed):
     ("words", "said"),
     [
         (["model=ddpm"], "epsilon"),
-        (["model=flow", "sampler=reverse_sde"], "draws fresh noise"),
+        (["model=flow", "model.num_classes=10"], "draws fresh noise"),
         (["model=flow"], "no classes"),
     ],
 )
@@ -149,8 +157,21 @@ def test_who_cannot_teach_is_refused(words, said, typed, tmp_path):
     if "model=ddpm" in words:
         words = [*words, "network=unet_fast"]
     train(compose_config([*TINY, *words, "network.width=8", "network.depth=1"], tmp_path / "run"))
-    code, _, err = typed("train", *FEW, f"teacher.run={tmp_path / 'run'}")
+    random = ["sampler@teacher.sampler=reverse_sde"] if "fresh" in said else []
+    code, _, err = typed("train", *FEW, f"teacher.run={tmp_path / 'run'}", *random)
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_teacher_that_names_foreign_code_is_refused(teacher, typed, tmp_path):
+    """Where `load_run` does not look: the parts by themselves, not those of its model."""
+    forged = tmp_path / "forged"
+    shutil.copytree(teacher, forged)
+    path = forged / "checkpoints" / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    state["config"]["network"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}
+    torch.save(state, path)
+    code, _, err = typed("train", *FEW, f"teacher.run={forged}")
+    assert code == 2 and "os.system" in err and not (tmp_path / "ran").exists()
 
 
 def test_without_classes_or_guidance(tmp_path):

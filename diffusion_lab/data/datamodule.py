@@ -156,21 +156,25 @@ class ImageDataModule(L.LightningDataModule):
             "note": note,
         }
 
-    def use_pairs(self, images: Tensor, labels: Tensor, noise: Tensor, source: str) -> None:
-        """Train and validate on images that were made from noise; the test split stays real.
-
-        Images are uint8 (N, C, H, W), labels (N,), noise (N, C, H, W); the first `val_size` pairs
-        are for validation. Raises UserError where that leaves none, or with `train_size`.
-        """
+    def check_pairs(self, count: int) -> None:
+        """Raise UserError where `count` pairs leave none to train on, or with `train_size`."""
         if self.train_size is not None:
             raise UserError(
                 f"data.train_size={self.train_size}: the pairs are counted by teacher.num_pairs"
             )
-        if len(images) <= self.val_size:
+        if count <= self.val_size:
             raise UserError(
-                f"data.val_size={self.val_size}: {len(images)} pairs leave none to train on, "
-                f"expected less, or more of teacher.num_pairs"
+                f"data.val_size={self.val_size}: {count} pairs leave none to train on, "
+                "expected less, or more of teacher.num_pairs"
             )
+
+    def use_pairs(self, images: Tensor, labels: Tensor, noise: Tensor, source: str) -> None:
+        """Train and validate on images that were made from noise; the test split stays real.
+
+        Images are uint8 (N, C, H, W), labels (N,), noise (N, C, H, W); the first `val_size` pairs
+        are for validation. Raises UserError as `check_pairs`.
+        """
+        self.check_pairs(len(images))
         for name, part in (("val", slice(self.val_size)), ("train", slice(self.val_size, None))):
             self._splits[name] = (images[part], labels[part])
             self._noise[name] = noise[part]

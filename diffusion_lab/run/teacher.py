@@ -2,6 +2,8 @@
 
 import logging
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_lab.atomic import replacing
+from diffusion_lab.diffusion import Sampler
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError
+from diffusion_lab.run.build import build
+from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run, load_run
@@ -65,13 +71,17 @@ def read_teacher(cfg: DictConfig) -> Run:
             "sample, flow, v_prediction or edm"
         )
     try:
-        if run.sampler(num_steps=teacher.num_steps).stochastic:
-            raise UserError(f"{run.config['sampler']['_target_']} draws fresh noise on the way")
+        sampler = _sampler(run, cfg)
+        if sampler.stochastic:
+            raise UserError(
+                f"{sampler.name} draws fresh noise on the way: take a deterministic one, "
+                "sampler@teacher.sampler=unipc"
+            )
         _guide(run, cfg)
     except UserError as error:
         raise UserError(
-            f"teacher.run={teacher.run} with teacher.num_steps={teacher.num_steps}, "
-            f"teacher.guidance_scale={teacher.guidance_scale:g}: {error}"
+            f"teacher.run={teacher.run} with teacher.guidance_scale="
+            f"{teacher.guidance_scale:g}: {error}"
         ) from error
     return run
 
@@ -93,6 +103,7 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     cfg.command.choices = dict(cfg.command.choices) | {
         group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")
     }
+    check_targets([run.config[part] for part in _PARTS], trust=())  # the folder may be anybody's
     take_over(cfg, run.config)
     cfg.teacher.run = str(run.dir.absolute())
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -107,7 +118,7 @@ def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
     cfg.model.num_classes = config["model"].get("num_classes")
 
 
-def pairs_of(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> None:
+def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> None:
     """Let the teacher draw `teacher.num_pairs` images from the run's seed; write them to `file`."""
     began = time.perf_counter()
     count = cfg.teacher.num_pairs
@@ -115,7 +126,7 @@ def pairs_of(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> Non
     run.module.to(device)
     images, _ = draw(
         run.module,
-        run.sampler(num_steps=cfg.teacher.num_steps),
+        _sampler(run, cfg),
         run.image_shape,
         run.value_range,
         num_samples=count,
@@ -130,11 +141,19 @@ def pairs_of(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> Non
     log.info("it took %.0f s", time.perf_counter() - began)
 
 
-def read_pairs(file: Path, seed: int, noise_schedule: Any) -> Pairs:
-    """The pairs that `pairs_of` wrote; the noise of image k is drawn again, from seed and k."""
-    with np.load(file) as arrays:
-        images = torch.from_numpy(arrays["images"])
-        labels = torch.from_numpy(arrays["labels"])
+def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
+    """The pairs that `draw_pairs` wrote; the noise of image k is drawn again, from seed and k.
+
+    Raises UserError for a damaged file.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            images = torch.from_numpy(arrays["images"])
+            labels = torch.from_numpy(arrays["labels"])
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{file} is damaged ({type(error).__name__}): remove it, and the teacher draws it again"
+        ) from error
     generators = image_generators(seed, 0, len(images))
     return Pairs(images, labels, first_noise(noise_schedule, images.shape[1:], generators))
 
@@ -148,6 +167,15 @@ def _clashes(word: str, cfg: DictConfig, theirs: DictConfig) -> bool:
     if group in _PARTS or key == "model.num_classes" or (group == "data" and setting in _DATA):
         return bool(OmegaConf.select(cfg, key) != OmegaConf.select(theirs, key))
     return False
+
+
+def _sampler(run: Run, cfg: DictConfig) -> Sampler:
+    """Of teacher.sampler, or the teacher's own."""
+    if cfg.teacher.sampler is None:
+        return run.sampler()
+    sampler: Sampler = build(cfg.teacher.sampler)
+    sampler.check(run.module.noise_schedule)
+    return sampler
 
 
 def _guide(run: Run, cfg: DictConfig) -> Guide:

@@ -57,7 +57,7 @@ from diffusion_lab.run.resume import (
 )
 from diffusion_lab.run.teacher import (
     PAIRS_FILE,
-    pairs_of,
+    draw_pairs,
     read_pairs,
     read_teacher,
     use_parts_of,
@@ -153,6 +153,8 @@ def _fit(
         config = use_network_of(pipeline, cfg)
     teacher, pairs_file = None, record.path.parent / PAIRS_FILE
     taught = "teacher" in cfg and cfg.teacher.run is not None
+    if taught:
+        check_config({"teacher": config["teacher"]})
     if taught and not (checkpoint is not None and pairs_file.exists()):
         teacher = read_teacher(cfg)
         config = use_parts_of(teacher, cfg)
@@ -176,6 +178,8 @@ def _fit(
             f"model.num_classes={cfg.model.num_classes}: {there}, "
             f"model.num_classes={datamodule.num_classes}"
         )
+    if taught:
+        datamodule.check_pairs(cfg.teacher.num_pairs)
     module: DiffusionModule = build(cfg.model)
     if pipeline is not None:
         load_weights(module.network, pipeline, cfg.init_from)
@@ -195,7 +199,7 @@ def _fit(
     datamodule.prepare_data()
     datamodule.setup("fit")
     if teacher is not None:
-        pairs_of(teacher, cfg, pairs_file, trainer.strategy.root_device)
+        draw_pairs(teacher, cfg, pairs_file, trainer.strategy.root_device)
     if taught:
         pairs = read_pairs(pairs_file, cfg.seed, module.noise_schedule)
         datamodule.use_pairs(pairs.images, pairs.labels, pairs.noise, cfg.teacher.run)

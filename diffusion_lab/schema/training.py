@@ -40,9 +40,9 @@ class TeacherConfig:
     """The run that is made faster, and what it draws for that."""
 
     run: str | None = None
-    num_pairs: int = 20000
-    num_steps: int = 5
-    guidance_scale: float = 1.25
+    num_pairs: int = 40000
+    guidance_scale: float = 1.0
+    sampler: Any = None
 
 
 @dataclass
