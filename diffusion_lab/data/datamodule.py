@@ -18,7 +18,7 @@ from diffusion_lab.data.sources import (
     fetch_images,
     load_images,
 )
-from diffusion_lab.data.split import split_order
+from diffusion_lab.data.split import split_indices
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 
@@ -137,7 +137,7 @@ class ImageDataModule(L.LightningDataModule):
         if data.source == "bundled" and val_size > MAX_BUNDLED_VAL:
             note += f"; val_size is {MAX_BUNDLED_VAL} instead of {val_size}"
             val_size = MAX_BUNDLED_VAL
-        val, train = self._split_indices(len(data.train_labels), val_size)
+        val, train = split_indices(len(data.train_labels), val_size, self.train_size)
         self._splits = {
             "train": (padded(data.train_images[train], self.image_size), data.train_labels[train]),
             "val": (padded(data.train_images[val], self.image_size), data.train_labels[val]),
@@ -272,27 +272,6 @@ class ImageDataModule(L.LightningDataModule):
                 image_size=self.image_size, channels=self.channels, **self._fake_sizes
             )
         return load_images(self.dataset, self.data_dir, self.source)
-
-    def _split_indices(self, num_images: int, val_size: int) -> tuple[Tensor, Tensor]:
-        """Return which images of the official training split are for validation, and for training.
-
-        One fixed order: validation takes its beginning, training what follows, so that a smaller
-        train_size is a subset of a larger one.
-        """
-        if val_size >= num_images:
-            raise UserError(
-                f"val_size is {val_size}, but there are only {num_images} training images: "
-                f"expected less, for example data.val_size={num_images // 10}"
-            )
-        left = num_images - val_size
-        if self.train_size is not None and self.train_size > left:
-            raise UserError(
-                f"train_size is {self.train_size}, but after validation {left} images are left: "
-                f"expected at most that, for example data.train_size={left}"
-            )
-        order = split_order(num_images)
-        train_size = left if self.train_size is None else self.train_size
-        return order[:val_size], order[val_size : val_size + train_size]
 
     def _split(self, name: str) -> tuple[Tensor, Tensor]:
         if not self._splits:
