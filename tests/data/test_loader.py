@@ -32,6 +32,12 @@ def test_a_batch_holds_the_images_of_its_labels():
         assert torch.equal(train.last_indices, labels)
 
 
+def test_a_batch_brings_the_noise_of_its_images():
+    noise = torch.randn(N, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    for images, labels, own in loader(noise=noise):
+        assert torch.equal(own, noise[labels]) and torch.equal(images, IMAGES[labels])
+
+
 def test_an_epoch_is_a_permutation():
     batches = epoch_of(loader())
     assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
