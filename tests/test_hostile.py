@@ -174,7 +174,7 @@ def test_nothing_is_written_outside_the_folder_given(trained, typed, tmp_path):
     config["data"] |= {"data_dir": escape}
     config["command"]["choices"] = dict.fromkeys(config["command"]["choices"], "../../escaped")
     config["command"]["overrides"] = ["hydra.run.dir=../../escaped"]
-    for callback in config["callbacks"].values():
+    for callback in filter(None, config["callbacks"].values()):
         callback |= {"dirpath": escape}
     folder = run_with(tmp_path, trained["ddpm"], config=config)
     before = set(tmp_path.rglob("*"))

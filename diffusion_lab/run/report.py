@@ -37,6 +37,13 @@ def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.
     )
 
 
+def hyper_parameters(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What loggers keep of a run; MLflow takes no name with an @, as sampler@teacher.sampler."""
+    command = dict(config["command"])
+    command["choices"] = {k.replace("@", ":"): v for k, v in command["choices"].items()}
+    return {**config, "command": command, "provenance": provenance}
+
+
 def _where(trainer: L.Trainer) -> str:
     """The device, with the number of threads on a CPU, and the precision."""
     device = trainer.strategy.root_device

@@ -45,7 +45,7 @@ from diffusion_lab.run.parts import (
 )
 from diffusion_lab.run.pipeline import load_weights, read_pipeline, use_network_of
 from diffusion_lab.run.record import RunRecord
-from diffusion_lab.run.report import compared, headline, summary
+from diffusion_lab.run.report import compared, headline, hyper_parameters, summary
 from diffusion_lab.run.resume import (
     Resumed,
     as_it_was,
@@ -215,7 +215,7 @@ def _fit(
             data = OmegaConf.to_yaml(datamodule.provenance)
             logger.experiment.add_text("data", f"```yaml\n{data}```")
         else:
-            logger.log_hyperparams(config | {"provenance": datamodule.provenance})
+            logger.log_hyperparams(hyper_parameters(config, datamodule.provenance))
     _say(headline(module, datamodule.provenance, trainer))
     if checkpoint is not None:
         log_pending(trainer, checkpoint.content)
