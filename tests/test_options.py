@@ -64,11 +64,23 @@ OPTIONS = [
 
 
 # what the pictures at the end depend on
-DRAWN = ("model=", "noise_schedule=", "experiment=", "data=", "trainer.precision=")
+DRAWN = tuple(
+    f"{group}="
+    for group in (
+        "model",
+        "network",
+        "noise_schedule",
+        "prediction",
+        "sampler",
+        "experiment",
+        "data",
+        "trainer.precision",
+    )
+)
 
 
 def train_tiny(tmp_path, *overrides):
-    pictured = any(word.startswith(DRAWN) for word in overrides)
+    pictured = any(word.startswith(DRAWN) for word in overrides if word != FAST)
     tiny = PICTURED if pictured else TINY
     if {"callbacks=minimal", "callbacks=none"} & {*overrides}:  # there are none to leave out
         tiny = TINY[:-2]

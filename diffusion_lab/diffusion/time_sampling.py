@@ -77,7 +77,7 @@ class NoiseEndTime(TimeSampling):
     """A share at the noise itself, the rest evenly along the path.
 
     For straightened paths (`teacher.run=`), whose first step matters most: Lee et al. 2024 (arXiv
-    2405.20320), section 4.1, also draw the noise end more often.
+    2405.20320) draw both ends of the path more often than its middle.
     """
 
     def __init__(self, share: float = 0.8, stratified: bool = False) -> None:
