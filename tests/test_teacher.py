@@ -22,6 +22,7 @@ FEW = [
     "teacher.sampler.num_steps=3",
     "teacher.guidance_scale=2",
     "trainer.max_time=null",
+    "trainer.precision=32-true",  # on whatever processor, to compare numbers
     "sampler.num_steps=1",
 ]
 

@@ -18,6 +18,7 @@ from diffusion_lab.run.build import build
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.drawn import counting
 from diffusion_lab.run.load import Run, load_run
+from diffusion_lab.run.precision import AUTO, chosen_precision
 
 DDIM_STEPS = 10
 DDPM_WORDS = ("model=ddpm", "sampler=ddim", f"sampler.num_steps={DDIM_STEPS}")
@@ -56,7 +57,11 @@ def sampling(settings: Settings) -> list[Row]:
             "images/s",
             seconds.map(lambda s: settings.num_samples / s),
             SAME_WEIGHTS,
-            {"words": run_words(DDPM_WORDS), "batch_size": settings.num_samples},
+            {
+                "words": run_words(DDPM_WORDS),
+                "precision": chosen_precision(AUTO, settings.device),
+                "batch_size": settings.num_samples,
+            },
         )
     ]
 
@@ -104,6 +109,7 @@ def fast_sampling(settings: Settings) -> list[Row]:
                 "words": None if settings.run else run_words(FAST),
                 "network": "trained" if settings.run else "untrained: speed has no use for weights",
                 "sampler": f"{sampler.name}, {sampler.num_steps} steps",
+                "precision": chosen_precision(AUTO, settings.device),
                 "calls": calls,
                 "batch_size": settings.num_samples,
                 "baseline_steps_timed": TIMED_STEPS,
@@ -142,6 +148,7 @@ def _draw(run: Run, sampler: Sampler, num_samples: int) -> torch.Tensor:
         num_samples=num_samples,
         batch_size=num_samples,
         seed=0,
+        precision=AUTO,
     )
     return images
 

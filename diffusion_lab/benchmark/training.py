@@ -19,6 +19,9 @@ from diffusion_lab.benchmark.machine import flops
 from diffusion_lab.benchmark.row import Row, Target
 from diffusion_lab.benchmark.settings import Settings, run_words
 from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
+from diffusion_lab.run.precision import AUTO, chosen_precision
+
+QUICK = "trainer.precision=auto"
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,11 @@ class Case:
 
 
 BASIC_UNET = Case(
-    "basic_unet", "training, BasicUNet", ("model=basic_unet",), Target(1.15, at_least=True)
+    "basic_unet", "training, BasicUNet", ("model=basic_unet", QUICK), Target(1.15, at_least=True)
 )
-UNET2D = Case("unet2d", "training, UNet2DModel", ("model=unet2d",), Target(1.5, at_least=True))
+UNET2D = Case(
+    "unet2d", "training, UNet2DModel", ("model=unet2d", QUICK), Target(1.5, at_least=True)
+)
 
 
 def _network(case: Case) -> nn.Module:
@@ -69,6 +74,7 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
             case.target,
             {
                 "words": run_words(words),
+                "precision": chosen_precision(AUTO, settings.device),
                 "batch_size": settings.batch_size,
                 "steps_in_a_block": blocks.steps,
                 "flops_of_a_step": operations,

@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.networks.attention import NarrowHeads
 
 
 class UNet2D(nn.Module):
@@ -82,6 +84,9 @@ class UNet2D(nn.Module):
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"UNet2DModel refuses network: {error}") from error
+        for module in self.unet.modules():
+            if isinstance(module, Attention):
+                module.set_processor(NarrowHeads())
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """(B, C, H, W), time (B,) in [0, 1000], labels (B,) -> (B, C, H, W)."""

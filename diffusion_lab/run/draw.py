@@ -12,6 +12,7 @@ from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.guide import Guide
+from diffusion_lab.run.precision import FULL, drawing_in
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,13 @@ def draw(
     batch_size: int,
     seed: int,
     guide: Guide | None = None,
+    precision: str = FULL,
 ) -> tuple[Tensor, list[Step]]:
     """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
 
     Image k depends on the seed and k alone; a batch that does not fit into a GPU's memory is drawn
-    in halves. Raises UserError for a number below 1, and for an image that is not finite: as pixels
-    it would be black and look drawn.
+    in halves. The network computes in `precision`. Raises UserError for a number below 1, a
+    precision that is none, and an image that is not finite: as pixels it would look drawn.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
@@ -56,7 +58,8 @@ def draw(
                 first=first,
                 device=module.device,
             )
-            last, seen = _walk(steps, sampler.num_steps if first == 0 else None)
+            with drawing_in(precision, module.device):
+                last, seen = _walk(steps, sampler.num_steps if first == 0 else None)
         except torch.OutOfMemoryError:
             if count == 1:
                 raise

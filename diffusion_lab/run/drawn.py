@@ -11,6 +11,7 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run
+from diffusion_lab.run.precision import FULL
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,14 @@ def counting(*networks: nn.Module) -> Iterator[Callable[[], int]]:
 
 
 def draw_set(
-    run: Run, sampler: Sampler, guide: Guide, *, num_samples: int, seed: int, batch_size: int
+    run: Run,
+    sampler: Sampler,
+    guide: Guide,
+    *,
+    num_samples: int,
+    seed: int,
+    batch_size: int,
+    precision: str = FULL,
 ) -> Drawn:
     """Draw the images that scripts/sample.py would, and count what they cost."""
     networks = {run.module.network} | ({guide.weak.network} if guide.weak is not None else set())
@@ -59,6 +67,7 @@ def draw_set(
             batch_size=batch_size,
             seed=seed,
             guide=guide,
+            precision=precision,
         )
         seconds = time.perf_counter() - began
     of_data = run.config["data"].get("clusters") is None  # clusters are no classes to judge by

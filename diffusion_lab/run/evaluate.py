@@ -24,6 +24,7 @@ from diffusion_lab.run.drawn import Drawn, draw_set
 from diffusion_lab.run.image_files import read_samples
 from diffusion_lab.run.judge import Judge, summaries
 from diffusion_lab.run.load import load_run
+from diffusion_lab.run.precision import FULL, check_precision, chosen_precision
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.run.sample import chosen_sampler, read_guides
@@ -77,6 +78,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     Raises UserError for a mistake in the configuration, before anything is drawn or written.
     """
     check_keys(cfg, EvaluateConfig)
+    check_precision(cfg.precision)
     for name, least in (("num_samples", 2), ("batch_size", 1)):
         if cfg[name] is not None and cfg[name] < least:
             raise UserError(f"{name}={cfg[name]}: expected at least {least}")
@@ -115,10 +117,20 @@ def _drawn(cfg: DictConfig) -> Evaluation:
         "seeds": seeds,
         "batch_size": cfg.batch_size,
         "device": str(device),
+        "precision": chosen_precision(cfg.precision, device),
         "threads": torch.get_num_threads(),
     }
     draws = [
-        partial(draw_set, run, sampler, guide, num_samples=n, seed=seed, batch_size=cfg.batch_size)
+        partial(
+            draw_set,
+            run,
+            sampler,
+            guide,
+            num_samples=n,
+            seed=seed,
+            batch_size=cfg.batch_size,
+            precision=cfg.precision,
+        )
         for seed in seeds
     ]
     return score_sets(judge, draws, about, out)
@@ -130,6 +142,8 @@ def _read(cfg: DictConfig) -> Evaluation:
     for name in ("labels", "weights", "autoguidance", "guidance_interval"):
         if plain[name] is not None:
             raise UserError(f"{name}= goes with run=: the images= are drawn already")
+    if cfg.precision != FULL:
+        raise UserError("precision= goes with run=: the images= are drawn already")
     if any(value is not None for value in plain["sampler"].values()):
         raise UserError("sampler= goes with run=: the images= are drawn already")
     if cfg.extractor is None:

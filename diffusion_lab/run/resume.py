@@ -236,10 +236,12 @@ def _seconds(max_time: str | dict[str, int] | None) -> float | None:
 
 
 def set_scene(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
-    """The configuration with what only the first command line knew, and its number of threads."""
+    """The configuration with what only the first command line knew, its threads and precision."""
     import torch
 
     torch.set_num_threads(content["threads"])
+    if cfg.trainer.precision == "auto":
+        cfg.trainer.precision = content["config"]["trainer"]["precision"]
     for key, value in content["config"]["command"].items():  # the node may have a type
         cfg.command[key] = value
     return cfg

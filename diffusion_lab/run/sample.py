@@ -23,6 +23,7 @@ from diffusion_lab.run.draw import SHOWN, draw
 from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.pipeline import load_pipeline
+from diffusion_lab.run.precision import check_precision, chosen_precision
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.results import choose_device, results_folder, save_arrays
 from diffusion_lab.schema import SampleConfig
@@ -116,6 +117,7 @@ def sample(cfg: DictConfig) -> Samples:
         if cfg[name] < 1:
             raise UserError(f"{name}={cfg[name]}: expected at least 1")
     check_keys(cfg, SampleConfig)
+    check_precision(cfg.precision)
     check_seed(cfg.seed)
     run = _open(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
@@ -142,6 +144,7 @@ def sample(cfg: DictConfig) -> Samples:
             batch_size=cfg.batch_size,
             seed=cfg.seed,
             guide=guide,
+            precision=cfg.precision,
         )
         for guide in guides
     ]
@@ -170,6 +173,7 @@ def sample(cfg: DictConfig) -> Samples:
             "guidance_scale": [guide.guidance_scale for guide in guides],
             "guidance_interval": guides[0].interval,
             "autoguidance": cfg.autoguidance,
+            "precision": chosen_precision(cfg.precision, device),
             "seconds": round(seconds, 3),
         },
     )

@@ -24,6 +24,7 @@ from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run, load_run
+from diffusion_lab.run.precision import FULL, NARROW
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> N
         batch_size=_BATCH,
         seed=cfg.seed,
         guide=_guide(run, cfg),
+        precision=NARROW if cfg.trainer.precision == NARROW else FULL,
     )
     labels = _guide(run, cfg).labels_of(0, count)
     labels = torch.zeros(count, dtype=torch.int64) if labels is None else labels

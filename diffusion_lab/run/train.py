@@ -44,6 +44,7 @@ from diffusion_lab.run.parts import (
     quieten_lightning,
 )
 from diffusion_lab.run.pipeline import load_weights, read_pipeline, use_network_of
+from diffusion_lab.run.precision import settled
 from diffusion_lab.run.record import RunRecord
 from diffusion_lab.run.report import compared, headline, hyper_parameters, summary
 from diffusion_lab.run.resume import (
@@ -109,6 +110,7 @@ def _recorded(
         first_step = checkpoint.content["global_step"]
         cfg = as_it_was(cfg, checkpoint.content)
         check_not_done(cfg, run_dir, checkpoint.content)
+    cfg = settled(cfg)
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     if trust is not None:
         check_targets(config, trust)
@@ -254,6 +256,7 @@ def _note(
         "data": datamodule.provenance,
         "parameters": sum(p.numel() for p in module.network.parameters()),
         "device": str(trainer.strategy.root_device),
+        "precision": trainer.precision,
         "steps": trainer.global_step,
     }
     for guard in attached(trainer, FiniteLoss):

@@ -24,6 +24,7 @@ class SampleConfig:
     batch_size: int = 64
     seed: int = 0
     accelerator: str = "auto"
+    precision: str = "32-true"
     trajectory_steps: int = 5
     sampler: Any = MISSING
 

@@ -27,6 +27,7 @@ class EvaluateConfig:
     batch_size: int = 500
     extractor: str | None = None
     accelerator: str = "auto"
+    precision: str = "32-true"
     paths: RunDataConfig = field(default_factory=RunDataConfig)
     sampler: Any = MISSING
 

@@ -1,0 +1,52 @@
+"""Which precision a processor is quick in."""
+
+from contextlib import AbstractContextManager
+from typing import cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.run.results import choose_device
+
+AUTO = "auto"
+FULL, NARROW = "32-true", "bf16-mixed"
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 numbers itself; elsewhere float32 is as quick."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # private, but all there is: what mkldnn says is true of emulation too
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def chosen_precision(precision: str, device: torch.device) -> str:
+    """What auto stands for on a device; anything else is left as it is."""
+    if precision != AUTO:
+        return precision
+    return NARROW if computes_bfloat16(device) else FULL
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """A configuration with trainer.precision=auto decided, so that the record says what it was."""
+    if cfg.trainer.precision != AUTO:
+        return cfg
+    try:
+        precision = chosen_precision(AUTO, choose_device(cfg.trainer.accelerator))
+    except UserError:
+        precision = FULL  # the trainer will refuse the accelerator
+    return cast(DictConfig, OmegaConf.merge(cfg, {"trainer": {"precision": precision}}))
+
+
+def check_precision(precision: str) -> None:
+    """Raise UserError for one that nothing is drawn in."""
+    if precision not in (AUTO, FULL, NARROW):
+        raise UserError(f"precision={precision}: expected {FULL}, {NARROW} or {AUTO}")
+
+
+def drawing_in(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Around drawing: the network's products in this precision, all else in float32."""
+    check_precision(precision)
+    narrow = chosen_precision(precision, device) == NARROW
+    return torch.autocast(device.type, torch.bfloat16, enabled=narrow)
