@@ -1,7 +1,6 @@
 """Runs as a person types them, and the same in this process where that is enough."""
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +10,7 @@ import pytest
 import torch
 
 from diffusion_lab import cli, compose_config, train
-
-ROOT = Path(__file__).parents[1]
+from tests import forked
 
 # tiny but whole: the tests of options are about wiring, not about learning
 TINY = (
@@ -56,15 +54,8 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(
         name: str, *arguments: str, cwd: Path = tmp_path, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        env = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-        return subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
-            capture_output=True,
-            text=True,
-            cwd=cwd,
-            env=env | {"CUDA_VISIBLE_DEVICES": ""} | environment,
-            timeout=300,
-        )
+        environment = {"CUDA_VISIBLE_DEVICES": "", **environment}
+        return forked.run(name, *arguments, cwd=cwd, **environment)
 
     return run
 
@@ -136,17 +127,6 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an extractor for data=fake: of little training, but whole."""
     out = tmp_path_factory.mktemp("extractors") / "bars_v1"
     words = ["version=bars_v1", "data=fake", "data.num_images=400", "data.val_size=150"]
-    subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "scripts" / "train_extractor.py"),
-            *words,
-            "max_epochs=1",
-            "accelerator=cpu",
-            f"out={out}",
-        ],
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+    words += ["max_epochs=1", "accelerator=cpu", f"out={out}"]
+    forked.run("train_extractor", *words).check_returncode()
     return out

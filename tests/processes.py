@@ -1,25 +1,22 @@
 """Training runs that go on in a process of their own while a test does something to them."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY
+from tests.forked import Forked
 
 
 @dataclass
 class Running:
-    process: subprocess.Popen[str]
+    process: Forked
     run_dir: Path
 
     def wait_for(self, text: str) -> None:
         """Read until a line holds the text."""
-        assert self.process.stdout is not None
         seen = []
         for line in self.process.stdout:
             seen.append(line)
@@ -30,23 +27,13 @@ class Running:
     def ended(self) -> tuple[int, str]:
         """(exit code, standard error)."""
         _, err = self.process.communicate(timeout=60)
-        return self.process.returncode, err
+        return self.process.wait(), err
 
 
-def start(run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(run_dir: Path, *overrides: str) -> Forked:
     """Training that does not end by itself, in this run folder."""
-    return start_words(*TINY, "trainer.max_epochs=9999", f"hydra.run.dir={run_dir}", *overrides)
-
-
-def start_words(*words: str, **environment: str) -> subprocess.Popen[str]:
-    """scripts/train.py with these words."""
-    return subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "scripts" / "train.py"), *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | environment,
-    )
+    words = (*TINY, "trainer.max_epochs=9999", f"hydra.run.dir={run_dir}", *overrides)
+    return Forked("train", *words)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -21,7 +21,8 @@ from diffusion_lab.run.options import (
     spacings,
     words,
 )
-from tests.conftest import ROOT, TINY, last_line
+from tests.conftest import TINY, last_line
+from tests.forked import ROOT
 
 
 def test_the_page_is_what_the_checks_say():

@@ -15,8 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
-from tests.conftest import ROOT, TINY, last_line
+from tests.conftest import TINY, last_line
+from tests.forked import ROOT, Forked
 
+TRAIN = (sys.executable, str(ROOT / "scripts" / "train.py"))
 SMOKE = ("experiment=smoke", "trainer.accelerator=cpu")
 
 
@@ -27,12 +29,11 @@ def processor_seconds(run):
     return os.times().children_user - began
 
 
-def test_help_and_cfg_answer_at_once(command):
+def test_help_and_cfg_answer_at_once():
     """In a third of the time that the imports of the work take, measured in turn with it."""
 
     def ask(*arguments):
-        process = command("train", *arguments)
-        assert process.returncode == 0, process.stderr
+        process = subprocess.run([*TRAIN, *arguments], check=True, capture_output=True, text=True)
         assert "noise_schedule" in process.stdout
 
     imports = [sys.executable, "-c", "import torch, lightning, diffusers"]
@@ -64,7 +65,7 @@ def smoke(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("elsewhere")
     began = time.perf_counter()
     process = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), *SMOKE],
+        [*TRAIN, *SMOKE],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -213,16 +214,8 @@ def test_a_failing_job_does_not_end_the_sweep(command):
 
 
 def test_launches_in_the_same_second_get_their_own_folders(tmp_path):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY[:-2], "callbacks=none"],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-        )
-        for _ in range(3)
-    ]
-    folders = {p.communicate(timeout=300)[0].strip().splitlines()[-1] for p in processes}
+    processes = [Forked("train", *TINY[:-2], "callbacks=none", cwd=tmp_path) for _ in range(3)]
+    folders = {p.communicate()[0].strip().splitlines()[-1] for p in processes}
     assert len(folders) == 3
 
 
@@ -244,19 +237,7 @@ def test_two_processes_train_one_model(command):
 def test_ctrl_c_is_recorded(tmp_path):
     import signal
 
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-u",
-            str(ROOT / "scripts" / "train.py"),
-            *TINY,
-            "trainer.max_epochs=9999",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert process.stdout is not None
+    process = Forked("train", *TINY, "trainer.max_epochs=9999", cwd=tmp_path)
     for line in process.stdout:
         if line.startswith("epoch 1:"):
             process.send_signal(signal.SIGINT)
@@ -282,7 +263,7 @@ def test_a_terminal_gets_a_live_bar(tmp_path):
     main, worker = pty.openpty()
     fcntl.ioctl(worker, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY],
+        [*TRAIN, *TINY],
         stdout=worker,
         stderr=worker,
         cwd=tmp_path,

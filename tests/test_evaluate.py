@@ -15,6 +15,7 @@ from diffusion_lab.evaluation.reference import load_reference
 from diffusion_lab.evaluation.score import Scorer, floor
 from diffusion_lab.run import draw
 from diffusion_lab.run.choice import choose_judge
+from tests import forked
 from tests.conftest import last_line
 from tests.test_bad_input import assert_refused
 
@@ -28,24 +29,8 @@ def record(out):
 @pytest.fixture(scope="module")
 def evaluated(runs, bars, tmp_path_factory):
     """A conditional run's evaluation folder, by the command in a process of its own."""
-    import subprocess
-    import sys
-
-    from tests.conftest import ROOT
-
-    process = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "scripts" / "evaluate.py"),
-            f"run={runs['conditional']}",
-            f"extractor={bars}",
-            *SMALL,
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path_factory.mktemp("elsewhere"),
-        timeout=300,
-    )
+    words = (f"run={runs['conditional']}", f"extractor={bars}", *SMALL)
+    process = forked.run("evaluate", *words, cwd=tmp_path_factory.mktemp("elsewhere"))
     return last_line(process), process.stdout
 
 

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diffusion_lab import compose_config, train
 from diffusion_lab.run.rerun import compare_runs
-from tests.conftest import ROOT, TINY, last_line
+from tests.conftest import TINY, last_line
+from tests.forked import ROOT
 from tests.test_bad_input import assert_refused
 from tests.torture import state_of
 

@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 from scipy import stats
 
 from diffusion_lab import compose_config
-from diffusion_lab.cli import CONFIG_DIR, register
+from diffusion_lab.cli import CONFIG_DIR
 from diffusion_lab.figures.ladder import LadderRow, ladder_figure
 from diffusion_lab.run.ladder_table import Scored, climb, lines
 from diffusion_lab.run.rungs import differences, read_rungs
@@ -43,33 +41,8 @@ rungs:
 NAMES = ("toy", "time", "Gaussian", "flow", "schedule", "sampler", "epsilon")
 
 
-@pytest.fixture(scope="session")
-def extractor(tmp_path_factory):
-    """A tiny judge of made-up images."""
-    from diffusion_lab.run.train_extractor import train_extractor
-
-    out = tmp_path_factory.mktemp("judge") / "tiny"
-    register("train_extractor")
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose(
-            "train_extractor",
-            [
-                "data=fake",
-                "data.num_images=300",
-                "data.val_size=100",
-                "version=tiny",
-                "max_epochs=1",
-                f"out={out}",
-                "paths.output_dir=.",
-            ],
-        )
-    train_extractor(cfg)
-    return out
-
-
 @pytest.fixture
-def small(tmp_path, extractor):
+def small(tmp_path, bars):
     """The words of a ladder of two rungs."""
     (tmp_path / "mine" / "ladder").mkdir(parents=True)
     (tmp_path / "mine" / "ladder" / "two.yaml").write_text(MINE)
@@ -78,7 +51,7 @@ def small(tmp_path, extractor):
         "ladder=two",
         *WORDS,
         "num_samples=70",
-        f"extractor={extractor}",
+        f"extractor={bars}",
         "seeds=2",
     )
 

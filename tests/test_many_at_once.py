@@ -10,8 +10,9 @@ import pytest
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.lock import NAME, check_still_there, locked
-from tests.conftest import ROOT, TINY
-from tests.processes import start_words, training, wait_until
+from tests.conftest import TINY
+from tests.forked import ROOT, Forked
+from tests.processes import training, wait_until
 
 
 @pytest.mark.slow
@@ -43,7 +44,7 @@ def test_two_processes_that_take_up_the_same_run(tmp_path, command):
     with training(run_dir) as running:
         running.process.kill()
         running.process.wait()
-        first = start_words(f"resume={run_dir}")
+        first = Forked("train", f"resume={run_dir}")
         try:
             wait_until(lambda: "resumed" in (run_dir / "metrics.json").read_text())
             log = (run_dir / "train.log").read_bytes()

@@ -8,7 +8,8 @@ import torch
 
 from diffusion_lab import compose_config, train
 from diffusion_lab.data.published import idx_files
-from tests.conftest import PICTURED, ROOT, TINY
+from tests.conftest import PICTURED, TINY
+from tests.forked import ROOT
 
 CONFIGS = ROOT / "configs"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY
+from tests.forked import ROOT
 
 
 @pytest.fixture(scope="module")

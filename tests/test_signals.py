@@ -10,30 +10,15 @@ import pytest
 import torch
 
 from diffusion_lab import load_run
-from tests.conftest import ROOT
-from tests.processes import start_words
+from tests.forked import Forked
 from tests.test_exact_resume import RUN
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_step_it_came_in(tmp_path, number, code):
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-u",
-            str(ROOT / "scripts" / "train.py"),
-            *RUN,
-            "trainer.max_epochs=99999",
-            "callbacks.last.every_seconds=9999",
-            f"hydra.run.dir={run}",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert process.stdout is not None
+    endless = ("trainer.max_epochs=99999", "callbacks.last.every_seconds=9999")
+    process = Forked("train", *RUN, *endless, f"hydra.run.dir={run}", cwd=tmp_path)
     for line in process.stdout:
         if line.startswith("epoch 2:"):
             process.send_signal(number)
@@ -51,9 +36,8 @@ def test_a_signal_saves_the_step_it_came_in(tmp_path, number, code):
 @pytest.mark.slow
 def test_ctrl_c_ends_a_sweep(tmp_path):
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
-    process = start_words("-m", "seed=1,2", *RUN, "trainer.max_epochs=99999", sweep)
+    process = Forked("train", "-m", "seed=1,2", *RUN, "trainer.max_epochs=99999", sweep)
     try:
-        assert process.stdout is not None
         assert any(line.startswith("epoch 1:") for line in process.stdout)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)

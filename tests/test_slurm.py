@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import TINY
-from tests.processes import start_words, wait_until
+from tests.forked import Forked
+from tests.processes import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,9 +26,8 @@ def test_the_requeue_signal_saves_and_asks_for_another_turn(tmp_path):
     job |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "n1"}
     words = (*TINY, "callbacks.samples=null", f"hydra.run.dir={run_dir}")
     path = f"{bin_dir}:/usr/bin:/bin"
-    process = start_words(*words, "trainer.max_epochs=9999", PATH=path, **job)
+    process = Forked("train", *words, "trainer.max_epochs=9999", PATH=path, **job)
     try:
-        assert process.stdout is not None
         assert any(line.startswith("epoch 2:") for line in process.stdout)
         process.send_signal(signal.SIGUSR1)
         wait_until((tmp_path / "asked").exists)
@@ -37,7 +37,8 @@ def test_the_requeue_signal_saves_and_asks_for_another_turn(tmp_path):
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     step = torch.load(run_dir / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
     assert step > 4
-    process = start_words(*words, f"trainer.max_steps={step + 3}", "trainer.max_epochs=99", **job)
+    words = (*words, f"trainer.max_steps={step + 3}", "trainer.max_epochs=99")
+    process = Forked("train", *words, **job)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)

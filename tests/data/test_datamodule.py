@@ -1,9 +1,6 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 import torchvision.datasets
@@ -219,99 +216,3 @@ def test_sizes_that_the_data_does_not_have(settings):
     with pytest.raises(UserError, match="expected") as raised:
         fake(**settings)
     assert "\n" not in str(raised.value)
-
-
-class Recorder(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.train_batches, self.val_batches = [], []
-
-    def training_step(self, batch, batch_idx):
-        self.train_batches.append(batch)
-        return self.weight * 0
-
-    def validation_step(self, batch, batch_idx):
-        self.val_batches.append(batch)
-
-    def test_step(self, batch, batch_idx):
-        pass
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def quiet_trainer(**settings) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 1} | settings,
-    )
-
-
-def test_in_a_trainer(tiny, tmp_path, monkeypatch):
-    tiny.write(tmp_path)
-    data = ImageDataModule("mnist", tmp_path, val_size=10, batch_size=25)
-    module = Recorder()
-    trainer = quiet_trainer(num_sanity_val_steps=0)
-    trainer.fit(module, data)
-    trainer.test(module, data, verbose=False)
-    assert [len(labels) for _, labels in module.train_batches] == [25, 25]
-    assert [len(labels) for _, labels in module.val_batches] == [10]
-    images, labels = module.train_batches[0]
-    assert images.dtype == torch.float32
-    assert labels.dtype == torch.int64
-
-
-def test_no_validation():
-    module = Recorder()
-    data = ImageDataModule("fake", num_images=32, num_test_images=8, val_size=0, batch_size=16)
-    quiet_trainer().fit(module, data)
-    assert data.val_dataloader() == []
-    assert len(module.train_batches) == 2
-    assert module.val_batches == []
-
-
-def test_precision_reaches_the_images():
-    module = Recorder()
-    quiet_trainer(precision="64-true", max_steps=1).fit(module, fake())
-    images, labels = module.train_batches[0]
-    assert images.dtype == torch.float64
-    assert labels.dtype == torch.int64
-
-
-def test_overfitting_sees_the_same_batches():
-    module = Recorder()
-    quiet_trainer(overfit_batches=2, max_epochs=2, limit_val_batches=0).fit(module, fake())
-    first, second = module.train_batches[:2], module.train_batches[2:]
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
-
-
-class ShardRecorder(Recorder):
-    def on_train_end(self):
-        images = torch.cat([images for images, _ in self.train_batches])
-        torch.save(images, Path(sys.argv[1]) / f"rank{self.global_rank}.pt")
-
-
-def test_two_processes_share_the_images(tmp_path):
-    """Two real processes on the CPU; each writes down what its module was given."""
-    done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    left, right = (identities(torch.load(tmp_path / f"rank{rank}.pt")) for rank in range(2))
-    assert len(left) == len(right) == 75
-    assert not left & right
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    trainer = quiet_trainer(devices=2, strategy="ddp_fork", limit_val_batches=0)
-    trainer.fit(ShardRecorder(), fake())
