@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.optim import Optimizer
 
 from diffusion_lab.benchmark.alternate import Comparison, alternate, timed
 from diffusion_lab.benchmark.interleaved import (
@@ -54,6 +55,23 @@ class BareLoop:
             self.optimizer.step()
 
 
+class PlainModule(L.LightningModule):
+    """The same step in a LightningModule as anybody would write it."""
+
+    def __init__(self, module: DiffusionModule, data: ImageDataModule) -> None:
+        super().__init__()
+        self.module, self.data = module, data
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Mean loss of a batch, ()."""
+        x0, noise, t, classes = self.module.draw(*self.data.on_after_batch_transfer(batch, 0))
+        return self.module.loss(x0, noise, t, classes).mean()
+
+    def configure_optimizers(self) -> Optimizer:
+        """The module's own, without a schedule."""
+        return self.module.make_optimizer(self.parameters())
+
+
 def bare_loop(settings: Settings, cfg: DictConfig) -> BareLoop:
     """Of a training's configuration."""
     data: ImageDataModule = build(cfg.data)
@@ -79,7 +97,7 @@ def overhead(settings: Settings) -> list[Row]:
 
     def barebones() -> float:
         data: ImageDataModule = build(cfg.data)
-        module: DiffusionModule = build(cfg.model)
+        data.setup("fit")
         blocks = Blocks(bare.steps, steps, BLOCKS)
         with planned(blocks):
             timing = Interleaved()
@@ -90,7 +108,7 @@ def overhead(settings: Settings) -> list[Row]:
             devices=1,
             limit_val_batches=0,
             callbacks=[timing],
-        ).fit(module, data)
+        ).fit(PlainModule(build(cfg.model), data), data.train_dataloader())
         return beyond(blocks.comparison)
 
     def ours() -> float:

@@ -1,5 +1,6 @@
 """The training objective: noise an image, ask the network, compare with the target."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -68,6 +69,13 @@ class DiffusionModule(L.LightningModule):
         self.num_classes = num_classes
         self.label_dropout = label_dropout
         self._loss_is_monitored = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Spare Lightning's note of the hook it is in, forty a step, what torch asks of modules."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output at x_t (B, C, H, W) and t (B,).
@@ -139,6 +147,9 @@ class DiffusionModule(L.LightningModule):
         if self._loss_is_looked_at():
             self.log("train/loss", loss, prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "error": error.detach(), "t": t}
+
+    # Lightning asks for it in every step, and to find it takes a tenth of a millisecond
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def _loss_is_looked_at(self) -> bool:
         """Whether anything reads this step's `train/loss`: to log it takes longer than a tiny step.

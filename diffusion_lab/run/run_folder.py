@@ -1,6 +1,7 @@
 """A run ends with its folder."""
 
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import lightning as L
@@ -8,12 +9,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lab.run.lock import check_still_there
 
+_SECONDS_BETWEEN_LOOKS = 0.1
+
 
 class RunFolder(L.Callback):
     """Ends training once its folder is gone, with UserError, before anything makes it again.
 
     Checkpoints and pictures make the folders they need: without this a run would go on in a folder
-    that lacks its configuration and its past. Looking costs microseconds.
+    that lacks its configuration and its past. It looks before an epoch's end and a checkpoint, and
+    ten times a second.
 
     A folder that was moved since its last checkpoint is told the other callbacks, so that `best`
     goes on from what it had.
@@ -21,14 +25,17 @@ class RunFolder(L.Callback):
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
+        self._looked = 0.0
 
     @rank_zero_only
     def _check(self) -> None:
         check_still_there(self.run_dir)
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Look."""
-        self._check()
+        """Look, if it is time."""
+        if monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+            self._looked = monotonic()
+            self._check()
 
     def on_train_epoch_end(self, *args: Any) -> None:
         """Look before pictures are drawn."""

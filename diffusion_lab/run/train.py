@@ -34,7 +34,7 @@ from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.continued_logs import log_pending
-from diffusion_lab.run.lean import leave_out_idle_hooks
+from diffusion_lab.run.lean import leave_out_idle_hooks, look_for_no_gpu_twice
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.parts import (
     build_callbacks,
@@ -168,6 +168,7 @@ def _fit(
         torch.set_num_threads(threads)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     quieten_lightning()
+    look_for_no_gpu_twice()
 
     datamodule: ImageDataModule = build(cfg.data)
     if cfg.model.get("num_classes") not in (None, datamodule.num_classes):
