@@ -1,7 +1,10 @@
 """Pictures of a run: a grid of samples every few epochs, and the whole set at the end."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -14,6 +17,7 @@ from torch import Tensor
 
 from diffusion_lab import figures
 from diffusion_lab.attached import attached
+from diffusion_lab.callbacks.budget import Budget, duration
 from diffusion_lab.callbacks.evaluating import evaluating, every_class, parts
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -28,6 +32,12 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+
+log = logging.getLogger(__name__)
+
+_TIMED_STEPS = 2
+_AT_ONCE = 1.0
+"""Seconds of drawing that are nobody's loss."""
 
 
 def _folder(trainer: L.Trainer) -> Path:
@@ -57,10 +67,20 @@ def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
 
 
 class SampleGrid(L.Callback):
-    """Every `every_n_epochs` epochs the same noise becomes images, so that epochs compare."""
+    """Every `every_n_epochs` epochs the same noise becomes images, so that epochs compare.
+
+    A grid that would make all of them take more than `share` of the training's wall time, above 0
+    and at most 1, is left out after two steps of its sampler, unless it takes less than a second;
+    None draws every one. The samples at the end of training are those of `Figures`.
+    """
 
     def __init__(
-        self, sampler: Sampler, num_samples: int = 64, every_n_epochs: int = 1, seed: int = 0
+        self,
+        sampler: Sampler,
+        num_samples: int = 64,
+        every_n_epochs: int = 1,
+        seed: int = 0,
+        share: float | None = 0.1,
     ) -> None:
         for name, value in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
             if value < 1:
@@ -69,6 +89,11 @@ class SampleGrid(L.Callback):
         self.num_samples = num_samples
         self.every_n_epochs = every_n_epochs
         self.seed = seed
+        self.budget = Budget(share, "callbacks.samples.share")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.budget.start()
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,20 +101,50 @@ class SampleGrid(L.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         module, data = parts(trainer, pl_module)
-        with evaluating(trainer, module):
-            *_, last = sample_steps(
-                every_class(module, self.num_samples),
-                module.noise_schedule,
-                self.sampler,
-                data.image_shape,
-                num_images=self.num_samples,
-                seed=self.seed,
-                device=module.device,
-            )
+        with self.budget.spending(), evaluating(trainer, module):
+            last = self._draw(module, data, trainer.current_epoch)
+        if last is None:
+            return
         path = _folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
         images = data.value_range.to_unit(last.x_next)
         figures.save_grid(images, path, grid_columns(module.num_classes))
         log_picture(trainer, "samples", path)
+
+    def _draw(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:
+        """The last step of the sampler; None where all of them would take too long."""
+        began = monotonic()
+        steps = sample_steps(
+            every_class(module, self.num_samples),
+            module.noise_schedule,
+            self.sampler,
+            data.image_shape,
+            num_images=self.num_samples,
+            seed=self.seed,
+            device=module.device,
+        )
+        for number, step in enumerate(steps, 1):
+            if number == _TIMED_STEPS:
+                step.x_next[0].cpu()  # waits for the device
+                expected = (monotonic() - began) / number * self.sampler.num_steps
+                if expected > _AT_ONCE and not self.budget.allows(expected):
+                    log.info(
+                        "epoch %d: no samples, %s would make them %.0f%% of the run's time "
+                        "(callbacks.samples.share=%g)",
+                        epoch,
+                        duration(expected),
+                        100 * self.budget.taken(expected),
+                        self.budget.share,
+                    )
+                    return None
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the checkpoint."""
+        return {"budget": self.budget.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.budget.load_state_dict(state_dict["budget"])
 
 
 def noise_schedule_figure(schedule: NoiseSchedule) -> Figure:
