@@ -16,7 +16,7 @@ def with_gradients(*shapes, seed=0):
     return parameters
 
 
-@pytest.mark.parametrize("shape", [(3, 24, 60), (2, 60, 24), (1, 32, 32)])
+@pytest.mark.parametrize("shape", [(3, 24, 60), (2, 60, 24), (1, 32, 32), (2, 24, 96), (2, 96, 24)])
 def test_the_update_has_the_singular_vectors_of_the_matrix_and_values_near_one(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     update = orthogonalized(matrices)

@@ -12,22 +12,35 @@ from diffusion_lab.errors import UserError
 
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the quintic a x + b x^3 + c x^5
 _QUINTIC = (3.4445, -4.7750, 2.0315)
+_LONG = 3  # times as long as wide
 
 
 def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
     """U V^T of each matrix U S V^T, about: singular values end up between 0.7 and 1.2.
 
     Newton-Schulz iterations in float32; the published code takes bfloat16, which on a CPU without
-    such instructions is ten times slower. (K, M, N) -> (K, M, N).
+    such instructions is ten times slower. Every iteration is P X, P = a + b X X^T + c (X X^T)^2;
+    for long matrices the P are multiplied first, which only takes products of the smaller side.
+    (K, M, N) -> (K, M, N).
     """
     a, b, c = _QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.float()
     x = x.mT if tall else x  # the smaller side squared
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    for _ in range(num_steps):
+    if x.shape[2] < _LONG * x.shape[1]:
+        for _ in range(num_steps):
+            square = x @ x.mT
+            x = a * x + torch.baddbmm(square, square, square, beta=b, alpha=c) @ x
+    else:
         square = x @ x.mT
-        x = a * x + torch.baddbmm(square, square, square, beta=b, alpha=c) @ x
+        product = torch.eye(x.shape[1], device=x.device).expand_as(square)
+        for _ in range(num_steps):
+            polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+            polynomial.diagonal(dim1=1, dim2=2).add_(a)
+            product = polynomial @ product
+            square = polynomial @ square @ polynomial
+        x = product @ x
     return x.mT if tall else x
 
 
