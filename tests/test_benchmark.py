@@ -1,6 +1,7 @@
 """scripts/benchmark.py as it is typed: small sizes, every part, the file it leaves, refusals."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,3 +152,35 @@ def test_a_measurement_that_breaks_is_an_error(typed, monkeypatch):
     monkeypatch.setattr(data_path, "plain_loader", broken)
     with pytest.raises(RuntimeError, match="the loader broke"):
         typed("benchmark", "parts=data", *TINY, "out=made")
+
+
+def test_time_to_fid_tries_longer_until_it_is_reached(typed, monkeypatch, tmp_path):
+    from diffusion_lab.benchmark import time_to_fid
+
+    monkeypatch.setattr(time_to_fid, "BUDGETS", (1, 2, 30))
+    monkeypatch.setattr(time_to_fid, "NUM_SAMPLES", 64)
+    found = iter([20.0, 12.0])
+    judged = []
+
+    def judge(*_):
+        def look(images):
+            judged.append(len(images))
+            return SimpleNamespace(scores={"fid": next(found)})
+
+        return look
+
+    monkeypatch.setattr(time_to_fid, "choose_judge", judge)
+    words = ("data=mnist", "data.source=bundled", "repeats=1", "seconds=0.1", "out=made")
+    code, out, err = typed("benchmark", "parts=time_to_fid", *words)
+    assert code == 0, err
+    (row,) = json.loads((tmp_path / "made/benchmark.json").read_text())["rows"]
+    assert judged == [64, 64]
+    assert row["details"]["max_time_s"] == 2 and row["details"]["fid"] == 12
+    assert 2 <= row["ours"] < 30
+    assert row["baseline"] > 14  # 1,407 of the tutorial's steps, of which no CPU does 100 a second
+    assert "time to BasicUNet's final FID" in out
+
+
+def test_time_to_fid_is_about_mnist(typed):
+    refused = typed("benchmark", "parts=time_to_fid", "data=fake", "out=made")
+    assert_refused(refused, "parts=time_to_fid is about MNIST", "data=fake")

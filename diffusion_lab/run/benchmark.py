@@ -22,6 +22,7 @@ from diffusion_lab.benchmark.sampling import fast_sampling, sampling
 from diffusion_lab.benchmark.scaling import Curve, scaling
 from diffusion_lab.benchmark.settings import Settings
 from diffusion_lab.benchmark.start_up import start_up
+from diffusion_lab.benchmark.time_to_fid import time_to_fid
 from diffusion_lab.benchmark.training import BASIC_UNET, UNET2D, training
 from diffusion_lab.data.published import SIDE
 from diffusion_lab.errors import UserError
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 NAME = "benchmark.json"
 FIGURE = "scaling.png"
 SCALING = "scaling"
+TIME_TO_FID = "time_to_fid"
 MATMUL_SECONDS = 2.0
 
 _ROWS: dict[str, Callable[[Settings, float], list[Row]]] = {
@@ -48,6 +50,7 @@ _ROWS: dict[str, Callable[[Settings, float], list[Row]]] = {
     "overhead": lambda settings, _: overhead(settings),
     "sampling": lambda settings, _: sampling(settings),
     "fast_sampling": lambda settings, _: fast_sampling(settings),
+    TIME_TO_FID: lambda settings, _: time_to_fid(settings),
     "start_up": lambda settings, _: start_up(settings),
     "memory": lambda settings, _: memory(settings),
 }
@@ -164,13 +167,15 @@ def _measured(
 def _parts(cfg: DictConfig) -> list[str]:
     given = OmegaConf.to_container(cfg)["parts"]  # type: ignore[index,call-overload]
     if given is None:
-        return list(PARTS)
+        return [part for part in PARTS if part != TIME_TO_FID or cfg.data.name == "mnist"]
     parts = [given] if isinstance(given, str) else given
     if not isinstance(parts, list) or not parts:
         raise UserError(f"parts={given}: expected some of {list(PARTS)}")
     for part in parts:
         if part not in PARTS:
             raise UserError(f"parts={part} is unknown: choose from {list(PARTS)}")
+    if TIME_TO_FID in parts and cfg.data.name != "mnist":
+        raise UserError(f"parts={TIME_TO_FID} is about MNIST: leave it or data={cfg.data.name} out")
     return [part for part in PARTS if part in parts]
 
 

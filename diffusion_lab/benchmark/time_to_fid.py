@@ -1,0 +1,89 @@
+"""How long until the quickest recipe is as good as the tutorial's model after all its training."""
+
+import time
+from functools import partial
+
+from diffusion_lab.benchmark.alternate import Comparison, timed
+from diffusion_lab.benchmark.baseline import PlainTraining, PlainUNet, plain_loader
+from diffusion_lab.benchmark.row import Row, Target
+from diffusion_lab.benchmark.settings import Settings, run_words
+from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
+from diffusion_lab.run.choice import choose_judge
+from diffusion_lab.run.draw import draw
+from diffusion_lab.run.guide import Guide
+from diffusion_lab.run.load import load_run
+from diffusion_lab.run.train import train
+
+FINAL_FID = 12.65
+"""Of BasicUNet after the tutorial's three epochs, five calls, 10,000 samples (RESULTS.md)."""
+FINAL_STEPS = 1407
+"""Of those three epochs, 469 batches of 128 images each."""
+TARGET = Target(1 / 25, at_least=False)
+WORDS = (
+    "experiment=quickstart_classes",
+    "data.batch_size=32",  # the recipe's, not the one that the other parts share
+    "callbacks.samples=null",
+    "callbacks.figures=null",
+)
+BUDGETS = (4, 6, 9, 14, 20, 30, 60, 120)
+"""Seconds of training, tried in turn: each is a run of its own, whose learning rate ends there."""
+STEPS, SCALE = 5, 1.5  # ten calls an image, the recipe's guidance
+NUM_SAMPLES = 2000
+
+
+def time_to_fid(settings: Settings) -> list[Row]:
+    """Seconds to BasicUNet's final FID, from the beginning of a run's work to its end.
+
+    The tutorial's are those of a few of its steps, scaled. FID is of fewer samples than
+    `FINAL_FID`, which makes it no smaller.
+    """
+    data = settings.datamodule()
+    root = write_torchvision_files(data, settings.scratch / "time_to_fid")
+    plain = PlainTraining(PlainUNet(), plain_loader(root, 128), settings.device)
+    plain.steps(1)
+    once = timed(lambda: plain.steps(1), settings.device)
+    steps = settings.block(once)
+    tutorials = [
+        FINAL_STEPS / steps * timed(partial(plain.steps, steps), settings.device)
+        for _ in range(settings.repeats)
+    ]
+    for budget in BUDGETS:
+        cfg = settings.compose(*WORDS, f"trainer.max_time=00:00:{budget // 60:02}:{budget % 60:02}")
+        began = time.perf_counter()
+        result = train(cfg)
+        seconds = time.perf_counter() - began
+        run = load_run(result.run_dir)
+        run.module.to(settings.device)
+        images, _ = draw(
+            run.module,
+            run.sampler(num_steps=STEPS),
+            run.image_shape,
+            run.value_range,
+            num_samples=NUM_SAMPLES,
+            batch_size=250,
+            seed=0,
+            guide=Guide.of(run.module, guidance_scale=SCALE),
+        )
+        fid = choose_judge(None, run, None)(images).scores["fid"]
+        if fid <= FINAL_FID:
+            break
+    else:  # longer than any of these
+        seconds = max(seconds, *tutorials)
+    return [
+        Row(
+            "time_to_fid",
+            "time to BasicUNet's final FID",
+            f"the tutorial's loop, {FINAL_STEPS:,} steps, of which {steps} were timed",
+            "s",
+            Comparison(tuple(tutorials), (seconds,) * len(tutorials)),
+            TARGET,
+            {
+                "words": run_words(WORDS),
+                "max_time_s": budget,
+                "fid": fid,
+                "fid_to_reach": FINAL_FID,
+                "num_samples": NUM_SAMPLES,
+                "steps": result.trainer.global_step,
+            },
+        )
+    ]
