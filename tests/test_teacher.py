@@ -49,7 +49,7 @@ def test_pairs_are_the_noise_and_what_the_teacher_makes_of_it(teacher, student):
 
 
 def test_the_loss_is_that_of_the_pairs_and_not_of_fresh_noise(teacher, tmp_path):
-    """The validation loss, written out: pairs 0 to 3, the velocity noise - image."""
+    """The validation loss, written out: pairs 0 to 3, the velocity noise - image, errors clipped."""
     words = [*FEW, f"teacher.run={teacher}", "seed=7", "optimizer.lr=0", "optimizer.adamw_lr=0"]
     result = train(compose_config(words, tmp_path))
     run = load_run(teacher)
@@ -60,7 +60,10 @@ def test_the_loss_is_that_of_the_pairs_and_not_of_fresh_noise(teacher, tmp_path)
     assert (t == 1).sum() in range(1, 5)
     at = t[:, None, None, None]
     velocity = run.module((1 - at) * images + at * noise, t, torch.arange(4))
-    expected = (velocity - (noise - images)).square().mean()
+    clean = (1 - at) * images + at * noise - at * velocity
+    beyond = (images == -1) & (clean < -1) | (images == 1) & (clean > 1)
+    assert beyond.any() and not beyond.all()
+    expected = ((velocity - (noise - images)) * ~beyond).square().mean()
     assert result.metrics["val/loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion_lab.attached import attached
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
 from diffusion_lab.diffusion.pairing import independent
 from diffusion_lab.diffusion.prediction import Prediction
@@ -34,8 +35,12 @@ class DiffusionModule(L.LightningModule):
     be blended with: of pairs (noise, what a trained model makes of it) the loss is that of reflow,
     Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With `num_classes` the network gets labels; a
     share of them, `label_dropout`, is replaced by the null class, so that one network learns both
-    branches of guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1). Raises UserError when
-    the prediction is undefined on the noise schedule.
+    branches of guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
+
+    `clipped_to` names a value range to which what is drawn will be clipped: a pixel that is black
+    or white and predicted beyond that is no error. It is for networks whose one answer is the
+    image, which otherwise leave some of the noise on black; not for those whose answer is a mean
+    over images. Raises UserError when the prediction is undefined on the noise schedule.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class DiffusionModule(L.LightningModule):
         lr_scheduler: LRSchedule | None = None,
         num_classes: int | None = None,
         label_dropout: float = 0.1,
+        clipped_to: str | None = None,
     ) -> None:
         super().__init__()
         prediction.check(noise_schedule)
@@ -68,6 +74,7 @@ class DiffusionModule(L.LightningModule):
         self.lr_schedule = lr_scheduler or Constant()
         self.num_classes = num_classes
         self.label_dropout = label_dropout
+        self.clipped_to = None if clipped_to is None else ValueRange(clipped_to)
         self._loss_is_monitored = False
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -95,9 +102,15 @@ class DiffusionModule(L.LightningModule):
         noise and t are arguments, so that it can be repeated.
         """
         alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
-        output = self(self.noise_schedule.add_noise(x0, noise, t), t, labels)
-        target = self.prediction.target(x0, noise, alpha, sigma)
-        return (output - target).square().flatten(1).mean(1)
+        x_t = self.noise_schedule.add_noise(x0, noise, t)
+        output = self(x_t, t, labels)
+        difference = output - self.prediction.target(x0, noise, alpha, sigma)
+        if self.clipped_to is not None:
+            low, high = self.clipped_to.low, self.clipped_to.high
+            clean = self.prediction.to_clean(output.detach(), x_t, alpha, sigma)
+            beyond = (x0 <= low) & (clean < low) | (x0 >= high) & (clean > high)
+            difference = difference.masked_fill(beyond, 0)
+        return difference.square().flatten(1).mean(1)
 
     def weigh(self, error: Tensor, t: Tensor) -> Tensor:
         """The losses (B,) of squared errors on the target (B,) at t (B,)."""
