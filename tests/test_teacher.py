@@ -49,7 +49,7 @@ def test_pairs_are_the_noise_and_what_the_teacher_makes_of_it(teacher, student):
 
 
 def test_the_loss_is_that_of_the_pairs_and_not_of_fresh_noise(teacher, tmp_path):
-    """The validation loss, written out: pairs 0 to 3, the velocity noise - image, errors clipped."""
+    """The validation loss, written out: pairs 0 to 3, the velocity noise - image, clipped."""
     words = [*FEW, f"teacher.run={teacher}", "seed=7", "optimizer.lr=0", "optimizer.adamw_lr=0"]
     result = train(compose_config(words, tmp_path))
     run = load_run(teacher)
