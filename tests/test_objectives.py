@@ -310,5 +310,5 @@ def test_beyond_black_and_white_is_no_error_where_it_will_be_clipped(t):
 
 
 def test_a_value_range_that_is_none():
-    with pytest.raises(UserError, match="unknown value range 'unit'"):
+    with pytest.raises(UserError, match=r"model\.clipped_to=unit: expected zero_one"):
         DiffusionModule(BasicUNet(), LinearSchedule(), Flow(), clipped_to="unit")

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusion_lab.attached import attached
-from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.data.value_range import RANGES, ValueRange
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
 from diffusion_lab.diffusion.pairing import independent
 from diffusion_lab.diffusion.prediction import Prediction
@@ -61,6 +61,10 @@ class DiffusionModule(L.LightningModule):
         prediction.check(noise_schedule)
         if not 0 <= label_dropout <= 1:
             raise UserError(f"model.label_dropout={label_dropout}: expected a number from 0 to 1")
+        if clipped_to not in (None, *RANGES):
+            raise UserError(
+                f"model.clipped_to={clipped_to}: expected {' or '.join(RANGES)}, or null"
+            )
         # 1.3 to 1.7 times faster on the CPU it was tried on, and what tensor cores want; a network
         # for which that is not so says what it wants
         layout = getattr(network, "memory_format", torch.channels_last)
