@@ -25,6 +25,8 @@ from diffusion_lab.modules.lr_schedule import Constant, LRSchedule
 
 Pairing = Callable[[Tensor, Tensor], Tensor]
 """(x0, noise) -> the noise in another order. Images are (B, C, H, W)."""
+_MARGIN = 0.05
+"""Of the value range: more than the noise that one call leaves on black."""
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -38,9 +40,10 @@ class DiffusionModule(L.LightningModule):
     branches of guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
 
     `clipped_to` names a value range to which what is drawn will be clipped: a pixel that is black
-    or white and predicted beyond that is no error. It is for networks whose one answer is the
-    image, which otherwise leave some of the noise on black; not for those whose answer is a mean
-    over images. Raises UserError when the prediction is undefined on the noise schedule.
+    or white is wanted a twentieth of the range beyond that, and still farther is no error. It is
+    for networks whose one answer is the image, which otherwise leave some of the noise on black;
+    not for those whose answer is a mean over images. Raises UserError when the prediction is
+    undefined on the noise schedule.
     """
 
     def __init__(
@@ -108,13 +111,19 @@ class DiffusionModule(L.LightningModule):
         alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
         x_t = self.noise_schedule.add_noise(x0, noise, t)
         output = self(x_t, t, labels)
-        difference = output - self.prediction.target(x0, noise, alpha, sigma)
-        if self.clipped_to is not None:
-            low, high = self.clipped_to.low, self.clipped_to.high
-            clean = self.prediction.to_clean(output.detach(), x_t, alpha, sigma)
-            beyond = (x0 <= low) & (clean < low) | (x0 >= high) & (clean > high)
-            difference = difference.masked_fill(beyond, 0)
-        return difference.square().flatten(1).mean(1)
+        if self.clipped_to is None:
+            difference = output - self.prediction.target(x0, noise, alpha, sigma)
+            return difference.square().flatten(1).mean(1)
+        low, high = self.clipped_to.low, self.clipped_to.high
+        margin = _MARGIN * (high - low)
+        black, white = x0 <= low, x0 >= high
+        safe = x0 - margin * black + margin * white
+        target = self.prediction.target(safe, noise, alpha, sigma)
+        clean, goal = (
+            self.prediction.to_clean(each, x_t, alpha, sigma) for each in (output.detach(), target)
+        )
+        beyond = black & (clean < goal) | white & (clean > goal)
+        return (output - target).masked_fill(beyond, 0).square().flatten(1).mean(1)
 
     def weigh(self, error: Tensor, t: Tensor) -> Tensor:
         """The losses (B,) of squared errors on the target (B,) at t (B,)."""
