@@ -1,13 +1,15 @@
 """Which precision a processor is quick in."""
 
 from contextlib import AbstractContextManager
-from typing import cast
+from typing import TYPE_CHECKING
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.results import choose_device
+
+if TYPE_CHECKING:  # whoever only draws has no need of it
+    from omegaconf import DictConfig
 
 AUTO = "auto"
 FULL, NARROW = "32-true", "bf16-mixed"
@@ -28,7 +30,7 @@ def chosen_precision(precision: str, device: torch.device) -> str:
     return NARROW if computes_bfloat16(device) else FULL
 
 
-def settled(cfg: DictConfig) -> DictConfig:
+def settled(cfg: "DictConfig") -> "DictConfig":
     """A configuration with trainer.precision=auto decided, so that the record says what it was."""
     if cfg.trainer.precision != AUTO:
         return cfg
@@ -36,7 +38,9 @@ def settled(cfg: DictConfig) -> DictConfig:
         precision = chosen_precision(AUTO, choose_device(cfg.trainer.accelerator))
     except UserError:
         precision = FULL  # the trainer will refuse the accelerator
-    return cast(DictConfig, OmegaConf.merge(cfg, {"trainer": {"precision": precision}}))
+    cfg = cfg.copy()  # the caller's keeps what was typed
+    cfg.trainer.precision = precision
+    return cfg
 
 
 def check_precision(precision: str) -> None:
