@@ -37,8 +37,8 @@ def test_what_would_take_more_than_its_share_is_left_out(tmp_path, a_minute_a_lo
     with caplog.at_level("INFO"):
         assert grids_of(tmp_path) == []
     (line, *others) = [text for text in caplog.messages if "no samples" in text]
-    # a minute for two of three steps
-    assert "epoch 0: no samples, 90 s would make them" in line
+    # a minute for the second of three steps
+    assert "epoch 0: no samples, 0:03:00 would make them" in line
     assert "callbacks.samples.share=0.1" in line
     assert len(others) == 2
 
@@ -58,3 +58,12 @@ def test_time_that_was_spent_counts_after_a_stop(tmp_path):
 def test_a_share_that_is_none():
     with pytest.raises(UserError, match=r"callbacks\.samples\.share=1\.5"):
         pictures.SampleGrid(sampler=None, share=1.5)
+
+
+def test_a_run_may_have_two_grids(tmp_path):
+    words = [
+        "+callbacks.more._target_=diffusion_lab.callbacks.SampleGrid",
+        "+callbacks.more.seed=1",
+    ]
+    words += ["+callbacks.more.sampler=${sampler}", "+callbacks.more.num_samples=2"]
+    assert len(grids_of(tmp_path, *words)) == 3

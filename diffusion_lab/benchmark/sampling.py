@@ -53,7 +53,7 @@ def sampling(settings: Settings) -> list[Row]:
         Row(
             "sampling",
             f"samples, UNet2DModel, {DDIM_STEPS} steps",
-            "diffusers' DDIMPipeline, the same weights",
+            "diffusers' DDIMPipeline in float32, the same weights",
             "images/s",
             seconds.map(lambda s: settings.num_samples / s),
             SAME_WEIGHTS,

@@ -19,7 +19,7 @@ from diffusion_lab.benchmark.machine import flops
 from diffusion_lab.benchmark.row import Row, Target
 from diffusion_lab.benchmark.settings import Settings, run_words
 from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
-from diffusion_lab.run.precision import AUTO, chosen_precision
+from diffusion_lab.run.precision import chosen_precision
 
 QUICK = "trainer.precision=auto"
 
@@ -68,13 +68,13 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
         Row(
             case.part,
             case.what,
-            "the tutorial's loop: torchvision's loader, eager, Adam",
+            "the tutorial's loop: torchvision's loader, eager, Adam, float32",
             "steps/s",
             rates,
             case.target,
             {
                 "words": run_words(words),
-                "precision": chosen_precision(AUTO, settings.device),
+                "precision": chosen_precision(cfg.trainer.precision, settings.device),
                 "batch_size": settings.batch_size,
                 "steps_in_a_block": blocks.steps,
                 "flops_of_a_step": operations,

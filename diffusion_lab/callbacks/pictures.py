@@ -35,7 +35,6 @@ from diffusion_lab.modules import DiffusionModule
 
 log = logging.getLogger(__name__)
 
-_TIMED_STEPS = 2
 _AT_ONCE = 1.0
 """Seconds of drawing that are nobody's loss."""
 
@@ -95,24 +94,31 @@ class SampleGrid(L.Callback):
         """Start the clock."""
         self.budget.start()
 
+    @property
+    def state_key(self) -> str:
+        """So that a run may have several."""
+        return self._generate_state_key(
+            sampler=self.sampler.name, num_samples=self.num_samples, seed=self.seed
+        )
+
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, save and log."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         module, data = parts(trainer, pl_module)
-        with self.budget.spending(), evaluating(trainer, module):
-            last = self._draw(module, data, trainer.current_epoch)
-        if last is None:
-            return
-        path = _folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
-        images = data.value_range.to_unit(last.x_next)
-        figures.save_grid(images, path, grid_columns(module.num_classes))
-        log_picture(trainer, "samples", path)
+        with self.budget.spending():
+            with evaluating(trainer, module):
+                last = self._draw(module, data, trainer.current_epoch)
+            if last is None:
+                return
+            path = _folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
+            images = data.value_range.to_unit(last.x_next)
+            figures.save_grid(images, path, grid_columns(module.num_classes))
+            log_picture(trainer, "samples", path)
 
     def _draw(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:
         """The last step of the sampler; None where all of them would take too long."""
-        began = monotonic()
         steps = sample_steps(
             every_class(module, self.num_samples),
             module.noise_schedule,
@@ -123,9 +129,12 @@ class SampleGrid(L.Callback):
             device=module.device,
         )
         for number, step in enumerate(steps, 1):
-            if number == _TIMED_STEPS:
+            if number <= 2:
                 step.x_next[0].cpu()  # waits for the device
-                expected = (monotonic() - began) / number * self.sampler.num_steps
+            if number == 1:  # which sets things up
+                began = monotonic()
+            if number == 2:
+                expected = (monotonic() - began) * self.sampler.num_steps
                 if expected > _AT_ONCE and not self.budget.allows(expected):
                     log.info(
                         "epoch %d: no samples, %s would make them %.0f%% of the run's time "

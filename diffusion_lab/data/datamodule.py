@@ -206,7 +206,9 @@ class ImageDataModule(L.LightningDataModule):
         self, batch: tuple[Tensor, ...], device: torch.device, dataloader_idx: int
     ) -> tuple[Tensor, ...]:
         """Move a batch; Lightning would look through it for tensors first."""
-        return tuple(tensor.to(device, non_blocking=True) for tensor in batch)
+        # where Lightning does not wait either: on MPS that may read what is not there yet
+        at_once = device.type == "cuda"
+        return tuple(tensor.to(device, non_blocking=at_once) for tensor in batch)
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], dataloader_idx: int

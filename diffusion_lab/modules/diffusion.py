@@ -40,9 +40,10 @@ class DiffusionModule(L.LightningModule):
     branches of guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
 
     `clipped_to` names a value range to which what is drawn will be clipped: a pixel that is black
-    or white is wanted a twentieth of the range beyond that, and still farther is no error. It is
-    for networks whose one answer is the image, which otherwise leave some of the noise on black;
-    not for those whose answer is a mean over images. Raises UserError when the prediction is
+    or white is wanted beyond that, by a twentieth of the range at pure noise and less on the way
+    (where the target depends on x0), and still farther is no error. It is for networks whose one
+    answer is the image, which otherwise leave some of the noise on black; not for those whose
+    answer is a mean over images. Raises UserError when the prediction is
     undefined on the noise schedule.
     """
 

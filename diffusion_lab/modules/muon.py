@@ -13,6 +13,7 @@ from diffusion_lab.errors import UserError
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the quintic a x + b x^3 + c x^5
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _LONG = 3  # times as long as wide
+_MOST_PRODUCTS = 5
 
 
 def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
@@ -20,7 +21,8 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
 
     Newton-Schulz iterations in float32; the published code takes bfloat16, which on a CPU without
     such instructions is ten times slower. Every iteration is P X, P = a + b X X^T + c (X X^T)^2;
-    for long matrices the P are multiplied first, which only takes products of the smaller side.
+    for long matrices the P are multiplied first, which only takes products of the smaller side (up
+    to five: rounding errors of X X^T grow with each).
     (K, M, N) -> (K, M, N).
     """
     a, b, c = _QUINTIC
@@ -28,7 +30,7 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
     x = matrices.float()
     x = x.mT if tall else x  # the smaller side squared
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    if x.shape[2] < _LONG * x.shape[1]:
+    if x.shape[2] < _LONG * x.shape[1] or num_steps > _MOST_PRODUCTS:
         for _ in range(num_steps):
             square = x @ x.mT
             x = a * x + torch.baddbmm(square, square, square, beta=b, alpha=c) @ x

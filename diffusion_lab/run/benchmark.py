@@ -195,7 +195,7 @@ def _notes(record: dict[str, Any], rows: list[Row], curves: list[Curve]) -> list
             theirs = row.details["baseline_share_of_matmul_rate"]
             notes.append(
                 f"{row.what}: {row.details['flops_of_a_step'] / 1e9:.3g} GFLOP a step, at "
-                f"{100 * share:.2g} % of the rate of matrix products (the tutorial's loop: "
+                f"{100 * share:.2g} % of the rate of float32 matrix products (the tutorial's loop: "
                 f"{100 * theirs:.2g} %)"
             )
         if "calls" in row.details:

@@ -31,11 +31,17 @@ def chosen_precision(precision: str, device: torch.device) -> str:
 
 
 def settled(cfg: "DictConfig") -> "DictConfig":
-    """A configuration with trainer.precision=auto decided, so that the record says what it was."""
+    """A configuration with trainer.precision=auto decided, so that the record says what it was.
+
+    Processes that will be forked are not looked at on a GPU, which they could not use afterwards:
+    32-true.
+    """
     if cfg.trainer.precision != AUTO:
         return cfg
+    forks = any(word in str(cfg.trainer.strategy) for word in ("fork", "notebook"))
     try:
-        precision = chosen_precision(AUTO, choose_device(cfg.trainer.accelerator))
+        device = choose_device(cfg.trainer.accelerator)
+        precision = FULL if forks and device.type != "cpu" else chosen_precision(AUTO, device)
     except UserError:
         precision = FULL  # the trainer will refuse the accelerator
     cfg = cfg.copy()  # the caller's keeps what was typed
@@ -50,7 +56,7 @@ def check_precision(precision: str) -> None:
 
 
 def drawing_in(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Around drawing: the network's products in this precision, all else in float32."""
+    """Around drawing: the network in this precision, the sampler's arithmetic in float32."""
     check_precision(precision)
     narrow = chosen_precision(precision, device) == NARROW
     return torch.autocast(device.type, torch.bfloat16, enabled=narrow)
