@@ -21,7 +21,8 @@ from diffusion_lab.benchmark.interleaved import Blocks, Interleaved, Screen, pla
 from diffusion_lab.benchmark.machine import flops, matmul_rate
 from diffusion_lab.benchmark.peak import resident
 from diffusion_lab.benchmark.row import Row, Target, number, table
-from diffusion_lab.benchmark.scaling import Curve
+from diffusion_lab.benchmark.scaling import Curve, _loop
+from diffusion_lab.benchmark.settings import Settings
 from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
@@ -262,3 +263,23 @@ def test_the_machine_is_measured():
     a = torch.rand(4, 8, requires_grad=True)
     assert flops(lambda: (a @ torch.rand(8, 2)).sum().backward()) >= 2 * 4 * 8 * 2 * 2
     assert 2**20 < resident("VmRSS") <= resident("VmHWM")
+
+
+def test_the_steps_that_are_timed_over_batch_sizes_are_of_whole_batches(tmp_path):
+    settings = Settings(
+        repeats=1,
+        seconds=1.0,
+        batch_size=4,
+        num_samples=1,
+        run=None,
+        device=CPU,
+        accelerator="cpu",
+        threads=1,
+        data="fake",
+        words=(),
+        training_words=(),
+        scratch=tmp_path,
+    )
+    loop = _loop(settings, 28, 6)
+    sizes = [len(next(loop.batches)[0]) for _ in range(7)]
+    assert sizes == [6] * 7

@@ -115,7 +115,7 @@ def _loop(settings: Settings, side: int, batch_size: int) -> BareLoop:
     cfg = settings.compose(
         *FAST,
         "data=fake",
-        f"data.num_images={2 * batch_size + 2}",
+        f"data.num_images={2 * batch_size + 1}",  # whole batches: a rest would be the fastest step
         "data.val_size=1",
         f"data.image_size={side}",
         f"data.batch_size={batch_size}",
