@@ -202,14 +202,6 @@ class ImageDataModule(L.LightningDataModule):
         """Return the test images in order."""
         return self._loader("test")
 
-    def transfer_batch_to_device(
-        self, batch: tuple[Tensor, ...], device: torch.device, dataloader_idx: int
-    ) -> tuple[Tensor, ...]:
-        """Move a batch; Lightning would look through it for tensors first."""
-        # where Lightning does not wait either: on MPS that may read what is not there yet
-        at_once = device.type == "cuda"
-        return tuple(tensor.to(device, non_blocking=at_once) for tensor in batch)
-
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], dataloader_idx: int
     ) -> tuple[Tensor, ...]:

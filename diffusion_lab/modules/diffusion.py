@@ -43,8 +43,8 @@ class DiffusionModule(L.LightningModule):
     or white is wanted beyond that, by a twentieth of the range at pure noise and less on the way
     (where the target depends on x0), and still farther is no error. It is for networks whose one
     answer is the image, which otherwise leave some of the noise on black; not for those whose
-    answer is a mean over images. Raises UserError when the prediction is
-    undefined on the noise schedule.
+    answer is a mean over images. Raises UserError when the prediction is undefined on the noise
+    schedule.
     """
 
     def __init__(
