@@ -81,6 +81,27 @@ def test_the_curve_is_the_losses_at_the_interval(tmp_path):
     assert result.metrics["train/loss"] == pytest.approx(losses[-1])
 
 
+def test_no_interval_means_no_curve(tmp_path):
+    result = train(compose_config([*RUN, "trainer.log_every_n_steps=0"], tmp_path))
+    assert result.metrics["train/loss"] == pytest.approx(losses_of(tmp_path)[-1])
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"]
+    assert "images_per_second" not in tags and "val/loss" in tags
+
+
+def test_gathered_gradients_have_a_point_for_each_step(tmp_path):
+    """Not for each batch: the loss is that of the last one, undivided."""
+    words = ["trainer.accumulate_grad_batches=3", "trainer.limit_train_batches=12"]
+    train(compose_config([*RUN, *words, "trainer.log_every_n_steps=2"], tmp_path))
+    losses = losses_of(tmp_path)
+    assert curve_of(tmp_path) == [(i, pytest.approx(losses[3 * i + 2])) for i in (1, 3)]
+
+
+def test_a_constant_learning_rate_is_still_a_curve(tmp_path):
+    train(compose_config([*RUN, "trainer.limit_train_batches=30"], tmp_path))
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("lr")
+    assert len(events) > 1 and {round(e.value, 9) for e in events} == {0.001}
+
+
 def test_an_epoch_shorter_than_the_interval_has_its_metric(tmp_path):
     words = ["trainer.limit_train_batches=3", "trainer.log_every_n_steps=50"]
     result = train(compose_config([*RUN, *words], tmp_path))

@@ -47,3 +47,16 @@ def test_figures_at_different_numbers_of_images_do_not_race(tmp_path):
     named = runs_in(tmp_path, "a", [[2.0]]) + runs_in(tmp_path, "bb", [[1.0]], num_samples=100)
     with pytest.raises(Exception, match="num_samples: 100 and 2000"):
         race(named)
+
+
+def test_trainings_of_one_recipe_are_one_row_whatever_was_watched_on_the_way(tmp_path):
+    """And whatever settings were there yet, as long as they are null."""
+    fids = {"seed": 0, "fid": 1.0} | MORE
+    watched = {"callbacks": {"samples": {"share": 0.1}, "ema": {"decay": 0.9}}}
+    for seed, config in enumerate((watched | {"model": {"clipped_to": None}}, watched, {})):
+        make_run(tmp_path / str(seed), [1.0], seed, config, scores=[fids])
+    config = {"callbacks": {"ema": {"decay": 0.9}}}
+    make_run(tmp_path / "3", [1.0], 3, config, scores=[fids])
+    groups = race([str(tmp_path / str(seed)) for seed in range(4)]).groups
+    assert [len(group.runs) for group in groups] == [3, 1]  # the average does shape the images
+    assert groups[1].settings == {"callbacks.ema.decay": "null"}

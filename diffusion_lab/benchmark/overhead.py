@@ -29,8 +29,15 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 
 TARGET = Target(1.2, at_least=False, limit=1.0)
-WORDS = ("model=basic_unet", "network.channels=[8,8]", "data.batch_size=4")
-BLOCKS = 5  # in each fit, whose median counts
+WORDS = (
+    "data=fake",
+    "data.num_images=20000",
+    "data.image_size=8",
+    "data.batch_size=2",
+    "model=basic_unet",
+    "network.channels=[4,4]",
+)
+BLOCKS = 15  # in each fit, whose median counts
 
 
 class BareLoop:

@@ -23,6 +23,8 @@ from diffusion_lab.modules import DiffusionModule
 log = logging.getLogger(__name__)
 
 ANOMALY_FILE = "anomaly.pt"
+_UNKNOWN = torch.tensor(0.0)  # the loss, until the backward pass begins
+_LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)  # optimizers keep squares
 
 
 @dataclass
@@ -67,10 +69,12 @@ class FiniteLoss(L.Callback):
         self._stepping = False
         self._batches: list[_Batch] = []
         self._parameters: list[nn.Parameter] = []
+        self._weights: list[Tensor] = []  # the same memory, apart from autograd
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the parameters once: walking through the modules takes longer than the verdict."""
         self._parameters = list(pl_module.parameters())
+        self._weights = [p.detach() for p in self._parameters]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -80,8 +84,7 @@ class FiniteLoss(L.Callback):
         assert isinstance(data, ImageDataModule)
         self.skipping = False
         states = _random_states(pl_module.device)
-        unknown = batch[0].new_zeros(())  # until the backward pass begins
-        self._batches.append(_Batch(batch_idx, batch, data.batch_indices(), states, unknown))
+        self._batches.append(_Batch(batch_idx, batch, data.batch_indices(), states, _UNKNOWN))
 
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
@@ -94,11 +97,11 @@ class FiniteLoss(L.Callback):
     ) -> None:
         """Judge the step; called after the last backward pass, unscaled and before clipping."""
         self._stepping = True
-        norm = _norm([p.grad for p in self._parameters if p.grad is not None], 2.0)
-        losses = [batch.loss for batch in self._batches]
-        size, *values = torch.stack([norm.to(losses[0].dtype), *losses]).tolist()  # one look
-        bad_loss = not all(map(math.isfinite, values))
-        if not self._any(trainer, bad_loss or not math.isfinite(size)):
+        norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None])
+        seen = torch.stack([*(batch.loss for batch in self._batches), *norms]).tolist()  # one look
+        bad_loss = not all(map(math.isfinite, seen[: len(self._batches)]))
+        bad_gradient = not math.hypot(*seen[len(self._batches) :]) < _LARGEST_NORM
+        if not self._any(trainer, bad_loss or bad_gradient):
             return
         if not self._any(trainer, bad_loss) and _scaler_can_help(trainer):
             return
@@ -124,9 +127,11 @@ class FiniteLoss(L.Callback):
         if not self._stepping:  # gradients are still being gathered
             return
         self._stepping = False
-        largest = _norm([*self._parameters], torch.inf).item()
-        if self._any(trainer, not math.isfinite(largest)):
-            what = f"the step made the weights {largest:g}, from a finite gradient"
+        largest = torch.stack(torch._foreach_norm(self._weights, torch.inf)).tolist()
+        bad = [value for value in largest if not math.isfinite(value)]
+        if self._any(trainer, bool(bad)):
+            value = bad[0] if bad else max(largest)  # of another process
+            what = f"the step made the weights {value:g}, from a finite gradient"
             line = self._report(trainer, pl_module, what)
             for checkpoint in attached(trainer, ModelCheckpoint):
                 checkpoint.save_on_exception = False  # the last one it wrote is the last good one
@@ -195,14 +200,6 @@ class FiniteLoss(L.Callback):
             with replacing(path) as part:
                 torch.save(content, part)
         return line
-
-
-@torch.no_grad()
-def _norm(tensors: list[Tensor], order: float) -> Tensor:
-    """Of all as one vector, ()."""
-    # what torch.nn.utils.get_total_norm does, without sorting them by device and type every time
-    norms = torch._foreach_norm(tensors, order)
-    return torch.linalg.vector_norm(torch.stack(norms), order)
 
 
 def step_was_skipped(trainer: L.Trainer) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.anomaly import step_was_skipped
@@ -29,7 +29,7 @@ class EMA(L.Callback):
         self.steps = 0
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, Tensor] = {}  # the weights that the average stands in for
-        self._parameters: list[nn.Parameter] = []
+        self._weights: list[Tensor] = []  # apart from autograd
         self._averages: list[Tensor] = []  # theirs, in the same order
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -38,21 +38,21 @@ class EMA(L.Callback):
             name: self.average.get(name, p.detach()).to(p.device, torch.float32, copy=True)
             for name, p in pl_module.named_parameters()
         }
-        self._parameters = list(pl_module.parameters())
+        self._weights = [p.detach() for p in pl_module.parameters()]
         self._averages = list(self.average.values())
 
-    @torch.no_grad()
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
         """Follow the weights, once an optimizer step."""
-        if trainer.global_step == self.steps:  # a batch whose gradients are still being gathered
+        steps = trainer.global_step
+        if steps == self.steps:  # a batch whose gradients are still being gathered
             return
-        self.steps = trainer.global_step
+        self.steps = steps
         if step_was_skipped(trainer):
             return
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self._averages, [p.float() for p in self._parameters], 1 - decay)
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(self._averages, [p.float() for p in self._weights], 1 - decay)
 
     @torch.no_grad()
     def put_in(self, module: L.LightningModule) -> None:

@@ -8,15 +8,11 @@ import lightning as L
 class PendingMetrics(L.Callback):
     """Adds to a checkpoint what Lightning will only log after it is saved, under `pending`.
 
-    A process killed between the two would lose that one point of the curves. Goes before the
-    callbacks that save.
+    A process killed between the two would lose that one point of the curves. What the loggers have
+    been given is written out before. Goes before the callbacks that save.
     """
 
     def __init__(self) -> None:
-        self._due = False
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Nothing of this batch has been measured."""
         self._due = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -32,5 +28,7 @@ class PendingMetrics(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Called by Lightning for every full checkpoint."""
+        for logger in trainer.loggers:
+            logger.save()
         pending = trainer._logger_connector.metrics["log"] if self._due else {}
         checkpoint["pending"] = {name: float(value) for name, value in pending.items()}

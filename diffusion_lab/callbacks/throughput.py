@@ -5,6 +5,8 @@ from typing import Any
 
 import lightning as L
 
+from diffusion_lab.log_at_once import log_at_once
+
 
 class Throughput(L.Callback):
     """Logs `images_per_second` every `trainer.log_every_n_steps` steps, summed over processes.
@@ -39,7 +41,8 @@ class Throughput(L.Callback):
     ) -> None:
         """Count, and report at the logging interval."""
         self._images += len(batch[0]) * trainer.world_size
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (batch_idx + 1) % every == 0:
             rate = self._images / (time.perf_counter() - self._began)
-            pl_module.log("images_per_second", rate, prog_bar=True)
+            log_at_once(trainer, {"images_per_second": rate})
             self._restart()

@@ -21,6 +21,7 @@ from diffusion_lab.diffusion.prediction import Prediction
 from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
 from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.errors import UserError
+from diffusion_lab.log_at_once import log_at_once
 from diffusion_lab.modules.lr_schedule import Constant, LRSchedule
 
 Pairing = Callable[[Tensor, Tensor], Tensor]
@@ -83,7 +84,6 @@ class DiffusionModule(L.LightningModule):
         self.num_classes = num_classes
         self.label_dropout = label_dropout
         self.clipped_to = None if clipped_to is None else ValueRange(clipped_to)
-        self._loss_is_monitored = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Spare Lightning's note of the hook it is in, forty a step, what torch asks of modules."""
@@ -171,36 +171,33 @@ class DiffusionModule(L.LightningModule):
         error = self.error(x0, noise, t, labels)
         losses = self.weigh(error, t)
         loss = losses.mean()
-        if self._loss_is_looked_at():
-            self.log("train/loss", loss, prog_bar=True)
+        if self._trainer is not None:  # None where this is called by hand
+            self._trainer.callback_metrics["train/loss"] = loss.detach()
         return {"loss": loss, "losses": losses.detach(), "error": error.detach(), "t": t}
 
     # Lightning asks for it in every step, and to find it takes a tenth of a millisecond
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
-    def _loss_is_looked_at(self) -> bool:
-        """Whether anything reads this step's `train/loss`: to log it takes longer than a tiny step.
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """What the optimizer does itself, less what it tells torch's profiler and compiler."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
-        That is at the logging interval, for the metrics at an epoch's end, and in every step where
-        it is monitored.
-        """
-        trainer = self._trainer
-        return trainer is not None and (  # None where it is called by hand
-            self._loss_is_monitored
-            or trainer._logger_connector.should_update_logs
-            or trainer.is_last_batch
-        )
-
-    def on_train_start(self) -> None:
-        """Look up once what every step depends on."""
-        monitors = [getattr(c, "monitor", None) for c in attached(self.trainer, L.Callback)]
-        self._loss_is_monitored = "train/loss" in monitors
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the loss at the interval; here FiniteLoss has waited for it already."""
+        if self.trainer._logger_connector.should_update_logs:
+            self._log_loss()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the loss of the last step, which Lightning logs too, whatever its number."""
-        if self.trainer.should_stop:  # by the clock, of which training_step could not know
-            loss = outputs["loss"] * self.trainer.accumulate_grad_batches
-            self.log("train/loss", loss, prog_bar=True)
+        """Log the last loss too; that the clock has run out is known only now."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.should_stop and not (every and self.trainer.global_step % every == 0):
+            self._log_loss()
+
+    def _log_loss(self) -> None:
+        loss = self.trainer.callback_metrics["train/loss"]
+        log_at_once(self.trainer, {"train/loss": loss.item()})
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """The unweighted error with noise and times that depend on the batch alone.
@@ -247,7 +244,8 @@ class DiffusionModule(L.LightningModule):
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step))
+        interval = "epoch" if isinstance(self.lr_schedule, Constant) else "step"
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "name": "lr"},
         }

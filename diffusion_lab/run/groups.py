@@ -9,8 +9,21 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.run.evaluations import EvaluatedRun
 
 # what does not shape the images: which words were typed, where things lie, who is told,
-# how it was computed
-_IGNORED = ("seed", "command", "paths", "data.data_dir", "logger", "threads", "trainer.compile")
+# how it was computed, what was drawn on the way
+_IGNORED = (
+    "seed",
+    "command",
+    "paths",
+    "data.data_dir",
+    "logger",
+    "threads",
+    "trainer.compile",
+    "trainer.log_every_n_steps",
+    *(
+        f"callbacks.{name}"
+        for name in ("samples", "figures", "progress", "losses", "throughput", "learning_rate")
+    ),
+)
 # of several ways to tell runs apart the first is the one that says most
 _WORDS = (
     "model",
@@ -28,6 +41,7 @@ _WORDS = (
     "callbacks",
 )
 _ABSENT = "absent"
+_NULL = "null"
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,9 @@ def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
     """
     together: dict[tuple[tuple[str, str], ...], list[EvaluatedRun]] = {}
     for run in runs:
-        together.setdefault(tuple(sorted(settings(run).items())), []).append(run)
+        # a setting that was not there yet is one that is not set
+        there = {key: value for key, value in settings(run).items() if value != _NULL}
+        together.setdefault(tuple(sorted(there.items())), []).append(run)
     for same in together.values():
         by_seed: dict[int, EvaluatedRun] = {}
         for run in same:
@@ -107,13 +123,13 @@ def _flat(node: Any, path: str = "") -> dict[str, str]:
             flat |= _flat(child, f"{path}.{key}" if path else str(key))
         return flat
     return {
-        path: "null" if node is None else str(node).lower() if node in (True, False) else str(node)
+        path: _NULL if node is None else str(node).lower() if node in (True, False) else str(node)
     }
 
 
 def _differing(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     keys = dict.fromkeys(key for row in rows for key in row)
-    columns = {key: [row.get(key, _ABSENT) for row in rows] for key in keys}
+    columns = {key: [row.get(key, _NULL) for row in rows] for key in keys}
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
 
 

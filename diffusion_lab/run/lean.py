@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
 _EVERY_STEP = (
@@ -28,6 +29,12 @@ def leave_out_idle_hooks(callbacks: Iterable[L.Callback]) -> None:
         for hook in _EVERY_STEP:
             if getattr(type(callback), hook) is getattr(L.Callback, hook):
                 setattr(callback, hook, None)
+        if isinstance(callback, ModelCheckpoint) and _saves_at_epochs_only(callback):
+            callback.on_train_batch_end = None  # type: ignore[assignment,method-assign]
+
+
+def _saves_at_epochs_only(callback: ModelCheckpoint) -> bool:
+    return callback._every_n_train_steps < 1 and callback._train_time_interval is None
 
 
 def look_for_no_gpu_twice() -> None:
