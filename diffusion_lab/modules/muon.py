@@ -26,23 +26,28 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
     (K, M, N) -> (K, M, N).
     """
     a, b, c = _QUINTIC
+
+    def polynomial_of(square: Tensor) -> Tensor:
+        found = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        found.diagonal(dim1=1, dim2=2).add_(a)
+        return found
+
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.float()
     x = x.mT if tall else x  # the smaller side squared
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    if x.shape[2] < _LONG * x.shape[1] or num_steps > _MOST_PRODUCTS:
+    if x.shape[2] >= _LONG * x.shape[1] and 1 <= num_steps <= _MOST_PRODUCTS:
+        square = x @ x.mT
+        polynomial = product = polynomial_of(square)
+        for _ in range(num_steps - 1):
+            square = polynomial @ square @ polynomial
+            polynomial = polynomial_of(square)
+            product = polynomial @ product
+        x = product @ x
+    else:
         for _ in range(num_steps):
             square = x @ x.mT
             x = a * x + torch.baddbmm(square, square, square, beta=b, alpha=c) @ x
-    else:
-        square = x @ x.mT
-        product = torch.eye(x.shape[1], device=x.device).expand_as(square)
-        for _ in range(num_steps):
-            polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
-            polynomial.diagonal(dim1=1, dim2=2).add_(a)
-            product = polynomial @ product
-            square = polynomial @ square @ polynomial
-        x = product @ x
     return x.mT if tall else x
 
 
