@@ -14,7 +14,6 @@ from diffusion_lab import compose_config, train
 from diffusion_lab.attached import attached
 from diffusion_lab.callbacks import FID, FIDEstimate, budget, fid
 from diffusion_lab.callbacks.forecast import Forecast
-from diffusion_lab.callbacks.together import all_do
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import sample_steps
 from diffusion_lab.evaluation.extractor import load_extractor
@@ -267,38 +266,6 @@ def test_two_processes_give_what_one_gives(words, extractor, command):
     assert step == saved(run_dir)["global_step"]
     assert value == pytest.approx(recomputed(run_dir, extractor), rel=1e-3)
     assert process.stdout.count("FID is put off") == 1
-
-
-def _process(rank, store, answers):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
-
-    def work():
-        if rank == 1:
-            raise ValueError("out of memory")
-        return 7
-
-    try:
-        all_do(SimpleNamespace(world_size=2), work)
-    except Exception as error:
-        answers.put((rank, repr(error)))
-
-
-def test_one_process_that_fails_does_not_leave_the_other_waiting(tmp_path):
-    context = torch.multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [
-        context.Process(target=_process, args=(rank, tmp_path / "store", answers))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    found = dict(answers.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join(timeout=60)
-    assert found[1] == "ValueError('out of memory')"
-    assert found[0] == "RuntimeError('process 1 failed: ValueError: out of memory')"
 
 
 def test_a_dry_run_leaves_it_out(words, tmp_path):

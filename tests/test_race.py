@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.run.race import race
-from tests.test_compare import make_run
+from tests.evaluated_runs import make_run
 
 MORE = {"recall": 0.5, "coverage": 0.25, "confidence": 0.9}
 
