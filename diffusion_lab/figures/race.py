@@ -60,16 +60,20 @@ def race_figure(
             fontsize=SMALL_SIZE,
             color=MUTED,
         )
+    seconds_of_all = [entry.seconds for entry in entries]
+    middle = (min(seconds_of_all) * max(seconds_of_all)) ** 0.5
     for i, entry in enumerate(entries):
         color = COLORS[i % len(COLORS)]
         seconds = [entry.seconds] * len(entry.qualities)
         ax.plot(seconds, entry.qualities, "o", color=color, markersize=4)
         ax.plot(entry.seconds, entry.quality, "o", color=color, markersize=10, fillstyle="none")
+        inwards = 1 if entry.seconds <= middle else -1  # names stay within the axes
         ax.annotate(
             entry.name,
             (entry.seconds, entry.quality),
-            xytext=(9, 0),
+            xytext=(9 * inwards, 0),
             textcoords="offset points",
+            ha="left" if inwards > 0 else "right",
             va="center",
             fontsize=SMALL_SIZE,
             color=INK,
