@@ -157,9 +157,9 @@ def test_a_measurement_that_breaks_is_an_error(typed, monkeypatch):
 def test_time_to_fid_tries_longer_until_it_is_reached(typed, monkeypatch, tmp_path):
     from diffusion_lab.benchmark import time_to_fid
 
-    monkeypatch.setattr(time_to_fid, "BUDGETS", (1, 2, 30))
+    monkeypatch.setattr(time_to_fid, "BUDGETS", (1, 1, 2, 30))
     monkeypatch.setattr(time_to_fid, "NUM_SAMPLES", 64)
-    found = iter([20.0, 12.0])
+    found = iter([20.0, 12.0, 13.0, 12.0, 11.0, 12.5])
     judged = []
 
     def judge(*_):
@@ -174,8 +174,10 @@ def test_time_to_fid_tries_longer_until_it_is_reached(typed, monkeypatch, tmp_pa
     code, out, err = typed("benchmark", "parts=time_to_fid", *words)
     assert code == 0, err
     (row,) = json.loads((tmp_path / "made/benchmark.json").read_text())["rows"]
-    assert judged == [64, 64]
-    assert row["details"]["max_time_s"] == 2 and row["details"]["fid"] == 12
+    assert judged == [64] * 6
+    # one seed is not enough
+    assert row["details"]["max_time_s"] == 2 and row["details"]["fid"] == [12, 11, 12.5]
+    assert len(row["our_values"]) == row["details"]["trainings"] == 3
     assert 2 <= row["ours"] < 30
     assert row["baseline"] > 14  # 1,407 of the tutorial's steps, of which no CPU does 100 a second
     assert "time to BasicUNet's final FID" in out

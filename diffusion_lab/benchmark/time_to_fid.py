@@ -1,6 +1,7 @@
 """How long until the quickest recipe is as good as the tutorial's model after all its training."""
 
 import time
+from dataclasses import dataclass
 from functools import partial
 
 from diffusion_lab.benchmark.alternate import Comparison, timed
@@ -27,6 +28,7 @@ WORDS = (
 )
 BUDGETS = (4, 6, 9, 14, 20, 30, 60, 120)
 """Seconds of training, tried in turn: each is a run of its own, whose learning rate ends there."""
+TRAININGS = 3  # seeds that all have to reach it
 STEPS, SCALE = 5, 1.5  # ten calls an image, as README.md draws from it
 NUM_SAMPLES = 2000
 
@@ -45,47 +47,69 @@ def time_to_fid(settings: Settings) -> list[Row]:
     steps = settings.block(once)
     tutorials = [
         FINAL_STEPS / steps * timed(partial(plain.steps, steps), settings.device)
-        for _ in range(settings.repeats)
+        for _ in range(TRAININGS)
     ]
     for budget in BUDGETS:
-        cfg = settings.compose(*WORDS, f"trainer.max_time=00:00:{budget // 60:02}:{budget % 60:02}")
-        began = time.perf_counter()
-        result = train(cfg)
-        seconds = time.perf_counter() - began
-        run = load_run(result.run_dir)
-        run.module.to(settings.device)
-        images, _ = draw(
-            run.module,
-            run.sampler(num_steps=STEPS),
-            run.image_shape,
-            run.value_range,
-            num_samples=NUM_SAMPLES,
-            batch_size=250,
-            seed=0,
-            guide=Guide.of(run.module, guidance_scale=SCALE),
-        )
-        fid = choose_judge(None, run, None)(images).scores["fid"]
-        if fid <= FINAL_FID:
+        trained: list[_Training] = []
+        while len(trained) < TRAININGS:
+            trained.append(_training(settings, budget, seed=len(trained)))
+            if not trained[-1].reached:
+                break
+        else:
+            seconds = [training.seconds for training in trained]
             break
     else:  # longer than any of these
-        seconds = max(seconds, *tutorials)
+        seconds = [max(trained[-1].seconds, *tutorials)] * TRAININGS
     return [
         Row(
             "time_to_fid",
             "time to BasicUNet's final FID",
             f"the tutorial's loop, {FINAL_STEPS:,} steps, of which {steps} were timed",
             "s",
-            Comparison(tuple(tutorials), (seconds,) * len(tutorials)),
+            Comparison(tuple(tutorials), tuple(seconds)),
             TARGET,
             {
                 "words": run_words(WORDS),
                 "max_time_s": budget,
-                "trainings": 1,
-                "reached": fid <= FINAL_FID,
-                "fid": fid,
+                "trainings": len(trained),
+                "reached": all(training.reached for training in trained),
+                "fid": [training.fid for training in trained],
                 "fid_to_reach": FINAL_FID,
                 "num_samples": NUM_SAMPLES,
-                "steps": result.trainer.global_step,
+                "steps": [training.steps for training in trained],
             },
         )
     ]
+
+
+@dataclass(frozen=True)
+class _Training:
+    seconds: float
+    fid: float
+    steps: int
+
+    @property
+    def reached(self) -> bool:
+        return self.fid <= FINAL_FID
+
+
+def _training(settings: Settings, budget: int, seed: int) -> _Training:
+    limit = f"trainer.max_time=00:00:{budget // 60:02}:{budget % 60:02}"
+    cfg = settings.compose(*WORDS, limit, f"seed={seed}")
+    began = time.perf_counter()
+    result = train(cfg)
+    seconds = time.perf_counter() - began
+    run = load_run(result.run_dir)
+    run.module.to(settings.device)
+    images, _ = draw(
+        run.module,
+        run.sampler(num_steps=STEPS),
+        run.image_shape,
+        run.value_range,
+        num_samples=NUM_SAMPLES,
+        batch_size=250,
+        seed=0,
+        guide=Guide.of(run.module, guidance_scale=SCALE),
+    )
+    fid = choose_judge(None, run, None)(images).scores["fid"]
+    return _Training(seconds, fid, result.trainer.global_step)
