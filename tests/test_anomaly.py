@@ -132,6 +132,21 @@ def test_a_gradient_that_is_not_finite_is_enough(tmp_path):
     assert seen.same and seen.first is None and not seen.gradients
 
 
+def test_a_gradient_whose_square_overflows_is_too_much(tmp_path):
+    """Of all tensors together, each of which has a norm: float32 ends at 3.4e38."""
+
+    class Large(Poison):
+        def on_after_backward(self, trainer, pl_module):
+            parameters = dict(pl_module.named_parameters())
+            for name in ("conv_in", "conv_out"):
+                grad = parameters[f"network.{name}.bias"].grad
+                grad.fill_(1.5e19 / grad.numel() ** 0.5)
+                assert grad.norm().isfinite()
+
+    with pytest.raises(Diverged, match=r"gradient is 7\.5e\+18 in network.conv_out.bias, 0"):
+        train_with(Large(), tmp_path)
+
+
 @pytest.mark.parametrize(("scale", "stops"), [(65536.0, False), (0.5, True)])
 def test_a_gradient_scaler_may_skip_what_it_can_mend(scale, stops, tmp_path):
     """The scaler of 16-mixed, on a CPU: an overflow of its own making is no divergence."""
