@@ -65,7 +65,7 @@ class FiniteLoss(L.Callback):
             raise UserError(f"callbacks.finite_loss.skip={skip}: expected at least 0")
         self.skip = skip
         self.skipped = 0
-        self.skipping = False  # the step that has just ended was left out
+        self.skipping = False  # the step that has just ended was left out: averages skip it too
         self._stepping = False
         self._batches: list[_Batch] = []
         self._parameters: list[nn.Parameter] = []
@@ -200,11 +200,6 @@ class FiniteLoss(L.Callback):
             with replacing(path) as part:
                 torch.save(content, part)
         return line
-
-
-def step_was_skipped(trainer: L.Trainer) -> bool:
-    """Whether the step that has just ended changed nothing: averages do not count it."""
-    return any(callback.skipping for callback in attached(trainer, FiniteLoss))
 
 
 def largest_gradient(parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[str, float, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.attached import attached
-from diffusion_lab.callbacks.anomaly import step_was_skipped
+from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.errors import UserError
 
 
@@ -31,6 +31,7 @@ class EMA(L.Callback):
         self._trained: dict[str, Tensor] = {}  # the weights that the average stands in for
         self._weights: list[Tensor] = []  # apart from autograd
         self._averages: list[Tensor] = []  # theirs, in the same order
+        self._guards: list[FiniteLoss] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin at the weights as they are, or where a checkpoint left off."""
@@ -40,6 +41,7 @@ class EMA(L.Callback):
         }
         self._weights = [p.detach() for p in pl_module.parameters()]
         self._averages = list(self.average.values())
+        self._guards = attached(trainer, FiniteLoss)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -49,7 +51,7 @@ class EMA(L.Callback):
         if steps == self.steps:  # a batch whose gradients are still being gathered
             return
         self.steps = steps
-        if step_was_skipped(trainer):
+        if any(guard.skipping for guard in self._guards):
             return
         decay = min(self.decay, (1 + steps) / (10 + steps))
         torch._foreach_lerp_(self._averages, [p.float() for p in self._weights], 1 - decay)

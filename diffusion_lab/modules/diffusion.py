@@ -84,6 +84,7 @@ class DiffusionModule(L.LightningModule):
         self.num_classes = num_classes
         self.label_dropout = label_dropout
         self.clipped_to = None if clipped_to is None else ValueRange(clipped_to)
+        self._metrics: dict[str, Tensor] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Spare Lightning's note of the hook it is in, forty a step, what torch asks of modules."""
@@ -171,12 +172,15 @@ class DiffusionModule(L.LightningModule):
         error = self.error(x0, noise, t, labels)
         losses = self.weigh(error, t)
         loss = losses.mean()
-        if self._trainer is not None:  # None where this is called by hand
-            self._trainer.callback_metrics["train/loss"] = loss.detach()
+        self._metrics["train/loss"] = loss.detach()
         return {"loss": loss, "losses": losses.detach(), "error": error.detach(), "t": t}
 
     # Lightning asks for it in every step, and to find it takes a tenth of a millisecond
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+
+    def on_train_start(self) -> None:
+        """Let every step's loss be what callbacks find under its name, without a look-up a step."""
+        self._metrics = self.trainer.callback_metrics
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """What the optimizer does itself, less what it tells torch's profiler and compiler."""
@@ -196,8 +200,8 @@ class DiffusionModule(L.LightningModule):
             self._log_loss()
 
     def _log_loss(self) -> None:
-        loss = self.trainer.callback_metrics["train/loss"]
-        log_at_once(self.trainer, {"train/loss": loss.item()})
+        loss = self._metrics["train/loss"].item()
+        log_at_once(self.trainer, {"train/loss": loss}, epoch=float(self.trainer.current_epoch))
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """The unweighted error with noise and times that depend on the batch alone.

@@ -72,7 +72,8 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
     if cfg.trainer.fast_dev_run:
         left_out = SampleGrid | Figures | PostHocEMA | FIDEstimate
         callbacks = [c for c in callbacks if not isinstance(c, left_out)]
-    return [RunFolder(cfg.paths.output_dir), *callbacks, ValidateAtTheEnd()]
+    at_the_end = [ValidateAtTheEnd()] if cfg.trainer.max_steps > 0 else []
+    return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end]
 
 
 def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
