@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab import schema
 from diffusion_lab.errors import Diverged
 from diffusion_lab.faults import fault
+from diffusion_lab.freed_memory import keep_freed_memory
 from diffusion_lab.one_line import chain, one_line
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.resume import SavedRun, quoted, repeated_run, resumed_run
@@ -104,6 +105,7 @@ def _wants_traceback() -> bool:
 def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | None = None) -> None:
     """Compose the configuration and run the task, with `folder` locked before it is touched."""
     register(config_name)
+    keep_freed_memory()
     # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         os.environ["DIFFUSION_LAB_TRACEBACK"] = "1"
