@@ -56,7 +56,7 @@ def train_with(callback, folder, *overrides):
     begin = FiniteLoss.on_fit_start
 
     def on_fit_start(self, trainer, pl_module):
-        trainer.callbacks.insert(-2, callback)
+        trainer.callbacks.insert(-3, callback)
         begin(self, trainer, pl_module)
 
     with pytest.MonkeyPatch.context() as patch:

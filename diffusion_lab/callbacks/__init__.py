@@ -14,6 +14,7 @@ from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
 from diffusion_lab.callbacks.progress import progress_bar
 from diffusion_lab.callbacks.random_state import RandomState
 from diffusion_lab.callbacks.save_config import SaveConfig
+from diffusion_lab.callbacks.step_log import StepLog
 from diffusion_lab.callbacks.throughput import Throughput
 from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 
@@ -34,6 +35,7 @@ __all__ = [
     "RandomState",
     "SampleGrid",
     "SaveConfig",
+    "StepLog",
     "Throughput",
     "ValidateAtTheEnd",
     "progress_bar",

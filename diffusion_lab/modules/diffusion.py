@@ -21,7 +21,6 @@ from diffusion_lab.diffusion.prediction import Prediction
 from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
 from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.errors import UserError
-from diffusion_lab.log_at_once import log_at_once
 from diffusion_lab.modules.lr_schedule import Constant, LRSchedule
 
 Pairing = Callable[[Tensor, Tensor], Tensor]
@@ -84,7 +83,8 @@ class DiffusionModule(L.LightningModule):
         self.num_classes = num_classes
         self.label_dropout = label_dropout
         self.clipped_to = None if clipped_to is None else ValueRange(clipped_to)
-        self._metrics: dict[str, Tensor] = {}
+        self.logs_loss = True
+        """By `log`; a callback that does it for less sets it to False."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Spare Lightning's note of the hook it is in, forty a step, what torch asks of modules."""
@@ -172,36 +172,29 @@ class DiffusionModule(L.LightningModule):
         error = self.error(x0, noise, t, labels)
         losses = self.weigh(error, t)
         loss = losses.mean()
-        self._metrics["train/loss"] = loss.detach()
+        if self.logs_loss and self._trainer is not None:  # None where this is called by hand
+            self.log("train/loss", loss, prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "error": error.detach(), "t": t}
 
     # Lightning asks for it in every step, and to find it takes a tenth of a millisecond
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
-        """Let every step's loss be what callbacks find under its name, without a look-up a step."""
-        self._metrics = self.trainer.callback_metrics
+        """Let a run that is taken up under another limit follow it from its first step on."""
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if isinstance(scheduler, LambdaLR) and self.trainer.global_step:
+                factor = self._lr_factor(self.trainer.global_step)
+                for group, lr in zip(
+                    scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
+                ):
+                    group["lr"] = lr * factor
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """What the optimizer does itself, less what it tells torch's profiler and compiler."""
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the loss at the interval; here FiniteLoss has waited for it already."""
-        if self.trainer._logger_connector.should_update_logs:
-            self._log_loss()
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the last loss too; that the clock has run out is known only now."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.should_stop and not (every and self.trainer.global_step % every == 0):
-            self._log_loss()
-
-    def _log_loss(self) -> None:
-        loss = self._metrics["train/loss"].item()
-        log_at_once(self.trainer, {"train/loss": loss}, epoch=float(self.trainer.current_epoch))
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """The unweighted error with noise and times that depend on the batch alone.

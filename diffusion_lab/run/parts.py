@@ -17,6 +17,7 @@ from diffusion_lab.callbacks import (
     LossHistory,
     PostHocEMA,
     SampleGrid,
+    StepLog,
     ValidateAtTheEnd,
 )
 from diffusion_lab.errors import UserError
@@ -73,7 +74,7 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
         left_out = SampleGrid | Figures | PostHocEMA | FIDEstimate
         callbacks = [c for c in callbacks if not isinstance(c, left_out)]
     at_the_end = [ValidateAtTheEnd()] if cfg.trainer.max_steps > 0 else []
-    return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end]
+    return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog()]
 
 
 def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
