@@ -47,6 +47,8 @@ def _reason(error: BaseException) -> str | None:
             line = link.msg.splitlines()[0]
             named = not link.full_key or link.full_key in line
             return line if named else f"{link.full_key}: {line}"
+    if str(error).startswith("Config group override must be"):  # a bare ValueError of Hydra's
+        return "a group is null: give it a word of its own, or logger=[] for no logger"
     if any(isinstance(link, HydraException) for link in links):
         text = re.split("Config search path:|To append to your", str(error))[0]
         return " ".join(text.split())

@@ -23,6 +23,7 @@ def assert_refused(result, *words):
         (["trainer.accelerator=warp"], ["trainer.accelerator", "warp"]),
         (["model=stylegan"], ["model/stylegan", "basic_unet", "ddpm", "unet2d"]),
         (["noise_schedule=square"], ["cosine", "sigmoid"]),
+        (["logger=null"], ["a group is null", "logger=[]"]),
         (["nothing=1"], ["nothing is unknown", "seed", "model"]),
         (["data.batchsize=1"], ["data.batchsize is unknown", "batch_size"]),
         (["trainer.epochs=1"], ["trainer.epochs is unknown", "max_epochs"]),
