@@ -42,12 +42,7 @@ class StepLog(L.Callback):
         pl_module.logs_loss = True
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
         """Let the loss be found, and log it if it is time; FiniteLoss has waited for it already."""
         loss = outputs["loss"].detach()
