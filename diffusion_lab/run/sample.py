@@ -29,6 +29,7 @@ from diffusion_lab.run.results import choose_device, results_folder, save_arrays
 from diffusion_lab.schema import SampleConfig
 
 MAX_CELL = 8  # images of one class at one scale in guidance.png
+MAX_ROWS = 16  # classes in it: clusters may be hundreds
 
 
 @dataclass
@@ -215,6 +216,6 @@ def _guidance_figure(lots: Sequence[Tensor], guides: Sequence[Guide]) -> Figure:
     each = max(1, min(MAX_CELL, 16 // len(guides), len(lots[0]) // len(classes)))
     rows = {
         f"class {label}": [lot[k :: len(classes)][:each].float() / 255 for lot in lots]
-        for k, label in enumerate(classes[: len(lots[0])])
+        for k, label in enumerate(classes[: min(len(lots[0]), MAX_ROWS)])
     }
     return figures.labelled_table(rows, [f"scale {g.guidance_scale:g}" for g in guides])

@@ -1,5 +1,9 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.cluster import MiniBatchKMeans
 
 from diffusion_lab.data.clusters import Clusters
@@ -61,9 +65,9 @@ def test_too_few_images_are_refused_with_what_would_do():
         Clusters(torch.zeros(31, 1, 4, 4, dtype=torch.uint8), 16)
 
 
-def test_an_evaluation_asks_no_digit_of_a_cluster(tmp_path, command):
+def test_no_digit_is_asked_of_a_cluster_and_few_clusters_are_shown(tmp_path, command):
     trained = command(
-        "train", "model=flow", "data.source=bundled", "data.clusters=4", "model.num_classes=4",
+        "train", "model=flow", "data.source=bundled", "data.clusters=20", "model.num_classes=20",
         "network.width=4", "network.depth=1", "trainer.max_steps=1", "callbacks=minimal",
         f"paths.data_dir={tmp_path}",
     )  # fmt: skip
@@ -72,3 +76,15 @@ def test_an_evaluation_asks_no_digit_of_a_cluster(tmp_path, command):
     scored = command("evaluate", f"run={run}", "num_samples=80", "seeds=1", "sampler.num_steps=1")
     assert scored.returncode == 0, scored.stderr
     assert "agreement" not in scored.stdout and "confidence" in scored.stdout
+
+    drawn = command("sample", f"run={run}", "num_samples=20", "sampler.num_steps=1")
+    assert drawn.returncode == 0, drawn.stderr
+    out = Path(drawn.stdout.strip().splitlines()[-1])
+    assert np.load(out / "samples.npz")["labels"].tolist() == [*range(20)]
+    with Image.open(out / "guidance.png") as picture:  # of the first 16: they may be hundreds
+        sixteen = picture.height
+    of_eight = command(
+        "sample", f"run={run}", "labels=0,1,2,3,4,5,6,7", "num_samples=8", "sampler.num_steps=1"
+    )
+    with Image.open(of_eight.stdout.strip().splitlines()[-1] + "/guidance.png") as picture:
+        assert sixteen == pytest.approx(2 * picture.height, rel=0.1)
