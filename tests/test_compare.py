@@ -156,13 +156,6 @@ def test_rows_are_named_by_the_fewest_words_that_tell_them_apart(typed, tmp_path
     assert "differ in 4 settings" in out
 
 
-def test_how_the_images_were_drawn_sets_rows_apart_too(typed, tmp_path):
-    make_run(tmp_path / "a", [5.0, 6.0], 0)
-    make_run(tmp_path / "b", [5.0, 6.0], 1, weights="raw")
-    rows, _, _ = compared(typed, "runs=a,b", metrics="fid")
-    assert {group for group, _ in rows} == {"evaluation.weights=ema", "evaluation.weights=raw"}
-
-
 def test_where_things_lie_and_who_is_told_makes_no_other_row(typed, tmp_path):
     make_run(tmp_path / "a", [5.0], 0)
     moved = {"paths": {"output_dir": "/else"}, "logger": {"csv": {"name": "y"}}}

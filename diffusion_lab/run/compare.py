@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -278,8 +279,9 @@ def _losses(run: EvaluatedRun) -> tuple[list[float], list[tuple[float, float]]]:
             losses = [float(row["loss"]) for row in csv.DictReader(file)]
     checkpoint = run.dir / "checkpoints" / "last.ckpt"
     if checkpoint.is_file():
-        history = read_checkpoint(checkpoint).get("callbacks", {}).get("LossHistory", {})
-        if history.get("validations"):
-            return losses, history["validations"]
+        with suppress(UserError):  # a damaged one: the validations are a few dots of a picture
+            history = read_checkpoint(checkpoint).get("callbacks", {}).get("LossHistory", {})
+            if history.get("validations"):
+                return losses, history["validations"]
     step, loss = run.record.get("steps"), run.record.get("metrics", {}).get("val/loss")
     return losses, [] if step is None or loss is None else [(step, loss)]

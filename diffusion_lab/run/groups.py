@@ -40,6 +40,16 @@ _WORDS = (
     "trainer",
     "callbacks",
 )
+# of an evaluation, what shapes the images that it scored; the sampler comes by its word
+_DRAWN = (
+    "checkpoint",
+    "weights",
+    "labels",
+    "guidance_scale",
+    "guidance_interval",
+    "autoguidance",
+    "precision",
+)
 _ABSENT = "absent"
 _NULL = "null"
 
@@ -106,14 +116,21 @@ def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
 
 
 def settings(run: EvaluatedRun) -> dict[str, str]:
-    """What shaped a run's images, flat: its configuration and how the evaluation drew them."""
+    """What shaped a run's images, flat: its configuration, its data, how they were drawn."""
     flat = {
         key: value
         for key, value in _flat(run.config).items()
         if not any(key == name or key.startswith(f"{name}.") for name in _IGNORED)
     }
-    drawn = {key: run.evaluation.get(key) for key in ("weights", "labels", "guidance_scale")}
-    return flat | _flat({"evaluation": drawn | {"sampler": run.sampler}})
+    drawn = {key: run.evaluation.get(key) for key in _DRAWN}
+    sampler = {k: v for k, v in run.evaluation["sampler"].items() if k != "_target_"}
+    data = run.record.get("data", {}).get("sha256")  # data.source=auto may stand for several sets
+    return flat | _flat(
+        {
+            "evaluation": drawn | {"sampler": {"word": run.sampler} | sampler},
+            "data": {"sha256": data},
+        }
+    )
 
 
 def _flat(node: Any, path: str = "") -> dict[str, str]:
