@@ -11,7 +11,6 @@ from torch import nn
 from diffusion_lab.diffusion import sample_steps
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.combinations import combinations_page
-from diffusion_lab.run.explain import implied_weighting
 from diffusion_lab.run.options import (
     make_sampler,
     noise_schedules,
@@ -69,7 +68,8 @@ def test_every_cell_trains_two_steps_and_samples_two_images(path, target):
             assert torch.isfinite(loss), (weighting, times)
     for word in words("sampler"):
         for spacing in spacings(word):
-            sampler = make_sampler(word, spacing, num_steps=6)
+            # Langevin goes round each level five times, DDIM wants a divisor of the timesteps
+            sampler = make_sampler(word, spacing, num_steps=6 if word == "langevin" else 5)
             if refusal(sampler, schedule) is None:
                 *_, last = sample_steps(
                     module.denoise, schedule, sampler, (1, 8, 8), num_images=2, seed=0
@@ -101,24 +101,6 @@ def test_flops_are_counted_by_hand():
     assert found["parameters"] == 309_057
 
 
-def test_the_implied_weighting_of_flow_is_its_closed_form():
-    """Uniform t, weight 1 / t^2 on x0, log-SNR = 2 log((1 - t) / t): w = (1 - t) / (2 t)."""
-    module = DiffusionModule(
-        TinyNet(), option("noise_schedule", "blend_gaussian"), option("prediction", "flow")
-    )
-    found = implied_weighting(module)
-    t = 1 / (1 + np.exp(found["log_snr"] / 2))
-    density = t * (1 - t) / 2
-    expected = density / t**2
-    step = found["log_snr"][1] - found["log_snr"][0]
-    np.testing.assert_allclose(
-        found["density"], density / density.sum() / step, rtol=0.1, atol=1e-3
-    )
-    np.testing.assert_allclose(
-        found["weight"], expected / expected.sum() / step, rtol=0.1, atol=2e-3
-    )
-
-
 def test_explain_refuses_what_makes_no_sense(typed):
     code, _, err = typed("explain", *TINY, "model=flow", "prediction=epsilon")
     assert code == 2 and err.startswith("error: prediction=epsilon")
@@ -128,9 +110,8 @@ def test_explain_refuses_what_makes_no_sense(typed):
 def test_runs_of_other_paths_are_sampled_from_their_folder(command, tmp_path):
     run = last_line(command("train", *TINY, "model=score_matching"))
     for sampler in ("langevin", "blend", "ddim", "edm_euler"):
-        steps = "sampler.num_steps=11"
-        out = last_line(
-            command("sample", f"run={run}", f"sampler={sampler}", steps, "num_samples=2")
-        )
+        steps = 10 if sampler == "ddim" else 11
+        words = (f"sampler={sampler}", f"sampler.num_steps={steps}", "num_samples=2")
+        out = last_line(command("sample", f"run={run}", *words))
         assert np.load(out / "samples.npz")["images"].shape == (2, 1, 28, 28)
-        assert json.loads((out / "samples.json").read_text())["sampler"]["num_steps"] == 11
+        assert json.loads((out / "samples.json").read_text())["sampler"]["num_steps"] == steps

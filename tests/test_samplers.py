@@ -8,6 +8,7 @@ import torch
 from diffusion_lab.diffusion import LinearSchedule, VESchedule, VPSchedule, sample_steps
 from diffusion_lab.diffusion.oracle import GaussianOracle, ImagesOracle
 from diffusion_lab.diffusion.samplers.base import image_generators
+from diffusion_lab.errors import UserError
 from diffusion_lab.run.options import make_sampler, noise_schedules, refusal, spacings, words
 from diffusion_lab.run.order import FIRST_ORDER, SECOND_ORDER, errors
 
@@ -107,8 +108,15 @@ def test_flow_euler_is_diffusers_own_loop():
     torch.testing.assert_close(steps[-1].x_next, x, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("word", ["ddpm", "ddim", "dpm_solver", "unipc", "deis", "euler"])
-@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize(
+    ("word", "spacing"),
+    [
+        (word, spacing)
+        for word in ("ddpm", "ddim", "dpm_solver", "unipc", "deis", "euler")
+        for spacing in ("leading", "linspace", "trailing")
+        if (word, spacing) != ("ddim", "linspace")
+    ],
+)
 def test_vp_samplers_are_diffusers_own_loops_step_by_step(word, spacing):
     """An epsilon network in diffusers' loop, the same one behind our denoiser."""
     torch.manual_seed(0)
@@ -150,6 +158,42 @@ def test_the_tutorials_blend_is_euler_is_ddim_in_numbers():
     blend = walk(oracle, vp, make_sampler("blend", num_steps=20))
     ddim = walk(oracle, vp, make_sampler("ddim", num_steps=20, clip_sample=False))
     torch.testing.assert_close(blend, ddim, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("num_steps", [1, 4, 5, 8, 25, 100, 1000])
+def test_ddim_goes_to_the_levels_that_it_asks_at(spacing, num_steps):
+    """x = alpha x0 + sigma noise at every step, with the noise it began with and an x0 that is."""
+    schedule, image = VPSchedule(), torch.rand(1, 8, 8)
+    sampler = make_sampler("ddim", spacing, num_steps=num_steps)
+    sampler.check(schedule)
+    steps = sample_steps(
+        lambda x, t: image.expand_as(x), schedule, sampler, (1, 8, 8), num_images=2, seed=0
+    )
+    noises = []
+    for step in steps:
+        alpha, sigma = schedule.alpha(step.t[None]), schedule.sigma(step.t[None])
+        noises.append((step.x_t - alpha * image) / sigma)
+    for noise in noises[1:]:  # at the first it is given none of the image
+        torch.testing.assert_close(noise, noises[1], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(step.x_next, image.expand(2, 1, 8, 8), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "num_steps", "near"),
+    [("linspace", 10, 10), ("trailing", 15, 10), ("trailing", 240, 250), ("trailing", 600, 500)],
+)
+def test_ddim_refuses_spacings_that_its_step_does_not_follow(spacing, num_steps, near):
+    with pytest.raises(UserError, match=f"num_steps={near}, or sampler=blend"):
+        make_sampler("ddim", spacing, num_steps=num_steps).check(VPSchedule())
+
+
+def test_gradients_stay_as_they_are_where_the_steps_are_looked_at():
+    schedule = LinearSchedule()
+    sampler = make_sampler("blend")
+    walked = sample_steps(lambda x, t: x, schedule, sampler, (1, 4, 4), num_images=1, seed=0)
+    next(walked)
+    assert torch.is_grad_enabled()
 
 
 def test_a_path_is_walked_in_the_coordinates_of_another():

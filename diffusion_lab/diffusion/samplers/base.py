@@ -116,6 +116,7 @@ def image_generators(seed: int, first: int, count: int) -> list[torch.Generator]
     return [torch.Generator().manual_seed(int(state)) for state in states]
 
 
+@torch.no_grad()
 def sample_steps(
     denoise: Denoise,
     noise_schedule: NoiseSchedule,
@@ -131,5 +132,4 @@ def sample_steps(
     sampler.check(noise_schedule)
     generators = image_generators(seed, first, num_images)
     noise = first_noise(noise_schedule, torch.Size(shape), generators).to(device)
-    with torch.no_grad():
-        yield from sampler.steps(denoise, noise_schedule, noise, generators)
+    yield from sampler.steps(denoise, noise_schedule, noise, generators)

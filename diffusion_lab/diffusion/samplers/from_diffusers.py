@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -186,12 +187,32 @@ class DiffusersSampler(Sampler):
                 f"{self.name} would visit a timestep twice with these settings: take fewer "
                 "sampler.num_steps, or leave out Karras sigmas"
             )
+        if self.name == "DDIMScheduler":
+            self._check_gaps(times, scheduler.config.num_train_timesteps)
         first = self.space.level(scheduler, 0, scheduler.timesteps[0])
         ratio = (first[1] / first[0]).item()
         if ratio > noise_schedule.max_ratio * 1.001:
             raise UserError(
                 f"{self.name} begins at sigma / alpha = {ratio:.4g}, and this noise schedule ends "
                 f"at {noise_schedule.max_ratio:.4g}: lower sampler.sigma_max"
+            )
+
+    def _check_gaps(self, times: list[int], trained: int) -> None:
+        """Raise UserError where DDIM would go to other levels than those it asks the denoiser at.
+
+        diffusers' step goes to t - trained // num_steps, not to the next of its own timesteps.
+        """
+        gap = trained // self.num_steps
+        if any(t - gap != after for t, after in pairwise(times)) or times[-1] >= gap:
+            near = min(
+                (n for n in range(1, trained + 1) if trained % n == 0),
+                key=lambda n: abs(n - self.num_steps),
+            )
+            raise UserError(
+                f"{self.name} always goes down by {trained} // {self.num_steps} = {gap} timesteps, "
+                f"and sampler.timestep_spacing={self.config['timestep_spacing']} has others: take "
+                f"sampler.timestep_spacing=leading, trailing with sampler.num_steps={near}, or "
+                "sampler=blend, the same step to any time"
             )
 
     def steps(
