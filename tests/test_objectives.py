@@ -16,6 +16,7 @@ from diffusion_lab.diffusion import (
     LogitNormalTime,
     LogNormalTime,
     MinSNR,
+    NoiseEndTime,
     Sample,
     Score,
     SigmaPower,
@@ -258,9 +259,50 @@ def test_optimal_transport_is_the_best_permutation():
     }
 
 
+def test_optimal_transport_gives_no_class_a_noise_of_its_own():
+    """Black and white images: across classes the brighter noise would go to the white ones."""
+    torch.manual_seed(0)
+    labels = torch.arange(64) % 2
+    x0 = labels.float().reshape(-1, 1, 1, 1).expand(64, 1, 4, 4) + 0.1 * torch.randn(64, 1, 4, 4)
+    noise = torch.randn(64, 1, 4, 4)
+    within, across = optimal_transport(x0, noise, labels), optimal_transport(x0, noise)
+    for label in (0, 1):
+        mine = labels == label
+        assert {tuple(n.flatten().tolist()) for n in within[mine]} == {
+            tuple(n.flatten().tolist()) for n in noise[mine]
+        }
+        plan = optimal_transport(x0[mine], noise[mine])
+        assert torch.equal(within[mine], plan)  # the best of each class by itself
+    means = [across[labels == label].mean() for label in (0, 1)]
+    assert means[1] - means[0] > 0.3
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sampling", [UniformTime(), LogitNormalTime(), LogNormalTime(0, 1)])
+def test_times_are_as_many_whatever_the_precision(sampling, narrow):
+    """16-true precision makes the narrow type torch's default; bfloat16 has 256 from 0.5 to 1."""
+    before = torch.get_default_dtype()
+    schedule, generator = VPSchedule(), torch.Generator()
+    wide = sampling.draw(20_000, schedule, generator=generator.manual_seed(0))
+    torch.set_default_dtype(narrow)
+    try:
+        drawn = sampling.draw(20_000, schedule, generator=generator.manual_seed(0))
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(drawn, wide)
+
+
+def test_the_learned_weight_works_in_16_true():
+    weighting = LearnedWeighting().bfloat16()
+    sigma = torch.rand(6)
+    found = weighting(torch.ones(6), 1 - sigma, sigma, Flow())
+    assert found.dtype == torch.float32 and found.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
+        (lambda: NoiseEndTime(share=1.0), "from 0 to below 1"),
         (lambda: VESchedule(sigma_min=5, sigma_max=1), "sigma_min < sigma_max"),
         (lambda: VESchedule(spacing="cubic"), "karras"),
         (lambda: VESchedule(sigma_data=0), "above 0"),

@@ -14,6 +14,7 @@ from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.prediction import Prediction
 from diffusion_lab.diffusion.time_sampling import TimeSampling
 from diffusion_lab.diffusion.weighting import Weighting
+from diffusion_lab.errors import UserError
 
 _DRAWS = 2**17  # of the quantile function, evenly
 _POINTS = 1000  # of a curve
@@ -33,6 +34,7 @@ def log_snr_range(
     """The finite log-SNRs between which all but a share RARE of the draws lie, at either end."""
     levels = log_snr(noise_schedule, time_sampling.quantile(_even(_POINTS), noise_schedule))
     levels = levels[levels.isfinite()].double().sort().values
+    _check_several(levels.unique())
     edge = int(RARE * len(levels))
     low, high = levels[edge].item(), levels[-1 - edge].item()
     return low, max(high, low + 1)
@@ -84,6 +86,7 @@ def implied_weighting(
     finite = levels.isfinite()
     # draws of the same timestep count as one, in their middle
     distinct, which = levels[finite].unique(return_inverse=True)
+    _check_several(distinct)
     count = torch.zeros_like(distinct).index_add_(0, which, torch.ones_like(levels[finite]))
     middle = torch.zeros_like(distinct).index_add_(0, which, u[finite]) / count
     # one t for every level: any of those that fell together
@@ -93,13 +96,24 @@ def implied_weighting(
     first, distinct, middle = first[kept], distinct[kept], middle[kept]
 
     like = next(weighting.parameters(), torch.zeros(()))
-    t = t[finite][first].to(like.device)
-    alpha, sigma = noise_schedule.alpha(t).to(like), noise_schedule.sigma(t).to(like)
+    t = t[finite][first]
+    # narrowed before they go to a device, which may know no float64
+    alpha, sigma = (
+        of(t).to(like.dtype).to(like.device) for of in (noise_schedule.alpha, noise_schedule.sigma)
+    )
     weight = weighting.weight(alpha, sigma, prediction) * prediction.x0_weight(alpha, sigma)
     density = np.abs(np.gradient(middle.numpy(), distinct.numpy()))
     on_x0 = density * weight.cpu().double().numpy()
     level = distinct.numpy()
     return ImpliedWeighting(level, density, on_x0, on_x0 * np.exp(-level))
+
+
+def _check_several(levels: Tensor) -> None:
+    if len(levels) < 2:
+        raise UserError(
+            "the training draws fewer than two noise levels beside pure noise: there is nothing to "
+            "see of it by noise level"
+        )
 
 
 def _even(n: int) -> Tensor:

@@ -3,20 +3,24 @@
 from torch import Tensor
 
 
-def independent(x0: Tensor, noise: Tensor) -> Tensor:
+def independent(x0: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
     """The noise as it was drawn. (B, C, H, W) -> (B, C, H, W)."""
     return noise
 
 
-def optimal_transport(x0: Tensor, noise: Tensor) -> Tensor:
+def optimal_transport(x0: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
     """The noise in the order that makes the summed squared distances to x0 least.
 
     Minibatch optimal transport: Tong et al. 2023 (arXiv 2302.00482), section 3.2, the exact plan of
-    a batch being a permutation. (B, C, H, W) -> (B, C, H, W).
+    a batch being a permutation. With labels (B,) it stays among images of a class: otherwise bright
+    classes would get the brighter noise, and a sampler begins every class at all noise alike.
+    (B, C, H, W) -> (B, C, H, W).
     """
     import torch
     from scipy.optimize import linear_sum_assignment
 
     cost = torch.cdist(x0.flatten(1).float(), noise.flatten(1).float()) ** 2
+    if labels is not None:
+        cost.masked_fill_(labels[:, None] != labels, torch.inf)
     _, columns = linear_sum_assignment(cost.cpu().numpy())
     return noise[torch.as_tensor(columns, device=noise.device)]

@@ -32,7 +32,8 @@ class TimeSampling(ABC):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw n times. -> (n,)."""
-        u = torch.rand(n, device=device, generator=generator)
+        # whatever the default is: bfloat16 has 256 numbers from 0.5 to 1 and would leave t out
+        u = torch.rand(n, dtype=torch.float32, device=device, generator=generator)
         if self.stratified:
             u = (torch.randperm(n, device=device, generator=generator) + u) / n
         return self.quantile(u, noise_schedule)
@@ -82,13 +83,12 @@ class NoiseEndTime(TimeSampling):
 
     def __init__(self, share: float = 0.8, stratified: bool = False) -> None:
         super().__init__(stratified)
-        if not 0 <= share <= 1:
-            raise UserError(f"time_sampling.share={share}: expected a number from 0 to 1")
+        if not 0 <= share < 1:
+            raise UserError(f"time_sampling.share={share}: expected a number from 0 to below 1")
         self.share = share
 
     def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
-        evenly = (u / (1 - self.share)).clamp(max=1) if self.share < 1 else torch.ones_like(u)
-        return noise_schedule.at(evenly)
+        return noise_schedule.at((u / (1 - self.share)).clamp(max=1))
 
 
 def _positive(std: float) -> float:
@@ -99,4 +99,7 @@ def _positive(std: float) -> float:
 
 def _normal_quantile(u: Tensor) -> Tensor:
     # rand may give an exact 0, whose quantile is infinite
-    return torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7))
+    inside = u.clamp(1e-7, 1 - 1e-7)
+    if u.device.type == "mps":  # which torch has no ndtri for
+        return torch.special.ndtri(inside.cpu()).to(u.device)
+    return torch.special.ndtri(inside)

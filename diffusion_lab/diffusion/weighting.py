@@ -92,7 +92,9 @@ class LearnedWeighting(Weighting):
         """u, (B,)."""
         c_noise = (sigma / alpha).clamp(1e-3, 1e3).log() / 4  # finite on every path
         features = torch.cos(c_noise[:, None] * self.frequencies + self.phases)
-        return self.out(features * math.sqrt(2)).squeeze(1)
+        # under 16-true precision the weights are narrow
+        u = self.out((features * math.sqrt(2)).to(self.out.weight.dtype))
+        return u.squeeze(1).to(c_noise.dtype)
 
     def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
         return torch.exp(-self.uncertainty(alpha, sigma))

@@ -23,8 +23,8 @@ from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.lr_schedule import Constant, LRSchedule
 
-Pairing = Callable[[Tensor, Tensor], Tensor]
-"""(x0, noise) -> the noise in another order. Images are (B, C, H, W)."""
+Pairing = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x0, noise, classes (B,) if any) -> the noise in another order. Images are (B, C, H, W)."""
 _MARGIN = 0.05
 """Of the value range: more than the noise that one call leaves on black."""
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -158,7 +158,8 @@ class DiffusionModule(L.LightningModule):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """What `loss` takes for a batch: x0, its or fresh noise, times, the network's labels."""
         if noise is None:
-            noise = self.pairing(x0, self.noise_schedule.draw_noise(x0))
+            classes = None if self.num_classes is None else labels
+            noise = self.pairing(x0, self.noise_schedule.draw_noise(x0), classes)
         t = self.time_sampling.draw(len(x0), self.noise_schedule, x0.device)
         return x0, noise, t, self.network_labels(labels, self.label_dropout)
 
