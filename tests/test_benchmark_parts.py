@@ -216,6 +216,7 @@ def row(values, target, **details):
         (Target(1.2, at_least=False, limit=1.0), 1.1, 0.5, "met"),
         (Target(1.2, at_least=False, limit=1.0), 1.1, 1.5, "missed 1.5 is not below 1"),
         (Target(1.2, at_least=False, limit=1.0), -0.2, -1.5, "unclear, the noise is larger"),
+        (Target(1.2, at_least=False, limit=1.0), 0.5, -0.1, "unclear, the noise is larger"),
         (Target(1.2, at_least=False), math.nan, 1.0, "missed by nan %"),
     ],
 )

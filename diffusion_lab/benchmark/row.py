@@ -19,7 +19,7 @@ class Target:
 
     def verdict(self, ratio: float, ours: float) -> str:
         """Say "met", or by how much of the target it was missed."""
-        if ratio <= 0:  # of differences between times
+        if ratio <= 0 or ours <= 0:  # of differences between times
             return "unclear, the noise is larger"
         missed = []
         off = (self.ratio - ratio if self.at_least else ratio - self.ratio) / self.ratio

@@ -84,10 +84,14 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def scaling(settings: Settings, largest: float = math.inf) -> list[Curve]:
-    """All curves; `largest` leaves out batches, images, steps and data sets above it."""
+    """All curves; `largest` leaves out batches, images, steps and data sets above it.
 
-    def up_to(values: Sequence[int]) -> tuple[int, ...]:
-        return tuple(v for v in values if v <= largest) or tuple(values[:2])
+    Two of each are always there, without which nothing grows.
+    """
+
+    def up_to(values: Sequence[int]) -> Sequence[int]:
+        kept = [v for v in values if v <= largest]
+        return kept if len(kept) > 1 else values[:2]
 
     return [
         _training_by_batch(settings, up_to(BATCHES)),
@@ -161,9 +165,10 @@ def _training_by_side(settings: Settings, sides: Sequence[int]) -> Curve:
 
 def _loading(settings: Settings, sizes: Sequence[int]) -> list[Curve]:
     """An epoch of the loader, and its first batch; each data set is gone before the next."""
-    epochs, firsts, made, seen = [], [], [], []
+    epochs, firsts, made = [], [], []
+    seen: list[int] = []
     for size in sizes:
-        if size * 28**2 * BYTES_A_PIXEL > _free_bytes():
+        if len(seen) > 1 and size * 28**2 * BYTES_A_PIXEL > _free_bytes():
             break
         began = time.perf_counter()
         data = settings.datamodule(
