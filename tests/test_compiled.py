@@ -19,6 +19,7 @@ RUN = (
     "data.batch_size=8",
     "trainer.limit_train_batches=3",
     "trainer.max_epochs=2",
+    "trainer.num_sanity_val_steps=1",  # before the first step
 )
 
 

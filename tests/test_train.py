@@ -1,6 +1,8 @@
 """train() as a function."""
 
 import json
+import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +44,24 @@ def test_max_steps_in_mid_epoch_validates_and_keeps_the_best(tmp_path):
     assert result.trainer.global_step == 3
     assert "val/loss" in result.metrics
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_fewer_images_than_a_picture_shows(tmp_path):
+    """To overfit on a handful is a usual first test."""
+    words = [word for word in TINY if word != "callbacks.figures=null"]
+    train(compose_config([*words, "data.train_size=3"], tmp_path))
+    assert (tmp_path / "figures" / "predictions.png").is_file()
+
+
+def test_a_run_composed_in_python_lies_where_it_was_told(tmp_path):
+    cfg = compose_config([*TINY, f"paths.log_dir={tmp_path}"])
+    assert Path(cfg.paths.output_dir).parent == tmp_path / "runs"
+
+
+@pytest.mark.parametrize("model", ["flow time_sampling=logit_normal weighting=learned", "edm"])
+def test_bf16_true_trains_what_draws_its_noise_levels_by_a_quantile(model, tmp_path):
+    words = [*TINY, *f"model={model}".split(), "network.width=8", "trainer.precision=bf16-true"]
+    assert math.isfinite(train(compose_config(words, tmp_path)).metrics["train/loss_epoch"])
 
 
 def test_early_stopping_stops(tmp_path):

@@ -41,6 +41,7 @@ class CompiledNetwork(L.Callback):
                 f"({reason}): install one (g++ for a CPU, triton for a GPU), or leave it out"
             ) from error
         pl_module.network.compile(dynamic=False)
+        torch.compiler.set_stance("force_eager")  # until the first batch
 
     def on_train_batch_start(
         self,

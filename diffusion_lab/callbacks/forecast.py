@@ -49,10 +49,8 @@ class Forecast:
 
     def seconds_per_image(self, extractor: Extractor, batch_size: int) -> float:
         """To draw and judge one, in batches of this size or of the largest that is soon tried."""
-        size, took = 4, 0.0
-        while took < _ENOUGH and size < batch_size:
-            size = min(4 * size, batch_size)
-            took = 0.0
+        size, took = min(16, batch_size), 0.0
+        while True:
             denoise = every_class(self.module, size)
             began, before = monotonic(), self._calls
             for step in islice(self._walk(size, denoise, self.module.device), _STEPS):
@@ -61,6 +59,9 @@ class Forecast:
                 per_call = (ended - began) / max(calls, 1)
                 took += ended - began
                 began, before = monotonic(), self._calls
+            if took >= _ENOUGH or size == batch_size:
+                break
+            size, took = min(4 * size, batch_size), 0.0
         extractor(pixels[:1])  # the first call sets things up
         began = monotonic()
         extractor(pixels)

@@ -46,7 +46,8 @@ class LossHistory(L.Callback):
         """Average the epoch as the tutorial does, every batch counting the same."""
         if not self._pending:
             return
-        losses = torch.stack(self._pending).float()
+        # those of before a run was taken up are on the CPU
+        losses = torch.stack([loss.to(pl_module.device) for loss in self._pending]).float()
         self._pending.clear()
         self.steps += losses.tolist()
         mean = trainer.strategy.reduce(losses[losses.isfinite()].mean(), reduce_op="mean")

@@ -242,7 +242,7 @@ class Figures(L.Callback):
         unit = data.value_range.to_unit
         schedule = module.noise_schedule
         x0, labels = data.examples(8)
-        t = schedule.span(8)
+        t = schedule.span(len(x0))
         amounts = [f"t = {value:.2g}" if value <= 1 else f"t = {value}" for value in t.tolist()]
         x_t = schedule.add_noise(x0, schedule.draw_noise(x0, torch.Generator().manual_seed(0)), t)
         denoised = module.denoise(

@@ -23,6 +23,7 @@ def random_state() -> dict[str, Any]:
         },
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else [],
     }
 
 
@@ -37,6 +38,9 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     for device, stream in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(stream, device)
+    if torch.backends.mps.is_available():
+        for stream in state.get("mps", []):
+            torch.mps.set_rng_state(stream)
 
 
 class RandomState(L.Callback):

@@ -55,8 +55,8 @@ class Muon(Optimizer):
     """Muon for the weight matrices, AdamW for the rest.
 
     A weight (out, in, ...) is a matrix of `out` rows; one with fewer than `least_side` rows or
-    columns (class embeddings, an image's few channels), and every vector, is left to AdamW with
-    `adamw_lr`. Matrices move by lr sqrt(max(1, rows / columns)) U V^T of the Nesterov momentum
+    columns (an image's few channels, embeddings of ten classes), and every vector, is left to AdamW
+    with `adamw_lr`. Matrices move by lr sqrt(max(1, rows / columns)) U V^T of the Nesterov momentum
     (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). Weight decay is decoupled.
     """
 

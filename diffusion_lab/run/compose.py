@@ -20,8 +20,8 @@ def compose_config(
 ) -> DictConfig:
     """Compose what `scripts/train.py <overrides>` would train.
 
-    `output_dir` is the run folder, by default a new one under logs/runs/. Raises UserError for an
-    unknown word, key or value.
+    `output_dir` is the run folder, by default a new one under runs/ in `paths.log_dir`. Raises
+    UserError for an unknown word, key or value.
     """
     register("train")
     GlobalHydra.instance().clear()
@@ -32,7 +32,8 @@ def compose_config(
         raise UserError(one_line(error) or str(error)) from error
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     model = cfg.hydra.runtime.choices.model
-    folder = Path(output_dir or f"logs/runs/{stamp}_{model}_{secrets.token_hex(3)}")
+    name = f"{stamp}_{model}_{secrets.token_hex(3)}"
+    folder = Path(output_dir or Path(cfg.paths.log_dir, "runs", name))
     cfg.command.overrides = list(overrides)
     cfg.command.choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):

@@ -171,6 +171,11 @@ def _fit(
     look_for_no_gpu_twice()
 
     datamodule: ImageDataModule = build(cfg.data)
+    if datamodule.clusters is not None and cfg.model.get("num_classes") is None:
+        raise UserError(
+            f"data.clusters={datamodule.clusters} makes classes, and this model takes none: leave "
+            f"it out, or add model.num_classes={datamodule.clusters}"
+        )
     if cfg.model.get("num_classes") not in (None, datamodule.num_classes):
         there = f"{cfg.data.name} has {datamodule.num_classes} classes"
         if datamodule.clusters is not None:
