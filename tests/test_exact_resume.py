@@ -197,6 +197,19 @@ def test_a_run_that_was_stopped_before_it_saved_begins_again(half, whole, typed)
     assert command["choices"]["model"] == "flow" and "model=flow" in command["overrides"]
 
 
+def test_what_other_commands_are_writing_there_is_left_alone(half, typed):
+    """export.py out=<run>/exported makes a folder, sample.py a file in a folder of its own."""
+    (half / ".exported.0.part").mkdir()
+    drawn = half / "samples" / "now" / ".samples.npz.0.part"
+    drawn.parent.mkdir(parents=True)
+    drawn.write_text("half of it")
+    left = half / "checkpoints" / ".last.ckpt.0.part"
+    left.write_text("half of it")
+    code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert drawn.exists() and not left.exists()
+
+
 def test_a_run_of_which_no_checkpoint_can_be_read_says_so(half, typed):
     for path in (half / "checkpoints").iterdir():
         path.write_bytes(b"")

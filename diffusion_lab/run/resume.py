@@ -170,8 +170,10 @@ def newest_checkpoint(run_dir: Path) -> Resumed:
     from diffusion_lab.run.checkpoint_io import PREVIOUS, read_checkpoint
 
     folder = run_dir / "checkpoints"
-    for part in run_dir.rglob(".*.part"):  # of a process that was killed while it wrote
-        part.unlink()
+    # of a training that was killed while it wrote; what lies deeper is of other commands
+    for part in [*run_dir.glob(".*.part"), *run_dir.glob("*/.*.part")]:
+        if part.is_file():
+            part.unlink()
     newest_first = sorted(folder.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     order = [p for name in ("last", PREVIOUS) for p in newest_first if p.stem == name]
     order += [p for p in newest_first if p not in order]
