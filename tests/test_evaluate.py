@@ -198,6 +198,10 @@ def test_mistakes_about_files_are_one_line(typed, bars, tmp_path):
         (f"images={file}", "num_samples=81", given): ["num_samples=81", "80"],
         (f"images={file}", "labels=all", given): ["labels="],
         (f"images={file}", "sampler=heun", given): ["sampler="],
+        (f"images={file}", "seeds=3", given): ["seeds="],
+        (f"images={file}", "guidance_scale=2", given): ["guidance_scale="],
+        (f"images={file}", "checkpoint=best", given): ["checkpoint="],
+        (f"images={file}", "trust=[nobody]", given): ["trust="],
     }.items():
         assert_refused(typed("evaluate", *arguments), *words)
 

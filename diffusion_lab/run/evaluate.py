@@ -24,7 +24,7 @@ from diffusion_lab.run.drawn import Drawn, draw_set
 from diffusion_lab.run.image_files import read_samples
 from diffusion_lab.run.judge import Judge, summaries
 from diffusion_lab.run.load import load_run
-from diffusion_lab.run.precision import FULL, check_precision, chosen_precision
+from diffusion_lab.run.precision import check_precision, chosen_precision
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.run.sample import chosen_sampler, read_guides
@@ -33,6 +33,21 @@ from diffusion_lab.schema import EvaluateConfig
 log = logging.getLogger(__name__)
 NAME = "evaluation.json"
 NUM_SAMPLES = 10_000
+SEEDS = 3
+_OF_DRAWING = (
+    "checkpoint",
+    "weights",
+    "trust",
+    "labels",
+    "guidance_scale",
+    "guidance_interval",
+    "autoguidance",
+    "seeds",
+    "batch_size",
+    "accelerator",
+    "precision",
+)
+"""What images that are drawn already have no use for."""
 
 
 @dataclass
@@ -93,7 +108,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
 def _drawn(cfg: DictConfig) -> Evaluation:
     """Of a run."""
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    seeds = read_seeds(plain["seeds"])
+    seeds = read_seeds(SEEDS if plain["seeds"] is None else plain["seeds"])
     n = NUM_SAMPLES if cfg.num_samples is None else cfg.num_samples
     run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
     config, sampler = chosen_sampler(run, cfg.sampler)
@@ -139,13 +154,10 @@ def _drawn(cfg: DictConfig) -> Evaluation:
 def _read(cfg: DictConfig) -> Evaluation:
     """Of files: each stands for a seed."""
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    for name in ("labels", "weights", "autoguidance", "guidance_interval"):
-        if plain[name] is not None:
-            raise UserError(f"{name}= goes with run=: the images= are drawn already")
-    if cfg.precision != FULL:
-        raise UserError("precision= goes with run=: the images= are drawn already")
-    if any(value is not None for value in plain["sampler"].values()):
-        raise UserError("sampler= goes with run=: the images= are drawn already")
+    given = [name for name in _OF_DRAWING if plain[name] != getattr(EvaluateConfig(), name)]
+    given += ["sampler"] if any(value is not None for value in plain["sampler"].values()) else []
+    if given:
+        raise UserError(f"{given[0]}= goes with run=: the images= are drawn already")
     if cfg.extractor is None:
         raise UserError("images= does not say of what: name the extractor, extractor=mnist_v1")
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]

@@ -23,7 +23,7 @@ class EvaluateConfig:
     guidance_scale: float = 1.0
     guidance_interval: Any = None
     num_samples: int | None = None
-    seeds: Any = 3
+    seeds: Any = None
     batch_size: int = 500
     extractor: str | None = None
     accelerator: str = "auto"
