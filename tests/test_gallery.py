@@ -1,5 +1,6 @@
 """A picture of several runs: its rows are what the runs draw."""
 
+import shutil
 import subprocess
 import sys
 
@@ -36,6 +37,15 @@ def test_a_row_is_what_the_run_draws(run_dir, settings, tmp_path, monkeypatch):
     own = load_run(run_dir).sample(5, seed=3, **settings)
     torch.testing.assert_close(images, own.float() / 255)
     assert images.shape == (5, 1, 28, 28) and images.unique().numel() > 1
+
+
+def test_runs_of_one_name_are_two_rows(run_dir, tmp_path, monkeypatch):
+    rows = {}
+    draw = module.figures.labelled_rows
+    monkeypatch.setattr(module.figures, "labelled_rows", lambda r: rows.update(r) or draw(r))
+    again = shutil.copytree(run_dir, tmp_path / "other" / "classy")
+    gallery([run_dir, again], tmp_path / "out.png", num_samples=2, num_steps=2)
+    assert list(rows) == ["classy", f"classy\n{again}"]
 
 
 def test_the_command(run_dir, tmp_path):

@@ -32,6 +32,12 @@ def test_verdicts_are_paired_by_seed_and_hold_together():
     assert "100 ± 10" in table[1] and "better" in table[2] and "not measured" in table[4]
 
 
+def test_a_difference_without_spread_says_nothing():
+    scored = {0: [score(0, 2), score(1, 3)], 1: [score(0, 1), score(1, 2)]}
+    results = climb(rungs()[:2], scored, [{}] * 2)
+    assert results[1].verdict == "no spread over seeds, not known"
+
+
 def test_a_picture_is_drawn_of_what_there_is(tmp_path):
     images = torch.rand(4, 1, 28, 28)
     rows = [

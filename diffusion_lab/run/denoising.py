@@ -105,14 +105,17 @@ def denoising_errors(
                 x_t = schedule.add_noise(clean, noise[part], each_t)
                 seen = module.network_labels(labels[part])
                 guesses = (module.denoise(x_t, each_t, seen), oracle(x_t, each_t, seen))
-                errors.append(
-                    torch.stack([(g - clean).double().square().flatten(1).mean(1) for g in guesses])
-                )
+                errors.append(torch.stack([_squared(guess - clean) for guess in guesses]))
             level = log_snr(schedule, t[None].double() if t.is_floating_point() else t[None])
-            found.append(_level(split, t, level, torch.cat(errors, 1).cpu()))
+            found.append(_level(split, t, level, torch.cat(errors, 1)))
             bar.update()
     bar.close()
     return found
+
+
+def _squared(difference: Tensor) -> Tensor:
+    """Mean square per image, on the CPU: not every device knows float64. (B, C, H, W) -> (B,)."""
+    return difference.cpu().double().square().flatten(1).mean(1)
 
 
 def _level(split: str, t: Tensor, level: Tensor, errors: Tensor) -> Level:

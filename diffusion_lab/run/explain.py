@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lab import figures
-from diffusion_lab.data.published import NUM_TRAIN
+from diffusion_lab.diffusion.noise_levels import implied_weighting, log_snr_range
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config
@@ -32,36 +32,6 @@ class Explanation:
     def lines(self) -> list[str]:
         """What is printed."""
         return [self.page]
-
-
-def implied_weighting(
-    module: DiffusionModule, bins: int = 60, draws: int = 200_000
-) -> dict[str, np.ndarray]:
-    """How training weighs the x0 loss by log-SNR, log(alpha^2 / sigma^2).
-
-    `log_snr` (bins,), the `density` of the drawn noise levels over it, and `weight` = density x
-    weighting x the prediction's x0_weight, scaled to integrate to 1: what multiplies
-    |x0 - x0_hat|^2.
-    """
-    schedule = module.noise_schedule
-    t = module.time_sampling.quantile((torch.arange(draws) + 0.5) / draws, schedule)
-    alpha, sigma = schedule.alpha(t).double(), schedule.sigma(t).double()
-    inside = (alpha > 1e-4) & (sigma > 1e-4)  # the log-SNR of the very ends is infinite
-    t, alpha, sigma = t[inside], alpha[inside], sigma[inside]
-    log_snr = 2 * (alpha / sigma).log()
-    with torch.no_grad():
-        weight = module.weighting.weight(alpha.float(), sigma.float(), module.prediction).double()
-    weight = weight * module.prediction.x0_weight(alpha, sigma)
-    low, high = np.quantile(log_snr.numpy(), (0.001, 0.999))
-    edges = np.linspace(low, high, bins + 1)
-    width = edges[1] - edges[0]
-    counts, _ = np.histogram(log_snr, edges)
-    weighted, _ = np.histogram(log_snr, edges, weights=weight)
-    return {
-        "log_snr": (edges[1:] + edges[:-1]) / 2,
-        "density": counts / counts.sum() / width,
-        "weight": weighted / weighted.sum() / width,
-    }
 
 
 def cost(module: DiffusionModule, shape: tuple[int, int, int], batch_size: int) -> dict[str, float]:
@@ -89,7 +59,7 @@ def cost(module: DiffusionModule, shape: tuple[int, int, int], batch_size: int) 
 
 
 def _doc(part: object) -> str:
-    return (type(part).__doc__ or "").strip().splitlines()[0]
+    return (type(part).__doc__ or "").strip().partition("\n")[0]
 
 
 def explain(cfg: DictConfig) -> Explanation:
@@ -101,7 +71,6 @@ def explain(cfg: DictConfig) -> Explanation:
     own.check(module.noise_schedule)
     shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
     figure = cost(module, shape, cfg.data.batch_size)
-    steps = -(-(cfg.data.train_size or NUM_TRAIN - cfg.data.val_size) // cfg.data.batch_size)
     fits, refused = [], []
     for word in words("sampler"):
         reason = refusal(make_sampler(word), module.noise_schedule)
@@ -109,7 +78,7 @@ def explain(cfg: DictConfig) -> Explanation:
     schedule = module.noise_schedule
     ends = schedule.span(2)
     alphas, sigmas = schedule.alpha(ends).tolist(), schedule.sigma(ends).tolist()
-    epoch = f"{steps * figure['step_seconds'] / 60:.1f} minutes"
+    speed = cfg.data.batch_size / figure["step_seconds"]
     facts = {
         "path": f"{_doc(schedule)} alpha {alphas[0]:.4g} to {alphas[1]:.4g}, sigma {sigmas[0]:.4g} "
         f"to {sigmas[1]:.4g}; {schedule.noise} noise, data in {cfg.data.value_range}",
@@ -120,8 +89,8 @@ def explain(cfg: DictConfig) -> Explanation:
         "samplers that fit": ", ".join(fits),
         "parameters": f"{figure['parameters']:,}",
         "FLOPs per image": f"{figure['flops']:,} forward, about three times that in training",
-        "an epoch here": f"{epoch} for {steps} steps of {cfg.data.batch_size} images, from the "
-        f"best of 3 steps ({figure['step_seconds']:.3f} s)",
+        "training here": f"{speed:,.0f} images a second, by the best of 3 steps of "
+        f"{cfg.data.batch_size} images in float32 ({figure['step_seconds']:.3f} s)",
         "what training makes of the x0 loss": "weighting.png, by log-SNR",
     }
     title = f"{type(module.network).__name__}, {module.prediction.name} on "
@@ -130,10 +99,15 @@ def explain(cfg: DictConfig) -> Explanation:
     if refused:
         page += "\nSamplers that do not fit:\n" + "\n".join(refused) + "\n"
     out = Path(cfg.paths.output_dir).absolute()
-    curves = implied_weighting(module)
+    implied = implied_weighting(module.time_sampling, schedule, module.weighting, module.prediction)
+    low, high = log_snr_range(module.time_sampling, schedule)
+    usual = (low <= implied.log_snr) & (
+        implied.log_snr <= high
+    )  # at the ends weights go to 0 or inf
+    level, weight = implied.log_snr[usual], implied.on_x0[usual]
     plot = {
-        "noise levels drawn": (curves["log_snr"], curves["density"]),
-        "implied weight of |x0 - x0_hat|^2": (curves["log_snr"], curves["weight"]),
+        "noise levels drawn": (level, implied.density[usual]),
+        "implied weight of |x0 - x0_hat|^2": (level, weight / np.trapezoid(weight, level)),
     }
     xlabel = "log-SNR, noise on the left"
     figures.save_figure(figures.line_plot(plot, xlabel=xlabel), out / "weighting.png")

@@ -22,7 +22,8 @@ def gallery(
 ) -> Path:
     """Write a PNG with a row per run, drawn by the run's own sampler.
 
-    Rows are named by what was trained, with other steps or guidance by the runs' folders.
+    Rows are named by what was trained, with other steps or guidance by the runs' folders; of two
+    that would be named alike the second has its path added.
     """
     rows: dict[str, Tensor] = {}
     for run_dir in run_dirs:
@@ -34,6 +35,8 @@ def gallery(
         name = f"{run.module.prediction.name} on {schedule}\n{sampler.name}, {sampler.num_steps}"
         if num_steps is not None or guidance_scale != 1:
             name = run_dir.name
+        if name in rows:
+            name = f"{name}\n{run_dir}"
         rows[name] = images.float() / 255
     return figures.save_figure(figures.labelled_rows(rows), out)
 

@@ -91,6 +91,8 @@ def climb(
         result.difference = found = paired([new for new, _ in pairs], [was for _, was in pairs])
         if found.p_value is None:
             result.verdict = "one seed, not known"
+        elif found.low == found.high and found.difference:
+            result.verdict = "no spread over seeds, not known"
         else:
             tested.append((result, found, found.p_value))
     adjusted = holm([p for *_, p in tested])
