@@ -69,6 +69,12 @@ def test_a_part_by_itself(typed, tmp_path, part):
     assert "images_per_second" not in out  # the live bar went to a screen of its own
 
 
+def test_a_thousand_steps_are_ten_timed_a_hundred_times(typed, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusion_lab.benchmark.sampling.timed", lambda work, device: 2.0)
+    [row] = measured(typed, tmp_path, "fast_sampling")[0]["rows"]
+    assert row["baseline"] == 1 / (100 * 2.0) and row["ours"] == 1 / 2.0
+
+
 def test_how_cost_grows(typed, tmp_path):
     record, out = measured(typed, tmp_path, "scaling")
     assert record["rows"] == [] and len(record["scaling"]) == 6

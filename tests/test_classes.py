@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.data.bundled import bundled_digits
+from diffusion_lab.run import sample as module
+from diffusion_lab.run.guide import Guide
 from tests.conftest import TINY, TINY_UNET_WORDS
 from tests.test_bad_input import assert_refused
 
@@ -51,6 +54,25 @@ def test_every_class_every_scale(conditional, typed):
     again = run.sample(20, labels="all", guidance_scale=3.0, batch_size=7)
     difference = again.numpy().astype(int) - drawn["images"][40:].astype(int)
     assert np.abs(difference).max() <= 1
+
+
+def test_a_row_of_guidance_png_is_a_class_and_a_column_a_scale(monkeypatch):
+    shown = {}
+    monkeypatch.setattr(
+        module.figures, "labelled_table", lambda rows, columns: shown.update(rows | {"": columns})
+    )
+    numbered = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
+    guides = [Guide((3, 7), scale) for scale in (1.0, 2.0)]
+    module._guidance_figure([numbered, numbered + 100], guides)
+    assert shown.pop("") == ["scale 1", "scale 2"]
+    found = {
+        name: [(cell.flatten() * 255).round().int().tolist() for cell in cells]
+        for name, cells in shown.items()
+    }
+    assert found == {
+        "class 3": [[0, 2, 4], [100, 102, 104]],
+        "class 7": [[1, 3, 5], [101, 103, 105]],
+    }
 
 
 @pytest.mark.parametrize(

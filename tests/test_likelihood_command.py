@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from omegaconf import OmegaConf
 
 from diffusion_lab import load_run
+from diffusion_lab.run.given_images import run_data
+from diffusion_lab.run.likelihood import _images
 from tests.conftest import last_line
 from tests.test_bad_input import assert_refused
 
@@ -60,6 +64,14 @@ def test_a_run_with_classes_is_measured_with_and_without_them(typed, runs):
         # uniform dequantisation's standard deviation, in [-1, 1]
         assert found[labels]["start_ratio"] == pytest.approx(2 / 255 / math.sqrt(12))
     assert found["none"]["per_image"] != found["own"]["per_image"]
+
+
+def test_the_labels_are_those_of_the_images_measured(runs):
+    run = load_run(runs["conditional"])
+    asked = {"labels": "own", "split": "test", "num_images": 40, "seed": 3}
+    chosen = _images(OmegaConf.create(asked | {"paths": {"data_dir": None}}), run)
+    own = run_data(run, None).labels("test")[chosen.indices]
+    assert torch.equal(chosen.labels, own) and len(own.unique()) > 1
 
 
 @pytest.mark.parametrize(

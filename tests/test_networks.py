@@ -1,5 +1,7 @@
 import pytest
 import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import get_timestep_embedding
 
 from diffusion_lab.diffusion.prediction import VPrediction
 from diffusion_lab.diffusion.vp_schedule import VPSchedule
@@ -32,6 +34,41 @@ def test_basic_unet_is_the_tutorials_forward_pass():
     y = act(u[1](torch.nn.Upsample(scale_factor=2)(y) + h2))
     y = act(u[2](torch.nn.Upsample(scale_factor=2)(y) + h1))
     torch.testing.assert_close(net(x, torch.zeros(2)), y)
+
+
+def test_fast_unet_is_its_formula():
+    """Written out: norms over whole images, modulation by scale and shift, one skip."""
+    torch.manual_seed(0)
+    net = FastUNet(width=4, depth=1, image_size=8, num_classes=3)
+    for parameter in net.parameters():  # none of those that begin at zero
+        torch.nn.init.normal_(parameter, std=0.3)
+
+    def norm(h):
+        mean, var = h.mean((1, 2, 3), keepdim=True), h.var((1, 2, 3), correction=0, keepdim=True)
+        return (h - mean) / (var + 1e-5).sqrt()
+
+    def affine(h, layer):
+        return norm(h) * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
+
+    def conv(h, layer, **how):
+        return F.conv2d(h, layer.weight, layer.bias, **how)
+
+    def block(h, layer):
+        channels = layer.conv1.out_channels
+        scale, shift = layer.modulation(embedding)[:, :, None, None].split(channels, dim=1)
+        inner = norm(conv(F.silu(affine(h, layer.norm1)), layer.conv1, padding=1))
+        inner = conv(F.silu(inner * (1 + scale) + shift), layer.conv2, padding=1)
+        shortcut = h if h.shape[1] == channels else conv(h, layer.shortcut)
+        return shortcut + inner
+
+    x, time, labels = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([0, 3])
+    waves = get_timestep_embedding(time, 8)
+    embedding = F.silu(net.embed(waves) + net.classes.weight[labels])
+    skip = block(conv(F.pixel_unshuffle(x, 2), net.conv_in, padding=1), net.down[0])
+    h = block(conv(skip, net.pool, stride=2), net.middle[0])
+    h = block(torch.cat([h.repeat_interleave(2, 2).repeat_interleave(2, 3), skip], 1), net.up[0])
+    out = conv(F.silu(affine(h, net.norm_out)), net.conv_out, padding=1)
+    torch.testing.assert_close(net(x, time, labels), F.pixel_shuffle(out, 2), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

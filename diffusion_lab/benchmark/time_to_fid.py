@@ -16,7 +16,7 @@ from diffusion_lab.run.load import load_run
 from diffusion_lab.run.train import train
 
 FINAL_FID = 11.29
-"""Of BasicUNet after the tutorial's three epochs, ten calls, 10,000 samples, three seeds (RESULTS.md)."""
+"""Of BasicUNet after three epochs, ten calls, 10,000 samples, three seeds (RESULTS.md)."""
 FINAL_STEPS = 1407
 """Of those three epochs, 469 batches of 128 images each."""
 TARGET = Target(1 / 25, at_least=False)
