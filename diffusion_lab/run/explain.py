@@ -100,13 +100,11 @@ def explain(cfg: DictConfig) -> Explanation:
         page += "\nSamplers that do not fit:\n" + "\n".join(refused) + "\n"
     out = Path(cfg.paths.output_dir).absolute()
     implied = implied_weighting(module.time_sampling, schedule, module.weighting, module.prediction)
-    low, high = log_snr_range(module.time_sampling, schedule)
-    usual = (low <= implied.log_snr) & (
-        implied.log_snr <= high
-    )  # at the ends weights go to 0 or inf
-    level, weight = implied.log_snr[usual], implied.on_x0[usual]
+    low, high = log_snr_range(module.time_sampling, schedule)  # beyond it weights go to 0 or inf
+    seen = (low <= implied.log_snr) & (implied.log_snr <= high)
+    level, weight = implied.log_snr[seen], implied.on_x0[seen]
     plot = {
-        "noise levels drawn": (level, implied.density[usual]),
+        "noise levels drawn": (level, implied.density[seen]),
         "implied weight of |x0 - x0_hat|^2": (level, weight / np.trapezoid(weight, level)),
     }
     xlabel = "log-SNR, noise on the left"

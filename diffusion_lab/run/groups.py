@@ -124,7 +124,8 @@ def settings(run: EvaluatedRun) -> dict[str, str]:
     }
     drawn = {key: run.evaluation.get(key) for key in _DRAWN}
     sampler = {k: v for k, v in run.evaluation["sampler"].items() if k != "_target_"}
-    data = run.record.get("data", {}).get("sha256")  # data.source=auto may stand for several sets
+    # data.source=auto may stand for several sets
+    data = (run.record.get("data") or {}).get("sha256")
     return flat | _flat(
         {
             "evaluation": drawn | {"sampler": {"word": run.sampler} | sampler},
