@@ -1,5 +1,6 @@
 """The benchmark: its parts one after the other, a table, benchmark.json and a figure."""
 
+import gc
 import logging
 import tempfile
 import time
@@ -107,7 +108,11 @@ def benchmark(cfg: DictConfig) -> Benchmark:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on a training that is cut short
-        return _measured(cfg, parts, device, Path(scratch), out, began)
+        gc.freeze()  # the modules that are loaded, which every collection would look through
+        try:
+            return _measured(cfg, parts, device, Path(scratch), out, began)
+        finally:
+            gc.unfreeze()
 
 
 def _measured(
