@@ -71,7 +71,7 @@ def race_figure(
         ax.annotate(
             entry.name,
             (entry.seconds, entry.quality),
-            xytext=(9 * inwards, 0),
+            xytext=(9 * inwards, 0 if inwards > 0 else -7),  # beside the rings to the left
             textcoords="offset points",
             ha="left" if inwards > 0 else "right",
             va="center",

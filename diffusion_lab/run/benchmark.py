@@ -200,8 +200,8 @@ def _notes(record: dict[str, Any], rows: list[Row], curves: list[Curve]) -> list
             theirs = row.details["baseline_share_of_matmul_rate"]
             notes.append(
                 f"{row.what}: {row.details['flops_of_a_step'] / 1e9:.3g} GFLOP a step, at "
-                f"{100 * share:.2g} % of the rate of float32 matrix products (the tutorial's loop: "
-                f"{100 * theirs:.2g} %)"
+                f"{100 * share:.0f} % of the rate of float32 matrix products (the tutorial's loop: "
+                f"{100 * theirs:.0f} %)"
             )
         if "calls" in row.details:
             notes.append(
@@ -216,7 +216,7 @@ def _notes(record: dict[str, Any], rows: list[Row], curves: list[Curve]) -> list
                 for operations, seconds in zip(curve.arithmetic, curve.seconds, strict=True)
             ]
             notes.append(
-                f"{curve.name}, the fast network: {min(shares):.2g} to {max(shares):.2g} % of the "
+                f"{curve.name}, the fast network: {min(shares):.0f} to {max(shares):.0f} % of the "
                 "rate of matrix products"
             )
     return notes
