@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -122,7 +123,7 @@ class Screen(io.TextIOWrapper):
 @contextmanager
 def on_screen() -> Iterator[None]:
     """Send what is printed to a screen."""
-    with Screen(open(os.devnull, "wb")) as screen, redirect_stdout(screen):  # noqa: PTH123
+    with Screen(Path(os.devnull).open("wb")) as screen, redirect_stdout(screen):
         yield
 
 

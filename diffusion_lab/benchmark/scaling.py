@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,8 +250,8 @@ def _drawing(settings: Settings, name: str, values: Sequence[int], *, images: bo
 def _free_bytes() -> float:
     """Memory that can be had; infinite where the system does not say."""
     try:
-        with open("/proc/meminfo") as file:  # noqa: PTH123
-            [line] = [text for text in file if text.startswith("MemAvailable")]
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        [line] = [text for text in lines if text.startswith("MemAvailable")]
     except OSError:
         return math.inf
     return 1024.0 * int(line.split()[1])
