@@ -33,6 +33,12 @@ def fault(error: BaseException) -> str | None:
     return line
 
 
+def no_memory(error: BaseException) -> bool:
+    """Whether the machine refused memory: says nothing of a file that was being read."""
+    allocator = isinstance(error, RuntimeError) and any(s in str(error) for s in _NO_MEMORY)
+    return allocator or isinstance(error, MemoryError)
+
+
 def _line(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, OSError) and error.errno in _FILES:
@@ -40,8 +46,7 @@ def _line(error: BaseException) -> str | None:
         return f"{where}{error.strerror}: {_FILES[error.errno]} ({_ELSEWHERE})"
     if isinstance(error, RuntimeError) and any(sign in text for sign in _FULL_DISK):
         return f"a file could not be written, is the disk full? {_FILES[errno.ENOSPC]}"
-    allocator = isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
-    if allocator or isinstance(error, MemoryError):
+    if no_memory(error):
         return (
             "out of memory: lower batch_size (data.batch_size= in training), num_samples or the "
             f"size of the network ({' '.join(text.split())[:200] or type(error).__name__})"

@@ -131,6 +131,16 @@ def test_out_of_memory(tmp_path, typed, monkeypatch):
     assert_usable(run_dir, typed)
 
 
+def test_a_checkpoint_that_finds_no_memory_is_not_called_damaged(typed, runs, monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(torch, "load", refused)
+    code, _, err = typed("sample", f"run={runs['conditional']}")
+    assert code == 2
+    assert_one_line(err, "out of memory", "9 bytes")
+
+
 def test_more_images_than_memory(typed, tmp_path):
     words = ["data=fake", "trainer.accelerator=cpu", "hydra.run.dir=run"]
     code, _, err = typed("train", *words, "data.num_images=1000000000000")

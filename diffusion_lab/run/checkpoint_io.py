@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from diffusion_lab.atomic import replacing
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import no_memory
 
 PARTS = ("command", "data", "model", "noise_schedule", "sampler")
 PREVIOUS = "previous"
@@ -71,6 +72,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(state["state_dict"], dict):
             raise ValueError("no weights")
     except Exception as error:
+        if no_memory(error):
+            raise
         unsafe = isinstance(error, pickle.UnpicklingError)
         what = (
             "it holds more than plain data, which was not loaded"

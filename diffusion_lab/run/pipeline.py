@@ -13,6 +13,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import VPSchedule
 from diffusion_lab.diffusion.prediction import Epsilon, Prediction, Sample, VPrediction
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import no_memory
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.unet2d import UNet2D
 from diffusion_lab.run.construct import construct
@@ -79,6 +80,8 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
     try:
         unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
     except Exception as error:
+        if no_memory(error):
+            raise
         raise UserError(
             f"{given}/unet cannot be read ({type(error).__name__}): expected config.json and "
             "diffusion_pytorch_model.safetensors"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.power_average import SNAPSHOTS, blend_weights, check_width
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import no_memory
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def _read(path: Path) -> dict[float, dict[str, Tensor]]:
         )["averages"]
         return averages
     except Exception as error:
+        if no_memory(error):
+            raise
         raise UserError(
             f"{path} is damaged or was not written by this project ({type(error).__name__})"
         ) from error

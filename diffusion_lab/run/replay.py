@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from diffusion_lab.callbacks.anomaly import largest_gradient
 from diffusion_lab.errors import UserError
+from diffusion_lab.faults import no_memory
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.load import build_module
 from diffusion_lab.run.parts import quieten_lightning
@@ -70,6 +71,8 @@ def replay(file: str | Path, trust: Sequence[str] = ()) -> Replay:
     except UserError:
         raise
     except Exception as error:
+        if no_memory(error):
+            raise
         raise UserError(
             f"replay={file} is damaged or was not written by this project "
             f"({type(error).__name__}): give replay=<run folder>/anomaly.pt"
