@@ -242,6 +242,16 @@ def test_the_largest_gradient():
     assert name == "a" and np.isnan(value) and count == 2
 
 
+def test_weights_whose_squares_overflow_are_finite(tmp_path, monkeypatch):
+    def setup(self, stage):
+        self.spare = torch.nn.Parameter(torch.full((2,), 1e30))
+
+    monkeypatch.setattr(DiffusionModule, "setup", setup)
+    result = train(compose_config(QUICK, tmp_path))
+    assert result.module.spare.norm().isinf()
+    assert record_of(tmp_path)["status"] == "finished"
+
+
 def test_nothing_of_it_changes_a_run_that_is_well(tmp_path):
     results = [
         train(compose_config([*QUICK, f"callbacks.finite_loss{setting}"], tmp_path / str(i)))

@@ -30,6 +30,7 @@ class EMA(L.Callback):
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, Tensor] = {}  # the weights that the average stands in for
         self._weights: list[Tensor] = []  # apart from autograd
+        self._in_float32 = True
         self._averages: list[Tensor] = []  # theirs, in the same order
         self._guards: list[FiniteLoss] = []
 
@@ -40,6 +41,7 @@ class EMA(L.Callback):
             for name, p in pl_module.named_parameters()
         }
         self._weights = [p.detach() for p in pl_module.parameters()]
+        self._in_float32 = all(p.dtype == torch.float32 for p in self._weights)
         self._averages = list(self.average.values())
         self._guards = attached(trainer, FiniteLoss)
 
@@ -54,7 +56,8 @@ class EMA(L.Callback):
         if any(guard.skipping for guard in self._guards):
             return
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(self._averages, [p.float() for p in self._weights], 1 - decay)
+        weights = self._weights if self._in_float32 else [p.float() for p in self._weights]
+        torch._foreach_lerp_(self._averages, weights, 1 - decay)
 
     @torch.no_grad()
     def put_in(self, module: L.LightningModule) -> None:
