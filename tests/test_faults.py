@@ -133,7 +133,7 @@ def test_out_of_memory(tmp_path, typed, monkeypatch):
 
 def test_a_checkpoint_that_finds_no_memory_is_not_called_damaged(typed, runs, monkeypatch):
     def refused(*_, **__):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: tried to get 9 bytes")
 
     monkeypatch.setattr(torch, "load", refused)
     code, _, err = typed("sample", f"run={runs['conditional']}")

@@ -133,7 +133,7 @@ class FiniteLoss(L.Callback):
         self._batches.clear()
 
     def _judge_elements(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The squares in a norm may overflow where no weight does; this look takes ten times as long."""
+        """Look at each weight, ten times as long: a square may overflow where it does not."""
         largest = torch.stack(torch._foreach_norm(self._weights, torch.inf)).tolist()
         bad = [value for value in largest if not math.isfinite(value)]
         if self._any(trainer, bool(bad)):
