@@ -1,4 +1,4 @@
-"""The trainer and what hangs on it, from the configuration."""
+"""What is trained, the trainer and what hangs on it, from the configuration."""
 
 import logging
 import warnings
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.callbacks import (
@@ -20,10 +20,11 @@ from diffusion_lab.callbacks import (
     StepLog,
     ValidateAtTheEnd,
 )
+from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
-from diffusion_lab.run.continued_logs import keep_rows
 from diffusion_lab.run.lean import NoProfiler
 from diffusion_lab.run.run_folder import RunFolder
 
@@ -39,6 +40,34 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
     # a run that is taken up again finds its own
     warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
+
+
+def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
+    """Raise UserError where model and data do not have the same classes."""
+    clusters, there = datamodule.clusters, datamodule.num_classes
+    if clusters is not None and cfg.model.get("num_classes") is None:
+        raise UserError(
+            f"data.clusters={clusters} makes classes, and this model takes none: leave "
+            f"it out, or add model.num_classes={clusters}"
+        )
+    if cfg.model.get("num_classes") not in (None, there):
+        why = f"{cfg.data.name} has {there} classes"
+        if clusters is not None:
+            why = f"data.clusters={clusters} stands for the labels, null gives them back"
+        raise UserError(
+            f"model.num_classes={cfg.model.num_classes}: {why}, model.num_classes={there}"
+        )
+
+
+def build_model(cfg: DictConfig) -> DiffusionModule:
+    """The module; UserError if its optimizer or the sampler of its pictures does not fit it."""
+    module: DiffusionModule = build(cfg.model)
+    build(cfg.sampler).check(module.noise_schedule)
+    try:
+        module.make_optimizer(module.parameters())
+    except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
+        raise UserError(f"optimizer: {error}") from error
+    return module
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
@@ -75,33 +104,6 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
         callbacks = [c for c in callbacks if not isinstance(c, left_out)]
     at_the_end = [ValidateAtTheEnd()] if cfg.trainer.max_steps > 0 else []
     return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog()]
-
-
-def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
-    """The loggers; UserError for one whose package is not installed.
-
-    A run that is taken up at `first_step` has that step and later ones of TensorBoard and CSV
-    forgotten: they were logged after its last checkpoint.
-    """
-    if cfg.trainer.fast_dev_run:  # Lightning would not use them
-        return []
-    loggers: list[Logger] = []
-    for name, node in (cfg.logger or {}).items():
-        if node is None:
-            continue
-        purge = {"purge_step": first_step} if name == "tensorboard" else {}
-        try:
-            loggers.append(build(node, **(purge if first_step is not None else {})))
-        except Exception as error:
-            if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
-                raise UserError(
-                    f"logger={name} needs a package that is not installed: "
-                    f"pip install 'diffusion-lab[{name}]'"
-                ) from error
-            raise
-        if first_step is not None and isinstance(loggers[-1], CSVLogger):
-            keep_rows(loggers[-1], first_step)
-    return loggers
 
 
 def check_there_is_work(

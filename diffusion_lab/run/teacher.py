@@ -28,7 +28,6 @@ from diffusion_lab.run.precision import FULL, NARROW
 
 log = logging.getLogger(__name__)
 
-PAIRS_FILE = "pairs.npz"
 _PARTS = ("network", "noise_schedule", "prediction")
 _DATA = ("name", "channels", "image_size", "value_range", "clusters", "num_images")
 _BATCH = 250

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -30,23 +29,25 @@ from diffusion_lab.callbacks import (
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.beginning import read_beginning
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.continued_logs import log_pending
 from diffusion_lab.run.lean import leave_out_idle_hooks, look_for_no_gpu_twice
 from diffusion_lab.run.lock import locked
+from diffusion_lab.run.loggers import build_loggers, conclude, introduce, let_go
 from diffusion_lab.run.parts import (
     build_callbacks,
-    build_loggers,
+    build_model,
     build_trainer,
+    check_classes,
     check_there_is_work,
     quieten_lightning,
 )
-from diffusion_lab.run.pipeline import load_weights, read_pipeline, use_network_of
 from diffusion_lab.run.precision import settled
 from diffusion_lab.run.record import RunRecord
-from diffusion_lab.run.report import compared, headline, hyper_parameters, summary
+from diffusion_lab.run.report import headline, summary
 from diffusion_lab.run.resume import (
     Resumed,
     as_it_was,
@@ -55,13 +56,6 @@ from diffusion_lab.run.resume import (
     from_the_start,
     has_saved,
     newest_checkpoint,
-)
-from diffusion_lab.run.teacher import (
-    PAIRS_FILE,
-    draw_pairs,
-    read_pairs,
-    read_teacher,
-    use_parts_of,
 )
 from diffusion_lab.run.threads import check_threads, threads_restored
 from diffusion_lab.schema import TrainConfig
@@ -149,55 +143,23 @@ def _fit(
     check_keys(config, TrainConfig)
     if cfg.replay is not None:
         raise UserError("replay= trains nothing: type debug=replay replay=<run folder>/anomaly.pt")
-    pipeline = None
-    if cfg.init_from is not None:
-        pipeline = read_pipeline("init_from", cfg.init_from)
-        config = use_network_of(pipeline, cfg)
-    teacher, pairs_file = None, record.path.parent / PAIRS_FILE
-    taught = "teacher" in cfg and cfg.teacher.run is not None
-    if taught:
-        check_config({"teacher": config["teacher"]})
-    if taught and not (checkpoint is not None and pairs_file.exists()):
-        teacher = read_teacher(cfg)
-        config = use_parts_of(teacher, cfg)
+    run_dir, taken_up = record.path.parent, checkpoint is not None
+    beginning, config = read_beginning(cfg, config, run_dir, taken_up)
     check_config(config)
     check_seed(cfg.seed)
     threads = cfg.get("threads")  # runs of before it was there are taken up too
     check_threads(threads)
-    if threads is not None and checkpoint is None:  # a run taken up keeps the number it had
+    if threads is not None and not taken_up:  # a run taken up keeps the number it had
         torch.set_num_threads(threads)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     quieten_lightning()
     look_for_no_gpu_twice()
 
     datamodule: ImageDataModule = build(cfg.data)
-    if datamodule.clusters is not None and cfg.model.get("num_classes") is None:
-        raise UserError(
-            f"data.clusters={datamodule.clusters} makes classes, and this model takes none: leave "
-            f"it out, or add model.num_classes={datamodule.clusters}"
-        )
-    if cfg.model.get("num_classes") not in (None, datamodule.num_classes):
-        there = f"{cfg.data.name} has {datamodule.num_classes} classes"
-        if datamodule.clusters is not None:
-            there = (
-                f"data.clusters={datamodule.clusters} stands for the labels, null gives them back"
-            )
-        raise UserError(
-            f"model.num_classes={cfg.model.num_classes}: {there}, "
-            f"model.num_classes={datamodule.num_classes}"
-        )
-    if taught:
-        datamodule.check_pairs(cfg.teacher.num_pairs)
-    module: DiffusionModule = build(cfg.model)
-    if pipeline is not None:
-        load_weights(module.network, pipeline, cfg.init_from)
-    if teacher is not None:
-        module.load_state_dict(teacher.module.state_dict())
-    build(cfg.sampler).check(module.noise_schedule)
-    try:
-        module.make_optimizer(module.parameters())
-    except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
-        raise UserError(f"optimizer: {error}") from error
+    check_classes(cfg, datamodule)
+    beginning.check(cfg, datamodule)
+    module = build_model(cfg)
+    beginning.load_into(module, cfg)
     loggers = build_loggers(cfg, first_step)
     callbacks = build_callbacks(cfg, any_logger=bool(loggers))
     trainer = build_trainer(cfg, callbacks, loggers)
@@ -206,24 +168,14 @@ def _fit(
         torch.manual_seed(int(states[0]))
     datamodule.prepare_data()
     datamodule.setup("fit")
-    if teacher is not None:
-        draw_pairs(teacher, cfg, pairs_file, trainer.strategy.root_device)
-    if taught:
-        pairs = read_pairs(pairs_file, cfg.seed, module.noise_schedule)
-        datamodule.use_pairs(pairs.images, pairs.labels, pairs.noise, cfg.teacher.run)
+    beginning.use_pairs(cfg, datamodule, module, trainer.strategy.root_device)
     saves = [SaveConfig(config, datamodule.provenance), RandomState(), PendingMetrics()]
     compiles = [CompiledNetwork()] if cfg.trainer.get("compile") else []
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
     leave_out_idle_hooks(attached(trainer, L.Callback))
     check_there_is_work(cfg, callbacks, datamodule.provenance)
 
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config)}```")
-            data = OmegaConf.to_yaml(datamodule.provenance)
-            logger.experiment.add_text("data", f"```yaml\n{data}```")
-        else:
-            logger.log_hyperparams(hyper_parameters(config, datamodule.provenance))
+    introduce(loggers, config, datamodule.provenance)
     _say(headline(module, datamodule.provenance, trainer))
     if checkpoint is not None:
         log_pending(trainer, checkpoint.content)
@@ -237,18 +189,12 @@ def _fit(
             )
     finally:
         _note(record, trainer, module, datamodule)
-        for logger in loggers:
-            if isinstance(logger, WandbLogger):  # or the next job of a sweep goes on in its run
-                rank_zero_only(logger.experiment.finish)()
+        let_go(loggers)
     metrics: dict[str, float] = record.content["metrics"]
     if checkpoint is not None and trainer.global_step == checkpoint.content["global_step"]:
         metrics = record.content["metrics"] = end_again(trainer, module, checkpoint.content)
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
-            final = {f"final/{k}": v for k, v in metrics.items()}
-            logger.log_hyperparams(compared(config), final, trainer.global_step)
-            logger.finalize("success")
-    return TrainResult(module, datamodule, trainer, metrics, record.path.parent)
+    conclude(loggers, config, metrics, trainer.global_step)
+    return TrainResult(module, datamodule, trainer, metrics, run_dir)
 
 
 def _note(

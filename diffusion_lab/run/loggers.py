@@ -1,0 +1,70 @@
+"""TensorBoard and the others: made, told what a run is, told what came of it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.run.build import build
+from diffusion_lab.run.continued_logs import keep_rows
+from diffusion_lab.run.report import compared, hyper_parameters
+
+
+def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
+    """The loggers; UserError for one whose package is not installed.
+
+    A run that is taken up at `first_step` has that step and later ones of TensorBoard and CSV
+    forgotten: they were logged after its last checkpoint.
+    """
+    if cfg.trainer.fast_dev_run:  # Lightning would not use them
+        return []
+    loggers: list[Logger] = []
+    for name, node in (cfg.logger or {}).items():
+        if node is None:
+            continue
+        purge = {"purge_step": first_step} if name == "tensorboard" else {}
+        try:
+            loggers.append(build(node, **(purge if first_step is not None else {})))
+        except Exception as error:
+            if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
+                raise UserError(
+                    f"logger={name} needs a package that is not installed: "
+                    f"pip install 'diffusion-lab[{name}]'"
+                ) from error
+            raise
+        if first_step is not None and isinstance(loggers[-1], CSVLogger):
+            keep_rows(loggers[-1], first_step)
+    return loggers
+
+
+def introduce(
+    loggers: Iterable[Logger], config: dict[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Tell them the configuration and the data of the run that begins."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for name, content in {"config": config, "data": provenance}.items():
+                logger.experiment.add_text(name, f"```yaml\n{OmegaConf.to_yaml(content)}```")
+        else:
+            logger.log_hyperparams(hyper_parameters(config, provenance))
+
+
+def let_go(loggers: Iterable[Logger]) -> None:
+    """End what would last longer than the run, however it ended."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):  # or the next job of a sweep goes on in its run
+            rank_zero_only(logger.experiment.finish)()
+
+
+def conclude(
+    loggers: Iterable[Logger], config: dict[str, Any], metrics: Mapping[str, float], step: int
+) -> None:
+    """Give the HPARAMS tab what a finished run came to."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
+            final = {f"final/{k}": v for k, v in metrics.items()}
+            logger.log_hyperparams(compared(config), final, step)
+            logger.finalize("success")
