@@ -10,10 +10,18 @@ from scipy.spatial.distance import cdist
 from scipy.stats import mannwhitneyu
 
 from diffusion_lab import compose_config, load_run, train
-from diffusion_lab.diffusion import BlendSampler, sample_steps
+from diffusion_lab.diffusion import (
+    BlendSampler,
+    Flow,
+    LinearSchedule,
+    UniformTime,
+    Weighting,
+    sample_steps,
+)
+from diffusion_lab.diffusion.noise_levels import implied_weighting
 from diffusion_lab.diffusion.oracle import ImagesOracle
 from diffusion_lab.evaluation.nearest import Nearest, closeness, nearest
-from diffusion_lab.run.denoising import denoising_errors
+from diffusion_lab.run.denoising import Level, denoising_errors, levels_figure
 from diffusion_lab.run.given_images import run_data
 from diffusion_lab.run.memorisation import memorisation
 from tests.conftest import TINY
@@ -96,6 +104,31 @@ def test_the_errors_are_those_of_the_run(folder):
             assert getattr(level, name) == pytest.approx(values.mean(), rel=2e-3, abs=1e-9)
             se = values.std(ddof=1) / 5**0.5
             assert getattr(level, f"{name}_se") == pytest.approx(se, rel=2e-2, abs=1e-9)
+
+
+def test_the_shares_and_the_weighting_are_those_of_a_flow():
+    """With an error on the velocity that is the same at all levels, against closed forms."""
+    x = np.linspace(-6, 6, 61)
+    t = 1 / (1 + np.exp(x / 2))
+    levels = [
+        Level(split, level, time, 9, time**2, 0, time**2 / 4, 0, 3 * time**2 / 4, 0)
+        for split in ("train", "test")
+        for level, time in zip(x, t, strict=True)
+    ]
+    implied = implied_weighting(UniformTime(), LinearSchedule(), Weighting(), Flow())
+    *_, share, weighting = levels_figure(levels, implied).axes
+    density = 1 / np.cosh(x / 4) ** 2
+    for line in share.lines:
+        np.testing.assert_allclose(line.get_ydata(), density / np.trapezoid(density, x), rtol=0.02)
+    names = [text.get_text() for text in share.get_legend().get_texts()]
+    assert names == ["of the loss", "of the gap to the ideal"]
+    on_x0, on_epsilon = weighting.lines
+    for line, expected in (
+        (on_x0, lambda x: np.exp(x / 2)),
+        (on_epsilon, lambda x: np.exp(-x / 2)),
+    ):
+        curve = expected(line.get_xdata())
+        np.testing.assert_allclose(line.get_ydata(), curve / curve.max(), rtol=0.05)
 
 
 @pytest.mark.parametrize(

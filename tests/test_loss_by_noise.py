@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from diffusion_lab import compose_config, train
 from diffusion_lab.callbacks import LossByNoise
+from diffusion_lab.callbacks.loss_by_noise import loss_by_noise_figure
 from diffusion_lab.diffusion import (
     EDM,
     EDMWeighting,
@@ -207,6 +208,29 @@ def test_the_table_is_what_the_images_gave(tmp_path):
     last = [row for row in rows if row["split"] == "val" and int(row["n"])]
     mean = sum(int(row["n"]) * float(row["error"]) for row in last) / 4
     assert mean == pytest.approx(float(result.metrics["val/loss"]), rel=1e-5)
+
+
+def test_the_shares_are_of_the_whole_loss():
+    """By hand: bins with a sum of losses of 20, none and 30, two wide."""
+    edges = np.linspace(-3, 3, 4)
+    some = {"n": [10, 0, 30], "loss": [2.0, math.nan, 1.0]}
+    some |= {kind: [1.0, math.nan, 0.5] for kind in ("error", "x0_error")}
+    some |= {f"{kind}_se": [0.1] * 3 for kind in ("error", "x0_error")}
+    none = {name: [0 if name == "n" else math.nan] * 3 for name in some}
+    implied = implied_weighting(UNIFORM, LinearSchedule(), PLAIN, Flow())
+    _, _, share, weighting = loss_by_noise_figure(edges, {"train": some, "val": none}, implied).axes
+    training, drawn = share.lines
+    np.testing.assert_allclose(training.get_ydata(), [0.2, 0, 0.3])
+    np.testing.assert_allclose(training.get_xdata(), [-2, 0, 2])
+    level = drawn.get_xdata()
+    np.testing.assert_allclose(drawn.get_ydata(), sech(level / 4) ** 2 / 8, rtol=0.02)
+    assert [text.get_text() for text in share.get_legend().get_texts()] == [
+        "training",
+        "levels drawn",
+    ]
+    for line, sign in zip(weighting.lines, (1, -1), strict=True):
+        expected = np.exp(sign * line.get_xdata() / 2)
+        np.testing.assert_allclose(line.get_ydata(), expected / expected.max(), rtol=0.05)
 
 
 def test_training_is_the_same_with_it(tmp_path):
