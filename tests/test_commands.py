@@ -112,6 +112,8 @@ def test_metrics_json_says_what_the_run_was(smoke):
     assert record["parameters"] == 309_057
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert record["best"]["val/loss"] <= record["metrics"]["val/loss"]
+    # a learning rate would be that of the step that was logged last, not of the last step
+    assert not any(name.startswith("lr") for name in record["metrics"])
     head = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True
     )
@@ -182,6 +184,17 @@ def test_samplers_are_exchanged_without_training_again(trained, typed):
         folder = out.strip().splitlines()[-1]
         drawn[sampler] = np.load(f"{folder}/samples.npz")["images"]
     assert len({images.tobytes() for images in drawn.values()}) >= 3
+
+
+def test_a_sweep_of_samples_leaves_nothing_elsewhere(trained, typed, tmp_path):
+    run = trained["basic_unet"]
+    words = [f"run={run}", "num_samples=1", "trajectory_steps=1", "sampler.num_steps=1,2"]
+    code, out, err = typed("sample", "-m", *words)
+    assert code == 0, err
+    drawn = [json.loads((Path(folder) / "samples.json").read_text()) for folder in out.split()]
+    assert [record["sampler"]["num_steps"] for record in drawn] == [1, 2]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["logs"]
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["sweeps"]
 
 
 def test_sweep_of_two_by_two(command):
