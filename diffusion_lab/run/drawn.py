@@ -70,6 +70,6 @@ def draw_set(
             precision=precision,
         )
         seconds = time.perf_counter() - began
-    of_data = run.config["data"].get("clusters") is None  # clusters are no classes to judge by
-    asked = guide.labels_of(0, num_samples) if of_data else None
+    # clusters are no classes to judge by
+    asked = None if run.has_clusters else guide.labels_of(0, num_samples)
     return Drawn(images, asked, seconds, seen() / num_samples)

@@ -38,6 +38,11 @@ class Run:
     """Those of the checkpoint that the module has, "ema", "raw" or "posthoc:0.1", or "pipeline"."""
     trust: Sequence[str] = ()
 
+    @property
+    def has_clusters(self) -> bool:
+        """Whether its classes are clusters of look-alikes, and none of the data's own."""
+        return self.config.get("data", {}).get("clusters") is not None
+
     def sampler(self, **settings: Any) -> Sampler:
         """The run's own sampler, with settings changed, such as `num_steps=10`.
 

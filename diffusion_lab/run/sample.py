@@ -39,7 +39,7 @@ class Samples:
     images: Tensor
     """uint8, (N, C, H, W), on the CPU; with several guidance scales one lot after the other."""
     labels: Tensor | None
-    """The class of each, (N,); None for images without."""
+    """The class, or cluster, of each, (N,); None for images without."""
     out: Path
     """The folder with the pictures and samples.npz."""
     lines: tuple[str, ...] = ()
@@ -155,8 +155,10 @@ def sample(cfg: DictConfig) -> Samples:
     _draw_pictures(run, lots[0], walks[0], guides[0], cfg.trajectory_steps, out)
     arrays: dict[str, Tensor] = {"images": torch.cat(lots)}
     if labels is not None:
-        figures.save_figure(_guidance_figure(lots, guides), out / "guidance.png")
-        arrays["labels"] = labels.repeat(len(guides))
+        kind = "cluster" if run.has_clusters else "class"
+        figures.save_figure(_guidance_figure(lots, guides, kind), out / "guidance.png")
+        # evaluate.py holds labels against what a classifier sees
+        arrays["clusters" if run.has_clusters else "labels"] = labels.repeat(len(guides))
     if len(guides) > 1:
         scales = torch.tensor([guide.guidance_scale for guide in guides])
         arrays["guidance_scale"] = scales.repeat_interleave(cfg.num_samples)
@@ -178,7 +180,7 @@ def sample(cfg: DictConfig) -> Samples:
             "seconds": round(seconds, 3),
         },
     )
-    return Samples(arrays["images"], arrays.get("labels"), out)
+    return Samples(arrays["images"], arrays.get("clusters", arrays.get("labels")), out)
 
 
 def _open(cfg: DictConfig) -> Run:
@@ -210,12 +212,12 @@ def _draw_pictures(
     figures.save_figure(trajectory_figure(path, schedule, value_range), out / "trajectory.png")
 
 
-def _guidance_figure(lots: Sequence[Tensor], guides: Sequence[Guide]) -> Figure:
+def _guidance_figure(lots: Sequence[Tensor], guides: Sequence[Guide], kind: str) -> Figure:
     """Rows the classes, columns the guidance scales; the same noise in every cell of a row."""
     classes = guides[0].labels
     each = max(1, min(MAX_CELL, 16 // len(guides), len(lots[0]) // len(classes)))
     rows = {
-        f"class {label}": [lot[k :: len(classes)][:each].float() / 255 for lot in lots]
+        f"{kind} {label}": [lot[k :: len(classes)][:each].float() / 255 for lot in lots]
         for k, label in enumerate(classes[: min(len(lots[0]), MAX_ROWS)])
     }
     return figures.labelled_table(rows, [f"scale {g.guidance_scale:g}" for g in guides])

@@ -80,7 +80,12 @@ def test_no_digit_is_asked_of_a_cluster_and_few_clusters_are_shown(tmp_path, com
     drawn = command("sample", f"run={run}", "num_samples=20", "sampler.num_steps=1")
     assert drawn.returncode == 0, drawn.stderr
     out = Path(drawn.stdout.strip().splitlines()[-1])
-    assert np.load(out / "samples.npz")["labels"].tolist() == [*range(20)]
+    with np.load(out / "samples.npz") as arrays:
+        assert arrays["clusters"].tolist() == [*range(20)] and "labels" not in arrays
+    # nor where the images are judged without the run
+    images = command("evaluate", f"images={out}/samples.npz", "extractor=mnist_v1")
+    assert images.returncode == 0, images.stderr
+    assert "agreement" not in images.stdout and "confidence" in images.stdout
     with Image.open(out / "guidance.png") as picture:  # of the first 16: they may be hundreds
         sixteen = picture.height
     of_eight = command(
