@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,19 @@ def test_what_cannot_be_compared_is_refused_in_one_line(typed, tmp_path, argumen
     (tmp_path / "empty").mkdir()
     metrics = [] if any(word.startswith("metrics") for word in arguments) else ["metrics=fid"]
     assert_refused(typed("compare", *arguments, *metrics), *words)
+
+
+def test_what_never_saved_is_left_out_of_a_folder_and_told_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    for name in ("good", "typo"):
+        make_run(Path("runs") / name, [5.0])
+    shutil.rmtree("runs/typo/evaluation")
+    Path("runs/typo/metrics.json").write_text('{"status": "failed"}')
+    assert find_runs(["runs"]) == find_runs(["runs/*"]) == [Path("runs/good")]
+    assert [record.getMessage() for record in caplog.records] == [
+        "runs/typo is left out: it never saved a checkpoint"
+    ] * 2
+    assert find_runs(["runs/typo"]) == [Path("runs/typo")]  # named, it is told what it lacks
 
 
 def test_a_sweep_folder_is_its_jobs_in_order(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Runs with what they were and what their newest evaluation found; nothing of them is executed."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.options import sampler_word
+from diffusion_lab.run.resume import has_saved
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,25 @@ class EvaluatedRun:
 def find_runs(named: Sequence[str]) -> list[Path]:
     """Run folders of names, patterns and sweep folders, in that order, each once.
 
-    Raises UserError for a name that leads to no run.
+    Those of a pattern or a folder that never saved a checkpoint are left out with a warning. Raises
+    UserError for a name that leads to no run.
     """
     found: dict[Path, Path] = {}
     for name in named:
         path = Path(name).expanduser()
         folders = [path] if path.is_dir() else _matches(path)
         runs = [run for folder in folders for run in _runs_of(folder)]
-        if not runs:
+        begun = [run for run in runs if run == path or has_saved(run) or _evaluations(run)]
+        for run in runs:
+            if run not in begun:
+                log.warning("%s is left out: it never saved a checkpoint", run)
+        if not begun:
             reason = "holds no run" if folders else "is no folder"
             raise UserError(
                 f"runs={name} {reason}: give run folders, runs=logs/runs/a,logs/runs/b, a pattern, "
                 "runs='logs/runs/2026*', or a sweep folder, runs=logs/sweeps/<name>"
             )
-        for run in runs:
+        for run in begun:
             found.setdefault(run.resolve(), run)
     return list(found.values())
 
@@ -70,6 +79,11 @@ def _runs_of(folder: Path) -> list[Path]:
     if _is_run(folder):
         return [folder]
     return sorted((p.parent.parent for p in folder.glob("*/.hydra/config.yaml")), key=_by_number)
+
+
+def _evaluations(folder: Path) -> list[Path]:
+    """The newest first: they are named by their time."""
+    return sorted(folder.glob("evaluation/*/evaluation.json"), reverse=True)
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -89,8 +103,7 @@ def read_run(
 
     Raises UserError if there is none, or a file cannot be read.
     """
-    there = sorted(folder.glob("evaluation/*/evaluation.json"), reverse=True)  # named by their time
-    evaluations = [(path, _read(path, _evaluation)) for path in there]
+    evaluations = [(path, _read(path, _evaluation)) for path in _evaluations(folder)]
     fitting = [
         (path, content)
         for path, content in evaluations

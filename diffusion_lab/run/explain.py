@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lab import figures
+from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion.noise_levels import implied_weighting, log_snr_range
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
@@ -69,7 +70,8 @@ def explain(cfg: DictConfig) -> Explanation:
     module: DiffusionModule = build(cfg.model)
     own = build(cfg.sampler)
     own.check(module.noise_schedule)
-    shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    data: ImageDataModule = build(cfg.data)  # refuses what no training would take; loads nothing
+    shape = data.image_shape
     figure = cost(module, shape, cfg.data.batch_size)
     fits, refused = [], []
     for word in words("sampler"):

@@ -42,7 +42,8 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
 
     @cache
     def pixels(split: str) -> Tensor:
-        return run_data(run, data_dir).pixels(split)
+        # to find clusters takes long, and says nothing of pixels
+        return run_data(run, data_dir, clusters=None).pixels(split)
 
     names: list[str] = []
     images: list[Tensor] = []
@@ -80,9 +81,9 @@ def read_mask(word: str, shape: tuple[int, int, int]) -> Tensor:
     return known
 
 
-def run_data(run: Run, data_dir: str | None) -> ImageDataModule:
-    """The data a run was trained on, loaded; `data_dir` as for `read_images`."""
-    given = {} if data_dir is None else {"data_dir": data_dir}
+def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule:
+    """The data a run was trained on, loaded, with settings changed; `data_dir` as above."""
+    given = settings | ({} if data_dir is None else {"data_dir": data_dir})
     try:
         data = construct(run.config["data"] | given, run.trust)
     except TypeError as error:
