@@ -25,6 +25,7 @@ combinations: .venv/demo ## write docs/combinations.md and sampler_order.png: wh
 	$(BIN)/python -m diffusion_lab.run.order
 
 objectives: .venv/demo ## a minute of training for each of six objectives, and their samples in a picture
+	rm -rf logs/objectives
 	$(BIN)/python scripts/train.py -m experiment=one_minute model=flow,edm,score_matching \
 		hydra.sweep.dir=logs/objectives/own
 	$(BIN)/python scripts/train.py -m experiment=one_minute model=ddpm noise_schedule=cosine \

@@ -7,11 +7,11 @@ import re
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -20,13 +20,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab import schema
-from diffusion_lab.errors import Diverged
 from diffusion_lab.faults import fault
 from diffusion_lab.freed_memory import keep_freed_memory
-from diffusion_lab.one_line import chain, one_line
 from diffusion_lab.run.lock import locked
-from diffusion_lab.run.resume import SavedRun, quoted, repeated_run, resumed_run
-from diffusion_lab.signals import Stopped, listening
+from diffusion_lab.run.resume import SavedRun, check_new, quoted, repeated_run, resumed_run
+from diffusion_lab.told import fail, line_of, told
 
 log = logging.getLogger(__name__)
 
@@ -43,43 +41,17 @@ def register(command: str) -> None:
     )
 
 
-def _fail(line: str, error: BaseException) -> NoReturn:
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(3 if any(isinstance(link, Diverged) for link in chain(error)) else 2)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """One line and an exit code for what ends a command early."""
-    try:
-        with listening():
-            yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # such as --help | head; what is still to be flushed has no reader
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + 13)
-    except Stopped:
-        print("interrupted", file=sys.stderr)
-        raise
-    except Exception as error:
-        line = one_line(error)
-        if line is None or _wants_traceback():
-            raise
-        _fail(line, error)
-
-
 def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """Run a task. In a sweep a mistake ends only its own job: Hydra sees the exception."""
     try:
         return work(cfg)
     except Exception as error:
-        line = one_line(error)
-        if line is None or _wants_traceback():
+        if (line := line_of(error)) is None:
             raise
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             log.error("error: %s", line)
             raise
-        _fail(line, error)
+        fail(line, error)
 
 
 class LogFile(logging.FileHandler):
@@ -98,10 +70,6 @@ def _thread_failed(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def _wants_traceback() -> bool:
-    return "DIFFUSION_LAB_TRACEBACK" in os.environ
-
-
 def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | None = None) -> None:
     """Compose the configuration and run the task, with `folder` locked before it is touched."""
     register(config_name)
@@ -112,7 +80,7 @@ def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | No
     os.environ["HYDRA_FULL_ERROR"] = "1"
     threading.excepthook = _thread_failed
     try:
-        with _told(), locked(folder) if folder else nullcontext():
+        with told(), locked(folder) if folder else nullcontext():
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
                 task
             )()
@@ -151,7 +119,7 @@ def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
 
 
 def _resume() -> None:
-    with _told():
+    with told():
         saved = resumed_run(sys.argv[1:])
 
     def task(cfg: DictConfig) -> float | None:
@@ -163,7 +131,7 @@ def _resume() -> None:
 
 
 def _rerun() -> None:
-    with _told():
+    with told():
         saved = repeated_run(sys.argv[1:])
 
     def task(cfg: DictConfig) -> None:
@@ -223,15 +191,20 @@ train_extractor = _command("train_extractor")
 
 def train() -> None:
     """`diffusion-lab-train`, scripts/train.py."""
-    typed = {word.partition("=")[0] for word in sys.argv[1:]}
+    typed = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[1:]}
     if "resume" in typed:
         _resume()
     elif "rerun" in typed:
         _rerun()
     else:
-        # a folder that is there may be in use: nothing of it is touched before that is known
-        named = [word[14:].strip("'\"") for word in sys.argv if word.startswith("hydra.run.dir=")]
-        _main(_train, "train", next((Path(f) for f in named[-1:] if Path(f).is_dir()), None))
+        # a folder that is there may be in use, or hold a run: that is known before it is touched
+        many = {"-m", "--multirun"} & typed.keys()
+        named = typed.get("hydra.sweep.dir" if many else "hydra.run.dir", "").strip("'\"")
+        there = Path(named) if named and Path(named).is_dir() else None
+        with told():
+            for folder in () if there is None else there.glob("*/") if many else (there,):
+                check_new(folder)
+        _main(_train, "train", None if many else there)
 
 
 def sample() -> None:

@@ -50,6 +50,21 @@ def assert_refused(result, *words):
         (["data.channels=0"], ["channels is 0"]),
         (["trainer.max_epochs=0"], ["trainer.max_epochs=0"]),
         (["trainer.devices=0"], ["trainer: ", "devices=0"]),
+        (["trainer.max_time=40"], ["trainer.max_time=40", "00:00:02:00"]),
+        (["trainer.max_time=1.5"], ["trainer.max_time=1.5", "days:hours:minutes:seconds"]),
+        (["trainer.max_time=[1]"], ["trainer.max_time=[1]", "days:hours:minutes:seconds"]),
+        (["trainer.max_time=00:00:40"], ["trainer.max_time=00:00:40", "two digits each"]),
+        (["trainer.max_time={weeks_: 1}"], ["days:hours:minutes:seconds"]),
+        (["trainer.max_time=00:00:00:00"], ["trainer.max_time=00:00:00:00", "no time to train"]),
+        (["trainer.gradient_clip_val=-1"], ["gradient_clip_val=-1", "null for no clipping"]),
+        (
+            ["lr_scheduler=cosine", "trainer.max_epochs=-1"],
+            ["no limit says where that is", "trainer.max_time=", "lr_scheduler=none"],
+        ),
+        (
+            ["experiment=quickstart_classes", "trainer.max_epochs=-1", "trainer.max_time=null"],
+            ["no limit says where that is"],
+        ),
         (["prediction=epsilon"], ["prediction=epsilon", "prediction=sample"]),
         (["data.value_range=percent"], ["zero_one"]),
         (["data.val_size=0"], ["monitor=val/loss", "train/loss_epoch", "data.val_size=0"]),
@@ -68,6 +83,10 @@ def assert_refused(result, *words):
 )
 def test_a_mistake_is_refused(typed, overrides, words):
     assert_refused(typed("train", *TINY, *overrides), *words)
+
+
+def test_explain_refuses_what_no_training_would_take(typed):
+    assert_refused(typed("explain", *TINY, "data.batch_size=-1"), "batch_size is -1")
 
 
 def test_an_unknown_key_in_a_yaml_file_is_refused(typed, tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.run import gallery as module
+from diffusion_lab.run import race
 from diffusion_lab.run.gallery import gallery
 from tests.conftest import TINY
 
@@ -45,7 +46,35 @@ def test_runs_of_one_name_are_two_rows(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(module.figures, "labelled_rows", lambda r: rows.update(r) or draw(r))
     again = shutil.copytree(run_dir, tmp_path / "other" / "classy")
     gallery([run_dir, again], tmp_path / "out.png", num_samples=2, num_steps=2)
-    assert list(rows) == ["classy", f"classy\n{again}"]
+    assert list(rows) == ["classy", str(again)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{runs}"], "no name for a picture"),
+        (["out"], "expected for example out.png"),
+        (["/proc/nowhere/x.png"], "/proc/nowhere/x.png cannot be written"),
+        (["/proc/x.png"], "/proc/x.png cannot be written"),
+        (["{runs}/classy/hparams.yaml/x.png"], "x.png cannot be written"),
+        (["x.png", "--num-steps", "0"], "--num-steps 0: expected at least 1"),
+        (["x.png", "--num-samples", "-1"], "--num-samples -1"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_drawn(run_dir, words, said, monkeypatch, capsys):
+    monkeypatch.chdir(run_dir.parent)
+    monkeypatch.setattr(module, "load_run", lambda *_: pytest.fail("drawn"))
+    out, *more = (word.format(runs=run_dir.parent) for word in words)
+    monkeypatch.setattr("sys.argv", ["gallery", out, str(run_dir), *more])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
+    if not more:
+        monkeypatch.setattr("sys.argv", ["race", out, str(run_dir)])
+        with pytest.raises(SystemExit, match="2"):
+            race.main()
+        assert said in capsys.readouterr().err
 
 
 def test_the_command(run_dir, tmp_path):

@@ -80,7 +80,7 @@ class LastCheckpoint(Checkpoint):
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
-        log.warning("stopping after this step; once more to leave at once")
+        log.warning("stopping after this step or validation; once more to leave at once")
 
     def on_train_batch_end(
         self,

@@ -11,8 +11,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.cli import CONFIG_DIR, one_line, register
+from diffusion_lab.cli import CONFIG_DIR, register
 from diffusion_lab.errors import UserError
+from diffusion_lab.one_line import one_line
 
 
 def compose_config(

@@ -1,7 +1,6 @@
 """One picture of several runs: a row of samples each, from the same seed."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from torch import Tensor
 from diffusion_lab import figures
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.load import load_run
+from diffusion_lab.run.results import check_picture
+from diffusion_lab.told import told
 
 
 def gallery(
@@ -23,20 +24,24 @@ def gallery(
     """Write a PNG with a row per run, drawn by the run's own sampler.
 
     Rows are named by what was trained, with other steps or guidance by the runs' folders; of two
-    that would be named alike the second has its path added.
+    that would be named alike the second is named by its path.
+    Raises UserError for a mistake, before anything is drawn.
     """
+    for name, number in {"num-samples": num_samples, "num-steps": num_steps}.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name} {number}: expected at least 1")
+    check_picture(out)
     rows: dict[str, Tensor] = {}
-    for run_dir in run_dirs:
-        run = load_run(run_dir)
+    for run in map(load_run, run_dirs):
         sampler = run.sampler()
         sampler.num_steps = num_steps or sampler.num_steps
         images = run.sample(num_samples, sampler=sampler, seed=seed, guidance_scale=guidance_scale)
         schedule = type(run.module.noise_schedule).__name__.removesuffix("Schedule")
         name = f"{run.module.prediction.name} on {schedule}\n{sampler.name}, {sampler.num_steps}"
         if num_steps is not None or guidance_scale != 1:
-            name = run_dir.name
+            name = run.dir.name
         if name in rows:
-            name = f"{name}\n{run_dir}"
+            name = str(run.dir)
         rows[name] = images.float() / 255
     return figures.save_figure(figures.labelled_rows(rows), out)
 
@@ -50,7 +55,7 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, help="default: each run's own")
     parser.add_argument("--guidance-scale", type=float, default=1.0)
     arguments = parser.parse_args()
-    try:
+    with told():
         picture = gallery(
             arguments.runs,
             arguments.out,
@@ -58,10 +63,7 @@ def main() -> None:
             num_steps=arguments.num_steps,
             guidance_scale=arguments.guidance_scale,
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(picture.absolute())
+        print(picture.absolute())
 
 
 if __name__ == "__main__":

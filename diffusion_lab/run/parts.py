@@ -106,13 +106,10 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
     return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog()]
 
 
-def check_there_is_work(
+def check_monitored(
     cfg: DictConfig, callbacks: list[L.Callback], provenance: Mapping[str, Any]
 ) -> None:
-    """Raise UserError for a run without steps, or one that watches a metric nobody measures."""
-    for name in ("max_epochs", "max_steps", "limit_train_batches"):
-        if cfg.trainer[name] == 0:
-            raise UserError(f"trainer.{name}=0 leaves nothing to train: give a number above 0")
+    """Raise UserError for a run that watches a metric nobody measures."""
     metrics = ["train/loss"]
     if any(isinstance(c, LossHistory) for c in callbacks):
         metrics.append("train/loss_epoch")

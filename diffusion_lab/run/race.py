@@ -2,7 +2,6 @@
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from diffusion_lab import figures
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.evaluations import EvaluatedRun, find_runs, read_run
 from diffusion_lab.run.groups import Group, group_runs
+from diffusion_lab.run.results import check_picture
+from diffusion_lab.told import told
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", nargs="+")
     arguments = parser.parse_args()
-    try:
+    with told():
+        check_picture(arguments.out)
         found = race(arguments.runs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print("\n".join(found.lines()))
-    print(found.save(arguments.out).absolute())
+        print("\n".join(found.lines()))
+        print(found.save(arguments.out).absolute())
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from diffusion_lab.errors import UserError
-from diffusion_lab.run.resume import newest_checkpoint, set_scene
+from diffusion_lab.run.resume import check_repeatable, newest_checkpoint, set_scene
 from diffusion_lab.run.train import train
 
 
@@ -36,16 +35,12 @@ def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
     """Train as the run in `first` was, in the folder of `cfg`; -> what is not the same.
 
     The configuration may name this project's parts and those of the packages in `trust`. Raises
-    UserError for a run that was stopped by the clock, whose steps nobody can repeat.
+    UserError for a run that went by the clock, whose steps nobody can repeat.
     """
     content = newest_checkpoint(first).content
     ended = content["config"]["trainer"]  # its limits may have been raised since it began
     cfg.trainer.max_epochs, cfg.trainer.max_steps = ended["max_epochs"], ended["max_steps"]
-    if cfg.trainer.max_time is not None:
-        raise UserError(
-            f"rerun={first} was stopped by the clock, trainer.max_time={cfg.trainer.max_time}, and "
-            "would not make the same steps: only runs with max_epochs or max_steps repeat"
-        )
+    check_repeatable(first, ended.get("max_time"))
     train(set_scene(cfg, content), trust=trust)
     return compare_runs(first, Path(cfg.paths.output_dir))
 

@@ -1,6 +1,7 @@
 """Where a command works, and where and how it leaves what it made."""
 
 import secrets
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ def results_folder(out: str | None, parent: Path) -> Path:
     if full:
         raise UserError(f"out={out} already holds something: give a new or an empty folder")
     return folder
+
+
+def check_picture(out: Path) -> None:
+    """Make the folder of a picture; UserError for no name of a file, or where none can be made."""
+    if out.is_dir() or not out.suffix:
+        raise UserError(f"{out} is no name for a picture: expected for example {out}.png")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
 
 
 def save_arrays(path: Path, **arrays: Tensor) -> None:

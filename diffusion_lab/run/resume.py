@@ -10,13 +10,13 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.run.limits import seconds_of
 
 if TYPE_CHECKING:
     import lightning as L
@@ -82,9 +82,20 @@ def repeated_run(words: Sequence[str]) -> SavedRun:
     folder, others, trust = _split("rerun", words)
     if any("max_time" in w for w in others):
         raise UserError("rerun= repeats the same steps: leave out trainer.max_time=")
+    config = _saved_config(folder)
+    check_repeatable(folder, OmegaConf.select(config, "trainer.max_time"))
     new = folder.with_name(f"{folder.name}_again_{secrets.token_hex(3)}")
     job_words = _job_words(new, ".hydra")
-    return SavedRun(folder, _saved_config(folder), new, [*job_words, *others], trust)
+    return SavedRun(folder, config, new, [*job_words, *others], trust)
+
+
+def check_repeatable(folder: Path, max_time: Any) -> None:
+    """Raise UserError for a run that went by the clock."""
+    if max_time is not None:
+        raise UserError(
+            f"rerun={folder} went by the clock, trainer.max_time={max_time}, and would not make "
+            "the same steps again: only runs with max_epochs or max_steps repeat"
+        )
 
 
 def _saved_config(folder: Path) -> DictConfig:
@@ -117,6 +128,8 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
     trusting = [word for word in words if word.startswith("trust=")]
     trust = [name for word in trusting for name in re.split(r"[\[\], ]+", word[6:]) if name]
     others = [word for word in words if word not in (named, *trusting)]
+    if {word.partition("=")[0] for word in others} & {"resume", "rerun"}:
+        raise UserError("give one of resume= and rerun=, and one run folder")
     for word in others:
         if word in ("-m", "--multirun"):
             raise UserError(f"{command}= takes up one run: leave out {word}")
@@ -193,6 +206,18 @@ def has_saved(run_dir: Path) -> bool:
     return saved or _record(run_dir).get("status") == "finished"
 
 
+def check_new(run_dir: Path) -> None:
+    """Raise UserError for a folder that holds a run which a new one would overwrite.
+
+    Not for what SLURM put back into its queue: Lightning goes on there by itself.
+    """
+    if has_saved(run_dir) and not any(run_dir.glob("hpc_ckpt_*.ckpt")):
+        raise UserError(
+            f"{run_dir} holds a run already: resume={run_dir} goes on with it, a new one needs a "
+            "folder of its own"
+        )
+
+
 def from_the_start(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The configuration of a run that was stopped before its first checkpoint, to begin again."""
     log.info("no checkpoint was saved yet: beginning at step 0")
@@ -218,7 +243,7 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: dict[str, Any]) -> N
     done = (
         ("trainer.max_epochs", progress["processed"], cfg.trainer.max_epochs),
         ("trainer.max_steps", content["global_step"], cfg.trainer.max_steps),
-        ("trainer.max_time", seconds, _seconds(cfg.trainer.max_time)),
+        ("trainer.max_time", seconds, seconds_of(cfg.trainer.max_time)),
     )
     for name, reached, limit in done:
         if limit not in (None, -1) and reached >= limit:
@@ -227,14 +252,6 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: dict[str, Any]) -> N
                 f"resume={run_dir} is finished: {name}={OmegaConf.select(cfg, name)} leaves "
                 f"nothing to train, it had {reached:g}{unit}"
             )
-
-
-def _seconds(max_time: str | dict[str, int] | None) -> float | None:
-    """Of a limit as Lightning takes it, "DD:HH:MM:SS" or the arguments of a timedelta."""
-    if isinstance(max_time, str):
-        days, hours, minutes, seconds = map(int, max_time.split(":"))
-        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
-    return None if max_time is None else timedelta(**max_time).total_seconds()
 
 
 def set_scene(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:

@@ -29,12 +29,14 @@ from diffusion_lab.callbacks import (
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.lr_schedule import Constant
 from diffusion_lab.run.beginning import read_beginning
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.continued_logs import log_pending
 from diffusion_lab.run.lean import leave_out_idle_hooks, look_for_no_gpu_twice
+from diffusion_lab.run.limits import check_an_end, check_limits
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.loggers import build_loggers, conclude, introduce, let_go
 from diffusion_lab.run.parts import (
@@ -42,7 +44,7 @@ from diffusion_lab.run.parts import (
     build_model,
     build_trainer,
     check_classes,
-    check_there_is_work,
+    check_monitored,
     quieten_lightning,
 )
 from diffusion_lab.run.precision import settled
@@ -51,6 +53,7 @@ from diffusion_lab.run.report import headline, summary
 from diffusion_lab.run.resume import (
     Resumed,
     as_it_was,
+    check_new,
     check_not_done,
     end_again,
     from_the_start,
@@ -97,6 +100,8 @@ def _recorded(
     cfg: DictConfig, run_dir: Path, resume: bool, trust: Sequence[str] | None
 ) -> TrainResult:
     checkpoint, first_step = None, None
+    if not resume:
+        check_new(run_dir)
     if resume and not has_saved(run_dir):
         cfg, first_step = from_the_start(cfg, run_dir), 0
     elif resume:
@@ -146,6 +151,7 @@ def _fit(
     run_dir, taken_up = record.path.parent, checkpoint is not None
     beginning, config = read_beginning(cfg, config, run_dir, taken_up)
     check_config(config)
+    check_limits(cfg)
     check_seed(cfg.seed)
     threads = cfg.get("threads")  # runs of before it was there are taken up too
     check_threads(threads)
@@ -159,6 +165,8 @@ def _fit(
     check_classes(cfg, datamodule)
     beginning.check(cfg, datamodule)
     module = build_model(cfg)
+    if not isinstance(module.lr_schedule, Constant):
+        check_an_end(cfg)
     beginning.load_into(module, cfg)
     loggers = build_loggers(cfg, first_step)
     callbacks = build_callbacks(cfg, any_logger=bool(loggers))
@@ -173,7 +181,7 @@ def _fit(
     compiles = [CompiledNetwork()] if cfg.trainer.get("compile") else []
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
     leave_out_idle_hooks(attached(trainer, L.Callback))
-    check_there_is_work(cfg, callbacks, datamodule.provenance)
+    check_monitored(cfg, callbacks, datamodule.provenance)
 
     introduce(loggers, config, datamodule.provenance)
     _say(headline(module, datamodule.provenance, trainer))
@@ -202,8 +210,10 @@ def _note(
 ) -> None:
     """What training gave, also where it broke off."""
     losses = [loss for history in attached(trainer, LossHistory) for loss in history.epochs]
+    measured = trainer.callback_metrics.items()
     record.content |= {
-        "metrics": {k: v.item() for k, v in trainer.callback_metrics.items()},
+        # the learning rate there is that of the last step that was logged
+        "metrics": {k: v.item() for k, v in measured if not k.startswith("lr")},
         "epoch_losses": losses,
         "data": datamodule.provenance,
         "parameters": sum(p.numel() for p in module.network.parameters()),

@@ -1,0 +1,58 @@
+"""When a training ends: the trainer's limits, checked before it begins. Imports no torch."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from omegaconf import DictConfig
+
+from diffusion_lab.errors import UserError
+
+_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+
+
+def seconds_of(max_time: Any) -> float | None:
+    """Of trainer.max_time, "DD:HH:MM:SS" or the arguments of a timedelta; None for no limit.
+
+    Raises UserError for anything else.
+    """
+    if max_time is None:
+        return None
+    if isinstance(max_time, str) and (match := _CLOCK.fullmatch(max_time.strip())):
+        days, hours, minutes, seconds = map(int, match.groups())
+        return timedelta(days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+    if isinstance(max_time, Mapping):
+        try:
+            return timedelta(**max_time).total_seconds()
+        except TypeError:
+            pass
+    raise UserError(
+        f"trainer.max_time={max_time}: expected days:hours:minutes:seconds, two digits each, such "
+        "as 00:00:02:00 for two minutes"
+    )
+
+
+def check_limits(cfg: DictConfig) -> None:
+    """Raise UserError for limits that are none of Lightning's, or leave nothing to train."""
+    seconds = seconds_of(cfg.trainer.max_time)
+    if seconds is not None and seconds <= 0:
+        raise UserError(f"trainer.max_time={cfg.trainer.max_time} leaves no time to train")
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if cfg.trainer[name] == 0:
+            raise UserError(f"trainer.{name}=0 leaves nothing to train: give a number above 0")
+    if (cfg.trainer.gradient_clip_val or 0) < 0:
+        raise UserError(
+            f"trainer.gradient_clip_val={cfg.trainer.gradient_clip_val}: expected a number above "
+            "0, or null for no clipping"
+        )
+
+
+def check_an_end(cfg: DictConfig) -> None:
+    """Raise UserError for a training without end whose learning rate follows its end."""
+    trainer = cfg.trainer
+    if trainer.max_epochs == -1 and trainer.max_steps == -1 and trainer.max_time is None:
+        raise UserError(
+            "the learning rate follows the training to its end, and no limit says where that is: "
+            "give trainer.max_time=, max_epochs= or max_steps=, or take lr_scheduler=none"
+        )

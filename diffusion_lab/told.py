@@ -1,0 +1,41 @@
+"""What a command says of an error: one line and an exit code."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from diffusion_lab.errors import Diverged
+from diffusion_lab.one_line import chain, one_line
+from diffusion_lab.signals import Stopped, listening
+
+
+def line_of(error: Exception) -> str | None:
+    """The line to say in place of a traceback; None where that is wanted, or is all there is."""
+    return None if "DIFFUSION_LAB_TRACEBACK" in os.environ else one_line(error)
+
+
+def fail(line: str, error: BaseException) -> NoReturn:
+    """Say it, and exit with 3 for a training that diverged, else with 2."""
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(3 if any(isinstance(link, Diverged) for link in chain(error)) else 2)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """One line and an exit code for what ends a command early."""
+    try:
+        with listening():
+            yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as --help | head; what is still to be flushed has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
+    except Stopped:
+        print("interrupted", file=sys.stderr)
+        raise
+    except Exception as error:
+        if (line := line_of(error)) is None:
+            raise
+        fail(line, error)
