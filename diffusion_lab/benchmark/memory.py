@@ -32,7 +32,6 @@ def memory(settings: Settings) -> list[Row]:
         val,
         f"data.batch_size={settings.batch_size}",
         f"trainer.accelerator={settings.accelerator}",
-        f"hydra.run.dir={settings.scratch}/memory_run",
     )
     details: dict[str, object] = {"words": run_words((*WORDS, val)), "batches": batches}
 
@@ -43,7 +42,7 @@ def memory(settings: Settings) -> list[Row]:
 
     comparison = alternate(
         lambda: peak("baseline", loop),
-        lambda: peak("our", (*PEAK, "train", *training)),
+        lambda: peak("our", (*PEAK, "train", *training, f"hydra.run.dir={settings.new_folder()}")),
         min(2, settings.repeats),
         warm_up=False,
     )

@@ -44,8 +44,11 @@ class Settings:
         data: tuple[str, ...] = (f"data={self.data}", *self.words)
         if "data=fake" in words:  # of its own size
             data = ()
-        folder = self.scratch / f"run_{secrets.token_hex(3)}"
-        return compose_config((*data, *fixed, *words), folder)
+        return compose_config((*data, *fixed, *words), self.new_folder())
+
+    def new_folder(self) -> Path:
+        """For a run: none is trained over another."""
+        return self.scratch / f"run_{secrets.token_hex(3)}"
 
     def datamodule(self, *words: str) -> ImageDataModule:
         """The data of such a configuration, loaded."""

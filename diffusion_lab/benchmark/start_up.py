@@ -22,17 +22,20 @@ def start_up(settings: Settings) -> list[Row]:
     against = f'python -c "{IMPORTS}"'
     training = (
         "experiment=smoke",
-        f"hydra.run.dir={settings.scratch}/start_up",
         f"trainer.accelerator={settings.accelerator}",
         f"+callbacks.first_step._target_={FirstStep.__module__}.FirstStep",
     )
+
+    def new_run() -> tuple[str]:
+        return (f"hydra.run.dir={settings.new_folder()}",)
+
     # seconds each, and steadier than a short block
     repeats = min(3, settings.repeats)
 
     def row(what: str, words: Sequence[str], line: str | None, target: Target) -> Row:
         comparison = alternate(
             lambda: seconds_until(settings, ("-c", IMPORTS), None),
-            lambda: seconds_until(settings, ("-c", TRAIN, *words), line),
+            lambda: seconds_until(settings, ("-c", TRAIN, *words, *new_run()), line),
             repeats,
             warm_up=settings.repeats > 1,  # what is read from the disk for the first time
         )
