@@ -202,8 +202,11 @@ def train() -> None:
         named = typed.get("hydra.sweep.dir" if many else "hydra.run.dir", "").strip("'\"")
         there = Path(named) if named and Path(named).is_dir() else None
         with told():
-            for folder in () if there is None else there.glob("*/") if many else (there,):
-                check_new(folder)
+            for job in there.glob("*/") if there and many else ():
+                check_new(job)
+            if there and not many:
+                with locked(there):
+                    check_new(there)
         _main(_train, "train", None if many else there)
 
 

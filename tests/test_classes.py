@@ -63,7 +63,7 @@ def test_a_row_of_guidance_png_is_a_class_and_a_column_a_scale(monkeypatch):
     )
     numbered = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
     guides = [Guide((3, 7), scale) for scale in (1.0, 2.0)]
-    module._guidance_figure([numbered, numbered + 100], guides)
+    module._guidance_figure([numbered, numbered + 100], guides, "class")
     assert shown.pop("") == ["scale 1", "scale 2"]
     found = {
         name: [(cell.flatten() * 255).round().int().tolist() for cell in cells]

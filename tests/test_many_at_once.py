@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,9 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, typed):
         assert running.process.poll() is None
         running.process.kill()
         running.process.wait()
+        code, _, err = typed("train", *again)
+        assert code == 2 and f"{run_dir} holds a run already" in err
+        shutil.rmtree(run_dir / "checkpoints")
         code, _, err = typed("train", *again)
         assert code == 0, err
     assert json.loads((run_dir / "metrics.json").read_text())["status"] == "finished"

@@ -42,7 +42,7 @@ def steps_of(folder, tag):
             (
                 "trainer.log_every_n_steps=4",
                 "trainer.limit_train_batches=5",
-                "trainer.max_time=00:00:00:00",
+                "trainer.max_time={microseconds:1}",
                 "+trainer.min_steps=10",
             ),
             list(range(10)),

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, cast
 
 import lightning as L
@@ -26,6 +27,7 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
 from diffusion_lab.run.lean import NoProfiler
+from diffusion_lab.run.limits import seconds_of
 from diffusion_lab.run.run_folder import RunFolder
 
 
@@ -75,9 +77,11 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
     profiler = {} if cfg.trainer.profiler else {"profiler": NoProfiler()}
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
     settings.pop("compile", None)  # of this project
+    seconds = seconds_of(settings.pop("max_time"))
     try:
         return build(
             settings,
+            max_time=None if seconds is None else timedelta(seconds=seconds),
             callbacks=callbacks,
             logger=loggers,
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
