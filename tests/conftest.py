@@ -39,6 +39,7 @@ TINY_UNET_WORDS = [
     f"network.{key}={str(value).replace(' ', '')}".replace("'", "")
     for key, value in TINY_UNET.items()
 ]
+RUN = (*TINY[:-2], "callbacks=minimal", "trainer.max_epochs=2", "model=flow", "network.width=8")
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +94,21 @@ def typed(
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def half(tmp_path):
+    """A run of two epochs that was stopped after the first."""
+    train(compose_config([*RUN, "trainer.max_epochs=1"], tmp_path / "half"))
+    record = tmp_path / "half" / "metrics.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    return tmp_path / "half"
+
+
+@pytest.fixture
+def whole(tmp_path):
+    train(compose_config(RUN, tmp_path / "whole"))
+    return tmp_path / "whole"
 
 
 @pytest.fixture(scope="session")
