@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab import schema
+from diffusion_lab.errors import UserError
 from diffusion_lab.faults import fault
 from diffusion_lab.freed_memory import keep_freed_memory
 from diffusion_lab.run.lock import locked
@@ -81,6 +82,7 @@ def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | No
     threading.excepthook = _thread_failed
     try:
         with told(), locked(folder) if folder else nullcontext():
+            _check_folder(config_name)
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
                 task
             )()
@@ -88,6 +90,15 @@ def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | No
         from diffusion_lab.run.sweep import SweepSummary
 
         SweepSummary.write()
+
+
+def _check_folder(config_name: str) -> None:
+    """Trainings have Hydra's folder, all other commands their own."""
+    if config_name not in ("train", "saved_run"):
+        for word in sys.argv[1:]:
+            name, _, folder = word.partition("=")
+            if name.lstrip("+") == "hydra.run.dir":
+                raise UserError(f"{word}: only train.py has such a folder; type out={folder}")
 
 
 def _train(cfg: DictConfig) -> float | None:

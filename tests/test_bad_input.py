@@ -168,3 +168,10 @@ def test_a_damaged_or_hostile_checkpoint_is_refused(typed, tmp_path):
     result = typed("sample", f"run={tmp_path / 'run'}")
     assert_refused(result, "last.ckpt")
     assert "PAYLOAD" not in result[1]
+
+
+@pytest.mark.parametrize("command", ["benchmark", "compare", "sample", "ladder"])
+def test_a_folder_for_trainings_is_not_made_by_another_command(command, typed, tmp_path):
+    result = typed(command, "hydra.run.dir=here")
+    assert_refused(result, "hydra.run.dir=here", "type out=here")
+    assert not (tmp_path / "here").exists()

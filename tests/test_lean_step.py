@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab import compose_config, train
-from diffusion_lab.callbacks import FiniteLoss, progress
+from diffusion_lab.callbacks import FiniteLoss, finite_loss, progress
 from diffusion_lab.run.lean import NoProfiler, leave_out_idle_hooks
 from tests.conftest import TINY
 
@@ -43,10 +43,26 @@ class Lists(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("setting", "a_step"), [("=null", 0), (".skip=0", 2)])
-def test_looks_at_the_device(setting, a_step, tmp_path, monkeypatch):
-    """FiniteLoss looks at the gradient before the step and at the weights after it, nobody else."""
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize(("setting", "a_step"), [("=null", 0), (".skip=0", 1), (".skip=1", 1)])
+def test_looks_at_the_device(setting, a_step, queued, tmp_path, monkeypatch):
+    """FiniteLoss looks once before a step, nobody else; nobody where it looks at copies."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_DRAWS", 1e9)
+    if queued:  # as on a GPU
+        monkeypatch.setattr(finite_loss, "_runs_behind", lambda device: True)
+        if setting == ".skip=0":
+            a_step = 0
+            copies = []
+            send = finite_loss._Verdict.sent
+            monkeypatch.setattr(
+                finite_loss._Verdict, "sent", lambda self: copies.append(self) or send(self)
+            )
+
+            def read(self):  # not counted: it is there, of the step before
+                assert self is copies[-1]
+                return [0.0] * len(self.numbers)
+
+            monkeypatch.setattr(finite_loss._Verdict, "read", read)
     counts = []
     for steps in (10, 30):
         words = [

@@ -1,9 +1,9 @@
 """Lightning callbacks: what is watched, drawn and saved during training."""
 
-from diffusion_lab.callbacks.anomaly import FiniteLoss
 from diffusion_lab.callbacks.compiled import CompiledNetwork
 from diffusion_lab.callbacks.ema import EMA
 from diffusion_lab.callbacks.fid import FID, FIDEstimate
+from diffusion_lab.callbacks.finite_loss import FiniteLoss
 from diffusion_lab.callbacks.last import LastCheckpoint
 from diffusion_lab.callbacks.loss_by_noise import LossByNoise
 from diffusion_lab.callbacks.losses import LossHistory

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.attached import attached
-from diffusion_lab.callbacks.anomaly import FiniteLoss
+from diffusion_lab.callbacks.finite_loss import FiniteLoss
 from diffusion_lab.errors import UserError
 
 

@@ -10,6 +10,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from diffusion_lab.atomic import replacing
+from diffusion_lab.attached import attached
+from diffusion_lab.callbacks.finite_loss import FiniteLoss
 from diffusion_lab.diffusion.power_average import SNAPSHOTS, check_width, decay_of, gamma_of
 from diffusion_lab.errors import UserError
 
@@ -69,6 +71,8 @@ class PostHocEMA(L.Callback):
             decay = decay_of(self.gammas[width], self.steps)
             torch._foreach_lerp_(list(average.values()), weights, 1 - decay)
         if self.steps % self.every_n_steps == 0:
+            for guard in attached(trainer, FiniteLoss):
+                guard.settle(trainer, pl_module)
             self._store(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -44,7 +44,7 @@ class StepLog(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Let the loss be found, and log it if it is time; FiniteLoss has waited for it already."""
+        """Let the loss be found, and log it if it is time, for which alone it is waited."""
         loss = outputs["loss"].detach()
         batches = trainer.accumulate_grad_batches  # by whose number Lightning has divided it
         self._metrics["train/loss"] = loss = loss if batches == 1 else loss * batches

@@ -1,8 +1,9 @@
 """The step that a run diverged in, once more: which image, which layer, which gradient."""
 
 import logging
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from diffusion_lab.callbacks.anomaly import largest_gradient
 from diffusion_lab.errors import UserError
 from diffusion_lab.faults import no_memory
 from diffusion_lab.modules import DiffusionModule
@@ -103,7 +103,7 @@ def _run(module: DiffusionModule, trainer: L.Trainer, saved: Mapping[str, Any]) 
     gradients = [n for n, p in module.named_parameters() if not _finite(p.grad)]
     if gradients:
         found.append("the gradient")
-    name, value, _ = largest_gradient(module.named_parameters())
+    name, value = largest_gradient(module.named_parameters())
     return Replay(
         message=saved["message"],
         indices=indices,
@@ -114,6 +114,12 @@ def _run(module: DiffusionModule, trainer: L.Trainer, saved: Mapping[str, Any]) 
         largest_gradient=(name, value),
         gradients=gradients,
     )
+
+
+def largest_gradient(parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[str, float]:
+    """The name and absolute value of the largest element; what is not a number is larger."""
+    found = [(name, p.grad.abs().amax().item()) for name, p in parameters if p.grad is not None]
+    return max(found, key=lambda pair: (math.isnan(pair[1]), pair[1]))
 
 
 def _watch(network: nn.Module, found: list[str]) -> None:
