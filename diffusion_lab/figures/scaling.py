@@ -74,6 +74,9 @@ def scaling_figure(panels: Sequence[Growth]) -> Figure:
         if x[-1] >= 100 * x[0]:
             ax.xaxis.set_major_locator(LogLocator())
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        few = seconds.max() < 100 * min(seconds.min(), straight.min())
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_locator(NullLocator())
         ax.legend(frameon=False, fontsize=SMALL_SIZE, labelcolor=INK)
     return figure
