@@ -75,9 +75,9 @@ def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | No
     """Compose the configuration and run the task, with `folder` locked before it is touched."""
     register(config_name)
     keep_freed_memory()
-    # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        os.environ["DIFFUSION_LAB_TRACEBACK"] = "1"
+    # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks,
+    # which processes that Lightning starts know from the other name
+    os.environ.setdefault("DIFFUSION_LAB_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     threading.excepthook = _thread_failed
     try:

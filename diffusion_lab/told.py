@@ -13,7 +13,7 @@ from diffusion_lab.signals import Stopped, listening
 
 def line_of(error: Exception) -> str | None:
     """The line to say in place of a traceback; None where that is wanted, or is all there is."""
-    return None if "DIFFUSION_LAB_TRACEBACK" in os.environ else one_line(error)
+    return None if os.environ.get("DIFFUSION_LAB_TRACEBACK", "0") != "0" else one_line(error)
 
 
 def fail(line: str, error: BaseException) -> NoReturn:

@@ -79,7 +79,7 @@ def typed(
     def run(name: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.delenv("DIFFUSION_LAB_TRACEBACK", raising=False)
+        monkeypatch.setenv("DIFFUSION_LAB_TRACEBACK", "0")
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         capfd.readouterr()
         handlers = list(logging.root.handlers)

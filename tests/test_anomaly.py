@@ -8,17 +8,10 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from diffusion_lab import compose_config, load_run, train
-from diffusion_lab.callbacks import finite_loss
 from diffusion_lab.errors import Diverged, UserError
-from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.replay import largest_gradient, replay
-from tests.poison import QUICK, Poison, checkpoint, equal, record_of, train_with
+from tests.poison import QUICK, Poison, checkpoint, equal, judge_late, record_of, train_with
 from tests.test_bad_input import assert_refused
-
-
-def judge_late(patch):
-    """As on a GPU, whose numbers are looked at one step later."""
-    patch.setattr(finite_loss, "_runs_behind", lambda device: True)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["at once", "late"])
@@ -180,24 +173,6 @@ def test_a_gradient_scaler_may_skip_what_it_can_mend(scale, stops, tmp_path):
     assert record_of(tmp_path)["skipped_steps"] == 0
 
 
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("batches", [1, 5], ids=["before validation", "in the next step"])
-def test_weights_that_a_finite_gradient_ruined_reach_no_file(batches, late, tmp_path, monkeypatch):
-    """Adam divides 0 by 0 where eps is 0 and a gradient is: the last layer begins at zero."""
-    if late:
-        judge_late(monkeypatch)
-    words = [
-        "+optimizer.eps=0.0",
-        f"trainer.limit_train_batches={batches}",
-        "+callbacks.post_hoc_ema._target_=diffusion_lab.callbacks.PostHocEMA",
-        "+callbacks.post_hoc_ema.every_n_steps=1",
-    ]
-    with pytest.raises(Diverged, match=r"step 1 .*made the weights nan, from a finite gradient"):
-        train(compose_config([*QUICK, *words], tmp_path))
-    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("step_*.pt"))
-    assert replay(tmp_path / "anomaly.pt").first.startswith("the weights network.")
-
-
 def test_a_learning_rate_that_is_too_large(typed, tmp_path):
     code, _, err = typed("train", *QUICK, "optimizer.lr=1e30", "hydra.run.dir=run")
     assert code == 3
@@ -209,23 +184,6 @@ def test_a_learning_rate_that_is_too_large(typed, tmp_path):
     assert not list((tmp_path / "run").rglob("*.ckpt"))
     code, out, err = typed("train", "debug=replay", "replay=run/anomaly.pt")
     assert code == 0 and "as in the run" in out, err
-
-
-def test_a_validation_that_is_not_finite_stops_before_it_is_kept(tmp_path, monkeypatch):
-    """Weights that are finite, and a loss that is not."""
-    begin = DiffusionModule.on_validation_epoch_start
-
-    def spoil(self):
-        begin(self)
-        if self.trainer.current_epoch == 1:
-            monkeypatch.setattr(DiffusionModule, "error", lambda *_: torch.tensor([torch.nan]))
-
-    monkeypatch.setattr(DiffusionModule, "on_validation_epoch_start", spoil)
-    with pytest.raises(Diverged, match="validation loss is nan after step 10"):
-        train(compose_config([*QUICK, "trainer.max_epochs=3"], tmp_path))
-    assert record_of(tmp_path)["status"] == "diverged"
-    for name in ("best", "last"):
-        assert checkpoint(tmp_path, name)["epoch"] == 0
 
 
 def test_a_run_that_diverged_is_taken_up_where_more_may_be_skipped(stopped, typed, tmp_path):
@@ -245,7 +203,7 @@ def test_two_processes_stop_together(command, tmp_path):
     process = command("train", *QUICK, *words, f"hydra.run.dir={tmp_path / 'run'}")
     assert process.returncode == 3, process.stderr
     assert record_of(tmp_path / "run")["status"] == "diverged"
-    assert "lower optimizer.lr" in process.stderr
+    assert "lower optimizer.lr" in process.stderr and "Traceback" not in process.stderr
 
 
 def test_the_largest_gradient():
@@ -258,16 +216,6 @@ def test_the_largest_gradient():
     a.grad[0] = torch.nan
     name, value = largest_gradient(named)
     assert name == "a" and np.isnan(value)
-
-
-def test_weights_whose_squares_overflow_are_finite(tmp_path, monkeypatch):
-    def setup(self, stage):
-        self.spare = torch.nn.Parameter(torch.full((2,), 1e30))
-
-    monkeypatch.setattr(DiffusionModule, "setup", setup)
-    result = train(compose_config(QUICK, tmp_path))
-    assert result.module.spare.norm().isinf()
-    assert record_of(tmp_path)["status"] == "finished"
 
 
 def test_nothing_of_it_changes_a_run_that_is_well(tmp_path, monkeypatch):

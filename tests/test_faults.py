@@ -55,7 +55,6 @@ def small_disk(tmp_path):
 def test_a_full_disk(small_disk, typed):
     run_dir = small_disk / "run"
     with training(run_dir) as running:
-        record = (run_dir / "metrics.json").read_bytes()
         with (
             (small_disk / "filler").open("wb", buffering=0) as filler,
             suppress(OSError),
@@ -65,7 +64,9 @@ def test_a_full_disk(small_disk, typed):
         code, err = running.ended()
     assert code == 2
     assert_one_line(err, "No space left on device", "free some space", "paths.log_dir")
-    assert (run_dir / "metrics.json").read_bytes() == record  # there was no room for "failed"
+    # "failed" if what could not be saved has left room for it; whole in any case
+    record = json.loads((run_dir / "metrics.json").read_text())
+    assert record["status"] in ("running", "failed")
     (small_disk / "filler").unlink()
     assert_usable(run_dir, typed)
 

@@ -45,6 +45,8 @@ class Step:
     number: int
     epoch: int
     batches: list[Batch]
+    scale: float
+    """What a gradient scaler has multiplied the losses by."""
 
 
 def write_anomaly(
@@ -65,14 +67,12 @@ def write_anomaly(
     found = torch.tensor(float(bool(mine)), device=module.device)
     processes = trainer.strategy.all_gather(found).reshape(-1).tolist()
     guilty = processes.index(max(processes))
-    loss = batch.loss.cpu() * trainer.accumulate_grad_batches
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is not None:
-        loss = loss / scaler.get_scale()
+    loss = batch.loss.cpu() * trainer.accumulate_grad_batches / step.scale
     path = Path(trainer.default_root_dir) / ANOMALY_FILE
     line = (
         f"optimizer step {step.number} is not finite (epoch {step.epoch}, batch "
-        f"{batch.number}): the loss is {loss.item():g}, {what}; its images are "
+        f"{batch.number}): the loss is {loss.item():g}, {what}; "
+        f"{'its' if mine or len(step.batches) == 1 else 'the last of its'} images are "
         f"train:{','.join(map(str, batch.indices.tolist()))}; lower optimizer.lr, or look: "
         f"debug=replay replay={path}"
     )

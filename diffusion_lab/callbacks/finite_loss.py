@@ -2,8 +2,9 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -60,8 +61,9 @@ class FiniteLoss(L.Callback):
     which skips such steps and scales less, until it has nothing left to take away.
 
     Weights that are not finite after a step with a finite gradient (a huge learning rate, 16-true)
-    cannot be skipped. They show in the next loss, or are looked for before anything is validated,
-    drawn or saved; the run stops, with the checkpoints of before.
+    cannot be skipped, nor can statistics that a layer gathers (BatchNorm). They show in the next
+    loss, or are looked for before anything is validated, drawn or saved; the run stops, with the
+    checkpoints of before.
 
     Each time `anomaly.pt` in the run folder is written, for `debug=replay`. Raises Diverged, in all
     processes alike.
@@ -79,12 +81,15 @@ class FiniteLoss(L.Callback):
         self.skipping = False  # the step that has just ended was left out: averages skip it too
         self._batches: list[Batch] = []  # whose gradients are in the step to come
         self._taken: Step | None = None  # the last step, while its weights are to be judged
+        self._sound = 0  # the step after which they were looked at and found finite
+        self._diverged: Diverged | None = None
         self._late = False
         self._travelling: _Verdict | None = None
         self._names: list[str] = []
         self._parameters: list[nn.Parameter] = []
         self._weights: list[Tensor] = []  # the same memory, apart from autograd
         self._before: list[Tensor] = []  # what the weights were when the step came to be judged
+        self._gathered: list[Tensor] = []  # by layers, not by the optimizer
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the parameters once: walking through the modules takes longer than the verdict."""
@@ -94,7 +99,11 @@ class FiniteLoss(L.Callback):
         alone = trainer.world_size == 1 and _scaler(trainer) is None
         self._late = alone and not self.skip and _runs_behind(pl_module.device)
         self._before = [w.clone() for w in self._weights] if self._late else self._weights
+        self._gathered = [
+            b for b in pl_module.buffers() if b.is_floating_point() and b.isfinite().all()
+        ]
         self._batches, self._taken, self._travelling = [], None, None
+        self._sound, self._diverged = trainer.global_step, None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -119,9 +128,10 @@ class FiniteLoss(L.Callback):
         names = self._names
         if len(gradients) < len(names):
             names = [n for n, p in zip(names, self._parameters, strict=True) if p.grad is not None]
-        step = Step(trainer.global_step + 1, trainer.current_epoch, self._batches)
+        scaler = _scaler(trainer)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        step = Step(trainer.global_step + 1, trainer.current_epoch, self._batches, scale)
         verdict = _Verdict(step, self._taken, names, numbers)
-        self._batches, self._taken = [], step
         if self._late:
             self._judge_travelling(trainer, pl_module)
             self._travelling = verdict.sent()
@@ -129,16 +139,23 @@ class FiniteLoss(L.Callback):
         elif not self._judge(trainer, pl_module, verdict):
             # torch's optimizers pass over parameters without a gradient: their moments stay as well
             optimizer.zero_grad(set_to_none=True)
+        self._batches, self._taken = [], step
 
     def settle(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge all that has been done so far, before anybody uses it."""
+        """Judge all that has been done so far, before anybody uses it.
+
+        Raises Diverged, and once more whenever it is asked after that.
+        """
+        if self._diverged is not None:
+            raise self._diverged
         self._judge_travelling(trainer, pl_module)
         if self._taken is None:
             return
-        taken, self._taken = self._taken, None
         if self._late:
             torch._foreach_copy_(self._before, self._weights)
-        self._judge_weights(trainer, pl_module, taken)
+        everything = [*self._before, *self._gathered]
+        self._judge_tensors(trainer, pl_module, self._taken, everything)
+        self._taken = None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Called before the average is validated."""
@@ -158,10 +175,12 @@ class FiniteLoss(L.Callback):
         """Judge the validation before `best` does: finite weights may give a loss that is not."""
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not trainer.sanity_checking and not loss.isfinite():
-            raise Diverged(
+            self._let_nothing_be_saved(trainer)
+            self._diverged = Diverged(
                 f"the validation loss is {loss.item():g} after step {trainer.global_step}, from "
                 "finite weights: lower optimizer.lr"
             )
+            raise self._diverged
 
     def state_dict(self) -> dict[str, Any]:
         """How many were skipped, so that a run that is taken up again skips no more of them."""
@@ -187,8 +206,9 @@ class FiniteLoss(L.Callback):
         if not _any(trainer, bad_loss or not math.hypot(*norms) < _LARGEST_NORM):
             return True
         if verdict.taken is not None:
-            self._judge_weights(trainer, module, verdict.taken)
-        if not _any(trainer, bad_loss) and _scaler_can_help(trainer):
+            self._judge_tensors(trainer, module, verdict.taken, self._before)
+        infinite = not all(map(math.isfinite, norms))
+        if not _any(trainer, bad_loss) and _any(trainer, infinite) and _scaler_can_help(trainer):
             return True
         name, norm = max(
             zip(verdict.names, norms, strict=True), key=lambda each: (math.isnan(each[1]), each[1])
@@ -198,32 +218,51 @@ class FiniteLoss(L.Callback):
             f"the largest gradient norm is {norm:g} in {name}, {count} parameters have one that is "
             "not finite"
         )
-        line = self._write(trainer, module, verdict.step, what)
-        if self.skipped == self.skip:
-            raise self._stop(trainer, line)
+        if self.skipped >= self.skip:
+            self._stop(trainer, module, verdict.step, what)
         self.skipped += 1
         self.skipping = True
+        line = self._write(trainer, module, verdict.step, what)
         log.warning("skipped (%d of %d): %s", self.skipped, self.skip, line)
         return False
 
-    def _judge_weights(self, trainer: L.Trainer, module: L.LightningModule, taken: Step) -> None:
-        """Raise Diverged if the step has made an element other than finite."""
-        largest = torch.stack(torch._foreach_norm(self._before, torch.inf)).tolist()
+    def _judge_tensors(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        taken: Step,
+        tensors: Sequence[Tensor],
+    ) -> None:
+        """Raise Diverged if an element is not finite after this step."""
+        norms = torch._foreach_norm([t for t in tensors if t.numel()], torch.inf)
+        largest = torch.stack(norms).tolist()
         bad = [value for value in largest if not math.isfinite(value)]
         if _any(trainer, bool(bad)):
             value = bad[0] if bad else max(largest)  # of another process
-            what = f"the step made the weights {value:g}, from a finite gradient"
-            raise self._stop(trainer, self._write(trainer, module, taken, what))
+            what = f"from a finite gradient, the weights are {value:g} after it"
+            if self._sound < taken.number - 1:
+                what += f" (and were finite after step {self._sound})"
+            self._stop(trainer, module, taken, what)
+        self._sound = taken.number
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, step: Step, what: str) -> str:
-        before = dict(zip(self._names, self._before, strict=True))
-        return write_anomaly(trainer, module, step, what, before)
+        before = {id(p): w for p, w in zip(self._parameters, self._before, strict=True)}
+        named = module.named_parameters(remove_duplicate=False)
+        return write_anomaly(trainer, module, step, what, {n: before[id(p)] for n, p in named})
+
+    def _stop(
+        self, trainer: L.Trainer, module: L.LightningModule, step: Step, what: str
+    ) -> NoReturn:
+        self._let_nothing_be_saved(trainer)
+        self._diverged = Diverged(f"optimizer step {step.number} is not finite: {what}")
+        self._diverged = Diverged(self._write(trainer, module, step, what))
+        raise self._diverged
 
     @staticmethod
-    def _stop(trainer: L.Trainer, line: str) -> Diverged:
+    def _let_nothing_be_saved(trainer: L.Trainer) -> None:
+        """The last checkpoints that were written are the last good ones."""
         for checkpoint in attached(trainer, ModelCheckpoint):
-            checkpoint.save_on_exception = False  # the last one it wrote is the last good one
-        return Diverged(line)
+            checkpoint.save_on_exception = False
 
 
 def _runs_behind(device: torch.device) -> bool:

@@ -197,6 +197,16 @@ class DiffusionModule(L.LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the trainer says, but not in a step that is left out: torch clips no empty list."""
+        if any(p.grad is not None for p in self.parameters()):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """The unweighted error with noise and times that depend on the batch alone.
 

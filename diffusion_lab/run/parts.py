@@ -7,7 +7,12 @@ from datetime import timedelta
 from typing import Any, cast
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+)
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -101,6 +106,11 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
     # a node without a class holds an experiment's settings for a callback that is not there
     nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
     callbacks = [build(node) for node in nodes]
+    if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
+        raise UserError(
+            "callbacks: save_weights_only=true would leave out what sample.py and resume= read: "
+            "expected false"
+        )
     if not any_logger:
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     if cfg.trainer.fast_dev_run:
