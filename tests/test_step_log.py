@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion_lab import compose_config, train
-from diffusion_lab.callbacks import FiniteLoss, step_log
+from diffusion_lab.callbacks import FiniteLoss, Throughput, step_log
 from diffusion_lab.run.build import build
 from tests.conftest import TINY
 
@@ -111,3 +111,11 @@ def test_a_raised_limit_is_followed_from_the_first_step_on(typed, tmp_path):
     assert [rates[i] for i in range(10, 20)] == pytest.approx(
         [1e-3 * schedule(i / 20) for i in range(10, 20)], rel=1e-5
     )
+
+
+def test_the_speed_of_a_run_taken_up_within_an_epoch(tmp_path):
+    """Its first rate is of its own steps, not of the time since the machine started."""
+    throughput = Throughput()
+    throughput.on_train_start(None, None)
+    throughput._images = 100
+    assert throughput.measured() > 1000

@@ -27,6 +27,10 @@ class Throughput(L.Callback):
         self._restart()
         return rate
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that is taken up within an epoch does not begin one."""
+        self._restart()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Pictures may have been drawn since the last step."""
         self._restart()

@@ -1,5 +1,6 @@
 """What a training begins with beside its seed: a network of a pipeline, pairs of a teacher."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.check import check_config
 from diffusion_lab.run.load import Run
@@ -74,3 +76,13 @@ def read_beginning(
         return Beginning(pipeline, pairs_file=pairs_file), config
     teacher = read_teacher(cfg)
     return Beginning(pipeline, teacher, pairs_file), use_parts_of(teacher, cfg)
+
+
+def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError where the images are others than those a run was trained on so far."""
+    if before["sha256"] != now["sha256"]:
+        raise UserError(
+            f"the run was trained on other images ({before['dataset']}, {before['source']}, sha256 "
+            f"{before['sha256'][:8]}) than {now['dataset']} has here ({now['source']}, "
+            f"{now['sha256'][:8]}): name those of before with paths.data_dir="
+        )

@@ -263,6 +263,8 @@ def set_scene(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
         cfg.trainer.precision = content["config"]["trainer"]["precision"]
     for key, value in content["config"]["command"].items():  # the node may have a type
         cfg.command[key] = value
+    if cfg.data.get("source") == "auto":
+        cfg.data.source = content["config"]["data"]["source"]
     return cfg
 
 

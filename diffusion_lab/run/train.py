@@ -30,7 +30,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.lr_schedule import Constant
-from diffusion_lab.run.beginning import read_beginning
+from diffusion_lab.run.beginning import check_same_data, read_beginning
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import check_targets
@@ -177,6 +177,10 @@ def _fit(
     datamodule.prepare_data()
     datamodule.setup("fit")
     beginning.use_pairs(cfg, datamodule, module, trainer.strategy.root_device)
+    if checkpoint is not None:
+        check_same_data(checkpoint.content["data"], datamodule.provenance)
+    if config["data"].get("source") == "auto":  # whoever reads the checkpoint finds the same
+        config["data"]["source"] = datamodule.provenance["source"]
     saves = [SaveConfig(config, datamodule.provenance), RandomState(), PendingMetrics()]
     compiles = [CompiledNetwork()] if cfg.trainer.get("compile") else []
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
