@@ -82,6 +82,14 @@ def test_the_limit_may_be_raised_and_the_first_configuration_stays(whole, half, 
     assert (tmp_path / "logs").exists() is False  # no folder beside it
 
 
+def test_a_run_behind_a_link_keeps_its_best(half, typed, tmp_path, recwarn):
+    (tmp_path / "link").symlink_to(half)
+    code, _, err = typed("train", f"resume={tmp_path / 'link'}", "trainer.max_epochs=2")
+    assert code == 0, err
+    # with which Lightning says that it forgets the best score
+    assert not [w for w in recwarn if "dirpath has changed" in str(w.message)]
+
+
 def test_a_run_that_was_moved_keeps_its_best(whole, half, typed, tmp_path):
     """Whose score says which of the two epochs it is, wherever the folder is by now."""
     moved = tmp_path / "elsewhere" / "moved"

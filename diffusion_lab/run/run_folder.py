@@ -45,13 +45,17 @@ class RunFolder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the folder's new place into the paths that callbacks saved."""
-        before = checkpoint["config"]["paths"]["output_dir"]
+        saved = Path(checkpoint["config"]["paths"]["output_dir"])
+        befores = {f"{saved}/", f"{saved.resolve()}/"}
+        here = f"{self.run_dir.resolve()}/"  # as Lightning has it, which follows links
 
         def moved(value: Any) -> Any:
             if isinstance(value, dict):
                 return {moved(k): moved(v) for k, v in value.items()}
-            if isinstance(value, str) and value.startswith(f"{before}/"):
-                return f"{self.run_dir}{value[len(before) :]}"
+            if isinstance(value, str):
+                for before in befores:
+                    if value.startswith(before):
+                        return here + value[len(before) :]
             return value
 
         checkpoint["callbacks"] = moved(checkpoint["callbacks"])
