@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from diffusion_lab import compose_config, train
 from diffusion_lab.diffusion import Flow, GuidedDenoiser, LinearSchedule, VPSchedule
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.fast_unet import FastUNet
 from diffusion_lab.networks.unet2d import UNet2D
+from tests.conftest import RUN
+from tests.test_bad_input import assert_refused
 
 
 def random_module(network=FastUNet, schedule=None, **settings):
@@ -112,3 +115,15 @@ def test_the_share_of_dropped_labels_is_the_dropout():
     state = torch.get_rng_state()
     assert torch.equal(module.network_labels(labels), labels)
     assert torch.equal(torch.get_rng_state(), state)  # validation leaves the stream alone
+
+
+def test_clusters_of_other_images_guide_nothing(typed, tmp_path):
+    """Their numbers mean something else."""
+    words = [*RUN, "trainer.max_epochs=1", "data.clusters=4", "model.num_classes=4"]
+    for name, size in (("one", 4), ("again", 4), ("other", 6)):
+        train(compose_config([*words, f"data.val_size={size}"], tmp_path / name))
+    ask = ["run=one", "guidance_scale=2", "num_samples=2", "sampler.num_steps=2"]
+    result = typed("sample", *ask, "autoguidance=other")
+    assert_refused(result, "autoguidance=other has another set of clusters")
+    code, _, err = typed("sample", *ask, "autoguidance=again")
+    assert code == 0, err

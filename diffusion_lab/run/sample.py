@@ -100,6 +100,7 @@ def _weak_run(where: str, run: Run, weights: str | None) -> Run:
         ("shape of images", run.image_shape, weak.image_shape),
         ("value range", run.value_range.name, weak.value_range.name),
         ("noise schedule", run.config["noise_schedule"], weak.config["noise_schedule"]),
+        ("set of clusters", _clustered(run), _clustered(weak)),
     ):
         if mine != its:
             raise UserError(
@@ -107,6 +108,12 @@ def _weak_run(where: str, run: Run, weights: str | None) -> Run:
                 "checkpoint of it, or a smaller run of its kind"
             )
     return weak
+
+
+def _clustered(run: Run) -> dict[str, Any] | None:
+    """What its clusters were found in; None for a run without."""
+    names = ("name", "source", "clusters", "train_size", "val_size", "num_images")
+    return {name: run.config["data"].get(name) for name in names} if run.has_clusters else None
 
 
 def sample(cfg: DictConfig) -> Samples:
