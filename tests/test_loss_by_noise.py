@@ -14,8 +14,6 @@ from diffusion_lab.callbacks.loss_by_noise import loss_by_noise_figure
 from diffusion_lab.diffusion import (
     Flow,
     LinearSchedule,
-    UniformTime,
-    Weighting,
 )
 from diffusion_lab.diffusion.noise_levels import (
     implied_weighting,
@@ -23,12 +21,7 @@ from diffusion_lab.diffusion.noise_levels import (
 from diffusion_lab.modules import DiffusionModule
 from tests.conftest import TINY, last_line
 from tests.test_bad_input import assert_refused
-
-UNIFORM, PLAIN = UniformTime(), Weighting()
-
-
-def sech(x):
-    return 1 / np.cosh(x)
+from tests.test_noise_levels import PLAIN, UNIFORM, sech
 
 
 class Witness(L.Callback):
