@@ -54,6 +54,7 @@ def test_runs_of_one_name_are_two_rows(run_dir, tmp_path, monkeypatch):
     [
         (["{runs}"], "no name for a picture"),
         (["out"], "expected for example out.png"),
+        (["out.pdf"], "expected for example out.png"),
         (["/proc/nowhere/x.png"], "/proc/nowhere/x.png cannot be written"),
         (["/proc/x.png"], "/proc/x.png cannot be written"),
         (["{runs}/classy/hparams.yaml/x.png"], "x.png cannot be written"),

@@ -44,9 +44,10 @@ def results_folder(out: str | None, parent: Path) -> Path:
 
 
 def check_picture(out: Path) -> None:
-    """Make the folder of a picture; UserError for no name of a file, or where none can be made."""
-    if out.is_dir() or not out.suffix:
-        raise UserError(f"{out} is no name for a picture: expected for example {out}.png")
+    """Make the folder of a picture; UserError for no name of a PNG, or where none can be made."""
+    if out.is_dir() or out.suffix.lower() != ".png":
+        better = out / "picture.png" if out.is_dir() else out.with_suffix(".png")
+        raise UserError(f"{out} is no name for a picture: expected for example {better}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
