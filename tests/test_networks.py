@@ -103,7 +103,7 @@ def test_unet2d_at_time_zero_is_diffusers_own():
     )
     own.load_state_dict(net.unet.state_dict())
     x = torch.rand(2, 1, 28, 28)
-    assert torch.equal(net(x, torch.full((2,), 500.0)), own(x, 0).sample)
+    torch.testing.assert_close(net(x, torch.full((2,), 500.0)), own(x, 0).sample)
 
 
 def test_fast_unet_starts_at_zero_and_uses_time_once_trained():

@@ -4,11 +4,8 @@ import json
 
 import pytest
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
 
 from diffusion_lab import compose_config, load_run, train
-from diffusion_lab.networks.attention import NarrowHeads, attend
-from diffusion_lab.networks.unet2d import UNet2D
 from diffusion_lab.run import precision
 from tests.conftest import TINY, last_line
 from tests.test_bad_input import assert_refused
@@ -75,41 +72,6 @@ def load_pixels(out):
 def test_a_precision_that_is_none(name, runs, typed):
     refused = typed(name, f"run={runs['conditional']}", "precision=8")
     assert_refused(refused, "precision=8: expected 32-true, bf16-mixed or auto")
-
-
-@pytest.mark.parametrize(("length", "width"), [(196, 8), (49, 8), (7, 3)])
-def test_attention_in_pieces_is_torchs(length, width, monkeypatch):
-    monkeypatch.setattr("diffusion_lab.networks.attention._SCORES", 3 * length**2 * 8)
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(10, length, width, dtype=torch.float64) for _ in range(3))
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(attend(q, k, v), expected)
-
-
-def test_unet2d_in_bfloat16_is_diffusers_own():
-    """As near to diffusers' own attention as that is to float32, and trainable like it."""
-    torch.manual_seed(0)
-    ours = UNet2D(block_out_channels=(8, 16, 16), norm_num_groups=4)
-    theirs = UNet2D(block_out_channels=(8, 16, 16), norm_num_groups=4)
-    theirs.load_state_dict(ours.state_dict())
-    quick = 0
-    for module in theirs.modules():
-        if isinstance(getattr(module, "processor", None), NarrowHeads):
-            module.set_processor(AttnProcessor2_0())
-            quick += 1
-    assert quick == 11
-    x, time = torch.randn(3, 1, 28, 28), torch.tensor([1.0, 500.0, 999.0])
-    exact = ours(x, time)
-    torch.testing.assert_close(exact, theirs(x, time))  # float32 goes to diffusers
-    with torch.autocast("cpu", torch.bfloat16):
-        mine, its = ours(x, time), theirs(x, time)
-    error = (its.float() - exact).norm()
-    assert 0 < (mine.float() - exact).norm() < 2 * error
-    mine.float().square().mean().backward()
-    its.float().square().mean().backward()
-    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        distance = (p.grad - q.grad).norm() / q.grad.norm().clamp(min=1e-3)
-        assert distance < 0.1, name
 
 
 def test_load_run_of_a_narrow_run_draws_in_float32(tmp_path):

@@ -1,33 +1,70 @@
-"""Attention of many narrow heads in bfloat16 on a CPU."""
+"""Attention of many narrow heads on a CPU."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from torch import Tensor
+from torch import Tensor, nn
 
-_SCORES = 2**22
+_SCORES = 2**21
 """Bytes of scores at a time: about what stays in a processor's cache."""
 _SHORT = 256
 """Pixels up to which it was tried; the scores of all heads are kept for the backward pass."""
-_NARROW = 16
-"""Channels of a head up to which torch's own kernel is slower."""
+_NARROW = 32
+"""Channels of a head up to which torch's own kernel is clearly slower."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(D)) V, (N, L, D) each -> (N, L, D), a few of the N at a time.
+class Attend(torch.autograd.Function):
+    """softmax(Q^T K / sqrt(D)) V^T over the columns of (N, D, L), a few of the N at a time.
 
-    Vaswani et al. 2017, arXiv 1706.03762, equation 1.
+    Vaswani et al. 2017, arXiv 1706.03762, equation 1. The thin matrices lie with their long side
+    in memory, and gradients are taken in the order that keeps them so: the products are up to four
+    times slower the other way round, which autograd would choose.
     """
-    length, width = query.shape[1:]
-    at_once = max(1, _SCORES // (length * length * query.element_size()))
-    parts = zip(*(each.split(at_once) for each in (query * width**-0.5, key, value)), strict=True)
-    return torch.cat([torch.softmax(q @ k.mT, -1) @ v for q, k, v in parts])
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(N, D, L) each -> (N, D, L)."""
+        scaled = query * query.shape[1] ** -0.5
+        out = torch.empty_like(value)
+        weights = []
+        for q, k, v, part in _parts(scaled, key, value, out):
+            weight = torch.softmax(q.mT @ k, -1)
+            torch.bmm(v, weight.mT, out=part)
+            if any(ctx.needs_input_grad):
+                weights.append(weight)
+        ctx.save_for_backward(scaled, key, value, *weights)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D, L) -> (N, D, L) of query, key and value."""
+        scaled, key, value, *weights = ctx.saved_tensors
+        of_query, of_key, of_value = (torch.empty_like(value) for _ in range(3))
+        parts = _parts(scaled, key, value, grads[0], of_query, of_key, of_value)
+        for weight, (q, k, v, grad, to_query, to_key, to_value) in zip(weights, parts, strict=True):
+            torch.bmm(grad, weight, out=to_value)
+            of_weight = grad.mT @ v
+            of_scores = torch._softmax_backward_data(of_weight, weight, -1, weight.dtype)
+            torch.bmm(k, of_scores.mT, out=to_query)
+            torch.bmm(q, of_scores, out=to_key)
+        return of_query.mul_(scaled.shape[1] ** -0.5), of_key, of_value
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of a few of the N of each."""
+    length = tensors[0].shape[2]
+    at_once = max(1, _SCORES // (length * length * tensors[0].element_size()))
+    return zip(*(tensor.split(at_once) for tensor in tensors), strict=True)
 
 
 class NarrowHeads(AttnProcessor2_0):
-    """diffusers' attention between the pixels of an image, quicker on a CPU in bfloat16.
+    """diffusers' attention between the pixels of an image, quicker on a CPU.
 
-    There torch's kernel, made for wide heads, took 267 ms forward and backward for UNet2DModel's
-    heads of 8 channels, in float32 170, and `attend` about 70 (128 images, 14 x 14, two cores).
+    There torch's kernel, made for wide heads, took 185 ms forward and backward for UNet2DModel's
+    heads of 8 channels, in bfloat16 245, and `Attend` 73 and 62 (128 images, 14 x 14, two cores).
     """
 
     def __call__(
@@ -44,27 +81,27 @@ class NarrowHeads(AttnProcessor2_0):
             or attention_mask is not None
             or attn.spatial_norm is not None
             or attn.group_norm is None
+            or hidden_states.device.type != "cpu"
             or hidden_states.ndim != 4
             or hidden_states[0, 0].numel() > _SHORT
             or attn.inner_dim // attn.heads > _NARROW
-            or not _in_bfloat16_on_cpu(hidden_states)
+            or torch.compiler.is_exporting()  # pieces are of one size of batch
         ):
             return super().__call__(
                 attn, hidden_states, encoder_hidden_states, attention_mask, temb
             )
-        pixels = attn.group_norm(hidden_states.flatten(2)).mT  # (B, H W, C)
-        query, key, value = (
-            project(pixels).unflatten(-1, (attn.heads, -1)).transpose(1, 2).flatten(0, 1)
-            for project in (attn.to_q, attn.to_k, attn.to_v)
-        )  # (B heads, H W, D)
-        seen = attend(query, key, value).unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2)
-        out = attn.to_out[1](attn.to_out[0](seen)).mT.reshape(hidden_states.shape)
+        pixels = attn.group_norm(hidden_states.flatten(2))  # (B, C, H W)
+        heads = (
+            _project(layer, pixels).unflatten(1, (attn.heads, -1)).flatten(0, 1)
+            for layer in (attn.to_q, attn.to_k, attn.to_v)
+        )  # (B heads, D, H W)
+        seen = Attend.apply(*heads).view_as(pixels)
+        out = attn.to_out[1](_project(attn.to_out[0], seen)).view_as(hidden_states)
         if attn.residual_connection:
             out = out + hidden_states
         return out / attn.rescale_output_factor
 
 
-def _in_bfloat16_on_cpu(x: Tensor) -> bool:
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-    return x.device.type == "cpu" and dtype is torch.bfloat16
+def _project(layer: nn.Linear, pixels: Tensor) -> Tensor:
+    """The layer at every pixel, (B, C, L) -> (B, C', L)."""
+    return F.conv1d(pixels, layer.weight.unsqueeze(-1), layer.bias)

@@ -1,0 +1,101 @@
+"""Attention of narrow heads on a CPU is torch's, and its gradients too."""
+
+import copy
+from itertools import groupby
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor2_0
+
+from diffusion_lab.networks.attention import Attend, NarrowHeads
+from diffusion_lab.networks.unet2d import UNet2D
+
+
+@pytest.mark.parametrize(("length", "width"), [(196, 8), (49, 8), (7, 3)])
+def test_attention_in_pieces_is_torchs(length, width, monkeypatch):
+    monkeypatch.setattr("diffusion_lab.networks.attention._SCORES", 3 * length**2 * 8)
+    torch.manual_seed(0)
+    ours = [torch.randn(10, width, length, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    theirs = [x.detach().clone().requires_grad_() for x in ours]
+    out, expected = Attend.apply(*ours), F.scaled_dot_product_attention(*(x.mT for x in theirs)).mT
+    torch.testing.assert_close(out, expected)
+    weights = torch.randn_like(out)
+    (out * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, its.grad)
+
+
+def test_the_derivative_is_that_of_finite_differences():
+    torch.manual_seed(0)
+    inputs = tuple(torch.randn(2, 3, 5, dtype=torch.float64).requires_grad_() for _ in range(3))
+    assert torch.autograd.gradcheck(Attend.apply, inputs)
+
+
+def nets():
+    """One with this attention and one with diffusers' own, of the same weights."""
+    torch.manual_seed(0)
+    ours = UNet2D(block_out_channels=(8, 16, 16), norm_num_groups=4)
+    theirs = copy.deepcopy(ours)
+    quick = [m for m in theirs.modules() if isinstance(getattr(m, "processor", None), NarrowHeads)]
+    assert len(quick) == 11
+    for module in quick:
+        module.set_processor(AttnProcessor2_0())
+    return ours, theirs
+
+
+X, TIME = torch.randn(3, 1, 28, 28), torch.tensor([1.0, 500.0, 999.0])
+
+
+def gradients(net, out):
+    out.float().square().mean().backward()
+    return {name: p.grad for name, p in net.named_parameters()}
+
+
+def test_unet2d_is_diffusers_own():
+    ours, theirs = nets()
+    mine, its = ours(X, TIME), theirs(X, TIME)
+    torch.testing.assert_close(mine, its)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(X, TIME), its.detach())
+    expected = gradients(theirs, its)
+    for name, grad in gradients(ours, mine).items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_unet2d_in_bfloat16_is_diffusers_own():
+    """As near to diffusers' own attention as that is to float32, and trainable like it."""
+    ours, theirs = nets()
+    exact = theirs(X, TIME)
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, its = ours(X, TIME), theirs(X, TIME)
+    error = (its.float() - exact).norm()
+    assert 0 < (mine.float() - exact).norm() < 2 * error
+    expected = gradients(theirs, its)
+    for name, grad in gradients(ours, mine).items():
+        distance = (grad - expected[name]).norm() / expected[name].norm().clamp(min=1e-3)
+        assert distance < 0.1, name
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(28, [196, 49, 196]), (64, [256])])
+def test_torch_keeps_what_is_long(size, lengths, monkeypatch):
+    """64 x 64 images have 1,024 pixels at the second level."""
+    seen = []
+    apply = Attend.apply
+    monkeypatch.setattr(Attend, "apply", lambda *qkv: seen.append(qkv[0].shape[2]) or apply(*qkv))
+    ours, _ = nets()
+    ours(torch.zeros(1, 1, size, size), torch.zeros(1))
+    assert [length for length, _ in groupby(seen)] == lengths
+
+
+def test_exported_for_any_batch():
+    """The pieces depend on the batch, so that an export takes diffusers' own."""
+    ours, theirs = nets()
+    batch = torch.export.Dim("batch", max=63)  # of 64 diffusers' upsampling makes a copy
+    with torch.no_grad():
+        program = torch.export.export(
+            ours.eval(), (X, TIME), dynamic_shapes=({0: batch}, {0: batch})
+        )
+    x, time = torch.randn(5, 1, 28, 28), torch.arange(5) * 100.0
+    torch.testing.assert_close(program.module()(x, time), theirs(x, time))
