@@ -37,8 +37,8 @@ KEYS = {
 }
 
 
-def measured(typed, tmp_path, part):
-    code, out, err = typed("benchmark", f"parts={part}", *TINY, f"out={part}")
+def measured(typed, tmp_path, part, *words):
+    code, out, err = typed("benchmark", f"parts={part}", *TINY, f"out={part}", *words)
     assert code == 0, err
     assert out.strip().splitlines()[-1] == str(tmp_path / part)
     record = json.loads((tmp_path / part / "benchmark.json").read_text())
@@ -96,8 +96,9 @@ def test_the_speed_of_a_trained_run(typed, tmp_path, trained):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["unet2d", "sampling"])
 def test_a_part_with_the_large_network(typed, tmp_path, part):
-    [row] = measured(typed, tmp_path, part)[0]["rows"]
+    [row] = measured(typed, tmp_path, part, "precision=bf16-mixed")[0]["rows"]
     assert row["baseline"] > 0 and row["ours"] > 0
+    assert row["details"]["precision"] == "bf16-mixed"
 
 
 @pytest.mark.slow
@@ -130,6 +131,7 @@ def test_its_help_says_what_there_is(command):
         (["seconds=-1"], "seconds=-1.0: expected a number above 0"),
         (["seconds=nan"], "seconds=nan: expected a number above 0"),
         (["threads=0"], "threads=0: expected at least 1"),
+        (["precision=64-true"], "precision=64-true: expected 32-true, bf16-mixed or auto"),
         (["batch_size=0"], "batch_size=0: expected at least 1"),
         (["accelerator=cup"], "accelerator=cup"),
         (["run=nowhere"], "run=nowhere is no folder"),

@@ -276,6 +276,7 @@ def test_the_steps_that_are_timed_over_batch_sizes_are_of_whole_batches(tmp_path
         device=CPU,
         accelerator="cpu",
         threads=1,
+        precision="auto",
         data="fake",
         words=(),
         training_words=(),

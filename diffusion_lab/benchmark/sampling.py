@@ -1,5 +1,6 @@
 """Images drawn as scripts/sample.py draws them, against diffusers' pipelines."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from diffusion_lab.run.build import build
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.drawn import counting
 from diffusion_lab.run.load import Run, load_run
-from diffusion_lab.run.precision import AUTO, chosen_precision
+from diffusion_lab.run.precision import chosen_precision
 
 DDIM_STEPS = 10
 DDPM_WORDS = ("model=ddpm", "sampler=ddim", f"sampler.num_steps={DDIM_STEPS}")
@@ -46,7 +47,7 @@ def sampling(settings: Settings) -> list[Row]:
 
     seconds = alternate(
         lambda: timed(diffusers, settings.device),
-        lambda: timed(lambda: _draw(run, sampler, settings.num_samples), settings.device),
+        lambda: timed(lambda: _draw(run, sampler, settings), settings.device),
         settings.repeats,
     )
     return [
@@ -59,7 +60,7 @@ def sampling(settings: Settings) -> list[Row]:
             SAME_WEIGHTS,
             {
                 "words": run_words(DDPM_WORDS),
-                "precision": chosen_precision(AUTO, settings.device),
+                "precision": chosen_precision(settings.precision, settings.device),
                 "batch_size": settings.num_samples,
             },
         )
@@ -70,7 +71,7 @@ def fast_sampling(settings: Settings) -> list[Row]:
     """A trained run of the fast recipe, or an untrained one, in images a second."""
     run = load_run(settings.run) if settings.run else untrained(settings, *FAST)
     run.module.to(settings.device)
-    sampler, calls = _sampler_of_calls(run, FAST_CALLS)
+    sampler, calls = _sampler_of_calls(run, FAST_CALLS, settings)
     unet = _pipeline_unet(settings)
     scheduler = DDPMScheduler(num_train_timesteps=DDPM_STEPS)
     pipeline = DDPMPipeline(unet, scheduler)
@@ -80,13 +81,13 @@ def fast_sampling(settings: Settings) -> list[Row]:
         pipeline(batch_size=settings.num_samples, num_inference_steps=TIMED_STEPS, output_type="np")
 
     # ours is so much shorter that one drawing would be noise
-    _draw(run, sampler, settings.num_samples)
-    once = timed(lambda: _draw(run, sampler, settings.num_samples), settings.device)
+    _draw(run, sampler, settings)
+    once = timed(lambda: _draw(run, sampler, settings), settings.device)
     times = settings.block(once, once, most=50)
 
     def ours() -> float:
         return timed(
-            lambda: [_draw(run, sampler, settings.num_samples) for _ in range(times)],
+            lambda: [_draw(run, sampler, settings) for _ in range(times)],
             settings.device,
         )
 
@@ -109,7 +110,7 @@ def fast_sampling(settings: Settings) -> list[Row]:
                 "words": None if settings.run else run_words(FAST),
                 "network": "trained" if settings.run else "untrained: speed has no use for weights",
                 "sampler": f"{sampler.name}, {sampler.num_steps} steps",
-                "precision": chosen_precision(AUTO, settings.device),
+                "precision": chosen_precision(settings.precision, settings.device),
                 "calls": calls,
                 "batch_size": settings.num_samples,
                 "baseline_steps_timed": TIMED_STEPS,
@@ -139,26 +140,27 @@ def _pipeline_unet(settings: Settings) -> UNet2DModel:
     return plain_unet2d().eval().to(settings.device)
 
 
-def _draw(run: Run, sampler: Sampler, num_samples: int) -> torch.Tensor:
+def _draw(run: Run, sampler: Sampler, settings: Settings) -> torch.Tensor:
     images, _ = draw(
         run.module,
         sampler,
         run.image_shape,
         run.value_range,
-        num_samples=num_samples,
-        batch_size=num_samples,
+        num_samples=settings.num_samples,
+        batch_size=settings.num_samples,
         seed=0,
-        precision=AUTO,
+        precision=settings.precision,
     )
     return images
 
 
-def _sampler_of_calls(run: Run, most: int) -> tuple[Sampler, float]:
+def _sampler_of_calls(run: Run, most: int, settings: Settings) -> tuple[Sampler, float]:
     """The run's own sampler with as many steps as take at most so many calls of the network."""
+    one = replace(settings, num_samples=1)
     for steps in range(most, 0, -1):
         sampler = run.sampler(num_steps=steps)
         with counting(run.module.network) as seen:
-            _draw(run, sampler, 1)
+            _draw(run, sampler, one)
         if seen() <= most:
             return sampler, seen()
     raise UserError(f"run={run.dir}: its sampler needs more than {most} calls for a single step")

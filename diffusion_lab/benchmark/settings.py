@@ -29,6 +29,9 @@ class Settings:
     device: torch.device
     accelerator: str
     threads: int
+    precision: str
+    """Of our trainings and samples, auto or one of those that are drawn in; the plain way has
+    float32."""
     data: str
     """A word of configs/data/."""
     words: tuple[str, ...]

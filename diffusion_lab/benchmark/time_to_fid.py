@@ -95,7 +95,7 @@ class _Training:
 
 def _training(settings: Settings, budget: int, seed: int) -> _Training:
     limit = f"trainer.max_time=00:00:{budget // 60:02}:{budget % 60:02}"
-    cfg = settings.compose(*WORDS, limit, f"seed={seed}")
+    cfg = settings.compose(*WORDS, limit, f"seed={seed}", f"trainer.precision={settings.precision}")
     began = time.perf_counter()
     result = train(cfg)
     seconds = time.perf_counter() - began

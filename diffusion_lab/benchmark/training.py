@@ -21,8 +21,6 @@ from diffusion_lab.benchmark.settings import Settings, run_words
 from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
 from diffusion_lab.run.precision import chosen_precision
 
-QUICK = "trainer.precision=auto"
-
 
 @dataclass(frozen=True)
 class Case:
@@ -35,11 +33,9 @@ class Case:
 
 
 BASIC_UNET = Case(
-    "basic_unet", "training, BasicUNet", ("model=basic_unet", QUICK), Target(1.15, at_least=True)
+    "basic_unet", "training, BasicUNet", ("model=basic_unet",), Target(1.15, at_least=True)
 )
-UNET2D = Case(
-    "unet2d", "training, UNet2DModel", ("model=unet2d", QUICK), Target(1.5, at_least=True)
-)
+UNET2D = Case("unet2d", "training, UNet2DModel", ("model=unet2d",), Target(1.5, at_least=True))
 
 
 def _network(case: Case) -> nn.Module:
@@ -57,7 +53,11 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
     plain.steps(1)
     once = timed(lambda: plain.steps(1), settings.device)
     blocks = Blocks(plain.steps, settings.block(once, once), settings.repeats)
-    words = (*case.words, *settings.training_words)
+    words = (
+        *case.words,
+        f"trainer.precision={settings.precision}",
+        *settings.training_words,
+    )
     cfg = settings.compose(*words, *OFF_THE_CLOCK)
     seconds = interleaved_training(cfg, blocks)
     rates = seconds.map(lambda s: 1 / s)

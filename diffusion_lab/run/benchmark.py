@@ -32,6 +32,7 @@ from diffusion_lab.run.check import check_keys
 from diffusion_lab.run.compose import compose_config
 from diffusion_lab.run.load import load_run
 from diffusion_lab.run.parts import quieten_lightning
+from diffusion_lab.run.precision import check_precision
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.schema import BenchmarkConfig
@@ -95,6 +96,7 @@ def benchmark(cfg: DictConfig) -> Benchmark:
             f"data.channels={cfg.data.channels} data.image_size={cfg.data.image_size}: expected 1 "
             f"and {SIDE}, the images that the tutorial's loop is written for"
         )
+    check_precision(cfg.precision)
     if cfg.run is not None:
         if "fast_sampling" not in parts:
             raise UserError("run= is for fast_sampling: add it to parts=, or leave run= out")
@@ -134,6 +136,7 @@ def _measured(
         device=device,
         accelerator="gpu" if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
+        precision=cfg.precision,
         data=cfg.data.name,
         training_words=tuple(cfg.words),
         words=(f"paths.data_dir={Path(cfg.paths.data_dir).expanduser().absolute()}", *data_words),

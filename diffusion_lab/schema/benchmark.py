@@ -37,6 +37,7 @@ class BenchmarkConfig:
     num_samples: int = 32
     largest: int | None = None
     run: str | None = None
+    precision: str = "auto"
     words: list[str] = field(default_factory=list)
     data: BenchmarkDataConfig = field(default_factory=BenchmarkDataConfig)
     accelerator: str = "auto"
