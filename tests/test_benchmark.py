@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from torchvision.datasets import MNIST
 
 from tests.test_bad_input import assert_refused
 
@@ -113,6 +114,17 @@ def test_memory_of_processes_of_their_own(typed, tmp_path):
 def test_processes_timed_from_their_start(typed, tmp_path):
     help_row, first_step = measured(typed, tmp_path, "start_up")[0]["rows"]
     assert 0 < help_row["ours"] < first_step["ours"]
+
+
+def test_what_stands_in_for_mnist_is_told_once(typed, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # where nobody answers
+    monkeypatch.setenv("DIFFUSION_LAB_DATA", str(tmp_path / "data"))
+    small = [word for word in TINY if not word.startswith("data")]
+    code, _, err = typed("benchmark", "parts=basic_unet", *small, "out=made")
+    assert code == 0, err
+    assert caplog.text.count("using the 5000 real digits") == 1
+    record = json.loads((tmp_path / "made" / "benchmark.json").read_text())
+    assert record["data"]["source"] == "bundled"
 
 
 def test_its_help_says_what_there_is(command):

@@ -6,7 +6,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from diffusion_lab.benchmark.start_up import start_up
 from diffusion_lab.benchmark.time_to_fid import time_to_fid
 from diffusion_lab.benchmark.training import BASIC_UNET, UNET2D, training
 from diffusion_lab.data.published import SIDE
+from diffusion_lab.data.sources import SOURCES
 from diffusion_lab.errors import UserError
 from diffusion_lab.figures.scaling import Growth, scaling_figure
 from diffusion_lab.run.check import check_keys
@@ -143,6 +144,8 @@ def _measured(
         scratch=scratch,
     )
     data = settings.datamodule().provenance
+    if cfg.data.source == "auto" and data["source"] in SOURCES:  # looked for, and told of, once
+        settings = replace(settings, words=(*settings.words, f"data.source={data['source']}"))
     about = machine(device)
     rate = matmul_rate(device, min(MATMUL_SECONDS, cfg.seconds))
     rows: list[Row] = []
