@@ -22,7 +22,8 @@ FINAL_STEPS = 1407
 TARGET = Target(1 / 25, at_least=False)
 WORDS = (
     "experiment=quickstart_classes",
-    "data.batch_size=32",  # the recipe's, not the one that the other parts share
+    "data.batch_size=32",  # the recipe's own, not what the other parts share
+    "data.val_size=1000",
     "callbacks.samples=null",
     "callbacks.figures=null",
 )
