@@ -212,12 +212,12 @@ def test_the_class_that_was_asked_for_is_drawn(tmp_path):
         "callbacks=minimal",
         "trainer.accelerator=cpu",
         "trainer.max_time=null",
-        "trainer.max_steps=600",
+        "trainer.max_steps=300",
         f"paths.data_dir={tmp_path}",
     ]
     train(compose_config(overrides, tmp_path / "run"))
     run = load_run(tmp_path / "run")
-    images = run.sample(100, labels="all", guidance_scale=2.0, num_steps=20)
+    images = run.sample(100, labels="all", guidance_scale=2.0, num_steps=10)
     digits, classes = bundled_digits(tmp_path)
     judge = KNeighborsClassifier(5).fit(digits.reshape(len(digits), -1), classes)
     judged = judge.predict(images.flatten(1).numpy())
