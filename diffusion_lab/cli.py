@@ -23,8 +23,9 @@ from diffusion_lab import schema
 from diffusion_lab.errors import UserError
 from diffusion_lab.faults import fault
 from diffusion_lab.freed_memory import keep_freed_memory
+from diffusion_lab.run.grammar import quoted, unquoted
 from diffusion_lab.run.lock import locked
-from diffusion_lab.run.resume import SavedRun, check_new, quoted, repeated_run, resumed_run
+from diffusion_lab.run.resume import SavedRun, check_new, repeated_run, resumed_run
 from diffusion_lab.told import fail, line_of, told
 
 log = logging.getLogger(__name__)
@@ -210,7 +211,7 @@ def train() -> None:
     else:
         # a folder that is there may be in use, or hold a run: that is known before it is touched
         many = {"-m", "--multirun"} & typed.keys()
-        named = typed.get("hydra.sweep.dir" if many else "hydra.run.dir", "").strip("'\"")
+        named = unquoted(typed.get("hydra.sweep.dir" if many else "hydra.run.dir", ""))
         there = Path(named) if named and Path(named).is_dir() else None
         with told():
             for job in there.glob("*/") if there and many else ():

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -49,10 +49,22 @@ def _reason(error: BaseException) -> str | None:
             return line if named else f"{link.full_key}: {line}"
     if str(error).startswith("Config group override must be"):  # a bare ValueError of Hydra's
         return "a group is null: give it a word of its own, or logger=[] for no logger"
+    for link in links:
+        if isinstance(link, OverrideParseException):
+            return _not_understood(link)
     if any(isinstance(link, HydraException) for link in links):
         text = re.split("Config search path:|To append to your", str(error))[0]
         return " ".join(text.split())
     return None
+
+
+def _not_understood(error: OverrideParseException) -> str:
+    """Where Hydra's grammar says what it had expected, and not in which word."""
+    word = error.override
+    name, equals, value = word.partition("=")
+    what = " ".join(error.message.partition("\nSee ")[0].split())
+    hint = f"; quotes within quotes keep it as it is, \"{name}='{value}'\"" if equals else ""
+    return f"{word} is not understood ({what}){hint}"
 
 
 def _known_keys(error: OmegaConfBaseException) -> list[str]:

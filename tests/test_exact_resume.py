@@ -66,8 +66,25 @@ def test_a_damaged_checkpoint_is_passed_over(half, whole, typed, how):
 
 
 def test_sampling_from_a_damaged_checkpoint_is_refused(half, typed):
-    damage(half / "checkpoints" / "last.ckpt", "flipped")
-    assert_refused(typed("sample", f"run={half}"), "last.ckpt is damaged", "another checkpoint")
+    folder = half / "checkpoints"
+    damage(folder / "last.ckpt", "flipped")
+    shutil.copy(folder / "best.ckpt", folder / "previous.ckpt")
+    said = "give checkpoint=previous or checkpoint=best or another run"
+    assert_refused(typed("sample", f"run={half}"), "last.ckpt is damaged", said)
+    damage(folder / "previous.ckpt", "truncated")
+    refused = typed("sample", f"run={half}", "checkpoint=previous")
+    assert_refused(refused, "previous.ckpt is damaged", ": give checkpoint=best or another run")
+    (folder / "best.ckpt").unlink()
+    (folder / "previous.ckpt").unlink()
+    assert_refused(typed("sample", f"run={half}"), "give another checkpoint or run")
+
+
+@pytest.mark.parametrize("quotes", ["", "'", '"'])
+def test_a_folder_is_named_with_quotes_or_without(half, typed, quotes):
+    odd = half.rename(half.with_name("a dir=x, ü ([1])"))
+    code, out, err = typed("train", f"resume={quotes}{odd}{quotes}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert out.strip().splitlines()[-1] == str(odd)
 
 
 def test_the_limit_may_be_raised_and_the_first_configuration_stays(whole, half, typed, tmp_path):

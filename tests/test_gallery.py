@@ -49,6 +49,15 @@ def test_runs_of_one_name_are_two_rows(run_dir, tmp_path, monkeypatch):
     assert list(rows) == ["classy", str(again)]
 
 
+def test_runs_alike_are_told_apart_by_their_folders(run_dir, tmp_path, monkeypatch):
+    rows = {}
+    draw = module.figures.labelled_rows
+    monkeypatch.setattr(module.figures, "labelled_rows", lambda r: rows.update(r) or draw(r))
+    again = shutil.copytree(run_dir, tmp_path / "another")
+    gallery([run_dir, again], tmp_path / "out.png", num_samples=2)
+    assert list(rows) == ["classy", "another"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

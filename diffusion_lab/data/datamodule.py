@@ -74,6 +74,8 @@ class ImageDataModule(L.LightningDataModule):
         check_whole_number("seed", seed, least=0)
         if train_size is not None:
             check_whole_number("train_size", train_size, least=1)
+        if clusters is not None:
+            check_whole_number("clusters", clusters, least=2)
         self.dataset, self.source, self.seed = name, source, seed
         self.data_dir = Path(data_dir).expanduser()
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size

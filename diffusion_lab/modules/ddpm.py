@@ -28,7 +28,7 @@ class DDPMModule(DiffusionModule):
         noise_schedule = noise_schedule or VPSchedule()
         if not isinstance(noise_schedule, VPSchedule):
             raise UserError(
-                f"model=ddpm cannot use {type(noise_schedule).__name__}: choose "
+                f"model=ddpm goes by betas, {type(noise_schedule).__name__} has none: choose "
                 "noise_schedule=linear, scaled_linear, cosine or sigmoid, or another model"
             )
         super().__init__(

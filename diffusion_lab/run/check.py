@@ -1,6 +1,7 @@
 """Holds a composed configuration against the classes it names, before anything is built."""
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,11 @@ def _accepts(hint: Any, value: Any) -> bool:
     if isinstance(value, bool):
         return bool in options
     return isinstance(value, options) or (isinstance(value, int) and float in options)
+
+
+def _bad(value: float, path: str) -> bool:
+    """Not a number; infinity has a meaning in some samplers."""
+    return math.isnan(value) or (math.isinf(value) and path == "optimizer")
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -78,6 +84,8 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = get_obj
                     f"{path}.{key} is unknown: {target.__name__} takes "
                     f"{sorted([*parameters, *own])}"
                 )
+            if isinstance(node[key], float) and _bad(node[key], path):
+                raise UserError(f"{path}.{key}={node[key]}: expected a finite number")
             if key in hints and not _accepts(hints[key], node[key]):
                 hint = hints[key]
                 expected = hint.__name__ if inspect.isclass(hint) else str(hint)

@@ -80,8 +80,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             if unsafe
             else type(error).__name__
         )
+        beside = [path.with_stem(name) for name in (PREVIOUS, "best") if name != path.stem]
+        others = [f"checkpoint={other.stem}" for other in beside if other.exists()]
         raise UserError(
-            f"{path} is damaged or was not written by this project ({what}): give another "
-            "checkpoint or run"
+            f"{path} is damaged or was not written by this project ({what}): give "
+            f"{' or '.join([*others, 'another run' if others else 'another checkpoint or run'])}"
         ) from error
     return state

@@ -23,26 +23,31 @@ def gallery(
 ) -> Path:
     """Write a PNG with a row per run, drawn by the run's own sampler.
 
-    Rows are named by what was trained, with other steps or guidance by the runs' folders; of two
-    that would be named alike the second is named by its path.
+    Rows are named by what was trained; by the runs' folders where that does not tell them apart, or
+    where steps or guidance are others than their own; of two folders of one name the second is
+    named by its path.
     Raises UserError for a mistake, before anything is drawn.
     """
     for name, number in {"num-samples": num_samples, "num-steps": num_steps}.items():
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: expected at least 1")
     check_picture(out)
-    rows: dict[str, Tensor] = {}
-    for run in map(load_run, run_dirs):
+    trained: list[str] = []
+    drawn: list[Tensor] = []
+    runs = [load_run(folder) for folder in run_dirs]
+    for run in runs:
         sampler = run.sampler()
         sampler.num_steps = num_steps or sampler.num_steps
         images = run.sample(num_samples, sampler=sampler, seed=seed, guidance_scale=guidance_scale)
+        drawn.append(images.float() / 255)
         schedule = type(run.module.noise_schedule).__name__.removesuffix("Schedule")
-        name = f"{run.module.prediction.name} on {schedule}\n{sampler.name}, {sampler.num_steps}"
-        if num_steps is not None or guidance_scale != 1:
-            name = run.dir.name
-        if name in rows:
-            name = str(run.dir)
-        rows[name] = images.float() / 255
+        what = f"{run.module.prediction.name} on {schedule}"
+        trained.append(f"{what}\n{sampler.name}, {sampler.num_steps}")
+    told_apart = num_steps is None and guidance_scale == 1 and len({*trained}) == len(runs)
+    rows: dict[str, Tensor] = {}
+    for run, what, images in zip(runs, trained, drawn, strict=True):
+        name = what if told_apart else run.dir.name
+        rows[str(run.dir) if name in rows else name] = images
     return figures.save_figure(figures.labelled_rows(rows), out)
 
 

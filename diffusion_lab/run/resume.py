@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.run.grammar import quoted, unquoted
 from diffusion_lab.run.limits import seconds_of
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
     """The run folder named, the words for Hydra, which change nothing that matters, and trust=."""
     named = next(word for word in words if word.startswith(f"{command}="))
     # without "..", as Hydra will have it; a link stays one
-    folder = Path(os.path.abspath(Path(named.partition("=")[2]).expanduser()))  # noqa: PTH100
+    folder = Path(os.path.abspath(Path(unquoted(named.partition("=")[2])).expanduser()))  # noqa: PTH100
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise UserError(
             f"{named} is no run folder: give one that holds .hydra/config.yaml, "
@@ -152,11 +153,6 @@ def _job_words(folder: Path, config_dir: str) -> list[str]:
         "hydra/hydra_logging=none",
         f"paths.output_dir={quoted(str(folder))}",
     ]
-
-
-def quoted(text: str) -> str:
-    """As a value of Hydra's grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> N
     """Let the teacher draw `teacher.num_pairs` images from the run's seed; write them to `file`."""
     began = time.perf_counter()
     count = cfg.teacher.num_pairs
-    log.info("the teacher draws %d images", count)
+    log.info("%s draws the %d images to train on (teacher.num_pairs=)", run.dir, count)
     run.module.to(device)
     images, _ = draw(
         run.module,
