@@ -90,6 +90,7 @@ def test_basic_unet_ignores_time_and_unet2d_does_if_told():
 
 def test_unet2d_at_time_zero_is_diffusers_own():
     from diffusers import UNet2DModel
+    from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
     net = UNet2D(use_time=False)
     own = UNet2DModel(
@@ -103,7 +104,12 @@ def test_unet2d_at_time_zero_is_diffusers_own():
     )
     own.load_state_dict(net.unet.state_dict())
     x = torch.rand(2, 1, 28, 28)
-    torch.testing.assert_close(net(x, torch.full((2,), 500.0)), own(x, 0).sample)
+    time, expected = torch.full((2,), 500.0), own(x, 0).sample
+    torch.testing.assert_close(net(x, time), expected)
+    for module in net.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor2_0())
+    assert torch.equal(net(x, time), expected)  # all but the attention to the last bit
 
 
 def test_fast_unet_starts_at_zero_and_uses_time_once_trained():

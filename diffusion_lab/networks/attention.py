@@ -47,6 +47,7 @@ class Attend(torch.autograd.Function):
         for weight, (q, k, v, grad, to_query, to_key, to_value) in zip(weights, parts, strict=True):
             torch.bmm(grad, weight, out=to_value)
             of_weight = grad.mT @ v
+            # what autograd calls
             of_scores = torch._softmax_backward_data(of_weight, weight, -1, weight.dtype)
             torch.bmm(k, of_scores.mT, out=to_query)
             torch.bmm(q, of_scores, out=to_key)

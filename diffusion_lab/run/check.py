@@ -38,9 +38,9 @@ def _accepts(hint: Any, value: Any) -> bool:
     return isinstance(value, options) or (isinstance(value, int) and float in options)
 
 
-def _bad(value: float, path: str) -> bool:
-    """Not a number; infinity has a meaning in some samplers."""
-    return math.isnan(value) or (math.isinf(value) and path == "optimizer")
+def _is_setting(value: float, path: str) -> bool:
+    """No nan; infinity may bound the noise levels of somebody's sampler, but no optimizer."""
+    return math.isfinite(value) or (math.isinf(value) and path != "optimizer")
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = get_obj
                     f"{path}.{key} is unknown: {target.__name__} takes "
                     f"{sorted([*parameters, *own])}"
                 )
-            if isinstance(node[key], float) and _bad(node[key], path):
+            if isinstance(node[key], float) and not _is_setting(node[key], path):
                 raise UserError(f"{path}.{key}={node[key]}: expected a finite number")
             if key in hints and not _accepts(hints[key], node[key]):
                 hint = hints[key]
