@@ -35,7 +35,7 @@ class Batch:
         """The batch of that number in its epoch, for which nothing has been drawn yet."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
-        return cls(number, tensors, data.batch_indices(), _random_states(module.device))
+        return cls(number, tensors, data.batch_indices(), random_states(module.device))
 
 
 @dataclass
@@ -95,15 +95,16 @@ def write_anomaly(
     return line
 
 
-def _random_states(device: torch.device) -> list[Tensor]:
-    """Of the CPU's stream, and of the device's own if it has one."""
+def random_states(device: torch.device) -> list[Tensor]:
+    """Return the states of the CPU's stream, and of the device's own if it has one."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
         states.append(torch.get_device_module(device).get_rng_state())
     return states
 
 
-def _set_random_states(device: torch.device, states: list[Tensor]) -> None:
+def set_random_states(device: torch.device, states: list[Tensor]) -> None:
+    """Set them to what `random_states` returned."""
     torch.set_rng_state(states[0])
     if device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[1])
@@ -116,11 +117,11 @@ def _draw_again(
 
     The draws themselves, because what a GPU drew no CPU draws again. The streams are left alone.
     """
-    now = _random_states(module.device)
-    _set_random_states(module.device, batch.random_states)
+    now = random_states(module.device)
+    set_random_states(module.device, batch.random_states)
     with trainer.precision_plugin.train_step_context():  # which the type of the draws depends on
         x0, noise, t, labels = module.draw(*batch.tensors)
     drawn = {"x0": x0, "noise": noise, "t": t, "labels": labels}
     drawn["random_state"] = torch.get_rng_state()
-    _set_random_states(module.device, now)
+    set_random_states(module.device, now)
     return {name: None if value is None else value.cpu() for name, value in drawn.items()}

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
 from diffusion_lab.data.padding import check_padding, padded
+from diffusion_lab.data.placement import belongs_on, check_on_device
 from diffusion_lab.data.published import NUM_CLASSES, SIDE
 from diffusion_lab.data.sources import (
     ImageSet,
@@ -46,6 +47,8 @@ class ImageDataModule(L.LightningDataModule):
         num_test_images: only for fake: images in its test split, 1,000 if None.
         channels: of the images; published digits have 1, fake has what is asked for.
         clusters: put so many groups of training images that look alike in place of the labels.
+        on_device: keep the images in the GPU's memory: auto (where they fit into a quarter of what
+            is free), True or False. The batches are the same.
 
     Raises:
         UserError: for a setting that is out of range.
@@ -67,8 +70,10 @@ class ImageDataModule(L.LightningDataModule):
         num_test_images: int | None = None,
         channels: int = 1,
         clusters: int | None = None,
+        on_device: bool | str = "auto",
     ) -> None:
         super().__init__()
+        check_on_device(on_device)
         check_whole_number("batch_size", batch_size, least=1)
         check_whole_number("val_size", val_size, least=0)
         check_whole_number("seed", seed, least=0)
@@ -80,7 +85,7 @@ class ImageDataModule(L.LightningDataModule):
         self.data_dir = Path(data_dir).expanduser()
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.value_range = ValueRange(value_range)
-        self.clusters = clusters
+        self.clusters, self.on_device = clusters, on_device
         self.num_classes = NUM_CLASSES if clusters is None else clusters
 
         check_whole_number("channels", channels, least=1)
@@ -284,9 +289,16 @@ class ImageDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, shuffle: bool = False) -> InMemoryLoader:
         images, labels = self._split(split)
-        rank, world_size = 0, 1
+        noise = self._noise.get(split)
+        rank, world_size, device = 0, 1, torch.device("cpu")
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            device = self.trainer.strategy.root_device
+        tensors = [images, labels] if noise is None else [images, labels, noise]
+        moved = belongs_on(device, tensors, self.on_device)
+        if moved:
+            images, labels, *paired = (tensor.to(device) for tensor in tensors)
+            noise = paired[0] if paired else None
         return InMemoryLoader(
             images,
             labels,
@@ -295,5 +307,6 @@ class ImageDataModule(L.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-            noise=self._noise.get(split),
+            noise=noise,
+            pin_memory=device.type == "cuda" and not moved,
         )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.placement import select
 from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,15 +31,16 @@ class InMemoryLoader:
     divide evenly, or cut where `drop_last` is set.
 
     Args:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,).
+        images: uint8 (N, C, H, W), on the device where the batches are wanted.
+        labels: int64 (N,), on the same device.
         batch_size: images in a batch of one process; the last batch may be smaller.
         shuffle: a new order every epoch, for training; otherwise the order of the tensors.
         drop_last: leave out what does not fill a batch.
         seed: of the order, not negative.
         rank: the number of this process.
         world_size: the number of processes.
-        noise: float32 (N, C, H, W).
+        noise: float32 (N, C, H, W), on the same device.
+        pin_memory: hand out batches in page-locked memory, for asynchronous copies to a GPU.
 
     Raises:
         UserError: if batch_size or seed is out of range.
@@ -56,6 +58,7 @@ class InMemoryLoader:
         rank: int = 0,
         world_size: int = 1,
         noise: Tensor | None = None,
+        pin_memory: bool = False,
     ) -> None:
         check_whole_number("batch_size", batch_size, least=1)
         check_whole_number("seed", seed, least=0)
@@ -63,13 +66,14 @@ class InMemoryLoader:
         self._tensors = (images, labels) if noise is None else (images, labels, noise)
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.pin_memory = pin_memory
 
         divide = math.floor if drop_last else math.ceil
         self._num_images = divide(len(images) / world_size)  # of this process
         self._num_batches = divide(self._num_images / batch_size)
 
         self.epoch, self.batch = 0, 0  # of the batch that comes next
-        self.last_indices: Tensor | None = None  # (B,) int64, of the batch that came last
+        self.last_indices: Tensor | None = None  # (B,) int64 on the CPU, of the last batch
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -81,15 +85,17 @@ class InMemoryLoader:
         # iter() more often than it iterates, and loads a state after it has called it.
         if not self.shuffle:
             self.set_epoch(0)
-        epoch, order = self.epoch, self.order(self.epoch)
+        epoch: int | None = None
         for _ in range(len(self)):
             if epoch != self.epoch:
                 epoch, order = self.epoch, self.order(self.epoch)
-            indices = order[self.batch * self.batch_size : (self.batch + 1) * self.batch_size]
+                order_there = order.to(self.images.device)  # once, so that no batch waits
+            part = slice(self.batch * self.batch_size, (self.batch + 1) * self.batch_size)
             # Counted before it is handed out: whoever has the batch and saves has used it.
             self._go_to(self.epoch, self.batch + 1)
-            self.last_indices = indices
-            yield tuple(tensor.index_select(0, indices) for tensor in self._tensors)
+            self.last_indices = order[part]
+            indices = order_there[part]
+            yield tuple(select(tensor, indices, self.pin_memory) for tensor in self._tensors)
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices (int64) of the images this process yields in that epoch."""

@@ -71,8 +71,8 @@ class DiffusionModule(L.LightningModule):
             )
         # 1.3 to 1.7 times faster on the CPU it was tried on, and what tensor cores want; a network
         # for which that is not so says what it wants
-        layout = getattr(network, "memory_format", torch.channels_last)
-        self.network = network.to(memory_format=layout)
+        self.network = network
+        self.lay_out(getattr(network, "memory_format", torch.channels_last))
         self.noise_schedule = noise_schedule
         self.prediction = prediction
         self.weighting = weighting or Weighting()
@@ -92,6 +92,11 @@ class DiffusionModule(L.LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
+
+    def lay_out(self, memory_format: torch.memory_format) -> None:
+        """Store the weights of convolutions in this order of dimensions."""
+        self.memory_format = memory_format
+        self.network.to(memory_format=memory_format)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output at x_t (B, C, H, W) and t (B,).

@@ -12,8 +12,10 @@ from hydra.utils import get_object
 
 from diffusion_lab.errors import UserError
 
-# of this project, beside those of the class that a node names
-_OWN_KEYS = {"trainer": {"compile": bool}}
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "trainer": {"compile": bool, "compile_mode": str, "tf32": bool, "channels_last": bool | str}
+}
+"""Settings of this project, beside those of the class that a node names."""
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -75,7 +77,7 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = get_obj
         except ImportError as error:
             raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
         parameters = inspect.signature(target).parameters
-        own = _OWN_KEYS.get(path, {})
+        own = OWN_KEYS.get(path, {})
         hints = _hints(target) | own
         takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key in node.keys() - _HYDRA_KEYS:

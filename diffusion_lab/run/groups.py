@@ -17,7 +17,12 @@ _IGNORED = (
     "data.data_dir",
     "logger",
     "threads",
+    "data.on_device",
     "trainer.compile",
+    "trainer.compile_mode",
+    "trainer.tf32",
+    "trainer.channels_last",
+    "trainer.benchmark",
     "trainer.log_every_n_steps",
     *(
         f"callbacks.{name}"

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import (
     Checkpoint,
     LearningRateMonitor,
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.callbacks import (
     FID,
+    CompiledNetwork,
     FIDEstimate,
     Figures,
     LossHistory,
@@ -30,9 +32,12 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
+from diffusion_lab.run.check import OWN_KEYS
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
+from diffusion_lab.run.gpu import check_gpu, why_no_gpu
 from diffusion_lab.run.lean import NoProfiler
 from diffusion_lab.run.limits import seconds_of
+from diffusion_lab.run.precision import forks
 from diffusion_lab.run.run_folder import RunFolder
 
 
@@ -47,6 +52,8 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
     # a run that is taken up again finds its own
     warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
+    # torch 2.9 of allow_tf32, which its own compiler still reads
+    warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
 
 
 def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
@@ -69,6 +76,8 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
 def build_model(cfg: DictConfig) -> DiffusionModule:
     """The module; UserError if its optimizer or the sampler of its pictures does not fit it."""
     module: DiffusionModule = build(cfg.model)
+    if (channels_last := cfg.trainer.get("channels_last", "auto")) != "auto":
+        module.lay_out(torch.channels_last if channels_last else torch.contiguous_format)
     build(cfg.sampler).check(module.noise_schedule)
     try:
         module.make_optimizer(module.parameters())
@@ -81,10 +90,11 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
     """The Trainer; UserError in one line for what it refuses."""
     profiler = {} if cfg.trainer.profiler else {"profiler": NoProfiler()}
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
-    settings.pop("compile", None)  # of this project
+    for name in OWN_KEYS["trainer"]:
+        settings.pop(name, None)
     seconds = seconds_of(settings.pop("max_time"))
     try:
-        return build(
+        trainer: L.Trainer = build(
             settings,
             max_time=None if seconds is None else timedelta(seconds=seconds),
             callbacks=callbacks,
@@ -96,9 +106,17 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
         )
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if cfg.trainer.accelerator in ("gpu", "cuda") and (why := why_no_gpu()):
+            raise UserError(
+                f"trainer.accelerator={cfg.trainer.accelerator}: {why}. Use "
+                "trainer.accelerator=cpu, or auto for what this machine has."
+            ) from error
         if "ccelerator" in reason.replace("auto accelerator", "") or "backend" in reason:
             reason += " Use trainer.accelerator=cpu, or auto for what this machine has."
         raise UserError(f"trainer: {reason}") from error
+    if not forks(cfg.trainer.strategy):
+        check_gpu(trainer.strategy.root_device)
+    return trainer
 
 
 def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
@@ -118,6 +136,18 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
         callbacks = [c for c in callbacks if not isinstance(c, left_out)]
     at_the_end = [ValidateAtTheEnd()] if cfg.trainer.max_steps > 0 else []
     return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog()]
+
+
+def compiled_network(cfg: DictConfig) -> list[CompiledNetwork]:
+    """The callback that trainer.compile asks for; UserError for a mode that would do nothing."""
+    mode = cfg.trainer.get("compile_mode", "default")
+    if cfg.trainer.get("compile"):
+        return [CompiledNetwork(mode)]
+    if mode != "default":
+        raise UserError(
+            f"trainer.compile_mode={mode} compiles nothing without trainer.compile=true"
+        )
+    return []
 
 
 def check_monitored(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffusion_lab.errors import UserError
-from diffusion_lab.run.results import choose_device
+from diffusion_lab.run.results import find_device
 
 if TYPE_CHECKING:  # whoever only draws has no need of it
     from omegaconf import DictConfig
@@ -30,6 +30,11 @@ def chosen_precision(precision: str, device: torch.device) -> str:
     return NARROW if computes_bfloat16(device) else FULL
 
 
+def forks(strategy: object) -> bool:
+    """Whether the processes of a training are forked, which may not have looked at a GPU before."""
+    return any(word in str(strategy) for word in ("fork", "notebook"))
+
+
 def settled(cfg: "DictConfig") -> "DictConfig":
     """A configuration with trainer.precision=auto decided, so that the record says what it was.
 
@@ -38,10 +43,10 @@ def settled(cfg: "DictConfig") -> "DictConfig":
     """
     if cfg.trainer.precision != AUTO:
         return cfg
-    forks = any(word in str(cfg.trainer.strategy) for word in ("fork", "notebook"))
+    will_fork = forks(cfg.trainer.strategy)
     try:
-        device = choose_device(cfg.trainer.accelerator)
-        precision = FULL if forks and device.type != "cpu" else chosen_precision(AUTO, device)
+        device = find_device(cfg.trainer.accelerator)
+        precision = FULL if will_fork and device.type != "cpu" else chosen_precision(AUTO, device)
     except UserError:
         precision = FULL  # the trainer will refuse the accelerator
     cfg = cfg.copy()  # the caller's keeps what was typed

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.run.gpu import gpu_settings
 
 _COMPARED = (
     "data",
@@ -32,7 +33,7 @@ def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.
     parameters = sum(p.numel() for p in module.network.parameters())
     return (
         f"{type(module.network).__name__} with {parameters:,} parameters on "
-        f"{_where(trainer)}; {provenance['dataset']} ({provenance['source']}), "
+        f"{_where(module, trainer)}; {provenance['dataset']} ({provenance['source']}), "
         f"{provenance['num_train']:,} images to train on; run folder {trainer.default_root_dir}"
     )
 
@@ -44,12 +45,15 @@ def hyper_parameters(config: Mapping[str, Any], provenance: Mapping[str, Any]) -
     return {**config, "command": command, "provenance": provenance}
 
 
-def _where(trainer: L.Trainer) -> str:
-    """The device, with the number of threads on a CPU, and the precision."""
-    device = trainer.strategy.root_device
-    threads = torch.get_num_threads()
-    count = f" with {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
-    return f"{device}{count} in {trainer.precision}"
+def _where(module: DiffusionModule, trainer: L.Trainer) -> str:
+    """The device, with the threads of a CPU or the settings of a GPU, and the precision."""
+    device, how = trainer.strategy.root_device, ""
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        how = f" with {threads} thread{'s' * (threads > 1)}"
+    elif device.type == "cuda" and torch.cuda.is_initialized():  # not before a fork
+        how = f" ({gpu_settings(device, module.memory_format)})"
+    return f"{device}{how} in {trainer.precision}"
 
 
 def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) -> str:

@@ -13,14 +13,29 @@ from torch import Tensor
 
 from diffusion_lab.atomic import replacing
 from diffusion_lab.errors import UserError
+from diffusion_lab.run.gpu import check_gpu, use_tf32, why_no_gpu
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device that Lightning chooses for a word such as auto or gpu; UserError if none."""
+    """Return the device that Lightning chooses for a word such as auto or gpu, ready for use.
+
+    Float32 is exact there from now on: only a training multiplies by TF32. Raises UserError where
+    there is no such device, or torch cannot use it.
+    """
+    device = find_device(accelerator)
+    check_gpu(device)
+    use_tf32(False)
+    return device
+
+
+def find_device(accelerator: str) -> torch.device:
+    """Do as `choose_device`, but leave a GPU untouched, for processes that will be forked."""
     try:
         return L.Fabric(accelerator=accelerator, devices=1).device
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        if accelerator in ("gpu", "cuda") and (why := why_no_gpu()):
+            reason = f"{why}."
         raise UserError(
             f"accelerator={accelerator}: {reason} Use accelerator=cpu or auto."
         ) from error

@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "callbacks.progress.seconds",
     "paths.data_dir",
     "data.data_dir",
+    "data.on_device",
 )
 """Settings that do not make it another experiment."""
 LIMITS = MAY_CHANGE[:3]

@@ -19,7 +19,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffusion_lab.attached import attached
 from diffusion_lab.callbacks import (
-    CompiledNetwork,
     FiniteLoss,
     LossHistory,
     PendingMetrics,
@@ -36,6 +35,7 @@ from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.continued_logs import log_pending
+from diffusion_lab.run.gpu import gpu_settings_restored, use_tf32
 from diffusion_lab.run.lean import leave_out_idle_hooks, look_for_no_gpu_twice
 from diffusion_lab.run.limits import check_an_end, check_limits
 from diffusion_lab.run.lock import locked
@@ -46,6 +46,7 @@ from diffusion_lab.run.parts import (
     build_trainer,
     check_classes,
     check_monitored,
+    compiled_network,
     quieten_lightning,
 )
 from diffusion_lab.run.precision import settled
@@ -93,7 +94,7 @@ def train(cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = N
     Stopped after a signal. The folder's metrics.json says how the run ended, whatever happens.
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
-    with locked(run_dir), threads_restored():
+    with locked(run_dir), threads_restored(), gpu_settings_restored():
         return _recorded(cfg, run_dir, resume, trust)
 
 
@@ -158,10 +159,12 @@ def _fit(
     check_threads(threads)
     if threads is not None and not taken_up:  # a run taken up keeps the number it had
         torch.set_num_threads(threads)
+    use_tf32(cfg.trainer.get("tf32", True))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     quieten_lightning()
     look_for_no_gpu_twice()
 
+    compiles = compiled_network(cfg)
     datamodule: ImageDataModule = build(cfg.data)
     check_classes(cfg, datamodule)
     beginning.check(cfg, datamodule)
@@ -184,7 +187,6 @@ def _fit(
     if config["data"].get("source") == "auto" and found in SOURCES:
         config["data"]["source"] = found  # whoever reads the checkpoint finds the same
     saves = [SaveConfig(config, datamodule.provenance), RandomState(), PendingMetrics()]
-    compiles = [CompiledNetwork()] if cfg.trainer.get("compile") else []
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
     leave_out_idle_hooks(attached(trainer, L.Callback))
     check_monitored(cfg, callbacks, datamodule.provenance)

@@ -32,6 +32,7 @@ class DataConfig:
     train_size: int | None = None
     num_images: int | None = None
     clusters: int | None = None
+    on_device: Any = "auto"
     seed: int = "${seed}"  # type: ignore[assignment]
 
 

@@ -1,0 +1,57 @@
+"""Where a data set lies while it is trained on: in the GPU's memory, or in the host's."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.errors import UserError
+
+MAX_FRACTION = 0.25
+"""Largest fraction of a GPU's free memory that on_device=auto fills with images."""
+
+
+def check_on_device(on_device: bool | str) -> None:
+    """Raise UserError unless this is auto, true or false."""
+    if on_device != "auto" and not isinstance(on_device, bool):
+        raise UserError(f"data.on_device={on_device}: expected auto, true or false")
+
+
+def belongs_on(device: torch.device, tensors: Sequence[Tensor], on_device: bool | str) -> bool:
+    """Decide whether a data set is moved to the device that trains on it.
+
+    auto: where they take up at most MAX_FRACTION of a CUDA device's free memory. Raises UserError
+    for on_device=true where a CUDA device has less memory free than they need.
+    """
+    if device.type == "cpu" or on_device is False:
+        return False
+    if device.type != "cuda":  # free memory is unknown
+        return on_device is True
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    free = free_memory(device)
+    if on_device is True and size > free:
+        raise UserError(
+            f"data.on_device=true: the images need {_mib(size)}, but {device} has {_mib(free)} "
+            "free; type data.on_device=auto, which keeps them in the host's memory"
+        )
+    return on_device is True or size <= MAX_FRACTION * free
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a CUDA device."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def select(tensor: Tensor, indices: Tensor, pinned: bool = False) -> Tensor:
+    """Return the entries of a tensor (N, ...) at indices (B,): (B, ...), on the same device.
+
+    Into page-locked memory if asked, from where a GPU fetches it without being waited for.
+    """
+    if not pinned:
+        return tensor.index_select(0, indices)
+    out = torch.empty(len(indices), *tensor.shape[1:], dtype=tensor.dtype, pin_memory=True)
+    return torch.index_select(tensor, 0, indices, out=out)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

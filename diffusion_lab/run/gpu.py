@@ -1,0 +1,93 @@
+"""Whether torch can use the GPU that is asked for, and how it computes there."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from diffusion_lab.errors import UserError
+
+
+def why_no_gpu() -> str | None:
+    """Return what keeps torch from using an NVIDIA GPU, None if nothing does."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (
+            f"torch {torch.__version__} is a build without CUDA, so it cannot use a GPU even if "
+            "this machine has one: install a build with CUDA, see docs/gpu.md"
+        )
+    if torch.cuda.is_available():
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
+        return f"torch {torch.__version__} finds no GPU ({reason}): does nvidia-smi list one?"
+    return None
+
+
+def check_gpu(device: torch.device) -> None:
+    """Raise UserError for an NVIDIA GPU that this build of torch has no code for.
+
+    Device code runs on GPUs of its own major version from its minor version on, PTX
+    (compute_XY) on all later ones: CUDA C++ Programming Guide, "Compute Capabilities".
+    """
+    if device.type != "cuda" or torch.version.hip is not None:
+        return
+    capability = torch.cuda.get_device_capability(device)
+    built_for = torch.cuda.get_arch_list()
+    if not built_for or any(_runs_on(capability, arch) for arch in built_for):
+        return
+    raise UserError(
+        f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}."
+        f"{capability[1]}, but torch {torch.__version__} is built for {', '.join(built_for)}: "
+        "install a build of torch that supports this GPU, or type trainer.accelerator=cpu "
+        "(accelerator=cpu for other commands)"
+    )
+
+
+def _runs_on(capability: tuple[int, int], arch: str) -> bool:
+    """Whether code for `arch` (sm_90, sm_90a, compute_120 ...) runs on such a GPU."""
+    digits = re.search(r"_(\d+)", arch)
+    if digits is None:
+        return False
+    major, minor = divmod(int(digits[1]), 10)
+    if arch.startswith("compute_"):
+        return (major, minor) <= capability
+    return major == capability[0] and minor <= capability[1]
+
+
+def use_tf32(enabled: bool) -> None:
+    """Let float32 products on NVIDIA GPUs keep 10 bits of mantissa (TF32), or all 23.
+
+    TF32 is several times as fast on tensor cores (compute capability 8.0 and later). Process-wide;
+    nothing changes on other devices.
+    """
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = enabled
+        torch.backends.cudnn.allow_tf32 = enabled
+
+
+@contextmanager
+def gpu_settings_restored() -> Iterator[None]:
+    """Undo changes of TF32 and cudnn.benchmark: the jobs of a sweep share a process."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def gpu_settings(device: torch.device, memory_format: torch.memory_format) -> str:
+    """Describe how a training computes on an NVIDIA GPU, for the run's first line."""
+    on = {True: "on", False: "off"}
+    return (
+        f"{torch.cuda.get_device_name(device)}, "
+        f"TF32 {on[torch.backends.cuda.matmul.allow_tf32]}, "
+        f"cudnn.benchmark {on[torch.backends.cudnn.benchmark]}, "
+        f"channels_last {on[memory_format is torch.channels_last]}"
+    )
