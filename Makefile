@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_PROCESSES ?= 2
+GPU_PYTHON ?= 3.12
+GPU_WHEELS ?= diffusers filelock hydra-core 'importlib-metadata<9' mlxtend omegaconf zipp
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -11,6 +13,9 @@ demo: .venv/demo ## install, train digits for two minutes, say where the picture
 
 test: .venv/test lint ## install what the tests need, check the style and the types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+
+test-lowest: .venv-lowest/installed ## the quick tests with the lowest versions of everything (gigabytes)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow' -n $(TEST_PROCESSES) --dist loadfile
 
 lint: .venv/test ## ruff and mypy
 	$(BIN)/ruff check .
@@ -43,6 +48,22 @@ ladder: .venv/demo ## from the tutorial's toy to DDPM, one change at a time, thr
 bench: .venv/demo ## speed and memory against the plain way, side by side, in ten minutes
 	$(BIN)/python scripts/benchmark.py
 
+# where wheels/ holds what the machine lacks nothing is fetched, and its own Python does the rest
+gpu-check: $(if $(wildcard wheels/*.whl),.gpu-site,.venv/demo) ## is all right and fast on an NVIDIA GPU? eight minutes, gpu_check.md
+	$(if $(wildcard wheels/*.whl),PYTHONPATH=$(CURDIR)/.gpu-site $(PYTHON),$(BIN)/python) -m tests.gpu_check $(GPU_CHECK)
+
+.gpu-site: $(wildcard wheels/*.whl)
+	rm -rf $@
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --target $@ wheels/*.whl
+
+gpu-wheels: ## fetch what a GPU machine without a network lacks into wheels/: make gpu-wheels GPU_PYTHON=3.12
+	rm -rf wheels
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir wheels antlr4-python3-runtime==4.9.3
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) \
+		$(addprefix --platform manylinux,2014_x86_64 _2_17_x86_64 _2_27_x86_64 _2_28_x86_64) \
+		--constraint constraints.txt --dest wheels $(GPU_WHEELS)
+	git rev-parse HEAD > wheels/commit
+
 floor: .venv/demo ## what real images score, and spoiled ones: do the metrics see what a person sees?
 	$(BIN)/python -m diffusion_lab.run.sanity
 
@@ -61,4 +82,9 @@ torture: .venv/test ## kill a training 100 times, resume it, compare every tenso
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb,mlflow,onnx]'
 	@touch $@
 
-.PHONY: help demo test lint tensorboard combinations objectives bench evaluator floor ladder torture
+.venv-lowest/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[onnx,test]'
+	@touch $@
+
+.PHONY: help demo test test-lowest gpu-check gpu-wheels lint tensorboard combinations objectives bench evaluator floor ladder torture

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from diffusion_lab.errors import UserError
+
+# of requests, httpx or httpx2, as the version of huggingface_hub has it
+_HTTPError = HfHubHTTPError.__bases__[0]
 
 
 class Hub:
@@ -54,7 +56,7 @@ class Hub:
             token = status in (401, 403)
             hint = ": hf auth login, or set HF_TOKEN to a token that may write" if token else ""
             raise UserError(f"{where} refused with status {status}{hint}") from error
-        except (httpx2.HTTPError, OSError) as error:
+        except (_HTTPError, OSError) as error:
             raise UserError(
                 f"{where} cannot be reached ({type(error).__name__}): export without push="
             ) from error

@@ -39,7 +39,7 @@ def check_gpu(device: torch.device) -> None:
     if not built_for or any(_runs_on(capability, arch) for arch in built_for):
         return
     raise UserError(
-        f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}."
+        f"{gpu_name(device)} has compute capability {capability[0]}."
         f"{capability[1]}, but torch {torch.__version__} is built for {', '.join(built_for)}: "
         "install a build of torch that supports this GPU, or type trainer.accelerator=cpu "
         "(accelerator=cpu for other commands)"
@@ -82,11 +82,16 @@ def gpu_settings_restored() -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
+def gpu_name(device: torch.device) -> str | None:
+    """Return what an NVIDIA GPU calls itself, None for another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
 def gpu_settings(device: torch.device, memory_format: torch.memory_format) -> str:
     """Describe how a training computes on an NVIDIA GPU, for the run's first line."""
     on = {True: "on", False: "off"}
     return (
-        f"{torch.cuda.get_device_name(device)}, "
+        f"{gpu_name(device)}, "
         f"TF32 {on[torch.backends.cuda.matmul.allow_tf32]}, "
         f"cudnn.benchmark {on[torch.backends.cudnn.benchmark]}, "
         f"channels_last {on[memory_format is torch.channels_last]}"

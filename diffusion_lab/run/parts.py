@@ -76,8 +76,11 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
 def build_model(cfg: DictConfig) -> DiffusionModule:
     """The module; UserError if its optimizer or the sampler of its pictures does not fit it."""
     module: DiffusionModule = build(cfg.model)
-    if (channels_last := cfg.trainer.get("channels_last", "auto")) != "auto":
+    channels_last = cfg.trainer.get("channels_last", "auto")
+    if isinstance(channels_last, bool):
         module.lay_out(torch.channels_last if channels_last else torch.contiguous_format)
+    elif channels_last != "auto":
+        raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
     build(cfg.sampler).check(module.noise_schedule)
     try:
         module.make_optimizer(module.parameters())

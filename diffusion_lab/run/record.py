@@ -6,10 +6,12 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab import __version__
 from diffusion_lab.atomic import replacing
 from diffusion_lab.cli import CONFIG_DIR
 from diffusion_lab.run.lock import check_still_there
@@ -37,6 +39,11 @@ def write_json(path: Path, content: Any) -> None:
 
     with replacing(path) as part:
         part.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of packages; this one need not be installed to be used."""
+    return {name: __version__ if name == "diffusion-lab" else version(name) for name in names}
 
 
 def git_commit() -> str | None:
@@ -70,7 +77,7 @@ class RunRecord:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "git_commit": git_commit(),
             "python": platform.python_version(),
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": package_versions(PACKAGES),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }
 

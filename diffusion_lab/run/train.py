@@ -35,7 +35,7 @@ from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.continued_logs import log_pending
-from diffusion_lab.run.gpu import gpu_settings_restored, use_tf32
+from diffusion_lab.run.gpu import gpu_name, gpu_settings_restored, use_tf32
 from diffusion_lab.run.lean import leave_out_idle_hooks, look_for_no_gpu_twice
 from diffusion_lab.run.limits import check_an_end, check_limits
 from diffusion_lab.run.lock import locked
@@ -226,6 +226,7 @@ def _note(
         "data": datamodule.provenance,
         "parameters": sum(p.numel() for p in module.network.parameters()),
         "device": str(trainer.strategy.root_device),
+        "gpu": gpu_name(trainer.strategy.root_device),
         "precision": trainer.precision,
         "steps": trainer.global_step,
     }

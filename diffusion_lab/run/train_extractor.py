@@ -6,7 +6,6 @@ import platform
 import re
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from diffusion_lab.evaluation.extractor import INCEPTION, TrainedExtractor, ship
 from diffusion_lab.evaluation.reference import make_reference, write_reference
 from diffusion_lab.evaluation.training import Training, count_errors
 from diffusion_lab.run.check import check_keys, check_seed
-from diffusion_lab.run.record import git_commit, write_json
+from diffusion_lab.run.record import git_commit, package_versions, write_json
 from diffusion_lab.run.results import choose_device
 from diffusion_lab.schema import TrainExtractorConfig
 
@@ -110,7 +109,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
             "seconds": round(seconds, 1),
             "git_commit": commit,
             "python": platform.python_version(),
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": package_versions(PACKAGES),
         }
         reference = part / f"{cfg.version}.reference.safetensors"
         write_reference(

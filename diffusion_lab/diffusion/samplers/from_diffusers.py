@@ -230,12 +230,14 @@ class DiffusersSampler(Sampler):
         # flow matching has no init_noise_sigma: it begins at its own sigma_max
         begin = getattr(scheduler, "init_noise_sigma", None) or scheduler.sigma_max
         x = noise * float(begin)
+        # asked on the CPU, where nothing is waited for
+        own = [self._own_timestep(noise_schedule, timestep) for timestep in scheduler.timesteps]
         for i, timestep in enumerate(scheduler.timesteps.to(noise.device)):
             model_input = x
             if hasattr(scheduler, "scale_model_input"):
                 model_input = scheduler.scale_model_input(x, timestep)
             level = self.space.level(scheduler, i, timestep)
-            if self._own_timestep(noise_schedule, timestep):
+            if own[i]:
                 t = timestep.long()
                 x_t, denoised = model_input, denoise(model_input, t.expand(len(x)))
             else:
