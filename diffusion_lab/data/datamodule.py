@@ -1,5 +1,6 @@
 """The data as Lightning wants it: splits, batches, and the scaling on the device."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import Tensor
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
 from diffusion_lab.data.padding import check_padding, padded
-from diffusion_lab.data.placement import belongs_on, check_on_device
+from diffusion_lab.data.placement import check_on_device, keep
 from diffusion_lab.data.published import NUM_CLASSES, SIDE
 from diffusion_lab.data.sources import (
     ImageSet,
     check_choice,
+    check_published_settings,
     fake_images,
     fetch_images,
     load_images,
@@ -22,6 +24,8 @@ from diffusion_lab.data.sources import (
 from diffusion_lab.data.split import split_indices
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MAX_BUNDLED_VAL = 500
 
@@ -47,8 +51,7 @@ class ImageDataModule(L.LightningDataModule):
         num_test_images: only for fake: images in its test split, 1,000 if None.
         channels: of the images; published digits have 1, fake has what is asked for.
         clusters: put so many groups of training images that look alike in place of the labels.
-        on_device: keep the images in the GPU's memory: auto (where they fit into a quarter of what
-            is free), True or False. The batches are the same.
+        on_device: keep the images in the GPU's memory: auto (if there is room), True or False.
 
     Raises:
         UserError: for a setting that is out of range.
@@ -98,16 +101,7 @@ class ImageDataModule(L.LightningDataModule):
                 check_whole_number("image_size", image_size, least=4)
         else:
             check_choice(name, source)
-            if given:
-                raise UserError(
-                    f"{', '.join(given)} can only be set for made-up images: "
-                    f"leave out data.{next(iter(given))}=..., or use data=fake"
-                )
-            if channels != 1:
-                raise UserError(
-                    f"channels is {channels}, but the images of {name} have 1: "
-                    "expected data.channels=1, or data=fake"
-                )
+            check_published_settings(name, given, channels)
             check_padding(image_size)
         self._fake_sizes = given
         self.channels = channels
@@ -213,8 +207,7 @@ class ImageDataModule(L.LightningDataModule):
         self, batch: tuple[Tensor, ...], dataloader_idx: int
     ) -> tuple[Tensor, ...]:
         """Scale the pixels where they have arrived: a quarter of the bytes go over the bus."""
-        images, *rest = batch
-        scaled = (self.value_range.encode(images), *rest)
+        scaled = (self.value_range.encode(batch[0]), *batch[1:])
         # Lightning casts to 16-true or 64-true before this hook, when the pixels are still uint8.
         if self.trainer is not None:
             scaled = self.trainer.precision_plugin.convert_input(scaled)
@@ -288,25 +281,21 @@ class ImageDataModule(L.LightningDataModule):
         return self._splits[name]
 
     def _loader(self, split: str, shuffle: bool = False) -> InMemoryLoader:
-        images, labels = self._split(split)
-        noise = self._noise.get(split)
-        rank, world_size, device = 0, 1, torch.device("cpu")
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            device = self.trainer.strategy.root_device
-        tensors = [images, labels] if noise is None else [images, labels, noise]
-        moved = belongs_on(device, tensors, self.on_device)
-        if moved:
-            images, labels, *paired = (tensor.to(device) for tensor in tensors)
-            noise = paired[0] if paired else None
+        tensors = [*self._split(split), *([self._noise[split]] if split in self._noise else [])]
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        kept, pinned = keep(tensors, device, self.on_device)
+        if device.type != "cpu" and split == "train" and rank == 0:
+            log.info("training images in the memory of %s (data.on_device)", kept[0].device)
         return InMemoryLoader(
-            images,
-            labels,
+            kept[0],
+            kept[1],
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-            noise=noise,
-            pin_memory=device.type == "cuda" and not moved,
+            noise=kept[2] if len(kept) > 2 else None,
+            pin_memory=pinned,
         )

@@ -17,6 +17,19 @@ def check_on_device(on_device: bool | str) -> None:
         raise UserError(f"data.on_device={on_device}: expected auto, true or false")
 
 
+def keep(
+    tensors: Sequence[Tensor], device: torch.device, on_device: bool | str
+) -> tuple[list[Tensor], bool]:
+    """Return a data set where it is kept while `device` trains on it.
+
+    The second value tells whether its batches should come in page-locked memory, from where a CUDA
+    device fetches them without being waited for. Raises UserError as `belongs_on`.
+    """
+    moved = belongs_on(device, tensors, on_device)
+    kept = [tensor.to(device) for tensor in tensors] if moved else list(tensors)
+    return kept, device.type == "cuda" and not moved
+
+
 def belongs_on(device: torch.device, tensors: Sequence[Tensor], on_device: bool | str) -> bool:
     """Decide whether a data set is moved to the device that trains on it.
 

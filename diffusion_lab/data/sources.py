@@ -6,6 +6,7 @@ Fetching and loading are two steps, because with several processes only one may 
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def check_choice(name: str, source: str) -> None:
         raise UserError(
             f"only digits are bundled, not {name}: "
             "use data=mnist with data.source=bundled, or data.source=auto"
+        )
+
+
+def check_published_settings(name: str, sizes: Mapping[str, int], channels: int) -> None:
+    """Raise UserError for settings (sizes by their names) that only made-up images have."""
+    if sizes:
+        raise UserError(
+            f"{', '.join(sizes)} can only be set for made-up images: "
+            f"leave out data.{next(iter(sizes))}=..., or use data=fake"
+        )
+    if channels != 1:
+        raise UserError(
+            f"channels is {channels}, but the images of {name} have 1: "
+            "expected data.channels=1, or data=fake"
         )
 
 

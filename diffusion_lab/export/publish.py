@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from diffusion_lab.errors import UserError
 
 # of requests, httpx or httpx2, as the version of huggingface_hub has it
-_HTTPError = HfHubHTTPError.__bases__[0]
+_HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 class Hub:

@@ -190,7 +190,7 @@ def halved(place: Place) -> Iterator[Row]:
     allowed = 2.5 * torch.cuda.max_memory_reserved() / total
     lines: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: lines.append(record.getMessage())
     logger = logging.getLogger("diffusion_lab.run.draw")
     logger.addHandler(handler)
     torch.cuda.set_per_process_memory_fraction(min(1.0, allowed))

@@ -105,8 +105,7 @@ class TutorialLoops:
         there = OnDevice(data.pixels("train"), batch_size, place.device)
         self.device = place.device
         self.loops = [
-            PlainTraining(NETWORKS[name](), source, place.device)  # type: ignore[arg-type]
-            for source in (loader, there)
+            PlainTraining(NETWORKS[name](), source, place.device) for source in (loader, there)
         ]
         self.steps(2)
         self.seconds: list[list[float]] = [[], []]
@@ -119,7 +118,7 @@ class TutorialLoops:
     def timed_steps(self, count: int) -> None:
         """Do the same, and note the seconds of a step."""
         for loop, kept in zip(self.loops, self.seconds, strict=True):
-            kept.append(timed(lambda loop=loop: loop.steps(count), self.device) / count)  # type: ignore[misc]
+            kept.append(timed(lambda loop=loop: loop.steps(count), self.device) / count)
 
 
 def training_data(place: Place) -> ImageDataModule:
