@@ -24,6 +24,7 @@ EVERY_MODEL = [
     "model=flow weighting=edm callbacks=loss_by_noise",
     "model=ddpm model.num_classes=10 weighting=min_snr time_sampling=stratified",
     "model=flow optimizer=adamw callbacks=post_hoc_ema time_sampling=logit_normal_noisy",
+    "model=flow callbacks.progress.seconds=0",  # a line a step
     "model=flow model.clipped_to=minus_one_one time_sampling=noise_end",
 ]
 ON_DEVICE = "model=flow data.on_device=true"

@@ -24,6 +24,14 @@ def time_left(trainer: L.Trainer, module: L.LightningModule, elapsed: float) -> 
     return str(timedelta(seconds=round(elapsed * (1 - share) / share))) if share else "?"
 
 
+def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
+    """The newest loss on a CPU; elsewhere the last logged one, as reading another would wait."""
+    if loss.device.type == "cpu":
+        return loss.item() * trainer.accumulate_grad_batches
+    logged = trainer.progress_bar_metrics.get("train/loss")
+    return logged if isinstance(logged, float) else None
+
+
 def _batches(trainer: L.Trainer, done: int) -> int | float:
     """Of this epoch; Lightning's own count is what is left of it where max_steps is the limit."""
     batches = trainer.num_training_batches
@@ -69,8 +77,8 @@ class LiveBar(TQDMProgressBar):
         """Loss, images per second, time left."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        if self._loss is not None:  # the module logs it now and then
-            metrics["train/loss"] = self._loss.item() * trainer.accumulate_grad_batches
+        if self._loss is not None and (loss := _shown_loss(trainer, self._loss)) is not None:
+            metrics["train/loss"] = loss
         return metrics | {"left": time_left(trainer, pl_module, time.monotonic() - self._began)}
 
 
@@ -108,13 +116,13 @@ class PlainLines(ProgressBar):
             return
         self._last = now
         metrics = self.get_metrics(trainer, pl_module)
-        rate = metrics.get("images_per_second")
+        rate, loss = metrics.get("images_per_second"), _shown_loss(trainer, outputs["loss"])
         log.info(
             "epoch %d, batch %d/%s: loss %s%s, %s left",
             trainer.current_epoch,
             batch_idx + 1,
             _batches(trainer, batch_idx + 1),
-            f"{outputs['loss'].item() * trainer.accumulate_grad_batches:.4f}",
+            "not logged yet" if loss is None else f"{loss:.4f}",
             f", {rate:.0f} images/s" if isinstance(rate, float) else "",
             time_left(trainer, pl_module, now - self._began),
         )

@@ -22,7 +22,7 @@ import torch
 import tests.gpu_check
 from diffusion_lab.benchmark.machine import machine
 from diffusion_lab.errors import UserError
-from diffusion_lab.run.gpu import check_gpu, why_no_gpu
+from diffusion_lab.run.gpu import check_gpu, gpu_settings_restored, why_no_gpu
 from diffusion_lab.run.parts import quieten_lightning
 from diffusion_lab.run.record import git_commit, write_json
 from tests.forked import ROOT
@@ -71,7 +71,7 @@ def in_order(
         if left < check.seconds / 2:
             place.rows.append(Row(check.what, "no time was left", verdict=SKIPPED))
         else:
-            with time_limit(left):
+            with time_limit(left), gpu_settings_restored():
                 place.rows += perform(place, check)
         note()
 

@@ -98,7 +98,8 @@ class Place:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words],
             cwd=self.folder(),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            # several at a time share the cores
+            env={"OMP_NUM_THREADS": "2", **os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
