@@ -66,6 +66,7 @@ def losses(place: Place) -> Iterator[Row]:
     Trainings draw on their own device: from one seed a CPU and a GPU see the same images in the
     same order, and other noise.
     """
+    use_tf32(False)
     steps, off = (2 if place.tiny else 20), {}
     for model in MODELS:
         width = ["network.width=16"] if model in FAST_MODELS else []
@@ -76,7 +77,6 @@ def losses(place: Place) -> Iterator[Row]:
         data.setup("fit")
         seen = []
         for device in (CPU, place.device):
-            use_tf32(False)
             torch.manual_seed(0)
             module: DiffusionModule = build(cfg.model).to(device)
             optimizer = module.make_optimizer(module.parameters())
@@ -105,12 +105,12 @@ def samples(place: Place) -> Iterator[Row]:
     words = [*FAKE, "model=ddpm", "network=unet_fast", "network.width=16"]
     result = place.train(None, *words, f"trainer.max_steps={1 if place.tiny else 100}")
     run = load_run(result.run_dir)
+    use_tf32(False)
     steps, off = (4 if place.tiny else 20), {}
     for name in SAMPLERS:
         cfg = compose_config([*words, f"sampler={name}", f"sampler.num_steps={steps}"])
         drawn = []
         for device in (CPU, place.device):
-            use_tf32(False)
             run.module.to(device)
             drawn.append(run.sample(8, seed=3, sampler=build(cfg.sampler)).int())
         difference = (drawn[0] - drawn[1]).abs()
