@@ -48,21 +48,24 @@ ladder: .venv/demo ## from the tutorial's toy to DDPM, one change at a time, thr
 bench: .venv/demo ## speed and memory against the plain way, side by side, in ten minutes
 	$(BIN)/python scripts/benchmark.py
 
-# where wheels/ holds what the machine lacks nothing is fetched, and its own Python does the rest
-gpu-check: $(if $(wildcard wheels/*.whl),.gpu-site,.venv/demo) ## is all right and fast on an NVIDIA GPU? eight minutes, gpu_check.md
-	$(if $(wildcard wheels/*.whl),PYTHONPATH=$(CURDIR)/.gpu-site $(PYTHON),$(BIN)/python) -m tests.gpu_check $(GPU_CHECK)
+# with WHEELS=wheels nothing is fetched: this folder and PYTHON's own packages are all there is
+gpu-check: $(if $(WHEELS),.gpu-site,.venv/demo) ## is all right and fast on an NVIDIA GPU? eight minutes, gpu_check.md
+	$(if $(WHEELS),PYTHONPATH=$(CURDIR)/.gpu-site $(PYTHON),$(BIN)/python) -m tests.gpu_check $(GPU_CHECK)
 
-.gpu-site: $(wildcard wheels/*.whl)
+.gpu-site: $(wildcard $(WHEELS)/*.whl)
 	rm -rf $@
-	$(PYTHON) -m pip install --quiet --no-index --no-deps --target $@ wheels/*.whl
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --target $@ $(WHEELS)/*.whl
 
 gpu-wheels: ## fetch what a GPU machine without a network lacks into wheels/: make gpu-wheels GPU_PYTHON=3.12
-	rm -rf wheels
-	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir wheels antlr4-python3-runtime==4.9.3
+	$(if $(filter $(GPU_PYTHON),3.11 3.12 3.13),,$(error GPU_PYTHON=$(GPU_PYTHON): expected 3.11, 3.12 or 3.13))
+	rm -rf wheels.part
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir wheels.part antlr4-python3-runtime==4.9.3
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) \
 		$(addprefix --platform manylinux,2014_x86_64 _2_17_x86_64 _2_27_x86_64 _2_28_x86_64) \
-		--constraint constraints.txt --dest wheels $(GPU_WHEELS)
-	git rev-parse HEAD > wheels/commit
+		--constraint constraints.txt --dest wheels.part $(GPU_WHEELS) $(MORE_WHEELS)
+	git rev-parse HEAD > wheels.part/commit
+	rm -rf wheels
+	mv wheels.part wheels
 
 floor: .venv/demo ## what real images score, and spoiled ones: do the metrics see what a person sees?
 	$(BIN)/python -m diffusion_lab.run.sanity

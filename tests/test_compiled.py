@@ -89,4 +89,6 @@ def test_no_compiler_is_one_line_before_the_work(typed, monkeypatch):
 
 
 def test_neither_true_nor_false_is_refused(typed):
-    assert_refused(typed("train", *RUN, "trainer.compile=fast"), "trainer.compile=fast", "bool")
+    assert_refused(
+        typed("train", *RUN, "trainer.compile=fast"), "trainer.compile=fast", "true or false"
+    )

@@ -94,7 +94,7 @@ def test_a_machine_without_a_gpu_is_named_as_the_reason(typed):
             ["compile_mode=fast", "max-autotune"],
         ),
         (["trainer.compile_mode=reduce-overhead"], ["trainer.compile=true"]),
-        (["trainer.tf32=sometimes"], ["trainer.tf32=sometimes", "bool"]),
+        (["trainer.tf32=sometimes"], ["trainer.tf32=sometimes", "expected true or false"]),
         (
             ["trainer.channels_last=perhaps"],
             ["trainer.channels_last=perhaps", "auto, true or false"],
@@ -199,6 +199,23 @@ def test_settings_of_before_they_were_there_train_on(tmp_path):
     del cfg.data["on_device"]
     train(cfg)
     assert json.loads((tmp_path / "metrics.json").read_text())["gpu"] is None
+
+
+def test_warn_is_a_value_of_deterministic(tmp_path):
+    train(compose_config([*TINY, "trainer.deterministic=warn"], tmp_path))
+    torch.use_deterministic_algorithms(False)
+
+
+def test_half_precision_on_a_cpu_is_told(tmp_path, caplog):
+    train(compose_config([*TINY, "trainer.precision=16-mixed"], tmp_path))
+    assert "trainer.precision=16-mixed needs a GPU: this is bf16-mixed" in caplog.text
+
+
+@pytest.mark.parametrize("word", ["GPU", "tpu"])
+def test_an_accelerator_that_is_none(word, typed, trained):
+    assert_refused(typed("train", *TINY, f"trainer.accelerator={word}"), "gpu or auto")
+    refused = typed("sample", f"run={trained['ddpm']}", f"accelerator={word}")
+    assert_refused(refused, f"accelerator={word}", "gpu or auto")
 
 
 @WITHOUT_GPU

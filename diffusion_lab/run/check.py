@@ -4,9 +4,9 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 from hydra.utils import get_object
 
@@ -16,6 +16,7 @@ OWN_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"compile": bool, "compile_mode": str, "tf32": bool, "channels_last": bool | str}
 }
 """Settings of this project, beside those of the class that a node names."""
+_IN_YAML = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -32,12 +33,29 @@ def _accepts(hint: Any, value: Any) -> bool:
     union = typing.get_origin(hint) in (Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     if isinstance(value, str):
-        return str in options or not {int, float, bool} & set(options)
+        named = value in _literals(options)
+        return named or str in options or not {int, float, bool} & set(options)
     if not set(options) <= {int, float, bool, type(None)}:
         return True
     if isinstance(value, bool):
         return bool in options
     return isinstance(value, options) or (isinstance(value, int) and float in options)
+
+
+def _literals(options: Iterable[Any]) -> list[Any]:
+    """The values that the Literals among type hints name."""
+    literals = [option for option in options if typing.get_origin(option) is Literal]
+    return [value for literal in literals for value in typing.get_args(literal)]
+
+
+def _expected(hint: Any) -> str:
+    """A type hint in the words of YAML."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
+    plain = [o for o in options if typing.get_origin(o) is not Literal]
+    named = [_IN_YAML.get(o, getattr(o, "__name__", str(o))) for o in plain if o is not type(None)]
+    named += [str(value) for value in _literals(options)]
+    return " or ".join([*named, *["null"] * (type(None) in options)])
 
 
 def _is_setting(value: float, path: str) -> bool:
@@ -89,8 +107,4 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = get_obj
             if isinstance(node[key], float) and not _is_setting(node[key], path):
                 raise UserError(f"{path}.{key}={node[key]}: expected a finite number")
             if key in hints and not _accepts(hints[key], node[key]):
-                hint = hints[key]
-                expected = hint.__name__ if inspect.isclass(hint) else str(hint)
-                raise UserError(
-                    f"{path}.{key}={node[key]}: expected {expected.replace('typing.', '')}"
-                )
+                raise UserError(f"{path}.{key}={node[key]}: expected {_expected(hints[key])}")

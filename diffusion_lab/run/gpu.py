@@ -22,7 +22,10 @@ def why_no_gpu() -> str | None:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
-        return f"torch {torch.__version__} finds no GPU ({reason}): does nvidia-smi list one?"
+        return (
+            f"torch {torch.__version__} finds no GPU ({reason}): see that nvidia-smi lists one and "
+            "that CUDA_VISIBLE_DEVICES does not hide it"
+        )
     return None
 
 

@@ -40,6 +40,8 @@ from diffusion_lab.run.limits import seconds_of
 from diffusion_lab.run.precision import forks
 from diffusion_lab.run.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
+
 
 def quieten_lightning() -> None:
     """Leave its warnings, drop what it says of itself."""
@@ -114,11 +116,14 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
                 f"trainer.accelerator={cfg.trainer.accelerator}: {why}. Use "
                 "trainer.accelerator=cpu, or auto for what this machine has."
             ) from error
-        if "ccelerator" in reason.replace("auto accelerator", "") or "backend" in reason:
-            reason += " Use trainer.accelerator=cpu, or auto for what this machine has."
+        known = cfg.trainer.accelerator in ("auto", "cpu", "gpu", "cuda", "mps")
+        if not known or "ccelerator" in reason.replace("auto accelerator", ""):
+            reason += " Use trainer.accelerator=cpu, gpu or auto."
         raise UserError(f"trainer: {reason}") from error
     if not forks(cfg.trainer.strategy):
         check_gpu(trainer.strategy.root_device)
+    if settings["precision"] == "16-mixed" != trainer.precision:
+        log.warning("trainer.precision=16-mixed needs a GPU: this is %s", trainer.precision)
     return trainer
 
 

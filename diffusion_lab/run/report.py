@@ -53,7 +53,8 @@ def _where(module: DiffusionModule, trainer: L.Trainer) -> str:
         how = f" with {threads} thread{'s' * (threads > 1)}"
     elif device.type == "cuda" and torch.cuda.is_initialized():  # not before a fork
         how = f" ({gpu_settings(device, module.memory_format)})"
-    return f"{device}{how} in {trainer.precision}"
+    several = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    return f"{device}{how} in {trainer.precision}{several}"
 
 
 def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) -> str:

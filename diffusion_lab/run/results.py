@@ -32,12 +32,12 @@ def find_device(accelerator: str) -> torch.device:
     """Do as `choose_device`, but leave a GPU untouched, for processes that will be forked."""
     try:
         return L.Fabric(accelerator=accelerator, devices=1).device
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         if accelerator in ("gpu", "cuda") and (why := why_no_gpu()):
             reason = f"{why}."
         raise UserError(
-            f"accelerator={accelerator}: {reason} Use accelerator=cpu or auto."
+            f"accelerator={accelerator}: {reason} Use accelerator=cpu, gpu or auto."
         ) from error
 
 

@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "trainer.max_time",
     "trainer.accelerator",
     "trainer.compile",
+    "trainer.compile_mode",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
     "trainer.profiler",

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +75,21 @@ class Place:
     scratch: Path
     full: bool
     """Whether all 60,000 training images of MNIST are there."""
-    rows: list[Row] = field(default_factory=list)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    """By the names of the checks."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+    processes: "list[Process]" = field(default_factory=list)
+
+    def all_rows(self) -> list[Row]:
+        """What was found, in the order of the checks."""
+        order = [check.what for check in (*BESIDE, *HERE, *ALONE)]
+        return [row for what in order for row in self.rows.get(what, [])]
+
+    def stop(self) -> None:
+        """Kill all processes, begin no more, take no more rows."""
+        self.stopped.set()
+        for process in self.processes:
+            process.kill()
 
     @property
     def on_gpu(self) -> bool:
@@ -92,6 +107,13 @@ class Place:
 
     def start(self, name: str, *words: str) -> "Process":
         """Begin scripts/<name>.py in a process of its own, in a new folder."""
+        if self.stopped.is_set():
+            raise RuntimeError("the checks were stopped")
+        process = self._begin(name, words)
+        self.processes.append(process)
+        return process
+
+    def _begin(self, name: str, words: Sequence[str]) -> "Process":
         if self.tiny:  # without waiting for the imports
             return Forked(name, *words, cwd=self.folder(), OMP_NUM_THREADS="1")
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -103,6 +125,7 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends the others
         )
 
     def command(self, name: str, *words: str) -> Ended:
