@@ -230,15 +230,15 @@ class DiffusersSampler(Sampler):
         # flow matching has no init_noise_sigma: it begins at its own sigma_max
         begin = getattr(scheduler, "init_noise_sigma", None) or scheduler.sigma_max
         x = noise * float(begin)
-        # asked on the CPU, where nothing is waited for
-        own = [self._own_timestep(noise_schedule, timestep) for timestep in scheduler.timesteps]
-        for i, timestep in enumerate(scheduler.timesteps.to(noise.device)):
+        # a scheduler compares times with its own, which lie on the CPU, and nothing waits there
+        times = scheduler.timesteps
+        for i, (timestep, there) in enumerate(zip(times, times.to(noise.device), strict=True)):
             model_input = x
             if hasattr(scheduler, "scale_model_input"):
                 model_input = scheduler.scale_model_input(x, timestep)
-            level = self.space.level(scheduler, i, timestep)
-            if own[i]:
-                t = timestep.long()
+            level = self.space.level(scheduler, i, there)
+            if self._own_timestep(noise_schedule, timestep):
+                t = there.long()
                 x_t, denoised = model_input, denoise(model_input, t.expand(len(x)))
             else:
                 t, x_t, denoised = at_level(x, *level)
