@@ -148,21 +148,21 @@ def _moved_there(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
 
 
 def main() -> None:
-    """Do what the words say: lines of overrides, to be trained with, or `sample <overrides>`."""
+    """Do what the lines say: `train <overrides>`, `sample <overrides>`, `command <words>`."""
     with on_device() as device:
-        from tests.pretend_runs import sampled, trained
+        from tests.pretend_runs import commanded, sampled, trained
 
         found: dict[str, Any] = {}
         for line in sys.argv[1:]:
             kind, *words = line.split()
-            work = {"sample": sampled, "train": trained}[kind]
+            work = {"command": commanded, "sample": sampled, "train": trained}[kind]
             with TemporaryDirectory() as folder:
                 try:
                     found[line] = work(words, Path(folder), device)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     if len(sys.argv) == 2:
                         raise
-                    found[line] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                    found[line] = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
     print(json.dumps(found))
 
 

@@ -1,6 +1,11 @@
 """Trainings and samples on the device of tests/pretend_device.py, beside those on the CPU."""
 
 import csv
+import importlib
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +13,7 @@ import lightning as L
 import torch
 
 import diffusion_lab.run.train as training
-from diffusion_lab import compose_config
+from diffusion_lab import cli, compose_config
 from diffusion_lab.callbacks import finite_loss
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.run.build import build
@@ -73,3 +78,26 @@ def trained(words: list[str], folder: Path, device: Device) -> dict[str, Any]:
         steps.append(counter.steps())
     off = ((losses[0] - losses[1]) / losses[0]).abs().max().item()
     return {"steps": steps[1], "off": off}
+
+
+RUNS = tempfile.TemporaryDirectory()
+
+
+@cache
+def run_of(model: str) -> Path:
+    """A run of few steps, trained on the CPU."""
+    words = ["trainer.accelerator=cpu", "data=fake", "data.num_images=64", "data.val_size=16"]
+    words += [f"model={model}", "network=unet_fast", "network.width=8", "model.num_classes=10"]
+    folder = Path(RUNS.name, model)
+    training.train(compose_config([*words, "callbacks=minimal", "trainer.max_epochs=1"], folder))
+    return folder
+
+
+def commanded(words: list[str], folder: Path, device: Device) -> bool:
+    """Type a command, `<name> <model> <words>`, whose device is there; True if it did its work."""
+    name, model, *more = words
+    importlib.import_module(f"diffusion_lab.run.{name}").choose_device = lambda word: THERE
+    sys.argv = [f"{name}.py", f"run={run_of(model)}", *more, f"out={folder / 'made'}"]
+    with redirect_stdout(sys.stderr):
+        getattr(cli, name)()
+    return any((folder / "made").iterdir())

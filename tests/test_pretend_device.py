@@ -55,11 +55,22 @@ SAMPLES = [
     "sample model=score_matching sampler.num_steps=3",
 ]
 
+COMMANDS = [
+    "command sample flow num_samples=4 sampler.num_steps=3 guidance_scale=0,2",
+    "command sample ddpm num_samples=4 sampler.num_steps=4",
+    "command edit flow edit=inpaint images=test:0-2 num_steps=3 resamplings=2",
+    "command edit flow edit=image_to_image images=test:0-2 num_steps=3",
+    "command edit ddpm edit=invert images=test:0-2 num_steps=3",
+    "command likelihood flow num_images=3 tolerance=0.1",
+    "command likelihood ddpm num_images=3 tolerance=0.1 num_timesteps=4",
+    "command diagnose flow num_images=8 num_samples=8 sampler.num_steps=2",
+]
+
 
 @pytest.fixture(scope="module")
 def found():
     """What was noted of each line, or the error it ended with."""
-    lines = [*STEADY, ON_DEVICE, UNGUARDED, LOGS, MATCHES, *SAMPLES]
+    lines = [*STEADY, ON_DEVICE, UNGUARDED, LOGS, MATCHES, *SAMPLES, *COMMANDS]
     command = [sys.executable, "-m", "tests.pretend_device", *lines]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert process.returncode == 0, process.stderr[-3000:]
@@ -115,4 +126,9 @@ def test_what_is_solved_on_the_cpu_is_seen_to_wait(found):
 
 @pytest.mark.parametrize("line", SAMPLES)
 def test_samples_are_those_of_the_cpu(found, line):
+    assert found[line] is True, found[line]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_do_their_work_there(found, line):
     assert found[line] is True, found[line]
