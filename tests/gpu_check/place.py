@@ -111,6 +111,8 @@ class Place:
             raise RuntimeError("the checks were stopped")
         process = self._begin(name, words)
         self.processes.append(process)
+        if self.stopped.is_set():  # meanwhile
+            process.kill()
         return process
 
     def _begin(self, name: str, words: Sequence[str]) -> "Process":
