@@ -26,7 +26,6 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
-
 MAX_BUNDLED_VAL = 500
 
 
