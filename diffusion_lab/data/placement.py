@@ -1,4 +1,4 @@
-"""Where a data set lies while it is trained on: in the GPU's memory, or in the host's."""
+"""Keep a data set in the GPU's memory or in the host's while it is trained on."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Whether torch can use the GPU that is asked for, and how it computes there."""
+"""Check that torch can use a GPU, and set how it computes there."""
 
 import re
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def check_gpu(device: torch.device) -> None:
 
 
 def _runs_on(capability: tuple[int, int], arch: str) -> bool:
-    """Whether code for `arch` (sm_90, sm_90a, compute_120 ...) runs on such a GPU."""
+    """Tell if code for `arch` (sm_90, sm_90a, compute_120 ...) runs on such a GPU."""
     digits = re.search(r"_(\d+)", arch)
     if digits is None:
         return False

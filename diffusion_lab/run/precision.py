@@ -31,7 +31,7 @@ def chosen_precision(precision: str, device: torch.device) -> str:
 
 
 def forks(strategy: object) -> bool:
-    """Whether the processes of a training are forked, which may not have looked at a GPU before."""
+    """Tell if a strategy forks its processes, which must not touch a GPU before the fork."""
     return any(word in str(strategy) for word in ("fork", "notebook"))
 
 
