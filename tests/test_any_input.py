@@ -66,6 +66,7 @@ SIZES = (
     "network.width",
     "network.depth",
     "noise_schedule.num_train_timesteps",
+    "noise_schedule.beta_timesteps",
     "sampler.num_steps",
 )
 SETTINGS = (

@@ -138,7 +138,8 @@ def test_vp_samplers_are_diffusers_own_loops_step_by_step(word, spacing):
     [generator] = image_generators(4, 0, 1)
     x = torch.randn(1, 8, 8, generator=generator)[None] * own.init_noise_sigma
     options = {"generator": generator} if word == "ddpm" else {}
-    for t, step in zip(own.timesteps, steps, strict=True):
+    times = own.timesteps[:-1] if word == "deis" else own.timesteps  # its last step leaves noise
+    for t, step in zip(times, steps, strict=word != "deis"):
         with torch.no_grad():
             x = own.step(net(own.scale_model_input(x, t)), t, x, **options).prev_sample
         # x0_hat = (x - sigma eps) / alpha loses 2 digits to alpha = 0.006 at the noisy end

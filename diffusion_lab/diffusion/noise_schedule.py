@@ -74,6 +74,23 @@ class NoiseSchedule(ABC):
         """Sigma / alpha at the cleanest t that training draws; 0 on a path that begins at x0."""
 
     @property
+    def signal_at_end(self) -> float:
+        """Alpha at the noisy end of the path, rescaled to unit variance; 0 where it is pure noise.
+
+        Sampling begins with pure noise, so whatever is left there of the images biases samples.
+        """
+        return 1 / math.hypot(1, self.max_ratio)
+
+    def sampled_mean(self, mean: float, std: float) -> float:
+        """Mean of exact samples of pixels N(mean, std^2) that begin with noise of mean 0.
+
+        At the end of the path x_T ~ N(a mean, a^2 std^2 + 1 - a^2) with a = signal_at_end, and the
+        probability-flow ODE keeps a pixel's distance from the mean in standard deviations.
+        """
+        a = self.signal_at_end
+        return mean - a * mean * std / math.sqrt((a * std) ** 2 + 1 - a**2)
+
+    @property
     def scheduler_config(self) -> dict[str, Any]:
         """What diffusers' VP schedulers need to walk this path, rescaled to unit variance.
 

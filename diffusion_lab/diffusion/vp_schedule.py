@@ -17,8 +17,10 @@ class VPSchedule(NoiseSchedule):
     those of diffusers' DDPMScheduler with this configuration, and samplers are made from the same
     configuration, so the two cannot disagree; `trained_betas` gives them one by one.
     `rescale_betas_zero_snr` moves the last step to pure noise (Lin et al. 2023, arXiv 2305.08891,
-    algorithm 1). A t between two integers, which only samplers ask for, interpolates
-    log(sigma / alpha).
+    algorithm 1). With `beta_timesteps` both ends of the betas are multiplied by beta_timesteps /
+    num_train_timesteps, so that a path of fewer steps ends at the same noise (improved-diffusion
+    does so with 1000); None takes them as they are. A t between two integers, which only samplers
+    ask for, interpolates log(sigma / alpha).
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class VPSchedule(NoiseSchedule):
         beta_end: float = 0.02,
         rescale_betas_zero_snr: bool = False,
         trained_betas: list[float] | None = None,
+        beta_timesteps: int | None = None,
     ) -> None:
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -41,6 +44,18 @@ class VPSchedule(NoiseSchedule):
                 f"noise_schedule.beta_start={beta_start}, beta_end={beta_end}: "
                 "expected 0 < beta_start <= beta_end < 1"
             )
+        if beta_timesteps is not None:
+            if beta_timesteps < 2:
+                raise UserError(f"noise_schedule.beta_timesteps={beta_timesteps}: expected from 2")
+            scale = beta_timesteps / num_train_timesteps
+            if beta_end * scale >= 1:
+                raise UserError(
+                    f"noise_schedule.num_train_timesteps={num_train_timesteps}: betas up to "
+                    f"{beta_end} for {beta_timesteps} timesteps become {beta_end * scale:.3g}, and "
+                    f"must stay below 1: take more than {int(beta_end * beta_timesteps)} "
+                    "timesteps, or noise_schedule=cosine"
+                )
+            beta_start, beta_end = beta_start * scale, beta_end * scale
         try:
             betas = DDPMScheduler(
                 num_train_timesteps=num_train_timesteps,

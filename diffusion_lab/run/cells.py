@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_lab.diffusion import NoiseSchedule, Sampler
-from diffusion_lab.diffusion.samplers.from_diffusers import SPACINGS
+from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.options import make_sampler, spacings, words
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.cli import CONFIG_DIR
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler
-from diffusion_lab.diffusion.samplers.from_diffusers import SPACINGS
+from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
 

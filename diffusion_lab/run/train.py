@@ -51,7 +51,7 @@ from diffusion_lab.run.parts import (
 )
 from diffusion_lab.run.precision import settled
 from diffusion_lab.run.record import RunRecord
-from diffusion_lab.run.report import headline, summary
+from diffusion_lab.run.report import bias_warning, headline, summary
 from diffusion_lab.run.resume import (
     Resumed,
     as_it_was,
@@ -193,6 +193,8 @@ def _fit(
 
     introduce(loggers, config, datamodule.provenance)
     _say(headline(module, datamodule.provenance, trainer))
+    if warning := bias_warning(module.noise_schedule, datamodule):
+        rank_zero_only(log.warning)(warning)
     if checkpoint is not None:
         log_pending(trainer, checkpoint.content)
     try:

@@ -2,8 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,77 +11,41 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import Denoise, LevelDenoiser, Sampler, Step
+from diffusion_lab.diffusion.samplers.scheduler_options import (
+    SIGMA_GRIDS,
+    SPACINGS,
+    check_options,
+)
+from diffusion_lab.diffusion.samplers.scheduler_spaces import (
+    FLOW,
+    SPACES,
+    at_sigma,
+    is_in_table,
+    table_ratio,
+)
 from diffusion_lab.diffusion.vp_schedule import VPSchedule
 from diffusion_lab.errors import UserError
 
-Level = tuple[Tensor, Tensor]
-SPACINGS = ("leading", "linspace", "trailing")
-
-
-@dataclass(frozen=True)
-class Space:
-    """The coordinates a family of schedulers walks in, and the output it wants of a model there."""
-
-    prediction_type: str | None
-    """What the scheduler is told that the model predicts."""
-    level: Callable[[Any, int, Tensor], Level]
-    """(scheduler, step, timestep) -> alpha () and sigma () of what the scheduler holds as x."""
-    output: Callable[[Tensor, Tensor, Level, Any], Tensor]
-    """(x0_hat, x, level, scheduler) -> the model output that says just that."""
-    vp: bool = False
-    """Made from betas: has timesteps of its own to space."""
-
-
-def _vp_level(scheduler: Any, step: int, timestep: Tensor) -> Level:
-    alpha_bar = scheduler.alphas_cumprod.to(timestep.device)[timestep.long()]
-    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-
-
-def _ve_level(scheduler: Any, step: int, timestep: Tensor) -> Level:
-    sigma = scheduler.sigmas[step].to(timestep.device)
-    return torch.ones_like(sigma), sigma
-
-
-def _flow_level(scheduler: Any, step: int, timestep: Tensor) -> Level:
-    sigma = scheduler.sigmas[step].to(timestep.device)
-    return 1 - sigma, sigma
-
-
-def _edm_output(denoised: Tensor, x: Tensor, level: Level, scheduler: Any) -> Tensor:
-    sigma, sigma_data = level[1], scheduler.config.sigma_data
-    variance = sigma**2 + sigma_data**2
-    return (denoised - sigma_data**2 / variance * x) / (sigma * sigma_data * variance**-0.5)
-
-
-VP = Space("sample", _vp_level, lambda denoised, x, level, scheduler: denoised, vp=True)
-# not every scheduler of this family takes "sample"
-KARRAS = Space("epsilon", _ve_level, lambda d, x, level, scheduler: (x - d) / level[1], vp=True)
-FLOW = Space(None, _flow_level, lambda d, x, level, scheduler: (x - d) / level[1])
-EDM = Space("epsilon", _ve_level, _edm_output)
-
-SPACES = {
-    "DDPMScheduler": VP,
-    "DDIMScheduler": VP,
-    "DPMSolverMultistepScheduler": VP,
-    "UniPCMultistepScheduler": VP,
-    "DEISMultistepScheduler": VP,
-    "EulerDiscreteScheduler": KARRAS,
-    "EulerAncestralDiscreteScheduler": KARRAS,
-    "HeunDiscreteScheduler": KARRAS,
-    "FlowMatchEulerDiscreteScheduler": FLOW,
-    "FlowMatchHeunDiscreteScheduler": FLOW,
-    "EDMEulerScheduler": EDM,
-    "EDMDPMSolverMultistepScheduler": EDM,
-}
 STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler"}
+DIVIDE_BY_SIGMA = {
+    "algorithm_type": ("dpmsolver", "sde-dpmsolver"),
+    "solver_type": ("bh1",),
+    "predict_x0": (False,),
+}
+"""Options with which a solver can step to the smallest sigma of its table, and not to 0."""
+PLACE_BY_SIGMA = (*SIGMA_GRIDS, "use_flow_sigmas")
+BEGIN = ("sigma_max", "shift_terminal", "use_flow_sigmas")
+"""Options that decide at which noise level a scheduler begins."""
 
 
 class DiffusersSampler(Sampler):
-    """A scheduler of diffusers, made from the trained noise schedule's own configuration.
+    """A scheduler of diffusers, made from the noise schedule that the run was trained with.
 
     `scheduler` is the name of its class; further keywords go into its configuration (for example
-    `solver_order=3`), `eta` to its step. `timestep_spacing` is for schedulers made from betas. A
-    fresh scheduler is made for every batch: they carry state from step to step.
+    `solver_order=3`; scheduler_options.py lists them), `eta` to its step. `timestep_spacing` is for
+    schedulers made from betas. A fresh scheduler is made for every batch: they carry state from
+    step to step. Every step ends at the level where the next one begins, and the last one on a
+    clean image, also where diffusers stops short of it.
     """
 
     def __init__(
@@ -102,13 +65,7 @@ class DiffusersSampler(Sampler):
             )
         self.space = SPACES[scheduler]
         self.scheduler_class = getattr(diffusers, scheduler)
-        known = set(inspect.signature(self.scheduler_class.__init__).parameters) - {"self"}
-        for key in config:
-            if key not in known:
-                raise UserError(f"sampler.{key}: {scheduler} only has {sorted(known)}")
         self.config = dict(config)
-        if self.space.prediction_type is not None:
-            self.config["prediction_type"] = self.space.prediction_type
         if self.space.vp:
             spacing = timestep_spacing or "trailing"
             if spacing not in SPACINGS:
@@ -118,6 +75,11 @@ class DiffusersSampler(Sampler):
             raise UserError(
                 f"sampler.timestep_spacing={timestep_spacing}: {scheduler} spaces its steps itself"
             )
+        check_options(self.scheduler_class, self.config)
+        if self.space.prediction_type is not None:
+            self.config["prediction_type"] = self.space.prediction_type
+        if any(self.config.get(key) in values for key, values in DIVIDE_BY_SIGMA.items()):
+            self.config["final_sigmas_type"] = "sigma_min"
         self.eta = eta
         if eta is not None:
             if "eta" not in inspect.signature(self.scheduler_class.step).parameters:
@@ -133,7 +95,7 @@ class DiffusersSampler(Sampler):
         return self.scheduler_class.__name__
 
     def make_scheduler(self, noise_schedule: NoiseSchedule) -> Any:
-        """A fresh scheduler with its timesteps set."""
+        """Make a fresh scheduler with its timesteps set."""
         ratio = noise_schedule.max_ratio
         if self.space.vp:
             scheduler = self.scheduler_class.from_config(
@@ -141,8 +103,11 @@ class DiffusersSampler(Sampler):
             )
         elif self.space is FLOW:
             scheduler = self.scheduler_class.from_config(self.config)
-            # begin where the run's path begins, and leave the last step as long as the others
-            scheduler.sigma_max = 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
+            # begin where the run's path begins, and leave the last step as long as the others;
+            # set_timesteps shifts these: the inverse of shift s / (1 + (shift - 1) s)
+            shift = scheduler.config.shift
+            begin = 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
+            scheduler.sigma_max = begin / (shift - (shift - 1) * begin)
             scheduler.sigma_min = scheduler.sigma_max / self.num_steps
         else:
             ends = {
@@ -156,7 +121,31 @@ class DiffusersSampler(Sampler):
                 )
             scheduler = self.scheduler_class.from_config(ends)
         scheduler.set_timesteps(self.num_steps)
+        if self.space.vp and not any(self.config.get(grid) for grid in PLACE_BY_SIGMA):
+            self._keep_to_table(scheduler)
+        if hasattr(scheduler, "set_begin_index"):
+            # it would look for the first timestep, and take the second of two that round alike
+            scheduler.set_begin_index(0)
         return scheduler
+
+    def _keep_to_table(self, scheduler: Any) -> None:
+        """Give the scheduler num_steps distinct timesteps in [0, T), where diffusers does not.
+
+        Its trailing spacing counts arange(T, 0, -T / n) - 1, whose rounding adds a step at -1 for
+        62 of the n up to 1,000: pure noise, read from the table's other end. Some solvers repeat a
+        time at n = T.
+        """
+        times, trained = scheduler.timesteps, scheduler.config.num_train_timesteps
+        sigmas: Any = getattr(scheduler, "sigmas", None)  # DDPM and DDIM have none
+        if self.num_steps == trained and len(times.unique()) < trained:
+            scheduler.timesteps = torch.arange(trained - 1, -1, -1).to(times)
+            table = table_ratio(scheduler, scheduler.timesteps)
+            scheduler.sigmas = torch.cat([table.to(sigmas), sigmas[-1:]])
+        elif times.min() < 0:
+            scheduler.timesteps = times[times >= 0]
+            if sigmas is not None:
+                scheduler.sigmas = torch.cat([sigmas[:-1][times >= 0], sigmas[-1:]])
+        scheduler.num_inference_steps = self.num_steps
 
     def check(self, noise_schedule: NoiseSchedule) -> None:
         super().check(noise_schedule)
@@ -180,22 +169,34 @@ class DiffusersSampler(Sampler):
                     "use sampler.eta=0"
                 )
         scheduler = self.make_scheduler(noise_schedule)
-        times = scheduler.timesteps.tolist()
-        heun = "Heun" in self.name  # visits every time but the first twice
-        if len(set(times)) < (self.num_steps if heun else len(times)):
+        times = scheduler.timesteps
+        if self.space.vp and times.max() > trained - 1:
             raise UserError(
-                f"{self.name} would visit a timestep twice with these settings: take fewer "
-                "sampler.num_steps, or leave out Karras sigmas"
+                f"sampler.steps_offset={self.config.get('steps_offset')} begins at timestep "
+                f"{int(times.max())}, and this noise schedule ends at {trained - 1}: lower it"
+            )
+        ratios = self._ratios(scheduler)
+        begin, end = float(ratios[0]), noise_schedule.max_ratio
+        if begin > end * 1.001:
+            keys = [key for key in BEGIN if self.config.get(key)]
+            change = f"change sampler.{keys[0]}" if keys else "choose another sampler"
+            raise UserError(
+                f"{self.name} begins at sigma / alpha = {begin:.4g}, and this noise schedule ends "
+                f"at {end:.4g}: {change}"
+            )
+        levels = ratios.unique_consecutive()  # Heun's schedulers visit each but the first twice
+        if len(levels) < self.num_steps or (levels.diff() >= 0).any():
+            raise UserError(
+                f"{self.name} has only {len(ratios.unique())} distinct noise levels with these "
+                f"settings: lower sampler.num_steps={self.num_steps}"
             )
         if self.name == "DDIMScheduler":
-            self._check_gaps(times, scheduler.config.num_train_timesteps)
-        first = self.space.level(scheduler, 0, scheduler.timesteps[0])
-        ratio = (first[1] / first[0]).item()
-        if ratio > noise_schedule.max_ratio * 1.001:
-            raise UserError(
-                f"{self.name} begins at sigma / alpha = {ratio:.4g}, and this noise schedule ends "
-                f"at {noise_schedule.max_ratio:.4g}: lower sampler.sigma_max"
-            )
+            self._check_gaps(times.tolist(), trained)
+
+    def _ratios(self, scheduler: Any) -> Tensor:
+        """Sigma / alpha of every step of a scheduler. -> (calls of the denoiser,)."""
+        levels = [self.space.level(scheduler, i, t) for i, t in enumerate(scheduler.timesteps)]
+        return torch.stack([sigma / alpha for alpha, sigma in levels])
 
     def _check_gaps(self, times: list[int], trained: int) -> None:
         """Raise UserError where DDIM would go to other levels than those it asks the denoiser at.
@@ -227,29 +228,44 @@ class DiffusersSampler(Sampler):
         options: dict[str, Any] = {} if self.eta is None else {"eta": self.eta}
         if "generator" in inspect.signature(scheduler.step).parameters:
             options["generator"] = list(generators)
-        # flow matching has no init_noise_sigma: it begins at its own sigma_max
-        begin = getattr(scheduler, "init_noise_sigma", None) or scheduler.sigma_max
+        # flow matching has no init_noise_sigma: it begins at its own first sigma
+        begin = getattr(scheduler, "init_noise_sigma", None) or scheduler.sigmas[0]
         x = noise * float(begin)
         # a scheduler compares times with its own, which lie on the CPU, and nothing waits there
         times = scheduler.timesteps
+        own_times = self.space.vp and isinstance(noise_schedule, VPSchedule)
         for i, (timestep, there) in enumerate(zip(times, times.to(noise.device), strict=True)):
             model_input = x
             if hasattr(scheduler, "scale_model_input"):
                 model_input = scheduler.scale_model_input(x, timestep)
-            level = self.space.level(scheduler, i, there)
-            if self._own_timestep(noise_schedule, timestep):
+            alpha, sigma = self.space.level(scheduler, i, timestep)
+            level = alpha.to(noise.device), sigma.to(noise.device)
+            if own_times and is_in_table(scheduler, i, timestep):
                 t = there.long()
                 x_t, denoised = model_input, denoise(model_input, t.expand(len(x)))
             else:
                 t, x_t, denoised = at_level(x, *level)
             output = self.space.output(denoised, x, level, scheduler)
-            x = scheduler.step(output, timestep, x, **options).prev_sample
-            yield Step(t, x_t, denoised, x)
+            stepped = scheduler.step(output, timestep, x, **options)
+            if i < len(times) - 1:
+                x_next = stepped.prev_sample
+            else:
+                x_next = self._finish(scheduler, stepped, x, denoised)
+            yield Step(t, x_t, denoised, x_next)
+            x = x_next
 
-    def _own_timestep(self, noise_schedule: NoiseSchedule, timestep: Tensor) -> bool:
-        """Whether the scheduler's timestep is one that the network was trained on as it is."""
-        return (
-            self.space.vp
-            and isinstance(noise_schedule, VPSchedule)
-            and timestep.item() == int(timestep.item())
-        )
+    def _finish(self, scheduler: Any, stepped: Any, x: Tensor, denoised: Tensor) -> Tensor:
+        """Return the clean image of the last step, also where diffusers leaves noise in it.
+
+        x is what the step began with. DDPMScheduler adds the noise of `fixed_large` after the last
+        step too; DEIS, and solvers that divide by sigma, end at the smallest level of their table.
+        """
+        table_ends = hasattr(scheduler, "sigmas") and scheduler.sigmas[-1] > 0
+        if not table_ends and self.config.get("variance_type") != "fixed_large":
+            return stepped.prev_sample
+        if self.stochastic:  # the prediction is the mean of what the step draws around
+            return getattr(stepped, "pred_original_sample", denoised)
+        alpha, sigma = at_sigma(scheduler, scheduler.sigmas[-2])
+        noise = (x - alpha * denoised) / sigma
+        alpha, sigma = at_sigma(scheduler, scheduler.sigmas[-1])
+        return (stepped.prev_sample - sigma * noise) / alpha

@@ -1,0 +1,201 @@
+"""Options of diffusers' schedulers that a sampler accepts: each one works and changes the result.
+
+A scheduler of diffusers takes many keywords that it ignores, that only make sense with a model
+trained another way, or that contradict the noise schedule of the run. Those are rejected with the
+reason, instead of drawing other images than were asked for.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_lab.errors import UserError
+
+OF_THE_NOISE_SCHEDULE = frozenset(
+    {
+        "beta_end",
+        "beta_schedule",
+        "beta_start",
+        "num_train_timesteps",
+        "prediction_type",
+        "rescale_betas_zero_snr",
+        "trained_betas",
+    }
+)
+"""What the run was trained with, and a sampler therefore cannot choose."""
+SIGMA_GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+"""Options that place the steps by noise level; diffusers allows one of them at a time."""
+SPACINGS = ("leading", "linspace", "trailing")
+
+
+@dataclass(frozen=True)
+class Option:
+    """The values of an option, and the settings without which it would change nothing."""
+
+    words: tuple[str, ...] = ()
+    """The words to choose from; empty for a number or a truth value."""
+    above: float | None = None
+    """For a number: the smallest value, itself excluded; None for a truth value."""
+    integer: bool = False
+    below: float = math.inf
+    """For a number: the largest value, itself included."""
+    needs: tuple[tuple[str, Any], ...] = ()
+    """Pairs (option, value), one of which must be set."""
+
+    def expected(self) -> str:
+        """Describe the valid values."""
+        if self.words:
+            return f"one of {list(self.words)}"
+        if self.above is None:
+            return "true or false"
+        if self.integer:
+            least = int(self.above) + 1
+            if self.below == math.inf:
+                return f"a whole number from {least} on"
+            return f"a whole number from {least} to {int(self.below)}"
+        upper = "" if self.below == math.inf else f", at most {self.below:g}"
+        return f"a number above {self.above:g}{upper}"
+
+    def allows(self, value: Any) -> bool:
+        """Return True if the value is valid."""
+        if self.words:
+            return value in self.words
+        if self.above is None:
+            return isinstance(value, bool)
+        kinds = (int,) if self.integer else (int, float)
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        return is_number and self.above < value <= self.below and math.isfinite(value)
+
+
+def _if_any(options: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, True) for name in options)
+
+
+_THRESHOLDING = {
+    "thresholding": Option(),
+    "dynamic_thresholding_ratio": Option(above=0, below=1, needs=(("thresholding", True),)),
+    "sample_max_value": Option(above=1, needs=(("thresholding", True),)),
+}
+_CLIPPING = {
+    "clip_sample": Option(),
+    "clip_sample_range": Option(above=0, needs=(("clip_sample", True),)),
+}
+_LEADING = {"steps_offset": Option(above=0, integer=True, needs=(("timestep_spacing", "leading"),))}
+_GRIDS = dict.fromkeys(SIGMA_GRIDS[:3], Option())
+_FLOW = {
+    "use_flow_sigmas": Option(),
+    "flow_shift": Option(above=0, needs=(("use_flow_sigmas", True),)),
+}
+_ORDER = {"solver_order": Option(above=0, below=3, integer=True)}
+_LOWER_ORDER = {"lower_order_final": Option(needs=(("solver_order", 3),))}
+_SECOND_ORDER = {"solver_type": Option(words=("midpoint", "heun"), needs=(("solver_order", 2),))}
+_GRID_ENDS = {
+    "sigma_min": Option(above=0, needs=_if_any(SIGMA_GRIDS[:3])),
+    "sigma_max": Option(above=0, needs=_if_any(SIGMA_GRIDS[:3])),
+}
+_EDM = {
+    "sigma_min": Option(above=0),
+    "sigma_max": Option(above=0),
+    "sigma_schedule": Option(words=("karras", "exponential")),
+    "rho": Option(above=0, needs=(("sigma_schedule", "karras"),)),
+}
+
+OPTIONS: dict[str, dict[str, Option]] = {
+    "DDPMScheduler": {
+        # fixed_large_log takes the square root of a logarithm in diffusers, "learned" and
+        # "learned_range" need a network with twice the channels
+        "variance_type": Option(words=("fixed_small", "fixed_small_log", "fixed_large")),
+        **_CLIPPING,
+        **_THRESHOLDING,
+        **_LEADING,
+    },
+    "DDIMScheduler": _CLIPPING | _THRESHOLDING | _LEADING,
+    "DPMSolverMultistepScheduler": {
+        "algorithm_type": Option(
+            words=("dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver")
+        ),
+        **_ORDER,
+        **_SECOND_ORDER,
+        **_LOWER_ORDER,
+        **_GRIDS,
+        "use_lu_lambdas": Option(),
+        **_FLOW,
+        **_THRESHOLDING,
+        **_LEADING,
+    },
+    "UniPCMultistepScheduler": {
+        "solver_order": Option(above=0, integer=True),
+        "solver_type": Option(words=("bh1", "bh2")),
+        "predict_x0": Option(),
+        **_GRIDS,
+        **_FLOW,
+        **_THRESHOLDING,
+        **_LEADING,
+    },
+    "DEISMultistepScheduler": _ORDER | _LOWER_ORDER | _GRIDS | _FLOW | _LEADING,
+    "EulerDiscreteScheduler": _GRIDS | _GRID_ENDS | _LEADING,
+    "EulerAncestralDiscreteScheduler": _LEADING,
+    "HeunDiscreteScheduler": _CLIPPING | _GRIDS | _LEADING,
+    "FlowMatchEulerDiscreteScheduler": {
+        "shift": Option(above=0),
+        "shift_terminal": Option(above=0, below=0.999),
+        **_GRIDS,
+    },
+    "FlowMatchHeunDiscreteScheduler": {"shift": Option(above=0)},
+    "EDMEulerScheduler": _EDM,
+    "EDMDPMSolverMultistepScheduler": {
+        **_EDM,
+        "algorithm_type": Option(words=("dpmsolver++", "sde-dpmsolver++")),
+        **_ORDER,
+        **_SECOND_ORDER,
+        **_LOWER_ORDER,
+        **_THRESHOLDING,
+    },
+}
+"""The options of every scheduler that a sampler can be made of."""
+
+
+def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
+    """Check the options of a scheduler, `timestep_spacing` among them.
+
+    Raises UserError for an option that is unknown, belongs to the noise schedule, has no effect
+    with the other settings, or has an invalid value.
+    """
+    name = scheduler_class.__name__
+    options = OPTIONS[name]
+    parameters = inspect.signature(scheduler_class).parameters
+    settings = {key: parameter.default for key, parameter in parameters.items()} | dict(config)
+    for key, value in config.items():
+        if key == "timestep_spacing":
+            continue
+        if key in OF_THE_NOISE_SCHEDULE:
+            raise UserError(
+                f"sampler.{key}={value}: a sampler takes this from the run's noise_schedule and "
+                f"prediction; leave it out"
+            )
+        if key in parameters and value == parameters[key].default:
+            continue  # says what is so anyway, as a sampler's yaml file may
+        if key not in options:
+            raise UserError(
+                f"sampler.{key}={value}: {name} has no such option that changes its samples: "
+                f"choose from {sorted(options)}"
+            )
+        option = options[key]
+        if not option.allows(value):
+            raise UserError(f"sampler.{key}={value}: expected {option.expected()}")
+        if option.needs and all(settings.get(other) != wanted for other, wanted in option.needs):
+            raise UserError(
+                f"sampler.{key}={value} changes nothing without "
+                + " or ".join(f"sampler.{other}={_typed(wanted)}" for other, wanted in option.needs)
+            )
+    chosen = [grid for grid in (*SIGMA_GRIDS, "use_flow_sigmas") if settings.get(grid)]
+    if len(chosen) > 1:
+        raise UserError(
+            f"sampler.{chosen[0]} and sampler.{chosen[1]} both place the steps: choose one of them"
+        )
+
+
+def _typed(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,98 @@
+"""Coordinates of diffusers' schedulers: the noise level of x, and the model output they expect."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Level = tuple[Tensor, Tensor]
+"""alpha () and sigma () of x = alpha x0 + sigma noise."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The coordinates a family of schedulers works in, and the model output it expects there."""
+
+    prediction_type: str | None
+    """What the scheduler is told that the model predicts."""
+    level: Callable[[Any, int, Tensor], Level]
+    """(scheduler, step, timestep) -> alpha () and sigma () of what the scheduler holds as x."""
+    output: Callable[[Tensor, Tensor, Level, Any], Tensor]
+    """(x0_hat, x, level, scheduler) -> the model output that says just that."""
+    vp: bool = False
+    """Made from betas: has timesteps of its own to space."""
+
+
+def table_ratio(scheduler: Any, timestep: Tensor) -> Tensor:
+    """Sigma / alpha at an integer timestep of the scheduler's own table. () -> ()."""
+    alpha_bar = scheduler.alphas_cumprod[timestep.long()]
+    return ((1 - alpha_bar) / alpha_bar) ** 0.5
+
+
+def is_in_table(scheduler: Any, step: int, timestep: Tensor) -> bool:
+    """Return True if the scheduler stands at the noise level of an integer timestep.
+
+    Grids such as Karras's place the steps by sigma, between the levels that the run was trained on;
+    some schedulers round the timesteps that they report for them.
+    """
+    if timestep.item() != int(timestep.item()):
+        return False
+    if not hasattr(scheduler, "sigmas"):
+        return True
+    return math.isclose(scheduler.sigmas[step], table_ratio(scheduler, timestep), rel_tol=1e-5)
+
+
+def at_sigma(scheduler: Any, sigma: Tensor) -> Level:
+    """Return the level that a solver with a VP table calls sigma. () -> (), ()."""
+    if scheduler.config.use_flow_sigmas:
+        return 1 - sigma, sigma
+    alpha = (1 + sigma**2) ** -0.5
+    return alpha, sigma * alpha
+
+
+def _vp_level(scheduler: Any, step: int, timestep: Tensor) -> Level:
+    if is_in_table(scheduler, step, timestep):
+        alpha_bar = scheduler.alphas_cumprod[timestep.long()]
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    return at_sigma(scheduler, scheduler.sigmas[step])
+
+
+def _ve_level(scheduler: Any, step: int, timestep: Tensor) -> Level:
+    sigma = scheduler.sigmas[step]
+    return torch.ones_like(sigma), sigma
+
+
+def _flow_level(scheduler: Any, step: int, timestep: Tensor) -> Level:
+    sigma = scheduler.sigmas[step]
+    return 1 - sigma, sigma
+
+
+def _edm_output(denoised: Tensor, x: Tensor, level: Level, scheduler: Any) -> Tensor:
+    sigma, sigma_data = level[1], scheduler.config.sigma_data
+    variance = sigma**2 + sigma_data**2
+    return (denoised - sigma_data**2 / variance * x) / (sigma * sigma_data * variance**-0.5)
+
+
+VP = Space("sample", _vp_level, lambda denoised, x, level, scheduler: denoised, vp=True)
+# not every scheduler of this family takes "sample"
+KARRAS = Space("epsilon", _ve_level, lambda d, x, level, scheduler: (x - d) / level[1], vp=True)
+FLOW = Space(None, _flow_level, lambda d, x, level, scheduler: (x - d) / level[1])
+EDM = Space("epsilon", _ve_level, _edm_output)
+
+SPACES = {
+    "DDPMScheduler": VP,
+    "DDIMScheduler": VP,
+    "DPMSolverMultistepScheduler": VP,
+    "UniPCMultistepScheduler": VP,
+    "DEISMultistepScheduler": VP,
+    "EulerDiscreteScheduler": KARRAS,
+    "EulerAncestralDiscreteScheduler": KARRAS,
+    "HeunDiscreteScheduler": KARRAS,
+    "FlowMatchEulerDiscreteScheduler": FLOW,
+    "FlowMatchHeunDiscreteScheduler": FLOW,
+    "EDMEulerScheduler": EDM,
+    "EDMDPMSolverMultistepScheduler": EDM,
+}
