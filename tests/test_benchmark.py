@@ -118,7 +118,7 @@ def test_processes_timed_from_their_start(typed, tmp_path):
 
 def test_what_stands_in_for_mnist_is_told_once(typed, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # where nobody answers
-    monkeypatch.setenv("DIFFUSION_LAB_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("DIFFUSION_LAB_DATA", raising=False)
     small = [word for word in TINY if not word.startswith("data")]
     code, _, err = typed("benchmark", "parts=basic_unet", *small, "out=made")
     assert code == 0, err

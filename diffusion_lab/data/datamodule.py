@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.clusters import Clusters
+from diffusion_lab.data.folder import find_data_dir
 from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
-from diffusion_lab.data.padding import check_padding, padded
+from diffusion_lab.data.padding import padded
 from diffusion_lab.data.placement import check_on_device, keep
 from diffusion_lab.data.published import NUM_CLASSES, SIDE
+from diffusion_lab.data.settings import check_images
 from diffusion_lab.data.sources import (
     ImageSet,
-    check_choice,
-    check_published_settings,
     fake_images,
     fetch_images,
     load_images,
@@ -37,9 +37,9 @@ class ImageDataModule(L.LightningDataModule):
 
     Args:
         name: mnist, fashion_mnist, kmnist or fake.
-        data_dir: the folder that holds, or will hold, the files, laid out as torchvision does.
-        source: auto (folder, download, for mnist the bundled digits), full (refuse to fall back) or
-            bundled (mnist only).
+        data_dir: where the files are, or will be, laid out as torchvision does; None: data/, and
+            where mnist cannot be had the bundled digits.
+        source: auto (folder, download, bundled digits), full (never those) or bundled (mnist only).
         batch_size: images in a batch of one process.
         val_size: images held out for validation; 0 for no validation.
         value_range: zero_one or minus_one_one.
@@ -48,7 +48,7 @@ class ImageDataModule(L.LightningDataModule):
         train_size: train on the first so many of the (shuffled) training images; None for all.
         num_images: only for fake: images in its training split, 10,000 if None.
         num_test_images: only for fake: images in its test split, 1,000 if None.
-        channels: of the images; published digits have 1, fake has what is asked for.
+        channels: of the images; published digits have 1, fake has 1 or 3, as is asked for.
         clusters: put so many groups of training images that look alike in place of the labels.
         on_device: keep the images in the GPU's memory: auto (if there is room), True or False.
 
@@ -60,7 +60,7 @@ class ImageDataModule(L.LightningDataModule):
     def __init__(
         self,
         name: str = "mnist",
-        data_dir: str | Path = "data",
+        data_dir: str | Path | None = None,
         source: str = "auto",
         batch_size: int = 128,
         val_size: int = 5_000,
@@ -84,24 +84,15 @@ class ImageDataModule(L.LightningDataModule):
         if clusters is not None:
             check_whole_number("clusters", clusters, least=2)
         self.dataset, self.source, self.seed = name, source, seed
-        self.data_dir = Path(data_dir).expanduser()
+        self.named_dir, self.data_dir = data_dir, find_data_dir(data_dir)
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.value_range = ValueRange(value_range)
         self.clusters, self.on_device = clusters, on_device
         self.num_classes = NUM_CLASSES if clusters is None else clusters
 
-        check_whole_number("channels", channels, least=1)
         sizes = {"num_images": num_images, "num_test_images": num_test_images}
         given = {setting: size for setting, size in sizes.items() if size is not None}
-        if name == "fake":
-            for setting, size in given.items():
-                check_whole_number(setting, size, least=1)
-            if image_size is not None:
-                check_whole_number("image_size", image_size, least=4)
-        else:
-            check_choice(name, source)
-            check_published_settings(name, given, channels)
-            check_padding(image_size)
+        check_images(name, source, given, channels, image_size)
         self._fake_sizes = given
         self.channels = channels
         self.image_size = SIDE if image_size is None else image_size
@@ -116,7 +107,7 @@ class ImageDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Download what is missing; Lightning calls this in one process of a machine only."""
         if self.dataset != "fake" and not self._fetched:
-            fetch_images(self.dataset, self.data_dir, self.source)
+            fetch_images(self.dataset, self.named_dir, self.source)
         self._fetched = True
 
     def setup(self, stage: str | None = None) -> None:
@@ -270,7 +261,7 @@ class ImageDataModule(L.LightningDataModule):
             return fake_images(
                 image_size=self.image_size, channels=self.channels, **self._fake_sizes
             )
-        return load_images(self.dataset, self.data_dir, self.source)
+        return load_images(self.dataset, self.named_dir, self.source)
 
     def _split(self, name: str) -> tuple[Tensor, Tensor]:
         if not self._splits:

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock, Timeout
 
 from diffusion_lab.data.idx import idx_fault, idx_size, md5_of
-from diffusion_lab.data.published import TORCHVISION_CLASS, IdxFile
+from diffusion_lab.data.published import IdxFile, torchvision_resources
 from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -45,13 +45,13 @@ def download_missing(name: str, files: Sequence[IdxFile]) -> None:
 
     """
     folder = files[0].path.parent
-    mirrors, packed_md5 = _torchvision_resources(name)
+    mirrors, packed_md5 = torchvision_resources(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / ".download.lock", timeout=LOCK_TIMEOUT):
             # Looked at again now that the lock is ours: another process may have fetched them.
             for file in files:
-                if not file.path.exists():
+                if file.find() is None:
                     _put(_fetch(file, packed_md5[file.path.name], mirrors), file.path)
     except Timeout as error:
         raise UserError(
@@ -63,15 +63,6 @@ def download_missing(name: str, files: Sequence[IdxFile]) -> None:
             f"cannot write {error.filename or folder} ({error.strerror or error}): "
             "give a folder that can be written, for example paths.data_dir=<folder>"
         ) from error
-
-
-def _torchvision_resources(name: str) -> tuple[list[str], dict[str, str]]:
-    """Return the mirrors, best first, and the MD5 of every packed file by its unpacked name."""
-    import torchvision.datasets  # slow to import, and needed only here
-
-    published = getattr(torchvision.datasets, TORCHVISION_CLASS[name])
-    md5s = {file.removesuffix(".gz"): md5 for file, md5 in published.resources}
-    return list(published.mirrors), md5s
 
 
 def _put(data: bytes, path: Path) -> None:

@@ -5,9 +5,11 @@ dimension as a big-endian 32-bit number) and the bytes of the array. The expecte
 known here, so the whole header is known too: nothing in a file decides how much memory is taken.
 """
 
+import gzip
 import hashlib
 import math
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ def idx_size(shape: tuple[int, ...]) -> int:
     return len(idx_header(shape)) + math.prod(shape)
 
 
-def idx_fault(head: bytes, size: int, shape: tuple[int, ...]) -> str | None:
+def idx_fault(head: bytes | bytearray, size: int, shape: tuple[int, ...]) -> str | None:
     """Say what is wrong with a file of `size` bytes that starts with `head`, None if it is right.
 
     Args:
@@ -55,13 +57,16 @@ def md5_of(data: bytes | bytearray) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.ndarray:
+def read_idx(
+    path: Path, shape: tuple[int, ...], md5: str | None = None, packed_md5: str | None = None
+) -> np.ndarray:
     """Read a uint8 array from an IDX file and check everything that is known about it.
 
     Args:
-        path: the unpacked file. It is only read, never changed and never deleted.
+        path: the file, unpacked or .gz. It is only read, never changed and never deleted.
         shape: the shape it must hold.
-        md5: the MD5 of the whole file, where it is known.
+        md5: the MD5 of the whole unpacked file, where it is known.
+        packed_md5: the MD5 that a .gz must have.
 
     Returns:
         a writable uint8 array of that shape.
@@ -70,29 +75,57 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str | None = None) -> np.n
         UserError: if the file cannot be read, has another header, size or MD5.
 
     """
+    read = _read_packed if path.suffix == ".gz" else _read_plain
     try:
         if not path.is_file():
             state = "is not a file" if path.exists() else "is not there"
-            raise UserError(f"{path} {state}: put the unpacked IDX file there")
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            fault = idx_fault(file.read(len(idx_header(shape))), size, shape)
-            if fault is None:
-                data = bytearray(size)
-                file.seek(0)
-                if file.readinto(data) != size:
-                    fault = "became shorter while it was read"
-                elif md5 is not None and md5_of(data) != md5:
-                    fault = f"has the MD5 {md5_of(data)}, expected {md5}"
+            raise UserError(f"{path} {state}: put the IDX file or its .gz there")
+        data, fault = read(path, shape, packed_md5)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): check its permissions"
         ) from error
+    if fault is None and md5 is not None and md5_of(data) != md5:
+        fault = f"has the MD5 {md5_of(data)}, expected {md5}"
     if fault is not None:
         raise UserError(
             f"{path} {fault}: move it away so that it is downloaded again, or restore it"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=len(idx_header(shape))).reshape(shape)
+
+
+def _read_plain(
+    path: Path, shape: tuple[int, ...], packed_md5: str | None
+) -> tuple[bytearray, str | None]:
+    """Return the bytes and what is wrong with them; a file of another size is not read."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        if fault := idx_fault(file.read(len(idx_header(shape))), size, shape):
+            return bytearray(), fault
+        data = bytearray(size)
+        file.seek(0)
+        return data, None if file.readinto(data) == size else "became shorter while it was read"
+
+
+def _read_packed(
+    path: Path, shape: tuple[int, ...], packed_md5: str | None
+) -> tuple[bytearray, str | None]:
+    """Return the unpacked bytes, at most one more than expected, and what is wrong with them."""
+    if packed_md5 is not None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(
+                file, lambda: hashlib.md5(usedforsecurity=False)
+            ).hexdigest()
+        if found != packed_md5:
+            return bytearray(), f"has the MD5 {found}, expected {packed_md5}"
+    try:
+        with gzip.open(path) as stream:
+            data = bytearray(stream.read(idx_size(shape) + 1))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        return bytearray(), f"cannot be unpacked ({' '.join(str(error).split())})"
+    if fault := idx_fault(data, len(data), shape):
+        return bytearray(), f"unpacked {fault}"
+    return data, None
 
 
 def _times(shape: tuple[int, ...]) -> str:

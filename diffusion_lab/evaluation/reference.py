@@ -111,7 +111,7 @@ def load_reference(extractor: Extractor) -> Reference:
 
 
 def cached_reference(
-    extractor: Extractor, images: ImageSet, cache_dir: Path, n: int = NUM_IMAGES
+    extractor: Extractor, images: ImageSet, cache_dir: Path | None, n: int = NUM_IMAGES
 ) -> Reference:
     """Return the reference for an extractor and a data set, computed once and then kept.
 
@@ -122,7 +122,7 @@ def cached_reference(
     Args:
         extractor: any.
         images: the data, both splits.
-        cache_dir: where references are kept, made if need be.
+        cache_dir: where references are kept, made if need be; None: nowhere.
         n: images of each kind, at most.
 
     Raises:
@@ -131,8 +131,8 @@ def cached_reference(
     """
     if isinstance(extractor, TrainedExtractor) and extractor.data == images.name:
         return load_reference(extractor)
-    file = cache_dir / f"{cache_key(extractor, images, n)}.safetensors"
-    if file.exists():
+    file = cache_dir and cache_dir / f"{cache_key(extractor, images, n)}.safetensors"
+    if file is not None and file.exists():
         try:
             return _read(file)
         except UserError as error:
@@ -145,7 +145,8 @@ def cached_reference(
         (images.test_images[:n], images.test_labels[:n]),
         (images.train_images[order], images.train_labels[order]),
     )
-    write_reference(reference, file)
+    if file is not None:
+        write_reference(reference, file)
     return reference
 
 

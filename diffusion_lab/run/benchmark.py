@@ -25,6 +25,7 @@ from diffusion_lab.benchmark.settings import Settings
 from diffusion_lab.benchmark.start_up import start_up
 from diffusion_lab.benchmark.time_to_fid import time_to_fid
 from diffusion_lab.benchmark.training import BASIC_UNET, UNET2D, training
+from diffusion_lab.data.folder import find_data_dir, is_named
 from diffusion_lab.data.published import SIDE
 from diffusion_lab.data.sources import SOURCES
 from diffusion_lab.errors import UserError
@@ -128,6 +129,8 @@ def _measured(
 ) -> Benchmark:
     sizes = ("source", "val_size", "num_images")
     data_words = [f"data.{key}={cfg.data[key]}" for key in sizes if cfg.data[key] is not None]
+    # absolute: some parts run in processes with a working directory of their own
+    where = f"paths.data_dir={find_data_dir(cfg.paths.data_dir).absolute()}"
     settings = Settings(
         repeats=cfg.repeats,
         seconds=cfg.seconds,
@@ -140,12 +143,13 @@ def _measured(
         precision=cfg.precision,
         data=cfg.data.name,
         training_words=tuple(cfg.words),
-        words=(f"paths.data_dir={Path(cfg.paths.data_dir).expanduser().absolute()}", *data_words),
+        words=(*([where] if is_named(cfg.paths.data_dir) else []), *data_words),
         scratch=scratch,
     )
     data = settings.datamodule().provenance
     if cfg.data.source == "auto" and data["source"] in SOURCES:  # looked for, and told of, once
-        settings = replace(settings, words=(*settings.words, f"data.source={data['source']}"))
+        found = (where, f"data.source={data['source']}")
+        settings = replace(settings, words=(*settings.words, *found))
     about = machine(device)
     rate = matmul_rate(device, min(MATMUL_SECONDS, cfg.seconds))
     rows: list[Row] = []

@@ -126,7 +126,7 @@ class RungRun:
         return torch.from_numpy(np.load(newest.with_name("samples.npz"))["images"])
 
 
-def choose_ladder_judge(name: str | None, cfg: DictConfig, data_dir: str) -> Judge:
+def choose_ladder_judge(name: str | None, cfg: DictConfig, data_dir: str | None) -> Judge:
     """The judge of all trainings of a ladder before there is one, from a configuration of theirs.
 
     Raises UserError if there is none for such data.

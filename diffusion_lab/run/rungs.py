@@ -48,7 +48,7 @@ class Rung:
         """What errors and lines of progress call it."""
         return f"rung {self.number} ({self.name})"
 
-    def config(self, paths: Mapping[str, str]) -> DictConfig:
+    def config(self, paths: Mapping[str, str | None]) -> DictConfig:
         """What is trained; UserError, naming the rung, for a word that is none.
 
         `paths` are the ladder's data_dir and log_dir.

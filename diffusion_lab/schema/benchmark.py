@@ -10,7 +10,7 @@ from omegaconf import MISSING
 class BenchmarkPathsConfig:
     """Where the data are and where results go."""
 
-    data_dir: str = MISSING
+    data_dir: str | None = None
     log_dir: str = MISSING
 
 

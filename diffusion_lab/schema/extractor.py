@@ -12,7 +12,7 @@ class ExtractorDataConfig:
     """Arguments of ImageDataModule; the range of values is the extractor's own."""
 
     name: str = MISSING
-    data_dir: str = "${paths.data_dir}"
+    data_dir: str | None = "${paths.data_dir}"
     source: str = "auto"
     channels: int = MISSING
     image_size: int = MISSING

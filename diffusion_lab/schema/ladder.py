@@ -27,7 +27,7 @@ class RungsConfig:
 class LadderPathsConfig:
     """Where the data are and where ladders go."""
 
-    data_dir: str = MISSING
+    data_dir: str | None = None
     log_dir: str = MISSING
 
 

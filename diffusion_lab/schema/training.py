@@ -10,7 +10,7 @@ from omegaconf import MISSING
 class PathsConfig:
     """Where things are read from and written to."""
 
-    data_dir: str = MISSING
+    data_dir: str | None = None
     log_dir: str = MISSING
     output_dir: str = MISSING
 
@@ -22,7 +22,7 @@ class DataConfig:
     _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
     _convert_: str = "all"
     name: str = MISSING
-    data_dir: str = "${paths.data_dir}"
+    data_dir: str | None = "${paths.data_dir}"
     source: str = "auto"
     channels: int = MISSING
     image_size: int = MISSING

@@ -20,7 +20,8 @@ def of_data(run):
 
 def test_bundled_images_stay_those_of_a_run(typed, tmp_path, monkeypatch):
     """Also where the full set has come since: DIFFUSION_LAB_DATA names it, nobody else."""
-    monkeypatch.setenv("DIFFUSION_LAB_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("DIFFUSION_LAB_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     train(compose_config(SHORT, run))
     before = of_data(run)
@@ -29,6 +30,7 @@ def test_bundled_images_stay_those_of_a_run(typed, tmp_path, monkeypatch):
     raw.mkdir(parents=True, exist_ok=True)
     for name, content in tiny_files().items():
         (raw / name).write_bytes(content)
+    monkeypatch.setenv("DIFFUSION_LAB_DATA", str(tmp_path / "data"))
     code, _, err = typed("train", f"resume={run}", "trainer.max_epochs=2")
     assert code == 0, err
     assert of_data(run) == before

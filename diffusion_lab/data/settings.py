@@ -1,0 +1,47 @@
+"""Which settings of the images go together, checked before anything is loaded."""
+
+from collections.abc import Mapping
+
+from diffusion_lab.data.loader import check_whole_number
+from diffusion_lab.data.padding import check_padding
+from diffusion_lab.data.sources import check_choice
+from diffusion_lab.errors import UserError
+
+
+def check_images(
+    name: str, source: str, sizes: Mapping[str, int], channels: int, image_size: int | None
+) -> None:
+    """Raise UserError for settings that a data set cannot have; `sizes` are those that were set."""
+    check_channels(channels)
+    if name == "fake":
+        for setting, size in sizes.items():
+            check_whole_number(setting, size, least=1)
+        if image_size is not None:
+            check_whole_number("image_size", image_size, least=4)
+    else:
+        check_choice(name, source)
+        check_published_settings(name, sizes, channels)
+        check_padding(image_size)
+
+
+def check_channels(channels: int) -> None:
+    """Raise UserError for a number of channels that no picture has."""
+    if channels not in (1, 3) or isinstance(channels, bool):
+        raise UserError(
+            f"channels is {channels}: expected 1 (gray) or 3 (RGB), which pictures can show, "
+            "for example data.channels=3"
+        )
+
+
+def check_published_settings(name: str, sizes: Mapping[str, int], channels: int) -> None:
+    """Raise UserError for settings (sizes by their names) that only made-up images have."""
+    if sizes:
+        raise UserError(
+            f"{', '.join(sizes)} can only be set for made-up images: "
+            f"leave out data.{next(iter(sizes))}=..., or use data=fake"
+        )
+    if channels != 1:
+        raise UserError(
+            f"channels is {channels}, but the images of {name} have 1: "
+            "expected data.channels=1, or data=fake"
+        )
