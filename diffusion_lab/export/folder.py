@@ -1,9 +1,7 @@
 """A module as a folder for diffusers: a stock pipeline where one draws the same images."""
 
 import inspect
-import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,19 +57,9 @@ class Export:
 
     def write(self, folder: Path) -> None:
         """Fill a folder: model_index.json, the weights as safetensors, and the code if need be."""
-        drawn = self.pipeline
-        drawn.save_pretrained(folder)
-        if self.stock:
-            return
-        # diffusers takes a class from a file that lies beside, under the names given here
-        shutil.copy(pipeline.__file__, folder / "pipeline.py")
-        index_file = folder / "model_index.json"
-        index: dict[str, Any] = json.loads(index_file.read_text())
-        index["_class_name"] = ["pipeline", type(drawn).__name__]
-        if self.network_source is not None:
-            (folder / "unet" / "network.py").write_text(self.network_source)
-            index["unet"] = ["network", type(drawn.unet).__name__]
-        index_file.write_text(json.dumps(index, indent=2) + "\n")
+        if isinstance(self.pipeline, pipeline.DiffusionLabPipeline):
+            self.pipeline.network_source = self.network_source  # made to stand alone
+        self.pipeline.save_pretrained(folder)
 
 
 def export_pipeline(

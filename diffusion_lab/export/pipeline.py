@@ -4,8 +4,12 @@ This file is copied into exported folders, where diffusers finds it:
 `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`. It imports no project.
 """
 
+import json
 import math
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -46,6 +50,30 @@ class DiffusionLabPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(settings=settings)
+        # read now: diffusers keeps copies under one name for all folders, and overwrites them
+        self.source = Path(__file__).read_text()
+        self.network_source = _source_of(unet)
+
+    def save_config(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write model_index.json and the files with the classes that it names."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pipeline.py").write_text(self.source)
+        if self.network_source is not None:
+            (folder / "unet").mkdir(exist_ok=True)
+            (folder / "unet" / "network.py").write_text(self.network_source)
+        super().save_config(save_directory, push_to_hub, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Return model_index.json: classes that diffusers lacks are in files of the folder."""
+        index = json.loads(super().to_json_string())
+        index["_class_name"] = ["pipeline", type(self).__name__]
+        if self.network_source is not None:
+            network = getattr(self.unet, "_orig_mod", self.unet)  # torch.compile(unet) wraps it
+            index["unet"] = ["network", type(network).__name__]
+        return json.dumps(index, indent=2) + "\n"
 
     @torch.no_grad()
     def __call__(
@@ -214,3 +242,10 @@ class DiffusionLabPipeline(DiffusionPipeline):
         variance = sigma**2 + (alpha * sigma_data) ** 2
         c_skip, c_out = alpha * sigma_data**2 / variance, sigma * sigma_data * variance**-0.5
         return c_skip * x + c_out * output
+
+
+def _source_of(network: ModelMixin) -> str | None:
+    """The text of the file that defines a network's class; None for one of diffusers' own."""
+    name = type(getattr(network, "_orig_mod", network)).__module__
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return None if name.startswith("diffusers.") or file is None else Path(file).read_text()
