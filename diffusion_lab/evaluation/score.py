@@ -1,6 +1,7 @@
 """Every metric of a set of samples, against the real images of a reference."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation import metrics
 from diffusion_lab.evaluation.extractor import Features
 from diffusion_lab.evaluation.reference import Reference
+from diffusion_lab.evaluation.statistics import UNBOUNDED, Bounds
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +25,33 @@ class Metric:
     title: str
     better: Literal["lower", "higher", "real"]
     """"real" is the figure of real images, neither less nor more."""
+    bounds: Bounds = UNBOUNDED
+    """What it lies between, which intervals are cut off at."""
+
+
+_FRACTION: Bounds = (0.0, 1.0)
+_POSITIVE: Bounds = (0.0, math.inf)
 
 
 METRICS = {
-    "fid": Metric("FID", "lower"),
-    "kid": Metric("KID", "lower"),
-    "precision": Metric("precision", "higher"),
-    "recall": Metric("recall", "higher"),
-    "density": Metric("density", "real"),
-    "coverage": Metric("coverage", "higher"),
-    "class_entropy": Metric("class entropy (bits)", "real"),
-    "class_tv": Metric("class total variation", "lower"),
-    "confidence": Metric("classifier confidence", "real"),
-    "label_agreement": Metric("agreement with the label", "higher"),
+    "fid": Metric("FID", "lower", _POSITIVE),
+    "kid": Metric("KID", "lower"),  # unbiased, so it may be below 0
+    "precision": Metric("precision", "higher", _FRACTION),
+    "recall": Metric("recall", "higher", _FRACTION),
+    "density": Metric("density", "real", _POSITIVE),
+    "coverage": Metric("coverage", "higher", _FRACTION),
+    "class_entropy": Metric("class entropy (bits)", "real", _POSITIVE),
+    "class_tv": Metric("class total variation", "lower", _FRACTION),
+    "confidence": Metric("classifier confidence", "real", _FRACTION),
+    "label_agreement": Metric("agreement with the label", "higher", _FRACTION),
 }
+
+
+def bounds_of(metric: str) -> Bounds:
+    """Return the bounds of a metric by its name in METRICS, none of another."""
+    return METRICS[metric].bounds if metric in METRICS else UNBOUNDED
+
+
 _NEIGHBORS = (metrics.NUM_NEIGHBORS, metrics.NUM_NEIGHBORS_DENSITY)
 _KINDS = {"values": "features", "probabilities": "classes"}
 

@@ -1,14 +1,18 @@
 """Means with their uncertainty, and whether two of them differ."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+Bounds = tuple[float, float]
+"""The least and the largest value that a figure can have."""
+UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -19,19 +23,34 @@ class Summary:
     std: float | None
     """Of a single seed's figure, divided by n - 1."""
     low: float | None
-    """Of the mean: where a two-sided 95 % interval of Student's t begins."""
+    """Of the mean: where a two-sided 95 % interval of Student's t begins, within the bounds."""
     high: float | None
     n: int
 
 
-def summary(values: Sequence[float]) -> Summary:
-    """Of one figure a seed, at least one."""
+def summary(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Summary:
+    """Of one figure a seed, at least one.
+
+    What of the interval lies outside the bounds is cut off: no fraction is below 0. As the true
+    mean lies within them, the rest covers it exactly as often.
+    """
     n, mean = len(values), float(np.mean(values))
     if n == 1:
         return Summary(mean, None, None, None, n)
     std = float(np.std(values, ddof=1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / n**0.5
-    return Summary(mean, std, mean - half, mean + half, n)
+    return Summary(mean, std, *_within(bounds, mean - half, mean + half), n)
+
+
+def _within(bounds: Bounds, low: float, high: float) -> Bounds:
+    """Cut an interval off at the bounds; NaN stays."""
+    lowest, highest = bounds
+    return (lowest if low < lowest else low), (highest if high > highest else high)
+
+
+def difference_bounds(bounds: Bounds) -> Bounds:
+    """Return the bounds of a difference of two figures with these: -1 and 1 of two fractions."""
+    return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 
 @dataclass(frozen=True)
@@ -44,8 +63,10 @@ class Difference:
     p_value: float | None
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
+def welch(a: Sequence[float], b: Sequence[float], bounds: Bounds = UNBOUNDED) -> Difference:
     """Of two independent sets of seeds, whose spreads may differ (Welch's t-test).
+
+    `bounds` are those of a figure: the interval is cut off where no difference of two can lie.
 
     The interval and the p-value are None where either has a single seed: nothing is known of its
     spread.
@@ -55,7 +76,11 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
         return Difference(difference, None, None, None)
     if np.ptp(a) == np.ptp(b) == 0:  # the test divides by the spread
         return Difference(difference, difference, difference, float(difference == 0))
-    return _tested(difference, lambda: stats.ttest_ind(a, b, equal_var=False))
+    found = _tested(difference, lambda: stats.ttest_ind(a, b, equal_var=False))
+    assert found.low is not None
+    assert found.high is not None
+    low, high = _within(difference_bounds(bounds), found.low, found.high)
+    return replace(found, low=low, high=high)
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:

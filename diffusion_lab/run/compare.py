@@ -18,6 +18,7 @@ from diffusion_lab.run.checkpoint_io import read_checkpoint
 from diffusion_lab.run.differences import Comparison, compare_groups
 from diffusion_lab.run.evaluations import EvaluatedRun, check_comparable, find_runs, read_run
 from diffusion_lab.run.groups import Group, group_runs
+from diffusion_lab.run.objective import differing_parts, losses_do_not_compare
 from diffusion_lab.run.options import sampler_config, sampler_word
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.report import table_text
@@ -121,11 +122,13 @@ def _lines(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> list[s
     metrics = list(dict.fromkeys(c.metric for c in comparisons))
     cells = {(c.group, c.metric): c for c in comparisons}
     measured = groups[0].runs[0].evaluation
+    different = _different_objectives(groups)
+    loss = "val/loss (does not compare)" if different else "val/loss"
     lines = [
         table_text(
             f"mean and 95 % interval; {measured['num_samples']:,} images a seed, "
             f"{measured['num_calls']:g} network calls an image, {measured['extractor']['name']}",
-            ["", "over", *(_title(m) for m in metrics), "val/loss", "minutes", "parameters"],
+            ["", "over", *(_title(m) for m in metrics), loss, "minutes", "parameters"],
             [
                 [
                     group.name,
@@ -149,6 +152,8 @@ def _lines(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> list[s
                 [_row(c) for c in comparisons if c.difference is not None],
             )
         )
+    if different:
+        lines.append(losses_do_not_compare(different))
     lone = [group.name for group in groups if len(group.runs) == 1]
     if lone:
         lines.append(
@@ -164,6 +169,10 @@ def _lines(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> list[s
     if (count := len(groups[0].settings)) > 1:
         lines.append(f"the rows differ in {count} settings; comparison.json lists them")
     return lines
+
+
+def _different_objectives(groups: Sequence[Group]) -> list[str]:
+    return differing_parts([run.config for group in groups for run in group.runs])
 
 
 def _title(metric: str) -> str:
@@ -225,6 +234,7 @@ def _content(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> dict
         "reference": measured["reference"],
         "num_samples": measured["num_samples"],
         "num_calls": measured["num_calls"],
+        "losses_differ_in": _different_objectives(groups),
         "groups": [
             {
                 "name": group.name,

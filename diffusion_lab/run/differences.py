@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diffusion_lab.evaluation.score import bounds_of
 from diffusion_lab.evaluation.statistics import Difference, Summary, holm, summary, welch
 from diffusion_lab.run.groups import Group
 
@@ -40,7 +41,7 @@ def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comp
         if group is baseline:
             differences.append(None)
             continue
-        found = welch(group.values(metric), baseline.values(metric))
+        found = welch(group.values(metric), baseline.values(metric), bounds_of(metric))
         if group.unit != baseline.unit:  # the spread of one side is not known
             found = Difference(found.difference, None, None, None)
         differences.append(found)
@@ -56,7 +57,7 @@ def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comp
             metric,
             group.unit,
             group.values(metric),
-            summary(group.values(metric)),
+            summary(group.values(metric), bounds_of(metric)),
             differences[i],
             corrected.get(i),
             verdict(group, baseline, metric, differences[i], corrected.get(i)),

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.extractor import Extractor
 from diffusion_lab.evaluation.reference import Reference
-from diffusion_lab.evaluation.score import METRICS, Scorer, floor
+from diffusion_lab.evaluation.score import METRICS, Scorer, bounds_of, floor
 from diffusion_lab.evaluation.statistics import Summary, summary
 
 FLOOR_DRAWS = 3
@@ -88,7 +88,7 @@ class Judge:
 
 def summaries(scores: list[dict[str, float]]) -> dict[str, Summary]:
     """Each metric over several sets of images."""
-    return {name: summary([of[name] for of in scores]) for name in scores[0]}
+    return {name: summary([of[name] for of in scores], bounds_of(name)) for name in scores[0]}
 
 
 @contextmanager

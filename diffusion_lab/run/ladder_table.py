@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.atomic import replacing
-from diffusion_lab.evaluation.score import METRICS
+from diffusion_lab.evaluation.score import METRICS, bounds_of
 from diffusion_lab.evaluation.statistics import (
     Difference,
     Summary,
@@ -79,7 +79,9 @@ def climb(
     for rung, keys in zip(rungs, changed, strict=True):
         runs = sorted(scored.get(rung.number, ()), key=lambda run: run.seed)
         names = [name for name in METRICS if runs and all(name in r.scores for r in runs)]
-        sums = {name: summary([run.scores[name] for run in runs]) for name in names}
+        sums = {
+            name: summary([run.scores[name] for run in runs], bounds_of(name)) for name in names
+        }
         results.append(RungResult(rung, runs, keys, sums))
     tested: list[tuple[RungResult, Difference, float]] = []
     for before, result in pairwise(results):

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.run.objective import mark_objectives, note_on_losses
+
 
 def read_jobs(sweep_dir: Path) -> list[dict[str, Any]]:
     """One row a job, in order: job, overrides, status, wall_seconds, its metrics, its folder."""
@@ -31,7 +33,7 @@ def read_jobs(sweep_dir: Path) -> list[dict[str, Any]]:
                 "run_dir": str(folder),
             }
         )
-    return rows
+    return mark_objectives(rows)
 
 
 def summarize(sweep_dir: Path) -> list[dict[str, Any]]:
@@ -78,5 +80,7 @@ class SweepSummary(Callback):
             cells = (row.get(name, "") for name in names)
             table.add_row(*(f"{c:.5g}" if isinstance(c, float) else str(c) for c in cells))
         Console(file=sys.stdout, width=200).print(table)
+        for line in note_on_losses(rows):
+            print(line)
         print(cls.sweep_dir, flush=True)
         cls.sweep_dir = None

@@ -9,6 +9,7 @@ from typing import Any
 from diffusion_lab import figures
 from diffusion_lab.atomic import replacing
 from diffusion_lab.evaluation.pareto import pareto_front
+from diffusion_lab.evaluation.score import bounds_of
 from diffusion_lab.evaluation.statistics import Summary, summary
 from diffusion_lab.run.cells import Cell
 from diffusion_lab.run.report import table_text
@@ -37,7 +38,7 @@ class Weighed:
     ) -> "list[Weighed]":
         """Of (cell, calls, milliseconds, the scores of each seed)."""
         summaries = [
-            {k: summary([s[k] for s in scores]) for k in scores[0] if k != "seed"}
+            {k: summary([s[k] for s in scores], bounds_of(k)) for k in scores[0] if k != "seed"}
             for *_, scores in cells
         ]
         fid = [of["fid"].mean for of in summaries]

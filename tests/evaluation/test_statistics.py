@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from diffusion_lab.evaluation.extractor import Features
+from diffusion_lab.evaluation.metrics import Moments
+from diffusion_lab.evaluation.reference import Reference
+from diffusion_lab.evaluation.score import METRICS, Scorer, bounds_of
 from diffusion_lab.evaluation.statistics import holm, paired, summary, welch
 
 
@@ -107,3 +111,48 @@ def test_holm_keeps_the_chance_of_any_false_finding():
     random = np.random.default_rng(4)
     any_found = [min(holm(random.uniform(size=6))) < 0.05 for _ in range(4000)]
     assert np.mean(any_found) == pytest.approx(0.05, abs=0.012)
+
+
+def test_an_interval_ends_where_no_value_can_lie():
+    values = [0.02, 0.05, 0.2]
+    free, bounded = summary(values), summary(values, (0.0, 1.0))
+    assert free.low < 0
+    assert (bounded.low, bounded.high) == (0.0, free.high)
+    assert (bounded.mean, bounded.std) == (free.mean, free.std)
+    wide = summary([0.1, 0.9], (0.0, 1.0))
+    assert (wide.low, wide.high) == (0.0, 1.0)
+    assert summary([0.5, 0.6, 0.7], (0.0, 1.0)) == summary([0.5, 0.6, 0.7])
+    assert np.isnan(summary([np.nan, 1.0], (0.0, 1.0)).low)
+    difference = welch([0.0, 0.9], [1.0, 0.2], (0.0, 1.0))
+    assert (difference.low, difference.high) == (-1.0, 1.0)
+    assert difference.p_value == welch([0.0, 0.9], [1.0, 0.2]).p_value
+
+
+def test_what_is_cut_off_covers_no_truth():
+    """Of fractions near 0: the interval covers as often as the one that is not cut off."""
+    random = np.random.default_rng(2)
+    draws = [list(random.binomial(40, 0.03, size=3) / 40) for _ in range(2000)]
+    pairs = [(summary(v), summary(v, (0.0, 1.0))) for v in draws]
+    assert any(free.low < 0 for free, _ in pairs)
+    covers = [[of.low <= 0.03 <= of.high for of in pair] for pair in pairs]
+    assert all(free == bounded for free, bounded in covers)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_has_the_bounds_that_its_formula_has(name):
+    """Measured on sets as unlike, and as like, as can be."""
+    random = np.random.default_rng(3)
+    lowest, highest = bounds_of(name)
+    assert bounds_of("val/loss") == (-np.inf, np.inf)
+
+    def features(mean, classes):
+        logits = np.eye(3)[random.integers(0, classes, 40)]
+        return Features(random.normal(mean, 1, (40, 4)), logits)
+
+    real = [features(0, 3), features(0, 3)]
+    labels = np.zeros(40, dtype=np.int64)
+    moments = [Moments.of(of.values) for of in real]
+    reference = Reference("d", "e", "s", real[0], labels, real[1], labels, *moments)
+    for samples in (real[0], features(50, 1), features(0.1, 2)):
+        value = Scorer(reference)(samples, labels)[name]
+        assert lowest <= value <= highest

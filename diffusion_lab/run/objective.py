@@ -1,0 +1,92 @@
+"""Whether the losses of several runs compare: only where they are of one objective.
+
+Imports no torch: the summary of a sweep asks here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+# what a validation loss is made of, beside the network and its training
+_PARTS = (
+    "noise_schedule",
+    "prediction",
+    "weighting",
+    "time_sampling",
+    "pairing",
+    "model._target_",
+    "model.clipped_to",
+    "data.name",
+    "data.source",
+    "data.image_size",
+    "data.channels",
+    "data.value_range",
+    "data.val_size",
+    "data.num_images",
+    "data.clusters",
+    "teacher.run",
+)
+
+
+def differing_parts(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the parts of the objective in which saved configurations differ."""
+    return [part for part in _PARTS if len({str(_part(c, part)) for c in configs}) > 1]
+
+
+def objective_groups(configs: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Number the objectives of the configurations, from 1 in the order of their first run."""
+    objectives = [tuple(str(_part(config, part)) for part in _PARTS) for config in configs]
+    order = list(dict.fromkeys(objectives))
+    return [order.index(objective) + 1 for objective in objectives]
+
+
+def losses_do_not_compare(parts: Sequence[str]) -> str:
+    """Return the line for a table of runs that differ in these parts of the objective."""
+    names = [part.removesuffix("._target_") for part in parts]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"losses do not compare between objectives: these runs differ in {listed}"
+
+
+def mark_objectives(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give each row of a sweep's summary, with its "run_dir", the number of its "objective".
+
+    Only where there are several: losses compare between rows of one number.
+    """
+    configs = [_saved(Path(row["run_dir"])) for row in rows]
+    numbers = objective_groups(configs)
+    if len(set(numbers)) > 1:
+        for row, number in zip(rows, numbers, strict=True):
+            row["objective"] = number
+    return rows
+
+
+def note_on_losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the line below a sweep's table where its losses do not compare, else none."""
+    parts = differing_parts([_saved(Path(row["run_dir"])) for row in rows])
+    if not parts:
+        return []
+    return [f"{losses_do_not_compare(parts)}; they do within one number of the column objective"]
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+    except Exception:  # whatever a YAML parser makes of a broken file: the table says the rest
+        return {}
+    return {str(key): value for key, value in saved.items()} if isinstance(saved, dict) else {}
+
+
+def _part(config: Mapping[str, Any], path: str) -> Any:
+    node: Any = config
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return _plain(node)
+
+
+def _plain(node: Any) -> Any:
+    """A node without what is not set: an option that an older run lacks is one that is null."""
+    if isinstance(node, Mapping):
+        return {k: _plain(v) for k, v in sorted(node.items()) if v is not None}
+    return node
