@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion_lab import compose_config, train
-from tests.conftest import PICTURED, TINY
+from tests.conftest import PICTURED, RUN, TINY
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +133,29 @@ def test_mlflow_keeps_metrics_parameters_and_pictures(tmp_path, monkeypatch):
     assert run.data.metrics["val/loss"] == pytest.approx(result.metrics["val/loss"])
     pictures = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
     assert "figures/trajectory.png" in pictures
+
+
+@pytest.mark.slow
+def test_mlflow_names_runs_by_their_folders(tmp_path, monkeypatch):
+    """All of one seed, which MLflow's own names follow."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    words = [*RUN, "trainer.max_epochs=1", "logger=mlflow", f"paths.log_dir={tmp_path}"]
+    for folder in ("runs/first", "runs/second", "sweeps/of_today/0"):
+        train(compose_config(words, tmp_path / folder))
+    train(compose_config([*words, "+logger.mlflow.run_name=mine"], tmp_path / "runs" / "third"))
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("diffusion_lab").experiment_id])
+    assert {run.info.run_name for run in runs} == {"first", "second", "of_today/0", "mine"}
+
+
+@pytest.mark.slow
+def test_wandb_names_runs_by_their_folders(tmp_path):
+    wandb = pytest.importorskip("wandb")
+    names = []
+    for folder in ("first", "second"):
+        words = [*RUN, "trainer.max_epochs=1", "logger=wandb", "logger.wandb.offline=true"]
+        result = train(compose_config(words, tmp_path / folder))
+        names.append(result.trainer.logger.experiment.name)
+    assert names == ["first", "second"]
+    assert wandb.run is None

@@ -10,6 +10,10 @@ from lightning.pytorch import callbacks
 from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.fid import FID, FIDEstimate
 
+TRAIN_LOSS = "train/loss_epoch"
+_AT_EPOCH_END = (FID, TRAIN_LOSS)
+"""Metrics that are measured at the end of an epoch, wherever the validations are."""
+
 
 def _is_new(trainer: L.Trainer) -> bool:
     return any(fid.is_new(trainer) for fid in attached(trainer, FIDEstimate))
@@ -19,22 +23,22 @@ def _is_new(trainer: L.Trainer) -> bool:
 
 
 class ModelCheckpoint(callbacks.ModelCheckpoint):
-    """Lightning's; with `monitor=val/fid` it judges after each estimate, whenever validation is."""
+    """Lightning's; a metric of an epoch's end is looked at there, whenever validation is."""
 
     def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
         stale = self.monitor == FID and not _is_new(trainer)
         return stale or super()._should_skip_saving_checkpoint(trainer)
 
     def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
-        return self.monitor == FID or super()._should_save_on_train_epoch_end(trainer)
+        return self.monitor in _AT_EPOCH_END or super()._should_save_on_train_epoch_end(trainer)
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's; with `monitor=val/fid` its patience counts estimates."""
+    """Lightning's; its patience counts epochs' ends for a metric of those, estimates for FID."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Look where the estimates are made."""
-        if self.monitor == FID:
+        """Look where the metric is measured."""
+        if self.monitor in _AT_EPOCH_END:
             self._check_on_train_epoch_end = True
         super().setup(trainer, pl_module, stage)
 

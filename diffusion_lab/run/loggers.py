@@ -1,6 +1,7 @@
 """TensorBoard and the others: made, told what a run is, told what came of it."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -11,6 +12,15 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
 from diffusion_lab.run.continued_logs import keep_rows
 from diffusion_lab.run.report import compared, hyper_parameters
+
+_RUN_NAMES = {"mlflow": "run_name", "wandb": "name"}
+"""The arguments of loggers that name a run: left out, MLflow names all runs of a seed alike."""
+
+
+def run_name(folder: str | Path) -> str:
+    """Return the name of a run folder; of a job of a sweep with the sweep's, for it is a number."""
+    path = Path(folder)
+    return f"{path.parent.name}/{path.name}" if path.name.isdigit() else path.name
 
 
 def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
@@ -25,9 +35,14 @@ def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger
     for name, node in (cfg.logger or {}).items():
         if node is None:
             continue
-        purge = {"purge_step": first_step} if name == "tensorboard" else {}
+        more: dict[str, Any] = {}
+        if name == "tensorboard" and first_step is not None:
+            more["purge_step"] = first_step
+        argument = _RUN_NAMES.get(name)
+        if argument is not None and node.get(argument) is None:
+            more[argument] = run_name(cfg.paths.output_dir)
         try:
-            loggers.append(build(node, **(purge if first_step is not None else {})))
+            loggers.append(build(node, **more))
         except Exception as error:
             if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
                 raise UserError(

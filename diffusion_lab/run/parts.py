@@ -54,6 +54,8 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
     # a run that is taken up again finds its own
     warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
+    # of the loaders for validation, where data.val_size=0 asks for none
+    warnings.filterwarnings("ignore", message="Total length of `list`")
     # torch 2.9 of allow_tf32, which its own compiler still reads
     warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
 

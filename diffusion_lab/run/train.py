@@ -31,6 +31,7 @@ from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.lr_schedule import Constant
 from diffusion_lab.run.beginning import check_same_data, read_beginning
+from diffusion_lab.run.best import check_best
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import check_targets
@@ -190,6 +191,7 @@ def _fit(
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
     leave_out_idle_hooks(attached(trainer, L.Callback))
     check_monitored(cfg, callbacks, datamodule.provenance)
+    check_best(cfg, callbacks, datamodule.provenance, trainer.world_size)
 
     introduce(loggers, config, datamodule.provenance)
     _say(headline(module, datamodule.provenance, trainer))
