@@ -47,8 +47,13 @@ def _folder(trainer: L.Trainer) -> Path:
 
 
 def grid_columns(num_classes: int | None) -> int:
-    """Images in a row of a grid: a column a class where that is readable, else 8."""
-    return num_classes if num_classes and num_classes <= 16 else 8
+    """Return the images in a row of a grid: about 8, a whole number of times all classes.
+
+    So every class has its own columns. More than 16 classes, or none, have 8.
+    """
+    if not num_classes or num_classes > 16:
+        return 8
+    return num_classes * max(1, round(8 / num_classes))
 
 
 def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:

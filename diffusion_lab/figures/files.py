@@ -15,6 +15,8 @@ from diffusion_lab.figures.grid import grid_tensor, pixels
 
 READABLE_WIDTH = 640
 """Grids of pixels are enlarged by the largest whole factor that keeps them within this width."""
+READABLE_HEIGHT = 1280
+"""And within this height, so that a narrow grid of many rows does not become a long strip."""
 MAX_FACTOR = 8
 
 
@@ -113,7 +115,8 @@ def _drawn(figure: Figure) -> BytesIO:
 
 
 def _enlarged(image: Image.Image) -> Image.Image:
-    factor = min(max(READABLE_WIDTH // image.width, 1), MAX_FACTOR)
+    factor = min(READABLE_WIDTH // image.width, READABLE_HEIGHT // image.height, MAX_FACTOR)
+    factor = max(factor, 1)
     size = (image.width * factor, image.height * factor)
     return image.resize(size, Image.Resampling.NEAREST)
 

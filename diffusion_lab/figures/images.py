@@ -6,6 +6,7 @@ A figure is as large as what it shows: nothing is cropped and no space is wasted
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -27,11 +28,16 @@ from diffusion_lab.figures.style import (
 
 PER_CELL = 8
 """Images in one cell of a trajectory."""
+MOST_IN_A_ROW = 16
+"""Images of a labelled row that stand in one line; more of them go on in the next."""
 
 _MARGIN = 0.08
 _LABEL_GAP = 0.12
 _COLUMN_GAP = 0.15
 _LINE = 1.4 / 72  # inches of height per point of text
+_BLOCK_GAP = 0.15
+_HEIGHT = 1.5 * WIDTH
+"""Inches that many rows are shrunk to, as far as their pixels and names allow."""
 
 
 def image_row(
@@ -59,6 +65,8 @@ def image_row(
 def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figure:
     """One row of images per entry with its name at the left: input, corrupted, prediction.
 
+    A row of more than 16 images has several lines.
+
     Args:
         rows: name -> (N, C, H, W) in [0, 1]; N, H and W are the same in all rows.
         title: a line over the figure.
@@ -67,7 +75,7 @@ def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figur
         ValueError: no rows, rows of different sizes, or as for `grid_tensor`.
 
     """
-    cells = [[grid_tensor(images, nrow=len(images))] for images in rows.values()]
+    cells = [[grid_tensor(images, nrow=_in_a_row(len(images)))] for images in rows.values()]
     return _table(cells, title=title, row_labels=list(rows))
 
 
@@ -75,6 +83,8 @@ def labelled_table(
     rows: Mapping[str, Sequence[Tensor]], columns: Sequence[str], title: str | None = None
 ) -> Figure:
     """Rows with a name at the left, columns with one on top, a few images side by side in a cell.
+
+    Columns that would be narrower than their names go on below, in rows of the same names.
 
     Args:
         rows: name -> per column (N, C, H, W) in [0, 1]; all of one shape.
@@ -130,6 +140,11 @@ def trajectory(
     )
 
 
+def _in_a_row(count: int) -> int:
+    """Return how many of `count` images stand in a line, so that all lines are about as long."""
+    return max(1, math.ceil(count / math.ceil(count / MOST_IN_A_ROW))) if count else 1
+
+
 def _table(
     cells: Sequence[Sequence[Tensor]],
     *,
@@ -148,22 +163,27 @@ def _table(
         raise ValueError("there is no row of images to draw")
     if len(sizes) > 1:
         raise ValueError(f"images of one figure must have one number and size, got {sorted(sizes)}")
-    (high, wide), columns = sizes.pop(), len(cells[0])
+    high, wide = sizes.pop()
 
     left = max((text_width(text, TEXT_SIZE) for text in row_labels), default=0.0)
     left += _MARGIN + (_LABEL_GAP if row_labels else 0.0)
     top = _MARGIN + (TITLE_SIZE * _LINE if title else 0.0)
-    top += TEXT_SIZE * _LINE + 0.04 if column_labels else 0.0
-    available = (WIDTH - left - _MARGIN - (columns - 1) * column_gap) * DPI
-    scale = whole_scale(available, columns * wide)
+    head = TEXT_SIZE * _LINE + 0.04 if column_labels else 0.0
+    # what does not fit side by side goes on in the next block, below
+    room = WIDTH - left - _MARGIN
+    blocks = _blocks(len(cells[0]), room, wide, column_labels, column_gap)
+    columns = max(map(len, blocks))
+    scale = _scale((room - (columns - 1) * column_gap) * DPI, columns * wide, high, len(cells))
     cell_width, cell_height = wide * scale / DPI, high * scale / DPI
     # Neighbouring rows share one gap between images instead of showing two.
     row_step = cell_height - PADDING * scale / DPI
+    block_height = head + (len(cells) - 1) * row_step + cell_height
+    block_step = block_height + _BLOCK_GAP
 
     content = columns * cell_width + (columns - 1) * column_gap
     title_left = left + PADDING * scale / DPI
     width = max(left + content, title_left + text_width(title or "", TITLE_SIZE)) + _MARGIN
-    height = top + (len(cells) - 1) * row_step + cell_height + _MARGIN
+    height = top + (len(blocks) - 1) * block_step + block_height + _MARGIN
     figure = new_figure(width, height)
 
     def write(text: str, x: float, y: float, size: float, align: str, vertical: str) -> None:
@@ -171,24 +191,48 @@ def _table(
             x / width, 1 - y / height, text, fontsize=size, color=INK, ha=align, va=vertical
         )
 
-    for r, row in enumerate(cells):
-        y = top + r * row_step
-        for c, cell in enumerate(row):
-            x = left + c * (cell_width + column_gap)
-            box = (
-                x / width,
-                1 - (y + cell_height) / height,
-                cell_width / width,
-                cell_height / height,
-            )
-            show_image(figure.add_axes(box), cell, scale)
-    for r, text in enumerate(row_labels):
-        y = top + r * row_step + cell_height / 2
-        write(text, left - _LABEL_GAP, y, TEXT_SIZE, "right", "center")
-    for c, text in enumerate(column_labels):
-        x = left + c * (cell_width + column_gap) + cell_width / 2
-        size = TEXT_SIZE if text_width(text, TEXT_SIZE) <= cell_width else SMALL_SIZE
-        write(text, x, top - 0.04, size, "center", "bottom")
+    for b, block in enumerate(blocks):
+        first = top + b * block_step + head
+        for r, row in enumerate(cells):
+            y = first + r * row_step
+            for c, column in enumerate(block):
+                x = left + c * (cell_width + column_gap)
+                box = (
+                    x / width,
+                    1 - (y + cell_height) / height,
+                    cell_width / width,
+                    cell_height / height,
+                )
+                show_image(figure.add_axes(box), row[column], scale)
+        for r, text in enumerate(row_labels):
+            y = first + r * row_step + cell_height / 2
+            write(text, left - _LABEL_GAP, y, TEXT_SIZE, "right", "center")
+        for c, column in enumerate(block if column_labels else ()):
+            text = column_labels[column]
+            x = left + c * (cell_width + column_gap) + cell_width / 2
+            size = TEXT_SIZE if text_width(text, TEXT_SIZE) <= cell_width else SMALL_SIZE
+            write(text, x, first - 0.04, size, "center", "bottom")
     if title:
         write(title, title_left, _MARGIN, TITLE_SIZE, "left", "top")
     return figure
+
+
+def _blocks(columns: int, room: float, wide: int, labels: Sequence[str], gap: float) -> list[range]:
+    """Split columns, `wide` pixels each, into blocks in which every one has room for its name."""
+    if not labels:
+        return [range(columns)]
+    widest = max(text_width(text, SMALL_SIZE) for text in labels)
+    most = max(1, int((room + gap) / (max(widest, wide / DPI) + gap)))
+    each = math.ceil(columns / math.ceil(columns / most))
+    return [range(first, min(first + each, columns)) for first in range(0, columns, each)]
+
+
+def _scale(available: float, wide: int, high: int, rows: int) -> float:
+    """Return the screen pixels per image pixel for rows (high, wide) within the figure's size.
+
+    Rows are shrunk for the height no further than to whole pixels that leave room for their names.
+    """
+    by_width = whole_scale(available, wide)
+    least = math.ceil(TEXT_SIZE * _LINE * DPI / (high - PADDING))
+    by_height = max(int(_HEIGHT * DPI / (rows * (high - PADDING))), least)
+    return min(by_width, float(by_height))

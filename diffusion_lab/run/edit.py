@@ -1,20 +1,25 @@
 """Images edited by a trained run, and a picture of what became of them."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from diffusion_lab import figures
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.check import check_keys
-from diffusion_lab.run.edits import EDITS, Edited, check_at_least_one
+from diffusion_lab.run.edits import EDITS, SHOWN, Edited, check_at_least_one
 from diffusion_lab.run.given_images import read_images
 from diffusion_lab.run.load import load_run
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.results import choose_device, results_folder, save_arrays
 
-SHOWN = 16  # images, pairs of images or samples of one image in the picture
+_SIDE_BY_SIDE = 8  # images in a row of the picture, where the images edited are fewer
+_LONGEST_NAME = 20
 
 
 def edit(cfg: DictConfig) -> Edited:
@@ -43,8 +48,7 @@ def edit(cfg: DictConfig) -> Edited:
     edited = work(x0)
     edited.out = out
     seconds = time.perf_counter() - began
-    rows = {name: row[:SHOWN] for name, row in list(edited.rows.items())[:SHOWN]}
-    figures.save_figure(figures.labelled_rows(rows), out / "edit.png")
+    figures.save_figure(edit_figure(edited, names), out / "edit.png")
     save_arrays(out / "edit.npz", original=edited.original, edited=edited.edited, **edited.more)
     write_json(
         out / "edit.json",
@@ -58,3 +62,31 @@ def edit(cfg: DictConfig) -> Edited:
         | {"measured": edited.measured},
     )
     return edited
+
+
+def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
+    """Rows of what was given and what came of it; of few images the results stand side by side."""
+    rows = {name: row[:SHOWN] for name, row in list(edited.rows.items())[:SHOWN]}
+    if not edited.drawn:
+        return figures.labelled_rows(rows)
+    results = edited.edited[:SHOWN].float() / 255  # (images, results, C, H, W)
+    images, count = results.shape[:2]
+    each = min(count, max(1, _SIDE_BY_SIDE // images))
+    parts = [results[:, first : first + each] for first in range(0, count, each)]
+    table = {name: [_filled(image[None], each) for image in row] for name, row in rows.items()}
+    for k, part in enumerate(parts[: SHOWN - len(rows)]):
+        first, last = k * each + 1, k * each + part.shape[1]
+        name = f"{edited.drawn} {first}" + (f" - {last}" if last > first else "")
+        table[name] = [_filled(cell, each) for cell in part]
+    if each == 1:
+        return figures.labelled_rows({name: torch.cat(row) for name, row in table.items()})
+    return figures.labelled_table(table, [_short(name) for name in names[:SHOWN]])
+
+
+def _filled(images: Tensor, count: int) -> Tensor:
+    """Images (N, C, H, W) and as many white ones as make them `count`."""
+    return torch.cat([images, images.new_ones(count - len(images), *images.shape[1:])])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."

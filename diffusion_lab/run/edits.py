@@ -35,6 +35,8 @@ from diffusion_lab.schema import (
     InterpolateConfig,
 )
 
+SHOWN = 16  # images, pairs of images or rows in the picture
+
 
 @dataclass
 class Edited:
@@ -46,6 +48,8 @@ class Edited:
     """uint8, (N, results of one image, C, H, W); of an interpolation N is the number of pairs."""
     rows: dict[str, Tensor]
     """The picture: the name of a row and its images in [0, 1], (columns, C, H, W)."""
+    drawn: str = ""
+    """What the picture calls the results of which there are several; "" where `rows` has them."""
     more: dict[str, Tensor] = field(default_factory=dict)
     """What else goes into edit.npz."""
     measured: dict[str, float] = field(default_factory=dict)
@@ -142,8 +146,8 @@ class Inpaint(Draw):
     def __call__(self, x0: Tensor) -> Edited:
         edited = self.results(x0)
         masked = torch.where(self.known, self.unit(x0), 0.5)
-        rows = {"original": self.unit(x0), "masked": masked, **_samples("inpainted", edited)}
-        return Edited(self.pixels, edited, rows, more={"known": self.known})
+        rows = {"original": self.unit(x0), "masked": masked}
+        return Edited(self.pixels, edited, rows, "inpainted", more={"known": self.known})
 
 
 class ImageToImage(Draw):
@@ -174,8 +178,8 @@ class ImageToImage(Draw):
             [noised(self.schedule, x[None], t, image_generators(self.cfg.seed, 0, 1)) for x in x0]
         )
         begin = visible_at(x_t, t[0], self.schedule, self.value_range).cpu()
-        rows = {"original": self.unit(x0), "noised": begin, **_samples("result", edited)}
-        return Edited(self.pixels, edited, rows)
+        rows = {"original": self.unit(x0), "noised": begin}
+        return Edited(self.pixels, edited, rows, "result")
 
 
 class Invert(Edit):
@@ -234,7 +238,7 @@ class Interpolate(Edit):
         )
         rows = {
             f"{self.names[2 * k]} to {self.names[2 * k + 1]}": self.unit(
-                torch.cat([pair[:1], between, pair[1:]])
+                _thinned(torch.cat([pair[:1], between, pair[1:]]))
             )
             for k, (pair, between) in enumerate(zip(pairs, x, strict=True))
         }
@@ -254,6 +258,12 @@ EDITS: dict[str, type[Edit]] = {
 }
 
 
+def _thinned(images: Tensor) -> Tensor:
+    """At most SHOWN of the images (N, C, H, W), evenly, with the first and the last."""
+    chosen = torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().long()
+    return images[chosen.to(images.device)]
+
+
 def check_at_least_one(cfg: DictConfig, name: str) -> None:
     """Raise UserError for a setting below 1."""
     if cfg[name] < 1:
@@ -263,8 +273,3 @@ def check_at_least_one(cfg: DictConfig, name: str) -> None:
 def _guide(cfg: DictConfig, run: Run) -> Guide:
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg))
     return Guide.of(run.module, settings["labels"], settings["guidance_scale"])
-
-
-def _samples(name: str, edited: Tensor) -> dict[str, Tensor]:
-    """A row for each sample of uint8 (N, samples, C, H, W)."""
-    return {f"{name} {j + 1}": edited[:, j].float() / 255 for j in range(edited.shape[1])}
