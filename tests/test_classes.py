@@ -11,8 +11,8 @@ from PIL import Image
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.data.bundled import bundled_digits
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run import sample as module
-from diffusion_lab.run.guide import Guide
 from tests.conftest import TINY, TINY_UNET_WORDS
 from tests.test_bad_input import assert_refused
 

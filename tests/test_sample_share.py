@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 
 from diffusion_lab import compose_config, train
-from diffusion_lab.callbacks import pictures
+from diffusion_lab.callbacks import sample_grid
 from diffusion_lab.errors import UserError
 from tests.conftest import TINY
 
@@ -26,7 +26,7 @@ def grids_of(run_dir, *words):
 def a_minute_a_look(monkeypatch):
     """Every look at the clock while samples are drawn comes a minute after the one before."""
     clock = count(0, 60)
-    monkeypatch.setattr(pictures, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sample_grid, "monotonic", lambda: next(clock))
 
 
 def test_what_takes_less_than_a_second_is_always_drawn(tmp_path):
@@ -48,7 +48,7 @@ def test_without_a_share_all_are_drawn(tmp_path, a_minute_a_look):
 
 
 def test_time_that_was_spent_counts_after_a_stop(tmp_path):
-    grid = pictures.SampleGrid(sampler=None, share=0.5)
+    grid = sample_grid.SampleGrid(sampler=None, share=0.5)
     grid.load_state_dict({"budget": {"spent": 30.0, "elapsed": 100.0}})
     assert grid.budget.allows(40.0)  # 70 of 140 seconds
     assert not grid.budget.allows(41.0)
@@ -57,7 +57,7 @@ def test_time_that_was_spent_counts_after_a_stop(tmp_path):
 
 def test_a_share_that_is_none():
     with pytest.raises(UserError, match=r"callbacks\.samples\.share=1\.5"):
-        pictures.SampleGrid(sampler=None, share=1.5)
+        sample_grid.SampleGrid(sampler=None, share=1.5)
 
 
 def test_a_run_may_have_two_grids(tmp_path):

@@ -11,7 +11,6 @@ from diffusion_lab.benchmark.settings import Settings, run_words
 from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
 from diffusion_lab.run.choice import choose_judge
 from diffusion_lab.run.draw import draw
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import load_run
 from diffusion_lab.run.train import train
 
@@ -30,7 +29,6 @@ WORDS = (
 BUDGETS = (4, 5, 6, 7, 8, 10, 14, 20, 30, 60, 120)
 """Seconds of training, tried in turn: each is a run of its own, whose learning rate ends there."""
 TRAININGS = 3  # seeds that all have to reach it
-STEPS, SCALE = 5, 1.5  # ten calls an image too, as README.md draws from it
 NUM_SAMPLES = 2000
 
 
@@ -104,13 +102,13 @@ def _training(settings: Settings, budget: int, seed: int) -> _Training:
     run.module.to(settings.device)
     images, _ = draw(
         run.module,
-        run.sampler(num_steps=STEPS),
+        run.sampler(),  # the recipe's: ten calls an image too
         run.image_shape,
         run.value_range,
         num_samples=NUM_SAMPLES,
         batch_size=250,
         seed=0,
-        guide=Guide.of(run.module, guidance_scale=SCALE),
+        guide=run.guide(),
     )
     fid = choose_judge(None, run, None)(images).scores["fid"]
     return _Training(seconds, fid, result.trainer.global_step)

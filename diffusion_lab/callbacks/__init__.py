@@ -9,10 +9,11 @@ from diffusion_lab.callbacks.loss_by_noise import LossByNoise
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.callbacks.monitors import EarlyStopping, ModelCheckpoint
 from diffusion_lab.callbacks.pending import PendingMetrics
-from diffusion_lab.callbacks.pictures import Figures, SampleGrid
+from diffusion_lab.callbacks.pictures import Figures
 from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
 from diffusion_lab.callbacks.progress import progress_bar
 from diffusion_lab.callbacks.random_state import RandomState
+from diffusion_lab.callbacks.sample_grid import SampleGrid
 from diffusion_lab.callbacks.save_config import SaveConfig
 from diffusion_lab.callbacks.step_log import StepLog
 from diffusion_lab.callbacks.throughput import Throughput

@@ -1,16 +1,16 @@
 """What callbacks need that draw images in the middle of training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import lightning as L
 import torch
 
 from diffusion_lab.callbacks.ema import averaged
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.diffusion import Denoise
+from diffusion_lab.diffusion import Sampler
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.guide import Guide
 
 
 def parts(trainer: L.Trainer, module: L.LightningModule) -> tuple[DiffusionModule, ImageDataModule]:
@@ -33,12 +33,15 @@ def evaluating(trainer: L.Trainer, module: DiffusionModule) -> Iterator[None]:
         module.train(training)
 
 
-def every_class(module: DiffusionModule, count: int, first: int = 0) -> Denoise:
-    """The module's denoiser for images first .. first + count - 1.
+def guide_of(
+    module: DiffusionModule,
+    sampler: Sampler,
+    guidance_scale: float,
+    guidance_interval: Sequence[float] | None,
+) -> Guide:
+    """Guidance of all classes in turn: image k is of class k % num_classes if there are any.
 
-    Its classes are dealt out in turn if it has any: image k is of class k % num_classes.
+    Raises UserError for a sampler or a guidance that does not fit the module.
     """
-    if module.num_classes is None:
-        return module.denoise
-    labels = torch.arange(first, first + count, device=module.device) % module.num_classes
-    return partial(module.denoise, labels=labels)
+    sampler.check(module.noise_schedule)
+    return Guide.of(module, None, guidance_scale, guidance_interval)

@@ -1,7 +1,7 @@
 """FID in the middle of training, within a share of its time."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from diffusion_lab.callbacks.budget import Budget, duration
-from diffusion_lab.callbacks.evaluating import evaluating, every_class, parts
+from diffusion_lab.callbacks.evaluating import evaluating, guide_of, parts
 from diffusion_lab.callbacks.forecast import Forecast
 from diffusion_lab.callbacks.last import is_last_epoch
 from diffusion_lab.callbacks.together import all_do, my_batches
@@ -43,6 +43,8 @@ class FIDEstimate(L.Callback):
         extractor: as `load_extractor` takes it; None for the shipped one of the data.
         batch_size: images that are drawn at once.
         seed: of the images.
+        guidance_scale: of the images; 1 is none.
+        guidance_interval: the noise levels sigma / alpha that are guided; None for all.
 
     Raises:
         UserError: for a number out of range; before the first step where no extractor fits.
@@ -58,6 +60,8 @@ class FIDEstimate(L.Callback):
         extractor: str | None = None,
         batch_size: int = 250,
         seed: int = 0,
+        guidance_scale: float = 1.0,
+        guidance_interval: Sequence[float] | None = None,
     ) -> None:
         for name, value, least in (
             ("num_samples", num_samples, 2),
@@ -69,6 +73,7 @@ class FIDEstimate(L.Callback):
                 raise UserError(f"callbacks.fid.{name}={value}: expected at least {least}")
         self.sampler, self.extractor_name = sampler, extractor
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
         self.every_n_epochs, self.budget = every_n_epochs, Budget(share, "callbacks.fid.share")
         self.estimates: list[tuple[int, float]] = []
         self._expected = 0.0  # seconds that the next estimate will take
@@ -77,7 +82,7 @@ class FIDEstimate(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find what judges the images, or refuse."""
         module, data = parts(trainer, pl_module)
-        self.sampler.check(module.noise_schedule)
+        self._guide = guide_of(module, self.sampler, self.guidance_scale, self.guidance_interval)
         name = self.extractor_name or extractor_for(data.dataset, "callbacks.fid.extractor")
         with torch.random.fork_rng(devices=[]):  # a network is made, which draws its first weights
             self.extractor = load_extractor(name)
@@ -177,7 +182,7 @@ class FIDEstimate(L.Callback):
         with evaluating(trainer, module):
             for first, count in bar:
                 *_, last = sample_steps(
-                    every_class(module, count, first),
+                    self._guide.denoiser(module, first, count),
                     module.noise_schedule,
                     self.sampler,
                     data.image_shape,
@@ -194,6 +199,6 @@ class FIDEstimate(L.Callback):
         module, data = parts(trainer, pl_module)
         sizes = [n for _, n in my_batches(trainer, self.num_samples, self.batch_size)]
         with evaluating(trainer, module):
-            forecast = Forecast(module, data, self.sampler)
+            forecast = Forecast(module, data, self.sampler, self._guide)
             each = forecast.seconds_per_image(self.extractor, max(sizes, default=1))
         return forecast.num_calls, sum(sizes) * each

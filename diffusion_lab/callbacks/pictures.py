@@ -1,10 +1,7 @@
-"""Pictures of a run: a grid of samples every few epochs, and the whole set at the end."""
+"""Figures of a finished run, and what grids of samples share with them."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -17,8 +14,7 @@ from torch import Tensor
 
 from diffusion_lab import figures
 from diffusion_lab.attached import attached
-from diffusion_lab.callbacks.budget import Budget, duration
-from diffusion_lab.callbacks.evaluating import evaluating, every_class, parts
+from diffusion_lab.callbacks.evaluating import evaluating, guide_of, parts
 from diffusion_lab.callbacks.losses import LossHistory
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.value_range import ValueRange
@@ -33,13 +29,8 @@ from diffusion_lab.diffusion import (
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 
-log = logging.getLogger(__name__)
 
-_AT_ONCE = 1.0
-"""Seconds of drawing that are nobody's loss."""
-
-
-def _folder(trainer: L.Trainer) -> Path:
+def figures_folder(trainer: L.Trainer) -> Path:
     """The run's figures/. A run folder that was removed is not made again: that is an error."""
     folder = Path(trainer.default_root_dir) / "figures"
     folder.mkdir(exist_ok=True)
@@ -68,97 +59,6 @@ def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
             logger.log_image(name, [str(path)], step=step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_artifact(logger.run_id, str(path), "figures")
-
-
-class SampleGrid(L.Callback):
-    """Every `every_n_epochs` epochs the same noise becomes images, so that epochs compare.
-
-    A grid that would make all of them take more than `share` of the training's wall time, above 0
-    and at most 1, is left out after two steps of its sampler, unless it takes less than a second;
-    None draws every one. The samples at the end of training are those of `Figures`.
-    """
-
-    def __init__(
-        self,
-        sampler: Sampler,
-        num_samples: int = 64,
-        every_n_epochs: int = 1,
-        seed: int = 0,
-        share: float | None = 0.1,
-    ) -> None:
-        for name, value in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
-            if value < 1:
-                raise UserError(f"callbacks.samples.{name}={value}: expected at least 1")
-        self.sampler = sampler
-        self.num_samples = num_samples
-        self.every_n_epochs = every_n_epochs
-        self.seed = seed
-        self.budget = Budget(share, "callbacks.samples.share")
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self.budget.start()
-
-    @property
-    def state_key(self) -> str:
-        """So that a run may have several."""
-        return self._generate_state_key(
-            sampler=self.sampler.name, num_samples=self.num_samples, seed=self.seed
-        )
-
-    @rank_zero_only
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, save and log."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs:
-            return
-        module, data = parts(trainer, pl_module)
-        with self.budget.spending():
-            with evaluating(trainer, module):
-                last = self._draw(module, data, trainer.current_epoch)
-            if last is None:
-                return
-            path = _folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
-            images = data.value_range.to_unit(last.x_next)
-            figures.save_grid(images, path, grid_columns(module.num_classes))
-            log_picture(trainer, "samples", path)
-
-    def _draw(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:
-        """The last step of the sampler; None where all of them would take too long."""
-        steps = sample_steps(
-            every_class(module, self.num_samples),
-            module.noise_schedule,
-            self.sampler,
-            data.image_shape,
-            num_images=self.num_samples,
-            seed=self.seed,
-            device=module.device,
-        )
-        for number, step in enumerate(steps, 1):
-            if number <= 2:
-                step.x_next[0].cpu()  # waits for the device
-            if number == 1:  # which sets things up
-                began = monotonic()
-            if number == 2:
-                expected = (monotonic() - began) * self.sampler.num_steps
-                if expected > _AT_ONCE and not self.budget.allows(expected):
-                    log.info(
-                        "epoch %d: no samples, %s would make them %.0f%% of the run's time "
-                        "(callbacks.samples.share=%g)",
-                        epoch,
-                        duration(expected),
-                        100 * self.budget.taken(expected),
-                        self.budget.share,
-                    )
-                    return None
-        return step
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, for the checkpoint."""
-        return {"budget": self.budget.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.budget.load_state_dict(state_dict["budget"])
 
 
 def noise_schedule_figure(schedule: NoiseSchedule) -> Figure:
@@ -219,6 +119,8 @@ class Figures(L.Callback):
         num_samples: int = 64,
         trajectory_steps: int = 5,
         tutorial: bool = False,
+        guidance_scale: float = 1.0,
+        guidance_interval: Sequence[float] | None = None,
     ) -> None:
         for name, value in (("num_samples", num_samples), ("trajectory_steps", trajectory_steps)):
             if value < 1:
@@ -227,6 +129,12 @@ class Figures(L.Callback):
         self.num_samples = num_samples
         self.trajectory_steps = trajectory_steps
         self.tutorial = tutorial
+        self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Raise UserError for a sampler or a guidance that does not fit the module."""
+        module, _ = parts(trainer, pl_module)
+        self._guide = guide_of(module, self.sampler, self.guidance_scale, self.guidance_interval)
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -234,7 +142,7 @@ class Figures(L.Callback):
         module, data = parts(trainer, pl_module)
         with evaluating(trainer, module):
             for name, figure in self._draw(trainer, module, data):
-                path = _folder(trainer) / f"{name}.png"
+                path = figures_folder(trainer) / f"{name}.png"
                 if isinstance(figure, Figure):
                     figures.save_figure(figure, path)
                 else:
@@ -267,7 +175,7 @@ class Figures(L.Callback):
 
         def walk(sampler: Sampler, num_images: int) -> list[Step]:
             steps = sample_steps(
-                every_class(module, num_images),
+                self._guide.denoiser(module, 0, num_images),
                 schedule,
                 sampler,
                 data.image_shape,

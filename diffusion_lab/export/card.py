@@ -6,7 +6,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from diffusion_lab.diffusion import DiffusersSampler, Sampler
+from diffusion_lab.diffusion import DiffusersSampler
+from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.export.folder import Export
 
 TASK = "unconditional-image-generation"  # the Hub has no word for class-conditional
@@ -36,8 +37,9 @@ SAMPLER_WORDS = {
 }
 
 
-def sampler_words(sampler: Sampler) -> str:
-    """What to type after scripts/sample.py to draw by an exported sampler."""
+def sampler_words(export: Export) -> str:
+    """What to type after scripts/sample.py to sample as an export does."""
+    sampler, guide = export.sampler, export.guide
     words = [f"sampler={SAMPLER_WORDS[sampler.name]}", f"sampler.num_steps={sampler.num_steps}"]
     if isinstance(sampler, DiffusersSampler):
         settings = sampler.config | {"eta": sampler.eta}
@@ -46,6 +48,10 @@ def sampler_words(sampler: Sampler) -> str:
             for key, value in settings.items()
             if key != "prediction_type" and value is not None
         ]
+    if guide.guidance_scale != 1:
+        words.append(f"guidance_scale={guide.guidance_scale:g}")
+    if guide.interval != EVERYWHERE:
+        words.append(f"guidance_interval={guide.interval[0]:g},{guide.interval[1]:g}")
     return " ".join(words)
 
 
@@ -108,7 +114,7 @@ def model_card(
         f"---\n{front.to_yaml()}\n---\n\n# {title}\n",
         f"Draws images of {shape} pixels{_of_classes(num_classes)}.\n",
         f"```python\n{loading_lines(export, where, num_classes)}```\n",
-        _how_it_loads(export, num_classes),
+        _how_it_loads(export),
         f"## Metrics\n\n{_metrics(record, metrics)}",
         f"## Training\n\n{_table(_training(config, record, checkpoint, weights))}",
         f"## Data\n\n{_table(record.get('data') or {'dataset': dataset})}",
@@ -140,18 +146,20 @@ def _of_classes(num_classes: int | None) -> str:
     return f" of {num_classes} classes; `guidance_scale=` above 1 makes them more typical"
 
 
-def _how_it_loads(export: Export, num_classes: int | None) -> str:
+def _how_it_loads(export: Export) -> str:
     own = (
         ""
         if export.stock
         else "`trust_remote_code=True` lets diffusers run this repository's `pipeline.py`"
         + (" and `unet/network.py`. " if export.network_source else ". ")
     )
+    scale = export.guide.guidance_scale
+    guided = "" if scale == 1 else f"With `class_labels=` it is guided by {scale:g} by default. "
     stand_in = "" if export.exact else "The run's own sampler has no pipeline; this one stands in. "
     return (
-        f"{own}{stand_in}A list of generators, one an image, fixes each image's noise. The same "
-        f"steps in diffusion_lab: `python scripts/sample.py run=... {sampler_words(export.sampler)}"
-        "`.\n"
+        f"{own}{guided}{stand_in}A list of generators, one an image, fixes each image's noise. "
+        "The same steps in diffusion_lab: `python scripts/sample.py run=... "
+        f"{sampler_words(export)}`.\n"
     )
 
 

@@ -26,9 +26,11 @@ from diffusion_lab.diffusion import (
     VESchedule,
     VPSchedule,
 )
+from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
 from diffusion_lab.export import pipeline
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.networks.unet2d import UNet2D
 
 STOCK = {"DDIMScheduler": DDIMPipeline, "DDPMScheduler": DDPMPipeline}
@@ -49,6 +51,8 @@ class Export:
     """Whether that is the sampler asked for, step for step, and not a deterministic stand-in."""
     network_source: str | None
     """The file that defines the network, None for one of diffusers' own."""
+    guide: Guide
+    """Guidance of a call that names none; a stock pipeline has no classes."""
 
     @property
     def stock(self) -> bool:
@@ -68,13 +72,14 @@ def export_pipeline(
     sampler: Sampler,
     value_range: ValueRange,
     image_shape: tuple[int, int, int],
+    guide: Guide | None = None,
 ) -> Export:
     """Write a module's current weights as a new pipeline folder, whole or not at all.
 
     Only reads the module, so it may be called in the middle of training. Raises UserError if the
     folder holds something or the module cannot be exported.
     """
-    export = plan_export(module, sampler, value_range, image_shape)
+    export = plan_export(module, sampler, value_range, image_shape, guide)
     with new_folder(folder) as part:
         export.write(part)
     return export
@@ -85,11 +90,13 @@ def plan_export(
     sampler: Sampler,
     value_range: ValueRange,
     image_shape: tuple[int, int, int],
+    guide: Guide | None = None,
 ) -> Export:
     """Decide how a module is exported; a stock pipeline wherever one draws the same.
 
-    A sampler that no pipeline walks is replaced by the deterministic step, as often. Raises
-    UserError where another part of the module has no counterpart in the exported pipelines.
+    A sampler that no pipeline walks is replaced by the deterministic step, as often. `guide` has
+    the guidance of a call that names none; None for no guidance. Raises UserError where another
+    part of the module has no counterpart in the exported pipelines.
     """
     network, schedule, prediction = module.network, module.noise_schedule, module.prediction
     network = getattr(network, "_orig_mod", network)  # torch.compile(network) wraps it
@@ -105,6 +112,12 @@ def plan_export(
         "num_classes": module.num_classes,
     }
     walked, exact = _exportable(sampler, schedule)
+    guide = guide or Guide.of(module)
+    settings |= {
+        "num_inference_steps": walked.num_steps,
+        "guidance_scale": guide.guidance_scale,
+        "guidance_interval": None if guide.interval == EVERYWHERE else list(guide.interval),
+    }
     scheduler = None
     if isinstance(walked, DiffusersSampler):
         scheduler = walked.scheduler_class.from_config(schedule.scheduler_config | walked.config)
@@ -116,12 +129,12 @@ def plan_export(
             and prediction.name in STOCK_PREDICTIONS
         ):
             scheduler.register_to_config(prediction_type=prediction.name)
-            return Export(STOCK[walked.name](unet, scheduler), walked, exact, None)
+            return Export(STOCK[walked.name](unet, scheduler), walked, exact, None, guide)
         settings["step"] = {} if walked.eta is None else {"eta": walked.eta}
     else:
         settings["heun"] = isinstance(walked, HeunSampler)
     drawn = pipeline.DiffusionLabPipeline(unet, scheduler, settings)
-    return Export(drawn, walked, exact, _source(unet))
+    return Export(drawn, walked, exact, _source(unet), guide)
 
 
 def _exportable(sampler: Sampler, schedule: NoiseSchedule) -> tuple[Sampler, bool]:

@@ -33,6 +33,9 @@ class DiffusionLabPipeline(DiffusionPipeline):
     - use_time: false where the network always gets time 0
     - num_classes: null, or the number of classes, which is also the index of the class "any"
     - step, with a scheduler: keywords of its step, e.g. {"eta": 0.5}
+    - num_inference_steps, guidance_scale and guidance_interval [low, high] or null (in sigma /
+      alpha, outside of which the scale is 1): what the run samples with, taken where the call
+      names nothing else
     - heun, without a scheduler: whether Euler's step is corrected by Heun's, two calls each
     - ve: the path "ve", {sigma_min, sigma_max, sigma_data, rho}; rho null spaces log sigma evenly,
       a number sigma^(1/rho)
@@ -80,8 +83,8 @@ class DiffusionLabPipeline(DiffusionPipeline):
         self,
         batch_size: int = 1,
         class_labels: int | Sequence[int] | None = None,
-        guidance_scale: float = 1.0,
-        num_inference_steps: int = 50,
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -91,7 +94,8 @@ class DiffusionLabPipeline(DiffusionPipeline):
         Args:
             batch_size: how many.
             class_labels: a class, or several to be taken in turn; None draws from all classes.
-            guidance_scale: s in x0_hat = any + s (of the class - any); 1 is the class alone.
+            guidance_scale: s in x0_hat = any + s (of the class - any); 1 is the class alone. None:
+                the run's own, as for the steps. Without class_labels it changes nothing.
             num_inference_steps: steps from noise to image.
             generator: one for all images, or one an image.
             output_type: "pil", "np" (N, H, W, C) in [0, 1] or "pt" (N, C, H, W) in [0, 1].
@@ -99,6 +103,12 @@ class DiffusionLabPipeline(DiffusionPipeline):
 
         """
         settings, device, dtype = self.config.settings, self._execution_device, self.unet.dtype
+        if guidance_scale is None:
+            guidance_scale = settings.get("guidance_scale", 1.0)
+        if num_inference_steps is None:
+            num_inference_steps = settings.get("num_inference_steps", 50)
+        if class_labels is None:
+            guidance_scale = 1.0  # both branches would be the same
         generators = generator if isinstance(generator, Sequence) else [generator] * batch_size
         if len(generators) != batch_size:
             raise ValueError(f"{len(generators)} generators for batch_size={batch_size} images")
@@ -197,7 +207,9 @@ class DiffusionLabPipeline(DiffusionPipeline):
         guidance_scale: float,
     ) -> torch.Tensor:
         """The clean images seen in x (B, C, H, W), with both branches of guidance in one call."""
-        if labels is None or guidance_scale == 1:
+        interval = self.config.settings.get("guidance_interval")
+        outside = interval is not None and not interval[0] <= sigma / alpha <= interval[1]
+        if labels is None or guidance_scale == 1 or outside:
             return self._clean(self._network(x, t, labels), x, alpha, sigma)
         any_class = torch.full_like(labels, self.config.settings["num_classes"])
         both = torch.cat([x, x])

@@ -15,6 +15,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.extractor import load_extractor
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.check import check_keys, check_seed
 from diffusion_lab.run.denoising import (
     Level,
@@ -26,7 +27,6 @@ from diffusion_lab.run.denoising import (
 )
 from diffusion_lab.run.draw import draw
 from diffusion_lab.run.given_images import run_data
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.image_files import read_samples
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.memorisation import (
@@ -41,6 +41,7 @@ from diffusion_lab.run.memorisation import (
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.run.sample import chosen_sampler
+from diffusion_lab.run.sampling_line import planned
 from diffusion_lab.schema import DiagnoseConfig
 
 PARTS = ("all", "losses", "memorisation")
@@ -59,12 +60,15 @@ class Diagnosis:
     levels: list[Level] | None = None
     memorisation: Memorisation | None = None
     notes: list[str] = field(default_factory=list)
+    sampling: str | None = None
+    """How the samples were made; None for given ones."""
 
     @property
     def lines(self) -> list[str]:
         """The tables that are printed."""
         tables = [] if self.levels is None else _levels_table(self.levels)
         if self.memorisation is not None:
+            tables += [] if self.sampling is None else [f"samples by {self.sampling}"]
             tables += _closeness_table(self.memorisation.measured)
         return tables + [f"note: {note}" for note in self.notes]
 
@@ -112,6 +116,7 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
             raise UserError(f"{name}={cfg[name]}: expected at least {value}")
     run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
     config, sampler = chosen_sampler(run, cfg.sampler)
+    guide = run.guide()
     given = None if cfg.samples is None else _given(cfg.samples, run.image_shape)
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
     describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # or refuse images of this shape
@@ -136,10 +141,14 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         seconds["losses"] = time.perf_counter() - began
     if cfg.parts in ("all", "memorisation"):
         began = time.perf_counter()
-        samples = _drawn(cfg, run, sampler) if given is None else given
+        samples = given
+        if samples is None:
+            samples = _drawn(cfg, run, sampler, guide)
+            found.sampling = planned(config, sampler, [guide], run.module, run.image_shape)
         record["memorisation"] = {
             "samples_from": cfg.samples,
             "sampler": config if given is None else None,
+            "guidance_scale": guide.guidance_scale if given is None else None,
             **_memorisation(cfg, samples, data, describe, found),
         }
         seconds["memorisation"] = time.perf_counter() - began
@@ -179,7 +188,7 @@ def _given(file: str, shape: tuple[int, int, int]) -> Tensor:
     return images
 
 
-def _drawn(cfg: DictConfig, run: Run, sampler: Sampler) -> Tensor:
+def _drawn(cfg: DictConfig, run: Run, sampler: Sampler, guide: Guide) -> Tensor:
     images, _ = draw(
         run.module,
         sampler,
@@ -188,7 +197,7 @@ def _drawn(cfg: DictConfig, run: Run, sampler: Sampler) -> Tensor:
         num_samples=cfg.num_samples,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
-        guide=Guide.of(run.module, None, 1.0),
+        guide=guide,
     )
     return images
 

@@ -11,7 +11,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.run.guide import Guide
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.precision import FULL, drawing_in
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion import Sampler
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.draw import draw
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run
 from diffusion_lab.run.precision import FULL
 

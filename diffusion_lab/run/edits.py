@@ -24,9 +24,9 @@ from diffusion_lab.diffusion.editing import (
 )
 from diffusion_lab.diffusion.samplers.base import image_generators
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.check import check_seed
 from diffusion_lab.run.given_images import read_mask
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run
 from diffusion_lab.schema import (
     EditConfig,

@@ -12,11 +12,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab import figures
+from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.extractor import load_extractor
 from diffusion_lab.evaluation.reference import load_reference
 from diffusion_lab.evaluation.score import METRICS
 from diffusion_lab.evaluation.statistics import Summary
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.check import check_keys, check_seed
 from diffusion_lab.run.choice import choose_judge
 from diffusion_lab.run.draw import SHOWN
@@ -28,6 +30,7 @@ from diffusion_lab.run.precision import check_precision, chosen_precision
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.run.sample import chosen_sampler, read_guides
+from diffusion_lab.run.sampling_line import planned
 from diffusion_lab.schema import EvaluateConfig
 
 log = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class Evaluation:
         ]
         several = f"{len(seeds)} seeds" if len(seeds) > 1 else "1 seed, no spread"
         return [
+            *([self.record["sampling"]] if "sampling" in self.record else []),
             f"extractor {extractor['name']} (sha256 {extractor['sha256'][:8]}), against "
             f"{reference['n']:,} test images of {reference['data']}, beside real training images",
             f"{'':28} {f'{n:,} images, {several}':>20} {f'{real:,} real ones':>20}",
@@ -120,13 +124,14 @@ def _drawn(cfg: DictConfig) -> Evaluation:
         guide.weak.to(device)
     out = results_folder(cfg.out, run.dir / "evaluation")
     about = {
+        "sampling": planned(config, sampler, [guide], run.module, run.image_shape),
         "run": str(run.dir),
         "checkpoint": cfg.checkpoint,
         "weights": run.weights,
         "sampler": config,
         "labels": list(guide.labels),
         "guidance_scale": guide.guidance_scale,
-        "guidance_interval": plain["guidance_interval"],
+        "guidance_interval": plain["guidance_interval"] or _interval(guide),
         "autoguidance": cfg.autoguidance,
         "num_samples": n,
         "seeds": seeds,
@@ -149,6 +154,11 @@ def _drawn(cfg: DictConfig) -> Evaluation:
         for seed in seeds
     ]
     return score_sets(judge, draws, about, out)
+
+
+def _interval(guide: Guide) -> list[float] | None:
+    """As it is recorded: None for all noise levels."""
+    return None if guide.interval == EVERYWHERE else list(guide.interval)
 
 
 def _read(cfg: DictConfig) -> Evaluation:

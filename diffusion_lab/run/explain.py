@@ -18,6 +18,8 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import check_config
 from diffusion_lab.run.options import make_sampler, refusal, words
+from diffusion_lab.run.parts import check_guidance
+from diffusion_lab.run.sampling_line import planned
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ def explain(cfg: DictConfig) -> Explanation:
     module: DiffusionModule = build(cfg.model)
     own = build(cfg.sampler)
     own.check(module.noise_schedule)
+    guide = check_guidance(cfg, module)
     data: ImageDataModule = build(cfg.data)  # refuses what no training would take; loads nothing
     shape = data.image_shape
     figure = cost(module, shape, cfg.data.batch_size)
@@ -87,7 +90,7 @@ def explain(cfg: DictConfig) -> Explanation:
         "target": f"{module.prediction.name}. {_doc(module.prediction)}",
         "weighting": _doc(module.weighting),
         "noise levels": _doc(module.time_sampling),
-        "sampler": f"{_doc(own)} {own.num_steps} steps",
+        "sampler": f"{_doc(own)} {planned(config['sampler'], own, [guide], module, shape)}",
         "samplers that fit": ", ".join(fits),
         "parameters": f"{figure['parameters']:,}",
         "FLOPs per image": f"{figure['flops']:,} forward, about three times that in training",

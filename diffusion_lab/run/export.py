@@ -55,7 +55,7 @@ def export(cfg: DictConfig) -> Exported:
     hub = None if cfg.push is None else Hub(cfg.push, cfg.endpoint)
     run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
     _, sampler = chosen_sampler(run, cfg.sampler)
-    planned = plan_export(run.module, sampler, run.value_range, run.image_shape)
+    planned = plan_export(run.module, sampler, run.value_range, run.image_shape, run.guide())
     if "_target_" in cfg.sampler and not planned.exact:
         raise UserError(
             f"{sampler.name} with {sampler.num_steps} steps has no pipeline for this run: "
@@ -85,9 +85,7 @@ def export(cfg: DictConfig) -> Exported:
         url = None if hub is None else hub.upload(out)
     except UserError as error:
         raise UserError(f"{error}; the folder is whole: hf upload {cfg.push} {out}") from error
-    return Exported(
-        out, type(planned.pipeline).__name__, sampler_words(planned.sampler), difference, url
-    )
+    return Exported(out, type(planned.pipeline).__name__, sampler_words(planned), difference, url)
 
 
 def _record(run_dir: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def gallery(
     num_samples: int = 12,
     seed: int = 0,
     num_steps: int | None = None,
-    guidance_scale: float = 1.0,
+    guidance_scale: float | None = None,
 ) -> Path:
     """Write a PNG with a row per run, drawn by the run's own sampler.
 
@@ -43,7 +43,7 @@ def gallery(
         schedule = type(run.module.noise_schedule).__name__.removesuffix("Schedule")
         what = f"{run.module.prediction.name} on {schedule}"
         trained.append(f"{what}\n{sampler.name}, {sampler.num_steps}")
-    told_apart = num_steps is None and guidance_scale == 1 and len({*trained}) == len(runs)
+    told_apart = num_steps is None and guidance_scale is None and len({*trained}) == len(runs)
     rows: dict[str, Tensor] = {}
     for run, what, images in zip(runs, trained, drawn, strict=True):
         name = what if told_apart else run.dir.name
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--num-samples", type=int, default=12)
     parser.add_argument("--num-steps", type=int, help="default: each run's own")
-    parser.add_argument("--guidance-scale", type=float, default=1.0)
+    parser.add_argument("--guidance-scale", type=float, help="default: each run's own")
     arguments = parser.parse_args()
     with told():
         picture = gallery(

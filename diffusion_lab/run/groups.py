@@ -17,6 +17,8 @@ _IGNORED = (
     "data.data_dir",
     "logger",
     "threads",
+    "guidance_scale",
+    "guidance_interval",
     "data.on_device",
     "trainer.compile",
     "trainer.compile_mode",

@@ -16,7 +16,6 @@ from diffusion_lab.run.build import build
 from diffusion_lab.run.choice import choose_judge
 from diffusion_lab.run.drawn import Drawn, draw_set
 from diffusion_lab.run.evaluate import NAME, score_sets
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.judge import Judge
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.results import choose_device, results_folder, save_arrays
@@ -101,7 +100,7 @@ class RungRun:
         run.module.to(device)
         out = results_folder(None, self.folder / "evaluation")
         sampler = run.sampler()
-        guide = Guide.of(run.module, None, 1.0)
+        guide = run.guide()
 
         def draw() -> Drawn:
             drawn = draw_set(

@@ -17,10 +17,10 @@ from diffusion_lab.diffusion import VPSchedule
 from diffusion_lab.diffusion.likelihood import Progress, check_start
 from diffusion_lab.diffusion.variational_bound import check_bound
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.bits_per_dim import Images, bits_by_bound, bits_by_ode, level_width
 from diffusion_lab.run.check import check_keys, check_seed
 from diffusion_lab.run.given_images import run_data
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder

@@ -12,10 +12,10 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.faults import fault
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.checkpoint_io import read_checkpoint
 from diffusion_lab.run.construct import construct
 from diffusion_lab.run.draw import draw
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.posthoc import PREFIX, blend_snapshots
 
 # what training alone needs
@@ -56,6 +56,25 @@ class Run:
         sampler.check(self.module.noise_schedule)
         return sampler
 
+    def guide(
+        self,
+        labels: Sequence[int] | int | str | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        weak: DiffusionModule | None = None,
+    ) -> Guide:
+        """Labels and guidance for sampling; what is None is the run's own.
+
+        A run of before there were such defaults has none: guidance_scale=1. So has labels="none",
+        as there is no class to pull towards. Raises UserError for what the module cannot do.
+        """
+        if guidance_scale is None:
+            guided = weak is not None or labels != "none"
+            guidance_scale = self.config.get("guidance_scale", 1.0) if guided else 1.0
+        if guidance_interval is None and guidance_scale != 1:
+            guidance_interval = self.config.get("guidance_interval")
+        return Guide.of(self.module, labels, guidance_scale, guidance_interval, weak)
+
     def sample(
         self,
         num_samples: int,
@@ -63,7 +82,7 @@ class Run:
         seed: int = 0,
         sampler: Sampler | None = None,
         labels: Sequence[int] | int | str | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         batch_size: int = 64,
         **settings: Any,
     ) -> Tensor:
@@ -71,9 +90,10 @@ class Run:
 
         Image k depends on the seed and k alone. `labels`, one or several of a conditional run's
         classes, "all" (the default there) or "none", are dealt out in turn. `sampler` stands in
-        for the run's own, `settings` change that one. Raises UserError for what does not fit.
+        for the run's own, `settings` change that one; `guidance_scale` too is the run's own by
+        default. Raises UserError for what does not fit.
         """
-        guide = Guide.of(self.module, labels, guidance_scale)
+        guide = self.guide(labels, guidance_scale)
         chosen = sampler or self.sampler(**settings)
         images, _ = draw(
             self.module,

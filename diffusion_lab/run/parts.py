@@ -31,6 +31,7 @@ from diffusion_lab.callbacks import (
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.build import build
 from diffusion_lab.run.check import OWN_KEYS
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
@@ -86,11 +87,34 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
     elif channels_last != "auto":
         raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
     build(cfg.sampler).check(module.noise_schedule)
+    check_guidance(cfg, module)
     try:
         module.make_optimizer(module.parameters())
     except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
         raise UserError(f"optimizer: {error}") from error
     return module
+
+
+def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Guide:
+    """Guidance that the run samples with; UserError where the module cannot do it.
+
+    The configuration of a run of before there was such a default has none.
+    """
+    scale, interval = cfg.get("guidance_scale", 1.0), cfg.get("guidance_interval")
+    if scale != 1 and module.num_classes is None:
+        raise UserError(
+            f"guidance_scale={scale:g} needs classes, and this run has none: add "
+            "model.num_classes=10 or data.clusters=64 model.num_classes=64, or take "
+            "guidance_scale=1"
+        )
+    if scale != 1 and module.label_dropout == 0:
+        raise UserError(
+            f"guidance_scale={scale:g} needs an unconditional branch, but model.label_dropout=0 "
+            "trains none: take model.label_dropout=0.1, or guidance_scale=1"
+        )
+    if scale == 1 and interval is not None:
+        raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
+    return Guide.of(module, None, scale, interval)
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:

@@ -17,15 +17,16 @@ from diffusion_lab import figures
 from diffusion_lab.callbacks.pictures import grid_columns, trajectory_figure, visible
 from diffusion_lab.diffusion import Sampler, Step
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import construct, trusted
 from diffusion_lab.run.draw import SHOWN, draw
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.pipeline import load_pipeline
 from diffusion_lab.run.precision import check_precision, chosen_precision
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.results import choose_device, results_folder, save_arrays
+from diffusion_lab.run.sampling_line import planned
 from diffusion_lab.schema import SampleConfig
 
 MAX_CELL = 8  # images of one class at one scale in guidance.png
@@ -61,23 +62,23 @@ def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler
 
 
 def read_guides(cfg: DictConfig, run: Run) -> list[Guide]:
-    """One guide for each guidance scale; UserError for what the run cannot do."""
+    """One guide for each guidance scale, by default the run's own one.
+
+    Raises UserError for what the run cannot do.
+    """
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg))
     scales = plain["guidance_scale"]
+    typed = scales is not None
     scales = scales if isinstance(scales, list) else [scales]
-    if not scales or any(isinstance(s, bool) or not isinstance(s, int | float) for s in scales):
+    numbers = [type(scale) in (int, float) for scale in scales]
+    if typed and not (numbers and all(numbers)):
         raise UserError(
             f"guidance_scale={plain['guidance_scale']}: expected a number or several, "
             "for example guidance_scale=0,1,3"
         )
     weak = None if cfg.autoguidance is None else _weak_run(cfg.autoguidance, run, cfg.weights)
-    if weak is None and cfg.guidance_interval is not None and set(scales) == {1}:
-        raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
-    if weak is not None and set(scales) == {1}:
-        raise UserError("autoguidance= changes nothing at guidance_scale=1: try guidance_scale=2")
-    return [
-        Guide.of(
-            run.module,
+    guides = [
+        run.guide(
             plain["labels"],
             scale,
             plain["guidance_interval"],
@@ -85,6 +86,14 @@ def read_guides(cfg: DictConfig, run: Run) -> list[Guide]:
         )
         for scale in scales
     ]
+    if all(guide.guidance_scale == 1 for guide in guides):
+        if weak is not None:
+            raise UserError(
+                "autoguidance= changes nothing at guidance_scale=1: try guidance_scale=2"
+            )
+        if cfg.guidance_interval is not None:
+            raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
+    return guides
 
 
 def _weak_run(where: str, run: Run, weights: str | None) -> Run:
@@ -187,7 +196,9 @@ def sample(cfg: DictConfig) -> Samples:
             "seconds": round(seconds, 3),
         },
     )
-    return Samples(arrays["images"], arrays.get("clusters", arrays.get("labels")), out)
+    labels = arrays.get("clusters", arrays.get("labels"))
+    line = planned(config, sampler, guides, run.module, run.image_shape)
+    return Samples(arrays["images"], labels, out, (line,))
 
 
 def _open(cfg: DictConfig) -> Run:

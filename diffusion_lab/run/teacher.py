@@ -19,10 +19,10 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.build import build
 from diffusion_lab.run.construct import check_targets
 from diffusion_lab.run.draw import draw
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.precision import FULL, NARROW
 
@@ -79,10 +79,9 @@ def read_teacher(cfg: DictConfig) -> Run:
             )
         _guide(run, cfg)
     except UserError as error:
-        raise UserError(
-            f"teacher.run={teacher.run} with teacher.guidance_scale="
-            f"{teacher.guidance_scale:g}: {error}"
-        ) from error
+        scale = teacher.guidance_scale
+        guided = "" if scale is None else f" with teacher.guidance_scale={scale:g}"
+        raise UserError(f"teacher.run={teacher.run}{guided}: {error}") from error
     return run
 
 
@@ -106,6 +105,15 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     check_targets([run.config[part] for part in _PARTS], trust=())  # the folder may be anybody's
     take_over(cfg, run.config)
     cfg.teacher.run = str(run.dir.absolute())
+    cfg.teacher.guidance_scale = _guide(run, cfg).guidance_scale
+    scale = cfg.get("guidance_scale", 1.0)
+    if cfg.teacher.guidance_scale != 1 and scale != 1:
+        log.warning(
+            "the teacher's images are guided already (teacher.guidance_scale=%g): guidance_scale="
+            "%g guides what this run samples once more; guidance_scale=1 does not",
+            cfg.teacher.guidance_scale,
+            scale,
+        )
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 
 
@@ -180,4 +188,4 @@ def _sampler(run: Run, cfg: DictConfig) -> Sampler:
 
 
 def _guide(run: Run, cfg: DictConfig) -> Guide:
-    return Guide.of(run.module, guidance_scale=cfg.teacher.guidance_scale)
+    return run.guide(guidance_scale=cfg.teacher.guidance_scale)

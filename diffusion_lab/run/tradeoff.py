@@ -11,13 +11,14 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.cells import Cell, make_cells
 from diffusion_lab.run.check import check_keys
 from diffusion_lab.run.choice import choose_judge
 from diffusion_lab.run.drawn import Drawn, draw_set
 from diffusion_lab.run.evaluate import read_seeds
-from diffusion_lab.run.guide import Guide
 from diffusion_lab.run.judge import Judge
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.record import git_commit, write_json
@@ -55,7 +56,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     if cfg.batch_size < 1:
         raise UserError(f"batch_size={cfg.batch_size}: expected at least 1")
     run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
-    guide = Guide.of(run.module, plain["labels"], plain["guidance_scale"])
+    guide = run.guide(plain["labels"], plain["guidance_scale"])
     cells, skipped = make_cells(
         _words(plain["samplers"]),
         _words(plain["spacings"]),
@@ -78,6 +79,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
             "weights": run.weights,
             "labels": list(guide.labels),
             "guidance_scale": guide.guidance_scale,
+            **({} if guide.interval == EVERYWHERE else {"guidance_interval": guide.interval}),
             "cells": [cell.name for cell in cells],
             "num_samples": cfg.num_samples,
             "seeds": seeds,

@@ -46,6 +46,7 @@ from diffusion_lab.run.parts import (
     build_model,
     build_trainer,
     check_classes,
+    check_guidance,
     check_monitored,
     compiled_network,
     quieten_lightning,
@@ -63,6 +64,7 @@ from diffusion_lab.run.resume import (
     has_saved,
     newest_checkpoint,
 )
+from diffusion_lab.run.sampling_line import planned
 from diffusion_lab.run.threads import check_threads, threads_restored
 from diffusion_lab.schema import TrainConfig
 from diffusion_lab.signals import Stopped, listening
@@ -197,6 +199,8 @@ def _fit(
     _say(headline(module, datamodule.provenance, trainer))
     if warning := bias_warning(module.noise_schedule, datamodule):
         rank_zero_only(log.warning)(warning)
+    guide, shape = check_guidance(cfg, module), datamodule.image_shape
+    _say(f"samples by {planned(config['sampler'], build(cfg.sampler), [guide], module, shape)}")
     if checkpoint is not None:
         log_pending(trainer, checkpoint.content)
     try:

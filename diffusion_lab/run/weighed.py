@@ -93,7 +93,8 @@ def lines(found: Sequence[Weighed], content: Mapping[str, Any]) -> list[str]:
     several = len(settings["seeds"]) > 1
     table = table_text(
         f"{settings['num_samples']:,} images a seed, {len(settings['seeds'])} sampling "
-        f"seed{'s' * several}, {settings['extractor']['name']}",
+        f"seed{'s' * several}, {settings['extractor']['name']}, "
+        f"guidance_scale={settings['guidance_scale']:g}",
         ["sampler", "steps", "network calls", "ms an image", "FID", "on the front of"],
         [
             [

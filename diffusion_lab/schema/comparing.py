@@ -35,7 +35,7 @@ class TradeoffConfig:
     weights: str | None = None
     trust: list[str] = field(default_factory=list)
     labels: Any = None
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
     extractor: str | None = None
     batch_size: int = MISSING
     accelerator: str = "auto"

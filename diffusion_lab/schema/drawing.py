@@ -17,7 +17,7 @@ class SampleConfig:
     weights: str | None = None
     trust: list[str] = field(default_factory=list)
     labels: Any = None
-    guidance_scale: Any = 1.0
+    guidance_scale: Any = None
     guidance_interval: Any = None
     autoguidance: str | None = None
     num_samples: int = 64

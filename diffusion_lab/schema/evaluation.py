@@ -20,7 +20,7 @@ class EvaluateConfig:
     checkpoint: str = "last"
     weights: str | None = None
     trust: list[str] = field(default_factory=list)
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
     guidance_interval: Any = None
     num_samples: int | None = None
     seeds: Any = None

@@ -42,7 +42,7 @@ class TeacherConfig:
 
     run: str | None = None
     num_pairs: int = 40000
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
     sampler: Any = None
 
 
@@ -61,6 +61,8 @@ class TrainConfig:
     command: CommandConfig = field(default_factory=CommandConfig)
 
     seed: int = 0
+    guidance_scale: float = 1.0
+    guidance_interval: Any = None
     threads: int | None = None
     init_from: str | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)

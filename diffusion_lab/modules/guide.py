@@ -1,4 +1,4 @@
-"""Which classes are asked for, and how hard the samples are pulled towards them."""
+"""Class labels and guidance settings for sampling."""
 
 import math
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion import Denoise, GuidedDenoiser
+from diffusion_lab.diffusion import Denoise, GuidedDenoiser, NoiseSchedule, Sampler, sample_steps
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
-from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.diffusion import DiffusionModule
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Guide:
         module: DiffusionModule,
         labels: Sequence[int] | int | str | None = None,
         guidance_scale: float = 1.0,
-        interval: list[float] | None = None,
+        interval: Sequence[float] | None = None,
         weak: DiffusionModule | None = None,
     ) -> "Guide":
         """Raise UserError for what this module cannot do.
@@ -79,6 +79,35 @@ class Guide:
             weak=None if self.weak is None else self.weak.denoise,
         )
 
+    def network_calls(
+        self, sampler: Sampler, noise_schedule: NoiseSchedule, image_shape: tuple[int, int, int]
+    ) -> list[int]:
+        """Network evaluations (NFE) of one image in each step of a sampler, branches included.
+
+        Counted on a denoiser that does nothing. Draws from no random stream but its own.
+        """
+        calls: list[int] = []
+
+        def counted(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+            calls[-1] += len(x_t)  # guidance puts both branches into one batch
+            return torch.zeros_like(x_t)
+
+        denoise = GuidedDenoiser(
+            counted,
+            noise_schedule,
+            torch.tensor(self.labels[:1]) if self.labels else None,
+            null_label=0,
+            guidance_scale=self.guidance_scale,
+            interval=self.interval,
+            weak=None if self.weak is None else counted,
+        )
+        calls.append(0)
+        for _ in sample_steps(
+            denoise, noise_schedule, sampler, image_shape, num_images=1, seed=0, device="cpu"
+        ):
+            calls.append(0)
+        return calls[:-1]
+
 
 def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) -> tuple[int, ...]:
     if num_classes is None:
@@ -120,8 +149,9 @@ def _check_null_class(module: DiffusionModule, setting: str) -> None:
 
 
 def _interval(interval: object) -> tuple[float, float]:
-    numbers = [v for v in interval if type(v) in (int, float)] if isinstance(interval, list) else []
-    if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
+    given = interval if isinstance(interval, Sequence) else []
+    numbers = [v for v in given if type(v) in (int, float)]
+    if len(given) != 2 or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
         raise UserError(
             f"guidance_interval={interval}: expected two noise levels, sigma / alpha, from "
             "low to high, for example guidance_interval=[0.3,5]"
