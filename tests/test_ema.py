@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.callbacks import EMA
@@ -66,6 +67,26 @@ def test_the_average_is_the_formula(recorded):
     for name, value in expected.items():
         torch.testing.assert_close(state["ema"]["weights"][name], value, rtol=1e-5, atol=1e-6)
         assert torch.equal(state["state_dict"][name], record.after_steps[-1][name])
+
+
+def test_the_average_is_diffusers_ema_one_step_ahead(recorded):
+    """EMAModel, stepped on the first weights before the training, decays alike from then on."""
+    folder, initial, record, _ = recorded
+    theirs = EMAModel([value.clone() for value in initial.values()], decay=0.5)
+    late = EMAModel([value.clone() for value in initial.values()], decay=0.5)
+    theirs.step(list(map(torch.nn.Parameter, initial.values())))
+    for n, weights in enumerate(record.after_steps, start=1):
+        parameters = [torch.nn.Parameter(value) for value in weights.values()]
+        theirs.step(parameters)
+        late.step(parameters)
+        assert theirs.cur_decay_value == min(0.5, (1 + n) / (10 + n))
+        assert late.cur_decay_value == (min(0.5, n / (9 + n)) if n > 1 else 0)
+    average = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["ema"]["weights"]
+    for value, same, other in zip(
+        average.values(), theirs.shadow_params, late.shadow_params, strict=True
+    ):
+        torch.testing.assert_close(value, same, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(value, other, rtol=1e-5, atol=1e-6) or not value.any()
 
 
 def test_validation_sees_the_average_and_training_the_weights(recorded):

@@ -48,6 +48,60 @@ def test_two_steps_on_a_matrix_are_torchs_muon():
         assert moved.norm() / expected.norm() == pytest.approx(1, abs=0.05)
 
 
+SHAPES = [
+    (64, 32),
+    (32, 48),
+    (16, 16),
+    (48, 48),
+    (24, 96),
+    (96, 24),
+    (32, 16, 3, 3),
+    (64, 16, 1, 1),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_updates_are_torchs_muon_in_float32(shape, monkeypatch):
+    """Torch's with its one conversion to bfloat16 left out; of a convolution's flattened matrix."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
+    settings = {"lr": 0.02, "weight_decay": 0.01, "momentum": 0.95}
+    (mine,) = with_gradients(shape)
+    matrix = torch.nn.Parameter(mine.detach().flatten(1).clone())
+    ours, torchs = Muon([mine], **settings), torch.optim.Muon([matrix], **settings)
+    for step in range(3):
+        mine.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+        matrix.grad = mine.grad.flatten(1).clone()
+        ours.step()
+        torchs.step()
+    torch.testing.assert_close(mine.flatten(1), matrix, rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_is_scaled_by_its_matrix_and_not_as_published():
+    """The published code scales by the kernel's height over its width, which is 1 here."""
+    (kernel,) = with_gradients((64, 16, 1, 1))
+    before = kernel.detach().clone()
+    Muon([kernel], lr=0.1, momentum=0.0, weight_decay=0.0).step()
+    published = 0.1 * orthogonalized(kernel.grad.flatten(1)[None])[0]
+    torch.testing.assert_close(
+        before.flatten(1) - kernel.flatten(1), 2 * published
+    )  # (64 / 16)^0.5
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (64, 64), (256, 256), (24, 60), (64, 576)], ids=str)
+def test_singular_values_end_where_the_docstring_says(shape):
+    count = 200 if shape[0] < 100 else 20
+    matrices = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)).double()
+    before = torch.linalg.svdvals(matrices) / torch.linalg.matrix_norm(matrices)[:, None]
+    after = torch.linalg.svdvals(orthogonalized(matrices).double())
+    large = before >= 0.0015
+    assert after[large].min() >= 0.68 - 1e-3 and after.max() <= 1.21
+    if shape[0] == shape[1]:
+        assert 0.003 < (~large).float().mean() < 0.03 and after.min() < 0.1
+        assert (after.amin(1) < 485 * before.amin(1) + 1e-4).all()
+    else:
+        assert large.all()
+
+
 def test_a_convolution_moves_as_the_matrix_of_its_rows():
     (kernel,) = with_gradients((32, 16, 3, 3))
     (matrix,) = with_gradients((32, 144))

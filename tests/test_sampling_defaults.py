@@ -169,7 +169,7 @@ def test_commands_and_python_sample_as_the_recipe_says(recipe, typed, tmp_path):
         (["autoguidance=best"], "sampler.num_steps=5 guidance_scale=1.5; NFE 10"),
     ],
 )
-def test_what_is_typed_wins_and_the_line_says_it(recipe, typed, words, line):
+def test_what_is_typed_wins_and_the_line_says_it(recipe, typed, typed_words, line):
     code, out, err = typed("sample", f"run={recipe}", "num_samples=4", *words)
     assert code == 0, err
     assert line in out
@@ -205,9 +205,9 @@ def test_what_is_typed_wins_and_the_line_says_it(recipe, typed, words, line):
 def test_evaluation_diagnosis_and_tradeoff_are_guided(recipe, typed, bars):
     small = ["num_samples=70", "batch_size=35"]
     scores = []
-    for words in ([], ["sampler.num_steps=5", "guidance_scale=1.5"], ["guidance_scale=1"]):
+    for more in ([], ["sampler.num_steps=5", "guidance_scale=1.5"], ["guidance_scale=1"]):
         code, out, err = typed(
-            "evaluate", f"run={recipe}", f"extractor={bars}", "seeds=1", *small, *words
+            "evaluate", f"run={recipe}", f"extractor={bars}", "seeds=1", *small, *more
         )
         assert code == 0, err
         found = json.loads(Path(out.strip().splitlines()[-1], "evaluation.json").read_text())

@@ -16,10 +16,14 @@ from diffusion_lab.errors import UserError
 class EMA(L.Callback):
     """After step n, average += (1 - d) (weights - average) with d = min(decay, (1 + n) / (10 + n)).
 
-    The warm-up of d lets short runs use it too. The average is kept in float32, whatever the
-    precision of the run. Validation sees the average, so `best` is the best average; training
-    never does. A checkpoint holds the trained weights in `state_dict`, as always, and the average
-    in `ema`: {"weights": name -> tensor, "steps": n}.
+    n counts optimizer steps from 1, and the average begins at the first weights. The warm-up of d
+    lets short runs use it too. diffusers' `training_utils.EMAModel` with its defaults has d one
+    step later: 0 at its first step, which drops the first weights, then min(decay, n / (9 + n)).
+    One that is stepped on the first weights before the training is this one.
+
+    The average is kept in float32, whatever the precision of the run. Validation sees the average,
+    so `best` is the best average; training never does. A checkpoint holds the trained weights in
+    `state_dict`, as always, and the average in `ema`: {"weights": name -> tensor, "steps": n}.
     """
 
     def __init__(self, decay: float = 0.999) -> None:

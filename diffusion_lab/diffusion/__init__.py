@@ -30,6 +30,7 @@ from diffusion_lab.diffusion.samplers import (
     Step,
     sample_steps,
 )
+from diffusion_lab.diffusion.sigmoid_schedule import SigmoidSchedule
 from diffusion_lab.diffusion.time_sampling import (
     LogitNormalTime,
     LogNormalTime,
@@ -70,6 +71,7 @@ __all__ = [
     "Sampler",
     "Score",
     "SigmaPower",
+    "SigmoidSchedule",
     "Step",
     "TimeSampling",
     "UniformTime",

@@ -29,7 +29,8 @@ class DDPMModule(DiffusionModule):
         if not isinstance(noise_schedule, VPSchedule):
             raise UserError(
                 f"model=ddpm goes by betas, {type(noise_schedule).__name__} has none: choose "
-                "noise_schedule=linear, scaled_linear, cosine or sigmoid, or another model"
+                "noise_schedule=linear, scaled_linear, cosine, sigmoid, sigmoid_jabri or zero_snr, "
+                "or another model"
             )
         super().__init__(
             network=network or UNet2D(),

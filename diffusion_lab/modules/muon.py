@@ -1,4 +1,4 @@
-"""Muon: steps of equal size in all directions of a weight matrix."""
+"""Muon optimizer: momentum updates orthogonalised by Newton-Schulz."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -17,7 +17,11 @@ _MOST_PRODUCTS = 5
 
 
 def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
-    """U V^T of each matrix U S V^T, about: singular values end up between 0.7 and 1.2.
+    """U S' V^T of each matrix U S V^T, with singular values S' near one where S is not near zero.
+
+    In five steps a singular value of at least 0.0015 of the Frobenius norm ends between 0.68 and
+    1.21. A smaller one only grows, at most 485 times. Long matrices have none so small, square ones
+    do: of random ones of 16 to 256 rows about 1 % of S' lie below 0.68, the least at 0.003.
 
     Newton-Schulz iterations in float32; the published code takes bfloat16, which on a CPU without
     such instructions is ten times slower. Every iteration is P X, P = a + b X X^T + c (X X^T)^2;
@@ -56,8 +60,14 @@ class Muon(Optimizer):
 
     A weight (out, in, ...) is a matrix of `out` rows; one with fewer than `least_side` rows or
     columns (an image's few channels, embeddings of ten classes), and every vector, is left to AdamW
-    with `adamw_lr`. Matrices move by lr sqrt(max(1, rows / columns)) U V^T of the Nesterov momentum
-    (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). Weight decay is decoupled.
+    with `adamw_lr`. Matrices move by lr sqrt(max(1, rows / columns)) U S' V^T of the Nesterov
+    momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). Weight decay is
+    decoupled.
+
+    A matrix moves as by torch.optim.Muon, which calculates in bfloat16. A convolution moves as its
+    flattened matrix would there: rows / columns is out / (in x height x width). The published
+    implementation, github.com/KellerJordan/Muon, takes the kernel's height / width in its place, so
+    that a square kernel is never scaled. They differ where out > in x height x width.
     """
 
     def __init__(
