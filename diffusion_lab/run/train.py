@@ -66,6 +66,7 @@ from diffusion_lab.run.resume import (
 )
 from diffusion_lab.run.sampling_line import planned
 from diffusion_lab.run.threads import check_threads, threads_restored
+from diffusion_lab.run.trainer_options import check_batches, check_trainer_options
 from diffusion_lab.schema import TrainConfig
 from diffusion_lab.signals import Stopped, listening
 
@@ -157,6 +158,8 @@ def _fit(
     beginning, config = read_beginning(cfg, config, run_dir, taken_up)
     check_config(config)
     check_limits(cfg)
+    if not taken_up:  # a run keeps what it has been trained with
+        check_trainer_options(cfg)
     check_seed(cfg.seed)
     threads = cfg.get("threads")  # runs of before it was there are taken up too
     check_threads(threads)
@@ -183,6 +186,7 @@ def _fit(
         torch.manual_seed(int(states[0]))
     datamodule.prepare_data()
     datamodule.setup("fit")
+    check_batches(trainer, datamodule, cfg.teacher.num_pairs if beginning.pairs_file else None)
     beginning.use_pairs(cfg, datamodule, module, trainer.strategy.root_device)
     if checkpoint is not None:
         check_same_data(checkpoint.content["data"], datamodule.provenance)
