@@ -2,12 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,18 +18,30 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.one_line import one_line
 
 
+@contextmanager
+def _hydra_to_ourselves() -> Iterator[None]:
+    """Set aside the Hydra of a notebook: there can be one in a process."""
+    theirs, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = theirs
+        if theirs is not None and version is not None:
+            VersionBase.instance().setbase(version)
+
+
 def compose_config(
     overrides: Sequence[str] = (), output_dir: str | Path | None = None
 ) -> DictConfig:
     """Compose what `scripts/train.py <overrides>` would train.
 
     `output_dir` is the run folder, by default a new one under runs/ in `paths.log_dir`. Raises
-    UserError for an unknown word, key or value.
+    UserError for an unknown word, key or value. A Hydra that the caller has initialised stays so.
     """
     register("train")
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        with _hydra_to_ourselves(), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             cfg = compose("train", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error) or str(error)) from error
