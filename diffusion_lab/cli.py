@@ -3,11 +3,10 @@
 import logging
 import os
 import pkgutil
-import re
 import secrets
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,12 +19,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab import schema
+from diffusion_lab.arguments import bracket_lists, flags_first, push_as_override, rung_overrides
 from diffusion_lab.errors import UserError
 from diffusion_lab.faults import fault
 from diffusion_lab.freed_memory import keep_freed_memory
-from diffusion_lab.run.grammar import quoted, unquoted
+from diffusion_lab.run.grammar import unquoted
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.resume import SavedRun, check_new, repeated_run, resumed_run
+from diffusion_lab.run.sweep import job_folders, tensorboard_name
+from diffusion_lab.run.working_dir import back_to_typed, paths_as_typed
 from diffusion_lab.told import fail, line_of, told
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ def register(command: str) -> None:
     OmegaConf.register_new_resolver(
         "run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True
     )
+    OmegaConf.register_new_resolver("tensorboard_name", tensorboard_name, replace=True)
 
 
 def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -76,10 +79,7 @@ def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | No
     """Compose the configuration and run the task, with `folder` locked before it is touched."""
     register(config_name)
     keep_freed_memory()
-    # HYDRA_FULL_ERROR=1 makes Hydra raise what it would print; whoever set it wants tracebacks,
-    # which processes that Lightning starts know from the other name
-    os.environ.setdefault("DIFFUSION_LAB_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print
     threading.excepthook = _thread_failed
     try:
         with told(), locked(folder) if folder else nullcontext():
@@ -104,6 +104,7 @@ def _check_folder(config_name: str) -> None:
 
 def _train(cfg: DictConfig) -> float | None:
     register("train")  # a job of a sweep may run in a process of its own
+    cfg = paths_as_typed(cfg)
     if cfg.command.choices.debug == "replay":
         from diffusion_lab.run.replay import replay_job
 
@@ -120,11 +121,11 @@ def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
     node, names.
     """
     typed = list(sys.argv)
-    sys.argv[1:] = saved.words
+    sys.argv[1:] = flags_first(saved.words)
 
     def with_what_was_typed(cfg: DictConfig) -> Any:
         sys.argv = typed  # what Lightning starts further processes with
-        return task(cfg)
+        return task(paths_as_typed(cfg))
 
     ConfigStore.instance().store(name="saved_run", node=saved.config)
     _main(with_what_was_typed, "saved_run", saved.work_dir)
@@ -162,13 +163,18 @@ def _rerun() -> None:
     _saved(task, saved)
 
 
-def _bracket_lists(*names: str) -> None:
-    """Let `labels=0,1,2` mean a list; under -m it is a sweep, as Hydra has it."""
-    if not names or {"-m", "--multirun"} & {*sys.argv}:
-        return
-    sys.argv[1:] = [
-        re.sub(rf"^({'|'.join(names)})=([^\[].*,.*)$", r"\1=[\2]", word) for word in sys.argv[1:]
-    ]
+def _prepare(*lists: str, first: Callable[[Sequence[str]], list[str]] = list) -> None:
+    """Bring sys.argv into the form that Hydra takes.
+
+    `first` changes the arguments before anything else does; the values of the options `lists` need
+    no brackets.
+    """
+    # whoever set HYDRA_FULL_ERROR=1 wants tracebacks, which processes that Lightning starts know
+    # from the other name; set but empty, it is no wish
+    os.environ.setdefault("DIFFUSION_LAB_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR") or "0")
+    with told():
+        words = flags_first(first(sys.argv[1:]))
+    sys.argv[1:] = bracket_lists(words, lists, quotable=("runs", "images"))
 
 
 def _task(work: str) -> Callable[[DictConfig], None]:
@@ -178,6 +184,7 @@ def _task(work: str) -> Callable[[DictConfig], None]:
     """
 
     def task(cfg: DictConfig) -> None:
+        back_to_typed()
         made = _job(lambda cfg: pkgutil.resolve_name(f"diffusion_lab.run.{work}")(cfg), cfg)
         print(*made.lines, made.out, sep="\n")
 
@@ -188,7 +195,7 @@ def _command(name: str, *lists: str) -> Callable[[], None]:
     """`diffusion-lab-<name>`, scripts/<name>.py; the values of `lists` need no brackets."""
 
     def command() -> None:
-        _bracket_lists(*lists)
+        _prepare(*lists)
         _main(_task(f"{name}:{name}"), name)
 
     return command
@@ -203,6 +210,7 @@ train_extractor = _command("train_extractor")
 
 def train() -> None:
     """`diffusion-lab-train`, scripts/train.py."""
+    _prepare()
     typed = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[1:]}
     if "resume" in typed:
         _resume()
@@ -214,7 +222,7 @@ def train() -> None:
         named = unquoted(typed.get("hydra.sweep.dir" if many else "hydra.run.dir", ""))
         there = Path(named) if named and Path(named).is_dir() else None
         with told():
-            for job in there.glob("*/") if there and many else ():
+            for job in job_folders(there) if there and many else ():
                 check_new(job)
             if there and not many:
                 with locked(there):
@@ -224,34 +232,31 @@ def train() -> None:
 
 def sample() -> None:
     """`diffusion-lab-sample`, scripts/sample.py."""
-    _bracket_lists("labels", "guidance_scale", "guidance_interval")
+    _prepare("labels", "guidance_scale", "guidance_interval")
     _main(_task("sample:sample"), "sample")
 
 
 def export() -> None:
     """`diffusion-lab-export`, scripts/export.py."""
-    if "--push" in sys.argv:  # with its value as the next word
-        where = sys.argv.index("--push")
-        sys.argv[where : where + 2] = [f"--push={''.join(sys.argv[where + 1 : where + 2])}"]
-    sys.argv[1:] = [re.sub("^--push=", "push=", word) for word in sys.argv[1:]]
+    _prepare(first=push_as_override)
     _main(_task("export:export"), "export")
 
 
 def edit() -> None:
     """`diffusion-lab-edit`, scripts/edit.py."""
-    _bracket_lists("labels", "guidance_scale", "images")
+    _prepare("labels", "guidance_scale", "images")
     _main(_task("edit:edit"), "edit")
 
 
 def evaluate() -> None:
     """`diffusion-lab-evaluate`, scripts/evaluate.py."""
-    _bracket_lists("labels", "seeds", "images", "guidance_interval")
+    _prepare("labels", "seeds", "images", "guidance_interval")
     _main(_task("evaluate:evaluate"), "evaluate")
 
 
 def tradeoff() -> None:
     """`diffusion-lab-tradeoff`, scripts/tradeoff.py."""
-    _bracket_lists("samplers", "num_steps", "spacings", "labels", "seeds")
+    _prepare("samplers", "num_steps", "spacings", "labels", "seeds")
     _main(_task("tradeoff:tradeoff"), "tradeoff")
 
 
@@ -259,20 +264,16 @@ def ladder() -> None:
     """`diffusion-lab-ladder`, scripts/ladder.py: words of train.yaml go to every rung."""
     from dataclasses import fields
 
-    _bracket_lists("seeds")
-    own = tuple(f.name for f in fields(schema.LadderConfig) if f.name != "words")
-    own = ("-", "paths.", "hydra", *(f"{name}=" for name in own), "ladder.")
-    words = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
-    for_rungs = [word for word in words if not word.lstrip("+~").startswith(own)]
-    sys.argv[1:] = [word for word in sys.argv[1:] if word not in for_rungs]
-    if for_rungs:
-        sys.argv.append(f"words=[{','.join(quoted(word) for word in for_rungs)}]")
+    own = [f.name for f in fields(schema.LadderConfig) if f.name != "words"]
+    _prepare("seeds")
+    sys.argv[1:] = rung_overrides(sys.argv[1:], own)
     _main(_ladder, "ladder")
 
 
 def _ladder(cfg: DictConfig) -> None:
     from diffusion_lab.run.ladder import ladder
 
+    back_to_typed()
     made = _job(ladder, cfg)
     print(*made.lines, made.out, sep="\n")
     if made.errors:
@@ -282,5 +283,13 @@ def _ladder(cfg: DictConfig) -> None:
 def explain() -> None:
     """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"
-    sys.argv[1:1] = [f"hydra.run.dir={folder}", "hydra.job.name=explain"]
+    _prepare(first=lambda words: [f"hydra.run.dir={folder}", "hydra.job.name=explain", *words])
     _main(_task("explain:explain"), "train")
+
+
+if __name__ == "__main__":
+    fail(
+        "diffusion_lab.cli is no command: type diffusion-lab-train, or in a checkout python "
+        "scripts/train.py; the others are sample, edit, evaluate, compare, tradeoff, likelihood, "
+        "diagnose, ladder, export, explain, benchmark and train_extractor"
+    )

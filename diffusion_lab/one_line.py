@@ -1,16 +1,13 @@
 """An exception in one line, for those that a person at the command line can do something about."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
-from typing import Any
 
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.faults import fault
+from diffusion_lab.unknown_keys import unknown_key
 
 
 def chain(error: BaseException) -> list[BaseException]:
@@ -29,7 +26,8 @@ def one_line(error: BaseException) -> str | None:
     reason = _reason(error)
     if reason is None:
         return None
-    # it repeats values, which may hold ends of lines and commands to a terminal
+    reason = re.sub(r"\s*\n\s*", " ", reason.strip())  # of a library that writes several lines
+    # it repeats values, which may hold commands to a terminal
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
 
 
@@ -42,7 +40,7 @@ def _reason(error: BaseException) -> str | None:
         return refused
     for link in reversed(links):
         if isinstance(link, ConfigKeyError | ConfigAttributeError) and link.full_key:
-            return f"{link.full_key} is unknown: choose from {_known_keys(link)}"
+            return unknown_key(link, _typed(links))
         if isinstance(link, OmegaConfBaseException) and link.msg:
             line = link.msg.splitlines()[0]
             named = not link.full_key or link.full_key in line
@@ -58,6 +56,12 @@ def _reason(error: BaseException) -> str | None:
     return None
 
 
+def _typed(links: list[BaseException]) -> str:
+    """The override of an unknown key, which Hydra's error repeats; "" for a key of a file."""
+    found = [re.search(r"To append to your config use \+(.*)", str(link)) for link in links]
+    return next((match[1] for match in found if match), "")
+
+
 def _not_understood(error: OverrideParseException) -> str:
     """Where Hydra's grammar says what it had expected, and not in which word."""
     word = error.override
@@ -65,13 +69,3 @@ def _not_understood(error: OverrideParseException) -> str:
     what = " ".join(error.message.partition("\nSee ")[0].split())
     hint = f"; quotes within quotes keep it as it is, \"{name}='{value}'\"" if equals else ""
     return f"{word} is not understood ({what}){hint}"
-
-
-def _known_keys(error: OmegaConfBaseException) -> list[str]:
-    """What could have stood in the place of the unknown key."""
-    keys: Iterable[Any] = ()
-    if isinstance(error.parent_node, DictConfig):
-        keys = error.parent_node.keys()
-    elif is_dataclass(error.object_type):
-        keys = (f.name for f in fields(error.object_type))
-    return sorted(str(key) for key in keys if not str(key).startswith("_"))

@@ -13,13 +13,15 @@ from diffusion_lab.signals import Stopped, listening
 
 def line_of(error: Exception) -> str | None:
     """The line to say in place of a traceback; None where that is wanted, or is all there is."""
-    return None if os.environ.get("DIFFUSION_LAB_TRACEBACK", "0") != "0" else one_line(error)
+    wanted = os.environ.get("DIFFUSION_LAB_TRACEBACK") or "0"  # set but empty is no wish
+    return one_line(error) if wanted == "0" else None
 
 
-def fail(line: str, error: BaseException) -> NoReturn:
+def fail(line: str, error: BaseException | None = None) -> NoReturn:
     """Say it, and exit with 3 for a training that diverged, else with 2."""
     print(f"error: {line}", file=sys.stderr)
-    sys.exit(3 if any(isinstance(link, Diverged) for link in chain(error)) else 2)
+    links = [] if error is None else chain(error)
+    sys.exit(3 if any(isinstance(link, Diverged) for link in links) else 2)
 
 
 @contextmanager

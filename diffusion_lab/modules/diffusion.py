@@ -33,6 +33,8 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 class DiffusionModule(L.LightningModule):
     """Any network, noise schedule, prediction and weighting, trained by squared error.
 
+    The network is called as network(x_t, time), with `time` (B,) float32 in [0, 1000] for every
+    noise schedule, not in [0, 1].
     Batches are (x0 (B, C, H, W), labels (B,)), or bring the noise (B, C, H, W) that each x0 is to
     be blended with: of pairs (noise, what a trained model makes of it) the loss is that of reflow,
     Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With `num_classes` the network gets labels; a

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Literal, Union
 
-from hydra.utils import get_object
-
 from diffusion_lab.errors import UserError
+from diffusion_lab.run.own_modules import find_object
+from diffusion_lab.unknown_keys import unknown_option
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"compile": bool, "compile_mode": str, "tf32": bool, "channels_last": bool | str}
@@ -81,10 +81,10 @@ def check_keys(config: Mapping[str, Any], schema: type) -> None:
     known = {field.name for field in fields(schema)}
     for key in config:
         if key not in known:
-            raise UserError(f"{key} is unknown: choose from {sorted(known)}")
+            raise UserError(unknown_option(key, config, known))
 
 
-def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = get_object) -> None:
+def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_object) -> None:
     """Raise UserError for a key its class does not take or a value of another type.
 
     `config` is a resolved, plain dictionary; `find` gives the class of a dotted name.
@@ -92,7 +92,7 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = get_obj
     for path, node in _targets(config):
         try:
             target = find(node["_target_"])
-        except ImportError as error:
+        except (ImportError, UserError) as error:
             raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
         parameters = inspect.signature(target).parameters
         own = OWN_KEYS.get(path, {})

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.run.own_modules import make_importable
 
 OWN = (
     "diffusion_lab.diffusion",
@@ -68,6 +69,7 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
         return any(name == p or name.startswith(f"{p}.") for p in (*own, *trust))
 
     if allowed(name):
+        make_importable(name)
         try:
             target = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:

@@ -14,6 +14,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.options import sampler_word
 from diffusion_lab.run.resume import has_saved
+from diffusion_lab.run.sweep import job_folders
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +76,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """Itself, or the jobs of a sweep."""
+    """Itself, or the runs below it, such as the jobs of a sweep."""
     if _is_run(folder):
         return [folder]
-    return sorted((p.parent.parent for p in folder.glob("*/.hydra/config.yaml")), key=_by_number)
+    return job_folders(folder) if folder.is_dir() else []
 
 
 def _evaluations(folder: Path) -> list[Path]:

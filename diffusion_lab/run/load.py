@@ -136,6 +136,8 @@ def load_run(
     if not path.is_file():
         there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
         hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
+        if (folder / "model_index.json").is_file():
+            hint = f"it is a diffusers pipeline, of which sample.py pipeline={run_dir} draws"
         raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
     state = read_checkpoint(path)
     config, raw = state["config"], state["state_dict"]

@@ -194,6 +194,21 @@ def _read_json(folder: Path, name: str, given: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise UserError(
-            f"{given} is no folder of a diffusers pipeline: {name} is missing or damaged"
+            f"{given} is no folder of a diffusers pipeline: "
+            + (_how_to_use_a_run(folder, given) or f"{name} is missing or damaged")
         )
     return content
+
+
+def _how_to_use_a_run(folder: Path, given: str) -> str | None:
+    """What to type in place of a run folder or one of its checkpoints; None for another folder."""
+    run = folder.parents[1] if folder.suffix == ".ckpt" else folder
+    if not (run / ".hydra" / "config.yaml").is_file():
+        return None
+    if given.startswith("pipeline="):
+        return f"it is a run, type run={run}"
+    return (
+        f"it is a run; export.py run={run} out=<new folder> makes a pipeline of it, "
+        "init_from=<new folder> (of a run with a UNet2DModel without classes on betas, as "
+        "model=ddpm has them)"
+    )

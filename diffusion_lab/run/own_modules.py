@@ -1,0 +1,48 @@
+"""Classes by their dotted names, also from a module in the folder where the command was typed."""
+
+import logging
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object
+
+from diffusion_lab.errors import UserError
+
+
+def make_importable(name: str) -> None:
+    """Let a module in the working directory be imported if its name is found nowhere else.
+
+    A script has its own folder on sys.path, a console command the one of the commands. Call it only
+    for a name that the caller trusts: the folder stays on the path, last of all.
+    """
+    top = name.partition(".")[0]
+    config = HydraConfig.instance().cfg
+    here = Path.cwd() if config is None else Path(config.hydra.runtime.cwd)
+    there = (here / f"{top}.py").is_file() or (here / top / "__init__.py").is_file()
+    if top.isidentifier() and there and top not in sys.modules and find_spec(top) is None:
+        sys.path.append(str(here))
+
+
+def find_object(name: str) -> Any:
+    """Return what a dotted name stands for; UserError with the reason in one line."""
+    make_importable(name)
+    logger = logging.getLogger("hydra.utils")
+    disabled, logger.disabled = logger.disabled, True  # it would print what is raised
+    try:
+        return get_object(name)
+    except (ImportError, ValueError) as error:
+        cause = error.__cause__ or error
+        top, (parent, _, last) = name.partition(".")[0], name.rpartition(".")
+        if isinstance(cause, ModuleNotFoundError) and cause.name == name != top:
+            raise UserError(f"{parent} has no {last}") from error
+        if isinstance(cause, ModuleNotFoundError) and cause.name == top:
+            raise UserError(
+                f"there is no module {top}: run the command from the folder that holds {top}.py, "
+                "or install it"
+            ) from error
+        raise UserError(f"{type(cause).__name__}: {str(cause).splitlines()[0]}") from error
+    finally:
+        logger.disabled = disabled

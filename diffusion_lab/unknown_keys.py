@@ -1,0 +1,148 @@
+"""Messages for an option that does not exist: the full name of what was probably meant."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+_OTHER_NAMES = {
+    "batch": ("batch_size",),
+    "bs": ("batch_size",),
+    "cfg_scale": ("guidance_scale",),
+    "checkpoint_path": ("checkpoint", "resume"),
+    "ckpt": ("checkpoint",),
+    "classes": ("num_classes",),
+    "clip": ("gradient_clip_val",),
+    "cuda": ("accelerator",),
+    "dataset": ("data",),
+    "device": ("accelerator",),
+    "diffusion_steps": ("num_train_timesteps",),
+    "dtype": ("precision",),
+    "ema_decay": ("decay",),
+    "epoch": ("max_epochs",),
+    "epochs": ("max_epochs",),
+    "fp16": ("precision",),
+    "gpu": ("accelerator",),
+    "gpus": ("accelerator", "devices"),
+    "grad_clip": ("gradient_clip_val",),
+    "guidance": ("guidance_scale",),
+    "inference_steps": ("num_steps",),
+    "iterations": ("max_steps",),
+    "learning_rate": ("lr",),
+    "logdir": ("log_dir",),
+    "loss_weighting": ("weighting",),
+    "max_iters": ("max_steps",),
+    "n": ("num_samples",),
+    "n_samples": ("num_samples",),
+    "noise": ("noise_schedule",),
+    "num_epochs": ("max_epochs",),
+    "num_inference_steps": ("num_steps",),
+    "num_timesteps": ("num_train_timesteps",),
+    "optim": ("optimizer",),
+    "output": ("out",),
+    "output_dir": ("out",),
+    "random_seed": ("seed",),
+    "run_dir": ("run",),
+    "sampling_steps": ("num_steps",),
+    "schedule": ("noise_schedule",),
+    "scheduler": ("noise_schedule", "lr_scheduler", "sampler"),
+    "step": ("max_steps", "num_steps"),
+    "steps": ("max_steps", "num_steps"),
+    "timesteps": ("num_train_timesteps",),
+    "w": ("guidance_scale",),
+    "wd": ("weight_decay",),
+}
+"""What other programs call an option, by the names that it may have here."""
+_NOT_FOR_TYPING = ("hydra", "command")
+_MOST = 6  # that are named
+
+
+def unknown_option(
+    key: str, config: Any, known: Iterable[str], typed: str = "", is_open: bool = False
+) -> str:
+    """Tell which option was meant by the unknown `key` of a configuration, or what there is.
+
+    `known` are the names in the place where it was looked for, `typed` is the override, "" for a
+    key of a file. An open node is one whose class may take a key that it does not have yet.
+    """
+    value = typed.partition("=")[2] if typed.startswith(f"{key}=") else ""
+    there = [full for full in _all_keys(config) if full != key]
+    parent, _, name = key.rpartition(".")
+    meant = _meant(name, there, sorted(known), parent)
+    line = f"{key} is unknown: "
+    if meant:
+        line += f"type {' or '.join(f'{full}={value}' for full in meant[:_MOST])}"
+    else:
+        line += f"choose from {sorted(known)}"
+    if is_open and typed:
+        line += (
+            "; where its class takes it, or under -m where a swept option brings it, "
+            f"add it by ++{typed}"
+        )
+    return line
+
+
+def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[str]:
+    """Full names of the options that a name may stand for, the most probable kind only."""
+
+    def ending(names: Iterable[str]) -> list[str]:
+        wanted = set(names)
+        found = [full for full in there if full.rpartition(".")[2] in wanted]
+        return sorted(found, key=lambda full: (full.count("."), full))
+
+    beside = f"{parent}." if parent else ""
+    others = _OTHER_NAMES.get(name.lower().replace("-", "_"), ())
+    if here := [f"{beside}{other}" for other in others if other in known]:
+        return here
+    if close := get_close_matches(name, known, n=3, cutoff=0.75):
+        return [f"{beside}{other}" for other in close]
+    leaves = {full.rpartition(".")[2] for full in there}
+    return ending(others) or ending([name]) or ending(get_close_matches(name, leaves, cutoff=0.8))
+
+
+def _all_keys(config: Any) -> Iterator[str]:
+    """Every full key of a plain configuration that a person may type."""
+    if not isinstance(config, Mapping):
+        return
+
+    def below(node: Mapping[Any, Any], path: str) -> Iterator[str]:
+        for key, child in node.items():
+            full = f"{path}{key}"
+            # in `model` the other groups stand once more, as interpolations
+            twice = path == "model." and key in config
+            if str(key).startswith("_") or full in _NOT_FOR_TYPING or twice:
+                continue
+            yield full
+            if isinstance(child, Mapping):
+                yield from below(child, f"{full}.")
+
+    yield from below(config, "")
+
+
+def unknown_key(error: OmegaConfBaseException, typed: str) -> str:
+    """The message for an error of OmegaConf's; `typed` is the override that led to it, if any."""
+    parent, known = error.parent_node, _known_keys(error)
+    config: Any = {}
+    if isinstance(parent, Container):
+        root = parent._get_root()
+        config = OmegaConf.to_container(root, resolve=False) if OmegaConf.is_config(root) else {}
+    is_open = isinstance(parent, DictConfig) and "_target_" in parent and not _has_schema(parent)
+    return unknown_option(str(error.full_key), config, known, typed, is_open)
+
+
+def _has_schema(node: DictConfig) -> bool:
+    return is_dataclass(OmegaConf.get_type(node))
+
+
+def _known_keys(error: OmegaConfBaseException) -> list[str]:
+    """What could have stood in the place of the unknown key."""
+    keys: Iterable[Any] = ()
+    if isinstance(error.parent_node, DictConfig):
+        keys = error.parent_node.keys()
+    elif is_dataclass(error.object_type):
+        keys = (f.name for f in fields(error.object_type))
+    names = [str(key) for key in keys if not str(key).startswith("_")]
+    return [name for name in names if name not in _NOT_FOR_TYPING]
