@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from diffusion_lab.faults import fault
 from diffusion_lab.freed_memory import keep_freed_memory
 from diffusion_lab.run.grammar import unquoted
 from diffusion_lab.run.lock import locked
+from diffusion_lab.run.own_folder import claimed
 from diffusion_lab.run.resume import SavedRun, check_new, repeated_run, resumed_run
 from diffusion_lab.run.sweep import job_folders, tensorboard_name
 from diffusion_lab.run.working_dir import back_to_typed, paths_as_typed
@@ -114,6 +115,17 @@ def _train(cfg: DictConfig) -> float | None:
     return _job(run_job, cfg)
 
 
+def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """The task of a training, with its folder held and found to be free."""
+
+    def run(cfg: DictConfig) -> Any:
+        with ExitStack() as held:
+            _job(lambda cfg: held.enter_context(claimed(cfg)), cfg)
+            return task(cfg)
+
+    return run
+
+
 def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
     """Run a task with the configuration that a run saved instead of composing one.
 
@@ -125,6 +137,8 @@ def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
 
     def with_what_was_typed(cfg: DictConfig) -> Any:
         sys.argv = typed  # what Lightning starts further processes with
+        for note in saved.notes:
+            log.warning("%s", note)
         return task(paths_as_typed(cfg))
 
     ConfigStore.instance().store(name="saved_run", node=saved.config)
@@ -227,7 +241,7 @@ def train() -> None:
             if there and not many:
                 with locked(there):
                     check_new(there)
-        _main(_train, "train", None if many else there)
+        _main(_in_own_folder(_train), "train", None if many else there)
 
 
 def sample() -> None:

@@ -1,6 +1,7 @@
 """A run folder that somebody made to harm: what resume= and rerun= take from it calls nothing."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -24,10 +25,13 @@ def honest(tmp_path_factory):
 def forged(honest, tmp_path):
     """Copy the run with another configuration; -> its folder, and the file that the code leaves."""
 
-    def forge(change):
+    def forge(change, checkpoint=lambda config: None):
         folder = tmp_path / "forged"
         (folder / ".hydra").mkdir(parents=True)
-        (folder / "checkpoints").symlink_to(honest / "checkpoints")
+        shutil.copytree(honest / "checkpoints", folder / "checkpoints")
+        state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        checkpoint(state["config"])
+        torch.save(state, folder / "checkpoints" / "last.ckpt")
         record = json.loads((honest / "metrics.json").read_text())
         (folder / "metrics.json").write_text(json.dumps(record | {"status": "running"}))
         config = yaml.safe_load((honest / ".hydra" / "config.yaml").read_text())
@@ -61,10 +65,27 @@ FORGERIES = {
 @pytest.mark.parametrize("command", ["resume", "rerun"])
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_it_is_refused_in_one_line(forged, typed, tmp_path, forgery, command):
-    folder = forged(FORGERIES[forgery])
+    folder = forged(FORGERIES[forgery], FORGERIES[forgery])
     assert_refused(typed("train", f"{command}={folder}"), "trust")
     assert not list(tmp_path.rglob("ran"))
     assert json.loads((folder / "metrics.json").read_text())["status"] == "running"
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_before_a_checkpoint_the_file_is_refused(forged, typed, tmp_path, forgery):
+    folder = forged(FORGERIES[forgery])
+    shutil.rmtree(folder / "checkpoints")
+    assert_refused(typed("train", f"resume={folder}"), "trust")
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_file_that_is_not_the_checkpoints_is_not_used(forged, typed, tmp_path, forgery):
+    folder = forged(FORGERIES[forgery])
+    code, out, err = typed("train", f"resume={folder}", "trainer.max_epochs=1")
+    assert code == 0, err
+    assert "the checkpoint" in out
+    assert not list(tmp_path.rglob("ran"))
 
 
 def test_a_group_beside_the_configuration_is_not_read(forged, typed, tmp_path):
@@ -86,7 +107,8 @@ def test_code_that_is_trusted_by_name_runs(forged, typed, tmp_path, monkeypatch)
         "    def setup(self, *_, **__):\n        Path('ran').touch()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    folder = forged(lambda c: c["callbacks"].update(mine={"_target_": "mine.Mark"}))
+    mine = {"_target_": "mine.Mark"}
+    folder = forged(lambda c: None, lambda c: c["callbacks"].update(mine=mine))
     assert_refused(typed("train", f"resume={folder}"), "names mine.Mark", "trust=[mine]")
     assert not (tmp_path / "ran").exists()
     code, _, err = typed("train", f"resume={folder}", "trust=[mine]", "trainer.max_epochs=1")
@@ -98,16 +120,17 @@ def test_code_that_is_trusted_by_name_runs(forged, typed, tmp_path, monkeypatch)
 def test_a_file_that_is_no_configuration(forged, typed, text):
     folder = forged(lambda config: None)
     (folder / ".hydra" / "config.yaml").write_text(text)
+    code, out, err = typed("train", f"resume={folder}", "trainer.max_epochs=1")
+    assert code == 0, err
+    assert "config.yaml" in out and "the checkpoint's own is taken" in out
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "metrics.json").unlink()
     assert_refused(typed("train", f"resume={folder}"), "config.yaml", "start a new run")
 
 
-def test_a_checkpoint_cannot_bring_a_network_of_its_own(forged, honest, typed, tmp_path):
+def test_a_checkpoint_cannot_bring_a_network_of_its_own(forged, typed, tmp_path):
     """A run that began with init_from= takes its network's configuration from the checkpoint."""
-    folder = forged(lambda config: config.update(init_from="gone"))
-    (folder / "checkpoints").unlink()
-    (folder / "checkpoints").mkdir()
-    state = torch.load(honest / "checkpoints" / "last.ckpt", weights_only=True)
-    state["config"]["network"] = CALL
-    torch.save(state, folder / "checkpoints" / "last.ckpt")
+    bring = {"init_from": "gone", "network": CALL}
+    folder = forged(lambda c: c.update(init_from="gone"), lambda c: c.update(bring))
     assert_refused(typed("train", f"resume={folder}", "trainer.max_epochs=2"), "names os.system")
     assert not list(tmp_path.rglob("ran"))

@@ -185,6 +185,10 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(typed, small, tm
     for folder in (tmp_path / "cut").glob("rung_*/seed_0"):
         config = folder / ".hydra" / "config.yaml"
         config.write_text(config.read_text().replace("max_steps: 2", "max_steps: 4"))
+        last = folder / "checkpoints" / "last.ckpt"
+        state = torch.load(last, weights_only=True)
+        state["config"]["trainer"]["max_steps"] = 4
+        torch.save(state, last)
         record = json.loads((folder / "metrics.json").read_text())
         (folder / "metrics.json").write_text(json.dumps(record | {"status": "running"}))
         shutil.rmtree(folder / "evaluation")

@@ -12,8 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.run.newest_checkpoint import has_checkpoint
 from diffusion_lab.run.options import sampler_word
 from diffusion_lab.run.resume import has_saved
+from diffusion_lab.run.saved_config import read_config
 from diffusion_lab.run.sweep import job_folders
 
 log = logging.getLogger(__name__)
@@ -120,7 +122,7 @@ def read_run(
             f"{', but with ' + ' or '.join(has) if has else ''}: make one, "
             f"python scripts/evaluate.py run={folder}{asked}"
         )
-    config = _read(folder / ".hydra" / "config.yaml", _yaml)
+    config = _config(folder)
     record = folder / "metrics.json"
     return EvaluatedRun(
         folder,
@@ -190,6 +192,16 @@ def _evaluation(text: str) -> dict[str, Any]:
             if not isinstance(value, int | float | None):
                 raise ValueError(f"{key} is no number")
     return content
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What the run was trained with, whatever the file beside its checkpoint says."""
+    if not has_checkpoint(folder):
+        return _read(folder / ".hydra" / "config.yaml", _yaml)
+    saved = read_config(folder)
+    for note in saved.notes:
+        log.warning("%s", note)
+    return cast(dict[str, Any], OmegaConf.to_container(saved.config))
 
 
 def _yaml(text: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from diffusion_lab.run.judge import Judge
 from diffusion_lab.run.load import Run, load_run
 from diffusion_lab.run.results import choose_device, results_folder, save_arrays
 from diffusion_lab.run.rungs import Rung, differences
+from diffusion_lab.run.saved_config import read_config
 from diffusion_lab.run.train import train
 
 SHOWN = 16  # samples of a rung in the picture
@@ -52,17 +53,14 @@ class RungRun:
 
     def check(self) -> None:
         """Raise UserError if its folder holds another training."""
-        path = self.folder / ".hydra" / "config.yaml"
-        if not path.is_file():
+        if not (self.folder / ".hydra" / "config.yaml").is_file():
             return
         try:
-            saved = OmegaConf.load(path)
-        except Exception as error:  # whatever a YAML parser makes of a broken file
+            saved = read_config(self.folder).config
+        except UserError as error:
             raise UserError(
-                f"{path} cannot be read ({type(error).__name__}): remove {self.folder}"
+                str(error).replace("start a new run", f"remove {self.folder}")
             ) from error
-        if not isinstance(saved, DictConfig):
-            raise UserError(f"{path} is no configuration of a training: remove {self.folder}")
         for key, (had, wanted) in differences(saved, self.config).items():
             if key not in _MAY_CHANGE:
                 raise UserError(

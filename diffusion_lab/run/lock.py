@@ -22,6 +22,11 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Ligh
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the first of a distributed one."""
+    return os.environ.get(next((name for name in _RANKS if name in os.environ), ""), "0") == "0"
+
+
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Hold a run folder, made if need be; UserError at once if another process does.
@@ -32,7 +37,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     `flock`. Where there are no locks at all this warns and goes on. Only the first process of a
     distributed run takes it; that one may take it twice.
     """
-    if os.environ.get(next((name for name in _RANKS if name in os.environ), ""), "0") != "0":
+    if not is_first_process():
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from diffusion_lab.run.resume import check_repeatable, newest_checkpoint, set_scene
+from diffusion_lab.run.newest_checkpoint import newest_checkpoint
+from diffusion_lab.run.resume import check_repeatable, set_scene
 from diffusion_lab.run.train import train
 
 

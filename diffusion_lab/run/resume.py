@@ -18,30 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.grammar import quoted, unquoted
 from diffusion_lab.run.limits import seconds_of
+from diffusion_lab.run.newest_checkpoint import has_checkpoint
+from diffusion_lab.run.saved_config import MAY_CHANGE, read_config
 
 if TYPE_CHECKING:
     import lightning as L
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = (
-    "trainer.max_epochs",
-    "trainer.max_steps",
-    "trainer.max_time",
-    "trainer.accelerator",
-    "trainer.compile",
-    "trainer.compile_mode",
-    "trainer.enable_model_summary",
-    "trainer.log_every_n_steps",
-    "trainer.profiler",
-    "callbacks.finite_loss.skip",
-    "callbacks.last.every_seconds",
-    "callbacks.progress.seconds",
-    "paths.data_dir",
-    "data.data_dir",
-    "data.on_device",
-)
-"""Settings that do not make it another experiment."""
 LIMITS = MAY_CHANGE[:3]
 
 
@@ -51,13 +35,15 @@ class SavedRun:
 
     folder: Path
     config: DictConfig
-    """As it was saved, unresolved, and not to be trusted."""
+    """As it was trained with, unresolved, and not to be trusted."""
     work_dir: Path
     """Where the work is to be done: the folder itself, or another."""
     words: list[str]
     """For Hydra."""
     trust: list[str]
     """Packages, besides this project's own parts, whose code the configuration may name."""
+    notes: list[str]
+    """A line where the folder's file says something else than its checkpoint."""
 
 
 def resumed_run(words: Sequence[str]) -> SavedRun:
@@ -66,7 +52,8 @@ def resumed_run(words: Sequence[str]) -> SavedRun:
     Raises UserError for a folder that is none and for words that would change the experiment.
     """
     folder, others, trust = _split("resume", words)
-    config = _saved_config(folder)
+    saved = read_config(folder)
+    config = saved.config
     if _record(folder).get("status") == "finished" and not any(
         w.lstrip("+").startswith(LIMITS) for w in others
     ):
@@ -77,7 +64,7 @@ def resumed_run(words: Sequence[str]) -> SavedRun:
         )
     number = 1 + len(list((folder / ".hydra").glob("resumed_*")))
     job_words = _job_words(folder, f".hydra/resumed_{number}")
-    return SavedRun(folder, config, folder, [*job_words, *others], trust)
+    return SavedRun(folder, config, folder, [*job_words, *others], trust, saved.notes)
 
 
 def repeated_run(words: Sequence[str]) -> SavedRun:
@@ -85,11 +72,12 @@ def repeated_run(words: Sequence[str]) -> SavedRun:
     folder, others, trust = _split("rerun", words)
     if any("max_time" in w for w in others):
         raise UserError("rerun= repeats the same steps: leave out trainer.max_time=")
-    config = _saved_config(folder)
+    saved = read_config(folder)
+    config = saved.config
     check_repeatable(folder, OmegaConf.select(config, "trainer.max_time"))
     new = folder.with_name(f"{folder.name}_again_{secrets.token_hex(3)}")
     job_words = _job_words(new, ".hydra")
-    return SavedRun(folder, config, new, [*job_words, *others], trust)
+    return SavedRun(folder, config, new, [*job_words, *others], trust, saved.notes)
 
 
 def check_repeatable(folder: Path, max_time: Any) -> None:
@@ -101,29 +89,12 @@ def check_repeatable(folder: Path, max_time: Any) -> None:
         )
 
 
-def _saved_config(folder: Path) -> DictConfig:
-    """The configuration in a run folder; UserError if it is none, or configures Hydra itself."""
-    path = folder / ".hydra" / "config.yaml"
-    try:
-        config = OmegaConf.load(path)
-    except Exception as error:  # whatever a YAML parser makes of a broken file
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}): start a new run"
-        ) from error
-    if not isinstance(config, DictConfig) or not config.keys() >= {"command", "model", "paths"}:
-        raise UserError(f"{path} is no configuration of a training: start a new run")
-    for name in ("hydra", "defaults"):
-        if name in config:
-            raise UserError(f"{path} has a node {name}, which no run saves: do not trust it")
-    return config
-
-
 def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     """The run folder named, the words for Hydra, which change nothing that matters, and trust=."""
     named = next(word for word in words if word.startswith(f"{command}="))
     # without "..", as Hydra will have it; a link stays one
     folder = Path(os.path.abspath(Path(unquoted(named.partition("=")[2])).expanduser()))  # noqa: PTH100
-    if not (folder / ".hydra" / "config.yaml").is_file():
+    if not (folder / ".hydra" / "config.yaml").is_file() and not has_checkpoint(folder):
         raise UserError(
             f"{named} is no run folder: give one that holds .hydra/config.yaml, "
             f"{command}=logs/runs/<name>"
@@ -136,6 +107,13 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
     for word in others:
         if word in ("-m", "--multirun"):
             raise UserError(f"{command}= takes up one run: leave out {word}")
+        name, _, value = word.lstrip("+").partition("=")
+        elsewhere = command == "resume" and Path(unquoted(value)) != folder
+        written = name == "hydra.output_subdir" and value != "null"
+        if written or (name == "hydra.run.dir" and elsewhere):
+            raise UserError(
+                f"{word}: {command}={folder} has its places in that folder: leave it out"
+            )
         # Lightning starts the other processes of a run with words of Hydra's own
         if not word.lstrip("+").partition("=")[0].startswith((*MAY_CHANGE, "hydra.", "--")):
             raise UserError(
@@ -165,43 +143,9 @@ def _record(folder: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-@dataclass
-class Resumed:
-    """The checkpoint that a run is taken up from."""
-
-    path: Path
-    content: dict[str, Any]
-
-
-def newest_checkpoint(run_dir: Path) -> Resumed:
-    """The newest checkpoint of a run that can be read.
-
-    Warns of every one it passes over. Raises UserError if none is left.
-    """
-    from diffusion_lab.run.checkpoint_io import PREVIOUS, read_checkpoint
-
-    folder = run_dir / "checkpoints"
-    # of a training that was killed while it wrote; what lies deeper is of other commands
-    for part in [*run_dir.glob(".*.part"), *run_dir.glob("*/.*.part")]:
-        if part.is_file():
-            part.unlink()
-    newest_first = sorted(folder.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
-    order = [p for name in ("last", PREVIOUS) for p in newest_first if p.stem == name]
-    order += [p for p in newest_first if p not in order]
-    if order and order[0].stem != "last":
-        log.warning("%s is missing; falling back to an older one", folder / "last.ckpt")
-    for path in order:
-        try:
-            return Resumed(path, read_checkpoint(path))
-        except UserError as error:
-            log.warning("%s; falling back to an older one", str(error).partition(":")[0])
-    raise UserError(f"{folder} holds no checkpoint that can be read: start a new run")
-
-
 def has_saved(run_dir: Path) -> bool:
     """Whether a run got as far as its first checkpoint, or says that it ended."""
-    saved = any((run_dir / "checkpoints").glob("*.ckpt"))
-    return saved or _record(run_dir).get("status") == "finished"
+    return has_checkpoint(run_dir) or _record(run_dir).get("status") == "finished"
 
 
 def check_new(run_dir: Path) -> None:

@@ -41,6 +41,8 @@ from diffusion_lab.run.lean import leave_out_idle_hooks, look_for_no_gpu_twice
 from diffusion_lab.run.limits import check_an_end, check_limits
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.loggers import build_loggers, conclude, introduce, let_go
+from diffusion_lab.run.newest_checkpoint import Resumed, newest_checkpoint
+from diffusion_lab.run.own_folder import write_config
 from diffusion_lab.run.parts import (
     build_callbacks,
     build_model,
@@ -55,14 +57,12 @@ from diffusion_lab.run.precision import settled
 from diffusion_lab.run.record import RunRecord
 from diffusion_lab.run.report import bias_warning, headline, summary
 from diffusion_lab.run.resume import (
-    Resumed,
     as_it_was,
     check_new,
     check_not_done,
     end_again,
     from_the_start,
     has_saved,
-    newest_checkpoint,
 )
 from diffusion_lab.run.sampling_line import planned
 from diffusion_lab.run.threads import check_threads, threads_restored
@@ -108,6 +108,8 @@ def _recorded(
     checkpoint, first_step = None, None
     if not resume:
         check_new(run_dir)
+    if not (resume and (run_dir / ".hydra" / "config.yaml").exists()):
+        rank_zero_only(write_config)(run_dir, cfg)
     if resume and not has_saved(run_dir):
         cfg, first_step = from_the_start(cfg, run_dir), 0
     elif resume:
@@ -124,10 +126,6 @@ def _recorded(
         record.go_on(checkpoint.path.stem, checkpoint.content["global_step"])
     write = rank_zero_only(record.write)
     write()
-    saved = run_dir / ".hydra" / "config.yaml"
-    if not saved.exists():  # composed in Python: Hydra has not written it
-        saved.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, saved)  # unresolved: a run moved or repeated has other paths
     try:
         with listening():
             result = _fit(cfg, config, record, checkpoint, first_step)

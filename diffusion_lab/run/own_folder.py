@@ -1,0 +1,120 @@
+"""The folder of a training: known, locked and checked before anything is written into it.
+
+Hydra would write `.hydra/` before the training can look at the folder. So it is told to write none
+(`hydra.output_subdir: null` in configs/hydra/default.yaml), and `claimed` writes it when the folder
+is found to hold no run. Imports no torch.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.atomic import replacing
+from diffusion_lab.errors import UserError
+from diffusion_lab.run.lock import is_first_process, locked
+from diffusion_lab.run.resume import check_new
+from diffusion_lab.told import fail
+
+CONFIG_FOLDER = ".hydra"
+
+
+@contextmanager
+def claimed(cfg: DictConfig) -> Iterator[None]:
+    """Hold the folder of Hydra's job and leave its configuration there.
+
+    Raises UserError, with nothing changed in the folder, if it holds a run or is in use.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder))
+            check_new(folder)
+        except UserError:
+            _close_logs(folder)
+            raise
+        if is_first_process():
+            write_config(folder, cfg, OmegaConf.create({"hydra": hydra}))
+        yield
+
+
+def write_config(folder: Path, cfg: DictConfig, hydra: DictConfig | None = None) -> None:
+    """Write config.yaml, and what Hydra keeps beside it, unresolved: a run may be moved."""
+    texts = {"config": OmegaConf.to_yaml(cfg)}
+    if hydra is not None:
+        texts["hydra"] = OmegaConf.to_yaml(hydra)
+        texts["overrides"] = OmegaConf.to_yaml(hydra.hydra.overrides.task)
+    (folder / CONFIG_FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        with replacing(folder / CONFIG_FOLDER / f"{name}.yaml") as part:
+            part.write_text(text, encoding="utf-8")
+
+
+def _close_logs(folder: Path) -> None:
+    """Let nothing be added to the log of the run that is there."""
+    for handler in list(logging.root.handlers):
+        if (
+            isinstance(handler, logging.FileHandler)
+            and folder in Path(handler.baseFilename).parents
+        ):
+            logging.root.removeHandler(handler)
+            handler.close()
+
+
+class CheckFolder(Callback):
+    """Rejects a folder that holds a run before Hydra writes anything, however it was given.
+
+    Hydra turns an exception of a callback into a warning: this exits.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra when the configuration of a run is composed."""
+        with _rejecting(), _resolvable(config):
+            _check_subfolder(config)
+            folder = Path(config.hydra.run.dir)
+            if folder.is_dir():
+                with locked(folder):
+                    check_new(folder)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra when that of a sweep is; each job looks at its own folder again."""
+        with _rejecting(), _resolvable(config):
+            _check_subfolder(config)
+            folder = Path(config.hydra.sweep.dir)
+            depth = "**" if (folder / "multirun.yaml").is_file() else "*"  # a sweep was here
+            for record in folder.glob(f"{depth}/metrics.json"):
+                check_new(record.parent)
+
+
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        fail(str(error), error)
+
+
+@contextmanager
+def _resolvable(config: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` be resolved, as it is in a job."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _check_subfolder(config: DictConfig) -> None:
+    named = config.hydra.output_subdir
+    if named is not None:
+        raise UserError(
+            f"hydra.output_subdir={named}: the configuration of a run is kept in "
+            f"{CONFIG_FOLDER}/, where resume= and compare.py look for it: leave it out"
+        )
