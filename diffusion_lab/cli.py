@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab import schema
 from diffusion_lab.arguments import bracket_lists, flags_first, push_as_override, rung_overrides
 from diffusion_lab.errors import UserError
-from diffusion_lab.faults import fault
 from diffusion_lab.freed_memory import keep_freed_memory
+from diffusion_lab.log_file import thread_failed
 from diffusion_lab.run.grammar import unquoted
 from diffusion_lab.run.lock import locked
 from diffusion_lab.run.own_folder import claimed
@@ -60,28 +60,12 @@ def _job(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         fail(line, error)
 
 
-class LogFile(logging.FileHandler):
-    """The run's log. Logging prints a traceback for every line that a full disk refuses."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Leave what the machine refuses to be reported once, by the work."""
-        error = sys.exc_info()[1]
-        if error is None or fault(error) is None:
-            super().handleError(record)
-
-
-def _thread_failed(args: threading.ExceptHookArgs) -> None:
-    # TensorBoard writes in a thread, and raises in the work what the thread ran into
-    if args.exc_value is None or fault(args.exc_value) is None:
-        threading.__excepthook__(args)
-
-
 def _main(task: Callable[[DictConfig], Any], config_name: str, folder: Path | None = None) -> None:
     """Compose the configuration and run the task, with `folder` locked before it is touched."""
     register(config_name)
     keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print
-    threading.excepthook = _thread_failed
+    threading.excepthook = thread_failed
     try:
         with told(), locked(folder) if folder else nullcontext():
             _check_folder(config_name)
