@@ -25,6 +25,14 @@ OF_THE_NOISE_SCHEDULE = frozenset(
     }
 )
 """What the run was trained with, and a sampler therefore cannot choose."""
+REJECTED = {
+    "final_sigmas_type": "samples always end on the clean image",
+    "set_alpha_to_one": "samples always end on the clean image",
+    "stochastic_sampling": "fresh noise around each prediction is right for consistency models "
+    "only, use sampler=reverse_sde",
+    "use_dynamic_shifting": "it follows the size of latent images, use sampler.shift",
+}
+"""Why some options are not offered; the others change nothing here."""
 SIGMA_GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 """Options that place the steps by noise level; diffusers allows one of them at a time."""
 SPACINGS = ("leading", "linspace", "trailing")
@@ -172,22 +180,23 @@ def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
             continue
         if key in OF_THE_NOISE_SCHEDULE:
             raise UserError(
-                f"sampler.{key}={value}: a sampler takes this from the run's noise_schedule and "
-                f"prediction; leave it out"
+                f"sampler.{key}={_typed(value)}: a sampler takes this from the run's "
+                "noise_schedule and prediction; leave it out"
             )
         if key in parameters and value == parameters[key].default:
             continue  # says what is so anyway, as a sampler's yaml file may
         if key not in options:
+            reason = REJECTED.get(key, "it changes nothing here")
             raise UserError(
-                f"sampler.{key}={value}: {name} has no such option that changes its samples: "
-                f"choose from {sorted(options)}"
+                f"sampler.{key}={_typed(value)} is not an option of {name}: {reason}; choose from "
+                f"{sorted(options)}"
             )
         option = options[key]
         if not option.allows(value):
-            raise UserError(f"sampler.{key}={value}: expected {option.expected()}")
+            raise UserError(f"sampler.{key}={_typed(value)}: expected {option.expected()}")
         if option.needs and all(settings.get(other) != wanted for other, wanted in option.needs):
             raise UserError(
-                f"sampler.{key}={value} changes nothing without "
+                f"sampler.{key}={_typed(value)} changes nothing without "
                 + " or ".join(f"sampler.{other}={_typed(wanted)}" for other, wanted in option.needs)
             )
     chosen = [grid for grid in (*SIGMA_GRIDS, "use_flow_sigmas") if settings.get(grid)]
