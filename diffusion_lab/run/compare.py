@@ -20,6 +20,7 @@ from diffusion_lab.run.evaluations import EvaluatedRun, check_comparable, find_r
 from diffusion_lab.run.groups import Group, group_runs
 from diffusion_lab.run.objective import differing_parts, losses_do_not_compare
 from diffusion_lab.run.options import sampler_config, sampler_word
+from diffusion_lab.run.plan import counted, planned_work, times
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.report import table_text
 from diffusion_lab.run.results import results_folder
@@ -57,7 +58,8 @@ def compare(cfg: DictConfig) -> Compared:
     folders = find_runs(_list(cfg, "runs"))
     if len(folders) < 2:
         raise UserError(f"runs={cfg.runs} is one run: give two or more to compare")
-    runs = [read_run(folder, sampler, cfg.num_samples) for folder in folders]
+    with planned_work(f"reading the evaluations of {times(len(folders), 'run')}", len(folders)):
+        runs = [read_run(folder, sampler, cfg.num_samples) for folder in counted(folders)]
     check_comparable(runs)
     metrics = _metrics(_list(cfg, "metrics"), runs)
     groups = group_runs(runs)

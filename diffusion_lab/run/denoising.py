@@ -27,6 +27,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.figures import Band
 from diffusion_lab.run.construct import construct
 from diffusion_lab.run.load import Run
+from diffusion_lab.run.plan import advance
 
 SPLITS = ("train", "test")
 
@@ -109,6 +110,7 @@ def denoising_errors(
             level = log_snr(schedule, t[None].double() if t.is_floating_point() else t[None])
             found.append(_level(split, t, level, torch.cat(errors, 1)))
             bar.update()
+            advance(1)
     bar.close()
     return found
 

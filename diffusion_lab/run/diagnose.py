@@ -18,6 +18,7 @@ from diffusion_lab.evaluation.extractor import load_extractor
 from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.check import check_keys, check_seed
 from diffusion_lab.run.denoising import (
+    SPLITS,
     Level,
     check_classes,
     denoising_errors,
@@ -38,6 +39,7 @@ from diffusion_lab.run.memorisation import (
     nearest_figure,
     write_nearest,
 )
+from diffusion_lab.run.plan import planned_work, times
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.run.sample import chosen_sampler
@@ -159,14 +161,19 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
 
 
 def _losses(cfg: DictConfig, run: Run, data: ImageDataModule, found: Diagnosis) -> dict[str, Any]:
-    levels = denoising_errors(
-        run,
-        data,
-        levels=cfg.levels,
-        num_images=cfg.num_images,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
+    line = (
+        f"losses: the network and the ideal denoiser of {times(len(data.pixels('train')), 'image')}"
+        f" on {times(cfg.num_images, 'image')} of each split at {times(cfg.levels, 'noise level')}"
     )
+    with planned_work(line, len(SPLITS) * cfg.levels):
+        levels = denoising_errors(
+            run,
+            data,
+            levels=cfg.levels,
+            num_images=cfg.num_images,
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+        )
     found.levels = levels
     write_levels(levels, found.out / "denoising.csv")
     figures.save_figure(levels_figure(levels, weighting_of(run)), found.out / "denoising.png")
@@ -189,16 +196,18 @@ def _given(file: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _drawn(cfg: DictConfig, run: Run, sampler: Sampler, guide: Guide) -> Tensor:
-    images, _ = draw(
-        run.module,
-        sampler,
-        run.image_shape,
-        run.value_range,
-        num_samples=cfg.num_samples,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
-        guide=guide,
-    )
+    line = f"memorisation: drawing {times(cfg.num_samples, 'image')} by {sampler.name}"
+    with planned_work(line, cfg.num_samples * sampler.num_steps):
+        images, _ = draw(
+            run.module,
+            sampler,
+            run.image_shape,
+            run.value_range,
+            num_samples=cfg.num_samples,
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+            guide=guide,
+        )
     return images
 
 

@@ -12,6 +12,7 @@ from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.guide import Guide
+from diffusion_lab.run.plan import advance
 from diffusion_lab.run.precision import FULL, drawing_in
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def _walk(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, list[St
     every = num_steps and -(-num_steps // MAX_FRAMES)
     shown: list[Step] = []
     for i, step in enumerate(steps):
+        advance(len(step.x_next))
         if every and i % every == 0:
             shown.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
     return step.x_next, shown

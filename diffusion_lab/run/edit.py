@@ -15,6 +15,7 @@ from diffusion_lab.run.check import check_keys
 from diffusion_lab.run.edits import EDITS, SHOWN, Edited, check_at_least_one
 from diffusion_lab.run.given_images import read_images
 from diffusion_lab.run.load import load_run
+from diffusion_lab.run.plan import planned_work, times
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.results import choose_device, results_folder, save_arrays
 
@@ -45,7 +46,9 @@ def edit(cfg: DictConfig) -> Edited:
 
     began = time.perf_counter()
     x0 = run.value_range.encode(pixels).to(run.module.device)
-    edited = work(x0)
+    line = f"{cfg.edit} of {times(len(pixels), 'image')} in {times(cfg.num_steps, 'step')} each"
+    with planned_work(line, len(pixels)):
+        edited = work(x0)
     edited.out = out
     seconds = time.perf_counter() - began
     figures.save_figure(edit_figure(edited, names), out / "edit.png")

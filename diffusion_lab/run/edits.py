@@ -28,6 +28,7 @@ from diffusion_lab.modules.guide import Guide
 from diffusion_lab.run.check import check_seed
 from diffusion_lab.run.given_images import read_mask
 from diffusion_lab.run.load import Run
+from diffusion_lab.run.plan import advance
 from diffusion_lab.schema import (
     EditConfig,
     ImageToImageConfig,
@@ -108,14 +109,16 @@ class Draw(Edit):
     def results(self, x0: Tensor) -> Tensor:
         """uint8, (N, num_samples, C, H, W), on the CPU."""
         count = self.cfg.num_samples
-        drawn = [
-            self.draw(
-                self.denoiser(k),
-                image.expand(count, *image.shape),
-                image_generators(self.cfg.seed, 0, count),
+        drawn = []
+        for k, image in enumerate(x0):
+            drawn.append(
+                self.draw(
+                    self.denoiser(k),
+                    image.expand(count, *image.shape),
+                    image_generators(self.cfg.seed, 0, count),
+                )
             )
-            for k, image in enumerate(x0)
-        ]
+            advance(1)
         return self.value_range.decode(torch.stack(drawn)).cpu()
 
 
@@ -223,8 +226,9 @@ class Interpolate(Edit):
 
     def __call__(self, x0: Tensor) -> Edited:
         cfg, pairs = self.cfg, x0.view(-1, 2, *x0.shape[1:])
-        x = torch.stack(
-            [
+        between = []
+        for k, (first, second) in enumerate(pairs):
+            between.append(
                 interpolate(
                     self.denoiser(k),
                     self.schedule,
@@ -233,14 +237,14 @@ class Interpolate(Edit):
                     num_points=cfg.num_points,
                     num_steps=cfg.num_steps,
                 )
-                for k, (first, second) in enumerate(pairs)
-            ]
-        )
+            )
+            advance(2)
+        x = torch.stack(between)
         rows = {
             f"{self.names[2 * k]} to {self.names[2 * k + 1]}": self.unit(
-                _thinned(torch.cat([pair[:1], between, pair[1:]]))
+                _thinned(torch.cat([pair[:1], frames, pair[1:]]))
             )
-            for k, (pair, between) in enumerate(zip(pairs, x, strict=True))
+            for k, (pair, frames) in enumerate(zip(pairs, x, strict=True))
         }
         return Edited(
             self.pixels,

@@ -26,6 +26,8 @@ from diffusion_lab.run.drawn import Drawn, draw_set
 from diffusion_lab.run.image_files import read_samples
 from diffusion_lab.run.judge import Judge, summaries
 from diffusion_lab.run.load import load_run
+from diffusion_lab.run.options import sampler_word
+from diffusion_lab.run.plan import planned_work, say, times
 from diffusion_lab.run.precision import check_precision, chosen_precision
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder
@@ -153,7 +155,13 @@ def _drawn(cfg: DictConfig) -> Evaluation:
         )
         for seed in seeds
     ]
-    return score_sets(judge, draws, about, out)
+    line = (
+        f"drawing {times(n, 'image')} for each of {times(len(seeds), 'seed')} by "
+        f"{sampler_word(config)} in "
+        f"{times(sampler.num_steps, 'step')}, then scoring them by {judge.extractor.name}"
+    )
+    with planned_work(line, len(seeds) * n * sampler.num_steps):
+        return score_sets(judge, draws, about, out)
 
 
 def _interval(guide: Guide) -> list[float] | None:
@@ -188,6 +196,7 @@ def _read(cfg: DictConfig) -> Evaluation:
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
     draws = [partial(Drawn, images, asked) for images, asked in sets]
+    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} by {extractor.name}")
     return score_sets(judge, draws, about, out)
 
 

@@ -22,6 +22,7 @@ from diffusion_lab.run.bits_per_dim import Images, bits_by_bound, bits_by_ode, l
 from diffusion_lab.run.check import check_keys, check_seed
 from diffusion_lab.run.given_images import run_data
 from diffusion_lab.run.load import Run, load_run
+from diffusion_lab.run.plan import advance, planned_work, times
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.schema import LikelihoodConfig
@@ -114,7 +115,11 @@ def likelihood(cfg: DictConfig) -> Likelihood:
     found = {}
     for method, work in methods.items():
         began = time.perf_counter()
-        with _progress(TITLES[method], len(images.pixels)) as progress:
+        line = f"{TITLES[method]} of {times(len(images.pixels), 'image')} of {cfg.split}"
+        with (
+            planned_work(line, len(images.pixels)),
+            _progress(TITLES[method], len(images.pixels)) as progress,
+        ):
             found[method] = work(images, progress)
         found[method]["seconds"] = round(time.perf_counter() - began, 3)
     record = {
@@ -200,4 +205,13 @@ def _progress(title: str, num_images: int) -> Iterator[Progress]:
         disable=None,
         leave=False,
     ) as bar:
-        yield lambda done: bar.update(max(0.0, done - bar.n))
+        seen = 0.0
+
+        def show(done: float) -> None:
+            nonlocal seen
+            more = max(0.0, done - seen)
+            seen += more
+            bar.update(more)
+            advance(more)
+
+        yield show

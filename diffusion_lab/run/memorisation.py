@@ -18,6 +18,7 @@ from diffusion_lab.atomic import replacing
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.nearest import Nearest, closeness, nearest
+from diffusion_lab.run.plan import advance, planned_work, times
 
 SHOWN = 10
 Describe = Callable[[Tensor], NDArray[np.floating]]
@@ -71,10 +72,18 @@ def memorisation(
     queries = {"samples": samples, **chosen}
     found: dict[str, Nearest] = {}
     total = sum(map(len, queries.values()))
-    with tqdm(total=total, unit=" searches", disable=None, leave=False) as bar:
+    with (
+        planned_work(f"searching {times(len(train), 'training image')} for the nearest", total),
+        tqdm(total=total, unit=" searches", disable=None, leave=False) as bar,
+    ):
+
+        def counted(searches: int) -> None:
+            bar.update(searches)
+            advance(searches)
+
         for name, images in queries.items():
             if len(images):
-                found[name] = nearest(describe(images), train, bar.update)
+                found[name] = nearest(describe(images), train, counted)
     return Memorisation(found["samples"], found["test"], found.get("val"))
 
 

@@ -22,7 +22,9 @@ from diffusion_lab.run.check import check_config, check_keys, check_seed
 from diffusion_lab.run.construct import construct, trusted
 from diffusion_lab.run.draw import SHOWN, draw
 from diffusion_lab.run.load import Run, load_run
+from diffusion_lab.run.options import sampler_word
 from diffusion_lab.run.pipeline import load_pipeline
+from diffusion_lab.run.plan import planned_work, times
 from diffusion_lab.run.precision import check_precision, chosen_precision
 from diffusion_lab.run.record import write_json
 from diffusion_lab.run.results import choose_device, results_folder, save_arrays
@@ -151,20 +153,26 @@ def sample(cfg: DictConfig) -> Samples:
     out = results_folder(cfg.out, run.dir / "samples")
 
     began = time.perf_counter()
-    drawn = [
-        draw(
-            run.module,
-            sampler,
-            run.image_shape,
-            run.value_range,
-            num_samples=cfg.num_samples,
-            batch_size=cfg.batch_size,
-            seed=cfg.seed,
-            guide=guide,
-            precision=cfg.precision,
-        )
-        for guide in guides
-    ]
+    several = f" at each of {len(guides)} guidance scales" if len(guides) > 1 else ""
+    line = (
+        f"drawing {times(cfg.num_samples, 'image')}{several} by {sampler_word(config)} in "
+        f"{times(sampler.num_steps, 'step')}"
+    )
+    with planned_work(line, len(guides) * cfg.num_samples * sampler.num_steps):
+        drawn = [
+            draw(
+                run.module,
+                sampler,
+                run.image_shape,
+                run.value_range,
+                num_samples=cfg.num_samples,
+                batch_size=cfg.batch_size,
+                seed=cfg.seed,
+                guide=guide,
+                precision=cfg.precision,
+            )
+            for guide in guides
+        ]
     seconds = time.perf_counter() - began
     lots, walks = [images for images, _ in drawn], [walk for _, walk in drawn]
     labels = guides[0].labels_of(0, cfg.num_samples)

@@ -21,6 +21,7 @@ from diffusion_lab.run.drawn import Drawn, draw_set
 from diffusion_lab.run.evaluate import read_seeds
 from diffusion_lab.run.judge import Judge
 from diffusion_lab.run.load import Run, load_run
+from diffusion_lab.run.plan import planned_work, times
 from diffusion_lab.run.record import git_commit, write_json
 from diffusion_lab.run.results import choose_device, results_folder
 from diffusion_lab.run.weighed import Weighed, draw_tradeoff, lines, write_csv
@@ -94,8 +95,9 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     out, content = _opened(cfg.out, run.dir / "tradeoff", content)
 
     work = _Work(run, guide, judge, content, out)
-    work.time(cells)
-    work.score(cells)
+    with planned_work(work.plan(cells), work.units(cells)):
+        work.time(cells)
+        work.score(cells)
     found = work.weighed(cells)
     draw_tradeoff(found, content["floor"], out / "tradeoff.png")
     return Tradeoff(found, out, lines(found, content))
@@ -110,6 +112,24 @@ class _Work:
         self.run, self.guide, self.judge = run, guide, judge
         self.content, self.out = content, out
         self.settings = content["settings"]
+
+    def plan(self, cells: Sequence[Cell]) -> str:
+        """Return the line that is printed before the work begins."""
+        there = sum(cell.name in self.content.get("scores", {}) for cell in cells)
+        seeds = times(len(self.settings["seeds"]), "seed")
+        return (
+            f"timing and scoring {times(len(cells), 'sampler setting')}, {there} of them are there "
+            f"already: {times(self.settings['num_samples'], 'image')} a seed, {seeds}"
+        )
+
+    def units(self, cells: Sequence[Cell]) -> float:
+        """Return the images times steps that are still to be drawn."""
+        settings, scores = self.settings, self.content.get("scores", {})
+        timed = 0 if "costs" in self.content else (ROUNDS + 1) * settings["batch_size"]
+        scored = settings["num_samples"] * len(settings["seeds"])
+        return sum(
+            cell.num_steps * (timed + (0 if cell.name in scores else scored)) for cell in cells
+        )
 
     def time(self, cells: Sequence[Cell]) -> None:
         """Draw a batch by each sampler in turn, again and again; keep the median of the rounds."""
