@@ -27,6 +27,32 @@ def test_attention_in_pieces_is_torchs(length, width, monkeypatch):
         torch.testing.assert_close(mine.grad, its.grad)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("length", "width", "size"), [(196, 8, 1), (196, 8, 3), (49, 32, 3)])
+def test_bfloat16_is_as_exact_as_torchs(length, width, size, autocast):
+    """Output and gradients against float32's; `size` sharpens the softmax."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(16, width, length) * scale for scale in (size, size, 1)]
+    inputs = [x.bfloat16().float() for x in inputs]
+    weights = torch.randn(16, width, length).bfloat16()
+
+    def theirs(*qkv):
+        return F.scaled_dot_product_attention(*(x.mT.contiguous()[None] for x in qkv))[0].mT
+
+    def found(attend, dtype):
+        qkv = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.bfloat16):
+            out = attend(*qkv)
+        assert out.dtype == dtype
+        out.backward(weights.to(dtype))
+        return [x.detach().float() for x in (out, *(x.grad for x in qkv))]
+
+    exact = found(theirs, torch.float32)
+    ours, torchs = found(Attend.apply, torch.bfloat16), found(theirs, torch.bfloat16)
+    for name, one, other, right in zip("oqkv", ours, torchs, exact, strict=True):
+        assert 0 < (one - right).norm() < 1.5 * (other - right).norm(), name
+
+
 def test_the_derivative_is_that_of_finite_differences():
     torch.manual_seed(0)
     inputs = tuple(torch.randn(2, 3, 5, dtype=torch.float64).requires_grad_() for _ in range(3))

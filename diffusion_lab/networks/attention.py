@@ -21,20 +21,24 @@ class Attend(torch.autograd.Function):
 
     Vaswani et al. 2017, arXiv 1706.03762, equation 1. The thin matrices lie with their long side
     in memory, and gradients are taken in the order that keeps them so: the products are up to four
-    times slower the other way round, which autograd would choose.
+    times slower the other way round, which autograd would choose. In bfloat16 the scores, the
+    softmax and their gradients are float32, as in torch's kernel, and rounded where they are
+    multiplied with a thin matrix.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(N, D, L) each -> (N, D, L)."""
-        scaled = query * query.shape[1] ** -0.5
+        wide = torch.promote_types(query.dtype, torch.float32)
+        scaled = query.to(wide) * query.shape[1] ** -0.5
         out = torch.empty_like(value)
         weights = []
-        for q, k, v, part in _parts(scaled, key, value, out):
-            weight = torch.softmax(q.mT @ k, -1)
-            torch.bmm(v, weight.mT, out=part)
-            if any(ctx.needs_input_grad):
-                weights.append(weight)
+        with torch.autocast(query.device.type, enabled=False):
+            for q, k, v, part in _parts(scaled, key, value, out):
+                weight = torch.softmax(q.mT @ k.to(wide), -1).to(value.dtype)
+                torch.bmm(v, weight.mT, out=part)
+                if any(ctx.needs_input_grad):
+                    weights.append(weight)
         ctx.save_for_backward(scaled, key, value, *weights)
         return out
 
@@ -43,14 +47,18 @@ class Attend(torch.autograd.Function):
         """(N, D, L) -> (N, D, L) of query, key and value."""
         scaled, key, value, *weights = ctx.saved_tensors
         of_query, of_key, of_value = (torch.empty_like(value) for _ in range(3))
+        wide, narrow = scaled.dtype, value.dtype
         parts = _parts(scaled, key, value, grads[0], of_query, of_key, of_value)
-        for weight, (q, k, v, grad, to_query, to_key, to_value) in zip(weights, parts, strict=True):
-            torch.bmm(grad, weight, out=to_value)
-            of_weight = grad.mT @ v
-            # what autograd calls
-            of_scores = torch._softmax_backward_data(of_weight, weight, -1, weight.dtype)
-            torch.bmm(k, of_scores.mT, out=to_query)
-            torch.bmm(q, of_scores, out=to_key)
+        with torch.autocast(value.device.type, enabled=False):
+            for weight, part in zip(weights, parts, strict=True):
+                q, k, v, grad, to_query, to_key, to_value = part
+                torch.bmm(grad, weight, out=to_value)
+                of_weight = grad.mT.to(wide) @ v.to(wide)
+                # what autograd calls
+                of_scores = torch._softmax_backward_data(of_weight, weight.to(wide), -1, wide)
+                of_scores = of_scores.to(narrow)
+                torch.bmm(k, of_scores.mT, out=to_query)
+                torch.bmm(q.to(narrow), of_scores, out=to_key)
         return of_query.mul_(scaled.shape[1] ** -0.5), of_key, of_value
 
 
@@ -65,7 +73,8 @@ class NarrowHeads(AttnProcessor2_0):
     """diffusers' attention between the pixels of an image, quicker on a CPU.
 
     There torch's kernel, made for wide heads, took 185 ms forward and backward for UNet2DModel's
-    heads of 8 channels, in bfloat16 245, and `Attend` 73 and 62 (128 images, 14 x 14, two cores).
+    heads of 8 channels, in bfloat16 245, and `Attend` 73 and 62 (128 images, 14 x 14, two cores;
+    in bfloat16 before its scores were float32, see docs/speedrun.md).
     """
 
     def __call__(
