@@ -41,8 +41,8 @@ def _reason(error: BaseException) -> str | None:
     for link in reversed(links):
         if isinstance(link, ConfigKeyError | ConfigAttributeError) and link.full_key:
             return unknown_key(link, _typed(links))
-        if isinstance(link, OmegaConfBaseException) and link.msg:
-            line = link.msg.splitlines()[0]
+        if isinstance(link, OmegaConfBaseException) and (said := link.msg or str(link)):
+            line = said.splitlines()[0]
             named = not link.full_key or link.full_key in line
             return line if named else f"{link.full_key}: {line}"
     if str(error).startswith("Config group override must be"):  # a bare ValueError of Hydra's

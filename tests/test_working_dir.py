@@ -2,14 +2,18 @@
 
 import shutil
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from diffusion_lab import compose_config
 from diffusion_lab.run.checkpoint_io import read_checkpoint
+from diffusion_lab.run.working_dir import paths_as_typed
 from tests.conftest import RUN, TINY, last_line
 from tests.test_bad_input import assert_refused
 from tests.test_options import blank_idx
@@ -57,6 +61,32 @@ def test_every_path_of_a_training_is_meant_from_where_it_is_typed(word, typed, t
     code, _, err = typed("train", *more, word, CHDIR)
     assert code == 2
     assert f"{tmp_path}/there" in err
+
+
+def test_paths_are_left_alone_unless_hydra_has_gone_elsewhere(monkeypatch, tmp_path):
+    cfg = OmegaConf.create(
+        {
+            "paths": {"data_dir": None, "log_dir": "~/logs"},
+            "data": {"data_dir": "${paths.data_dir}"},
+            "init_from": "../a",
+            "teacher": {"run": "/b"},
+            "callbacks": {"fid": {"extractor": "mnist_v1"}},
+        }
+    )
+    hydra = SimpleNamespace(runtime=SimpleNamespace(cwd=str(tmp_path)))
+    monkeypatch.setattr("diffusion_lab.run.working_dir.HydraConfig.get", lambda: hydra)
+    monkeypatch.chdir(tmp_path)
+    assert paths_as_typed(cfg.copy()) == cfg
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir("run")
+    found = OmegaConf.to_container(paths_as_typed(cfg), resolve=True)
+    assert found == {
+        "paths": {"data_dir": f"{tmp_path}/data", "log_dir": str(Path("~/logs").expanduser())},
+        "data": {"data_dir": f"{tmp_path}/data"},
+        "init_from": f"{tmp_path}/../a",
+        "teacher": {"run": "/b"},
+        "callbacks": {"fid": {"extractor": "mnist_v1"}},
+    }
 
 
 def test_the_other_commands_stay_where_they_were_typed(typed, tmp_path, runs):

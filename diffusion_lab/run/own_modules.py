@@ -6,9 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_object
-
 from diffusion_lab.errors import UserError
 
 
@@ -19,15 +16,22 @@ def make_importable(name: str) -> None:
     for a name that the caller trusts: the folder stays on the path, last of all.
     """
     top = name.partition(".")[0]
-    config = HydraConfig.instance().cfg
-    here = Path.cwd() if config is None else Path(config.hydra.runtime.cwd)
-    there = (here / f"{top}.py").is_file() or (here / top / "__init__.py").is_file()
-    if top.isidentifier() and there and top not in sys.modules and find_spec(top) is None:
-        sys.path.append(str(here))
+    if not top.isidentifier() or top in sys.modules or find_spec(top) is not None:
+        return
+    from hydra.core.hydra_config import HydraConfig  # most names are this project's own
+
+    hydra = HydraConfig.instance().cfg
+    folders = [Path.cwd()] if hydra is None else [Path(hydra.hydra.runtime.cwd), Path.cwd()]
+    for folder in folders:
+        if (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file():
+            sys.path.append(str(folder))
+            return
 
 
 def find_object(name: str) -> Any:
     """Return what a dotted name stands for; UserError with the reason in one line."""
+    from hydra.utils import get_object
+
     make_importable(name)
     logger = logging.getLogger("hydra.utils")
     disabled, logger.disabled = logger.disabled, True  # it would print what is raised

@@ -10,6 +10,7 @@ PATHS = ("paths.data_dir", "paths.log_dir", "data.data_dir", "init_from", "teach
 """Options of a training that name a file or a folder."""
 NAMES_OR_PATHS = ("callbacks.fid.extractor",)
 """The same for options that may also be the name of something else."""
+_DATA = "data"  # where nothing is named
 
 
 def paths_as_typed(cfg: DictConfig) -> DictConfig:
@@ -23,6 +24,8 @@ def paths_as_typed(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         for key in (*PATHS, *NAMES_OR_PATHS):
             value = OmegaConf.select(cfg, key)
+            if key == "paths.data_dir" and value is None:
+                value = _DATA
             if not isinstance(value, str) or not value:
                 continue
             path = typed_in / Path(value).expanduser()
