@@ -14,7 +14,8 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run.check import check_config
 from diffusion_lab.run.load import Run
 from diffusion_lab.run.pipeline import Pipeline, load_weights, read_pipeline, use_network_of
-from diffusion_lab.run.teacher import draw_pairs, read_pairs, read_teacher, use_parts_of
+from diffusion_lab.run.plan import planned_work
+from diffusion_lab.run.teacher import draw_pairs, pairs_work, read_pairs, read_teacher, use_parts_of
 
 PAIRS_FILE = "pairs.npz"
 
@@ -52,7 +53,8 @@ class Beginning:
         if self.pairs_file is None:
             return
         if self.teacher is not None:
-            draw_pairs(self.teacher, cfg, self.pairs_file, device)
+            with planned_work(None, pairs_work(self.teacher, cfg)):
+                draw_pairs(self.teacher, cfg, self.pairs_file, device)
         pairs = read_pairs(self.pairs_file, cfg.seed, module.noise_schedule)
         datamodule.use_pairs(pairs.images, pairs.labels, pairs.noise, cfg.teacher.run)
 

@@ -42,9 +42,10 @@ _current: ContextVar[Plan | None] = ContextVar("plan", default=None)
 
 
 @contextmanager
-def planned_work(line: str, total: float) -> Iterator[Plan]:
-    """Print the line at once; within, `advance` counts towards `total`."""
-    say(line)
+def planned_work(line: str | None, total: float) -> Iterator[Plan]:
+    """Print the line, if any, at once; within, `advance` counts towards `total`."""
+    if line is not None:
+        say(line)
     plan = Plan(total)
     token = _current.set(plan)
     try:

@@ -150,6 +150,11 @@ def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> N
     log.info("it took %.0f s", time.perf_counter() - began)
 
 
+def pairs_work(run: Run, cfg: DictConfig) -> int:
+    """Return the images times steps that `draw_pairs` will draw."""
+    return int(cfg.teacher.num_pairs) * _sampler(run, cfg).num_steps
+
+
 def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
     """The pairs that `draw_pairs` wrote; the noise of image k is drawn again, from seed and k.
 
