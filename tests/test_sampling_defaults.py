@@ -156,7 +156,7 @@ def test_commands_and_python_sample_as_the_recipe_says(recipe, typed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("arguments", "line"),
     [
         (["sampler=heun"], "sampler=heun sampler.num_steps=20 guidance_scale=1.5; NFE 78"),
         (["sampler=heun", "sampler.num_steps=3"], "num_steps=3 guidance_scale=1.5; NFE 10"),
@@ -169,15 +169,15 @@ def test_commands_and_python_sample_as_the_recipe_says(recipe, typed, tmp_path):
         (["autoguidance=best"], "sampler.num_steps=5 guidance_scale=1.5; NFE 10"),
     ],
 )
-def test_what_is_typed_wins_and_the_line_says_it(recipe, typed, typed_words, line):
-    code, out, err = typed("sample", f"run={recipe}", "num_samples=4", *words)
+def test_what_is_typed_wins_and_the_line_says_it(recipe, typed, arguments, line):
+    code, out, err = typed("sample", f"run={recipe}", "num_samples=4", *arguments)
     assert code == 0, err
     assert line in out
     # the network itself saw as many images
     run = load_run(recipe)
     calls = line.rpartition("NFE ")[2]
-    if "," not in calls and "autoguidance" not in words[0]:
-        given = dict(word.split("=") for word in words)
+    if "," not in calls and "autoguidance" not in arguments[0]:
+        given = dict(word.split("=") for word in arguments)
         scale = given.get("guidance_scale")
         low, _, high = given.get("guidance_interval", "").partition(",")
         guide = run.guide(
@@ -302,7 +302,8 @@ def test_a_run_of_before_samples_and_resumes_as_before(tmp_path, typed):
 
 def test_a_run_of_before_and_one_of_now_are_trainings_of_one_recipe(tmp_path):
     old = make_run(tmp_path / "old", [1.0, 2.0])
-    new = make_run(tmp_path / "new", [1.0, 2.0], seed=1, config={"guidance_scale": 1.5})
+    now = {"guidance_scale": 1.5, "sampler": {"num_steps": 5}}
+    new = make_run(tmp_path / "new", [1.0, 2.0], seed=1, config=now)
     assert len(group_runs([read_run(old), read_run(new)])) == 1
 
 

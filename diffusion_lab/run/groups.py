@@ -17,6 +17,7 @@ _IGNORED = (
     "data.data_dir",
     "logger",
     "threads",
+    "sampler",  # the evaluation has its own
     "guidance_scale",
     "guidance_interval",
     "data.on_device",
