@@ -202,7 +202,11 @@ def _command(name: str, *lists: str) -> Callable[[], None]:
 benchmark = _command("benchmark", "parts")
 compare = _command("compare", "runs", "metrics")
 diagnose = _command("diagnose")
+edit = _command("edit", "labels", "guidance_scale", "images")
+evaluate = _command("evaluate", "labels", "seeds", "images", "guidance_interval")
 likelihood = _command("likelihood")
+sample = _command("sample", "labels", "guidance_scale", "guidance_interval")
+tradeoff = _command("tradeoff", "samplers", "num_steps", "spacings", "labels", "seeds")
 train_extractor = _command("train_extractor")
 
 
@@ -228,34 +232,10 @@ def train() -> None:
         _main(_in_own_folder(_train), "train", None if many else there)
 
 
-def sample() -> None:
-    """`diffusion-lab-sample`, scripts/sample.py."""
-    _prepare("labels", "guidance_scale", "guidance_interval")
-    _main(_task("sample:sample"), "sample")
-
-
 def export() -> None:
     """`diffusion-lab-export`, scripts/export.py."""
     _prepare(first=push_as_override)
     _main(_task("export:export"), "export")
-
-
-def edit() -> None:
-    """`diffusion-lab-edit`, scripts/edit.py."""
-    _prepare("labels", "guidance_scale", "images")
-    _main(_task("edit:edit"), "edit")
-
-
-def evaluate() -> None:
-    """`diffusion-lab-evaluate`, scripts/evaluate.py."""
-    _prepare("labels", "seeds", "images", "guidance_interval")
-    _main(_task("evaluate:evaluate"), "evaluate")
-
-
-def tradeoff() -> None:
-    """`diffusion-lab-tradeoff`, scripts/tradeoff.py."""
-    _prepare("samplers", "num_steps", "spacings", "labels", "seeds")
-    _main(_task("tradeoff:tradeoff"), "tradeoff")
 
 
 def ladder() -> None:
