@@ -154,6 +154,11 @@ def test_an_unknown_option_is_told_its_full_name(name, words, told, typed):
     assert_refused(typed(name, *words), "is unknown", *told)
 
 
+@pytest.mark.parametrize("part", ["hydra", "all"])
+def test_what_hydra_cannot_resolve_of_itself_is_told_in_one_line(part, typed):
+    assert_refused(typed("train", "--cfg", part, "--resolve"))
+
+
 def test_what_the_message_says_of_plus_plus_is_so(typed):
     words = ("sampler=ddim,ddpm", "++sampler.clip_sample=false", "model=flow", "network.width=8")
     code, _, err = typed("train", *TINY[:-2], "callbacks=none", "logger=[]", "-m", *words)
