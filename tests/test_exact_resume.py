@@ -1,6 +1,5 @@
 """A run continued equals a run never stopped, and says so of its folder and its words."""
 
-import csv
 import json
 import os
 import shutil
@@ -15,8 +14,8 @@ from diffusion_lab import compose_config, train
 from diffusion_lab.run.rerun import compare_runs
 from tests.conftest import RUN, last_line
 from tests.forked import ROOT
+from tests.resume_settings import rows_of, state_of
 from tests.test_bad_input import assert_refused
-from tests.torture import state_of
 
 
 def damage(path, how):
@@ -41,7 +40,7 @@ def test_killed_here_and_there_it_ends_as_if_it_had_not_been(tmp_path):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=280,
+        timeout=900,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert process.returncode == 0, process.stdout + process.stderr
@@ -99,6 +98,30 @@ def test_the_limit_may_be_raised_and_the_first_configuration_stays(whole, half, 
     assert (tmp_path / "logs").exists() is False  # no folder beside it
 
 
+def hyper_parameters(run):
+    """As TensorBoard's HPARAMS tab has them: of what a run logged more than once, the first."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    given = HParamsPluginData.FromString(content).session_start_info.hparams
+    return {name: value.number_value or value.string_value for name, value in given.items()}
+
+
+def test_a_raised_limit_stands_beside_its_metrics(half, typed):
+    assert hyper_parameters(half)["trainer/max_epochs"] == 1
+    before = EventAccumulator(str(half))
+    before.Reload()
+    code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert hyper_parameters(half)["trainer/max_epochs"] == 2
+    after = EventAccumulator(str(half))
+    after.Reload()
+    first = before.Scalars("train/loss_epoch")
+    assert after.Scalars("train/loss_epoch")[: len(first)] == first  # and nothing else was lost
+
+
 def test_a_run_behind_a_link_keeps_its_best(half, typed, tmp_path, recwarn):
     (tmp_path / "link").symlink_to(half)
     code, _, err = typed("train", f"resume={tmp_path / 'link'}", "trainer.max_epochs=2")
@@ -139,15 +162,6 @@ def test_every_logger_goes_on(typed, tmp_path):
     assert rows == rows_of(tmp_path / "whole" / "csv" / "metrics.csv")
     assert max(int(row["step"]) for row in first) < state["global_step"]
     assert not (table.parent / "metrics_before.csv").exists()
-
-
-def rows_of(table):
-    """Every value but the speed."""
-    with table.open(newline="") as file:
-        return [
-            {k: v for k, v in row.items() if v and "per_second" not in k}
-            for row in csv.DictReader(file)
-        ]
 
 
 def state_differences(a, b):

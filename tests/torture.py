@@ -7,7 +7,6 @@ a checkpoint. Prints what was killed how, and every difference; the exit code sa
 
 import argparse
 import json
-import logging
 import os
 import random
 import shutil
@@ -26,23 +25,17 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.run import train as _imported_before_the_forks  # noqa: F401
 from diffusion_lab.run.checkpoint_io import SafeCheckpointIO
 from diffusion_lab.run.rerun import differences
+from tests.resume_settings import BASE, SETTINGS, state_of
 
-RUN = (
-    "data=fake",
-    "data.num_images=68",
-    "data.val_size=8",
-    "data.batch_size=4",
+WORDS = (
+    *(word for word in BASE if not word.startswith(("model", "network"))),
     "model=flow",
     "model.num_classes=10",
     "network.width=8",
     "network.depth=1",
-    "lr_scheduler=cosine",
-    "callbacks=minimal",
     "+callbacks.post_hoc_ema={_target_: diffusion_lab.callbacks.PostHocEMA, every_n_steps: 7}",
-    "trainer.max_epochs=3",
-    "trainer.accelerator=cpu",
-    "trainer.log_every_n_steps=2",  # of 15: what is logged moves from epoch to epoch
 )
+DRAWN = [name for name in SETTINGS if "time" not in name]  # a real clock makes other steps
 KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 Fault = Callable[[], None]
 """Arranges, in the process that is to be killed, for its death."""
@@ -178,37 +171,13 @@ def finished(run: Path) -> bool:
     return record.is_file() and json.loads(record.read_text())["status"] == "finished"
 
 
-def state_of(run: Path) -> dict[str, Any]:
-    """Everything that must not depend on how often a run was stopped."""
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    record = json.loads((run / "metrics.json").read_text())
-    return {
-        "weights": state["state_dict"],
-        "ema": state["ema"],
-        "post_hoc": {
-            path.name: torch.load(path, weights_only=True)
-            for path in sorted((run / "checkpoints").glob("posthoc/*.pt"))
-        },
-        "optimizer": state["optimizer_states"],
-        "lr": state["lr_schedulers"],
-        "random": state["random"],
-        "steps": (state["global_step"], state["epoch"]),
-        "losses": (run / "losses.csv").read_text(),
-        "record": {k: record[k] for k in ("status", "epoch_losses", "best", "steps")},
-        "validation": record["metrics"]["val/loss"],
-        "tensorboard": tensorboard(run),
-    }
-
-
-def tensorboard(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every scalar but the speed, as TensorBoard shows them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every restart
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if "per_second" not in tag]
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+def never_stopped(folder: Path, setting: str) -> tuple[dict[str, Any], float]:
+    """What the run leaves, and how many seconds it takes."""
+    run, log = folder / f"straight {setting}", folder / f"straight {setting}.log"
+    began = time.monotonic()
+    code = attempt([*WORDS, *SETTINGS[setting], f"hydra.run.dir='{run}'"], log, None)
+    assert code == 0, log.read_text()
+    return state_of(run), time.monotonic() - began
 
 
 def torture(folder: Path, kills: int, seed: int) -> int:
@@ -217,17 +186,17 @@ def torture(folder: Path, kills: int, seed: int) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.chdir(folder)
-    straight = folder / "straight"
     began = time.monotonic()
-    code = attempt([*RUN, f"hydra.run.dir={straight}"], folder / "straight.log", None)
-    assert code == 0, (folder / "straight.log").read_text()
-    seconds = time.monotonic() - began
-    expected = state_of(straight)
+    straight: dict[str, tuple[dict[str, Any], float]] = {}
     done: Counter[str] = Counter()
     found, runs = 0, 0
     while done.total() < kills:
-        run, log, words = folder / f"run_{runs}", folder / f"run_{runs}.log", list(RUN)
-        words.append(f"hydra.run.dir={run}")
+        setting = rng.choice(DRAWN)
+        if setting not in straight:
+            straight[setting] = never_stopped(folder, setting)
+        expected, seconds = straight[setting]
+        run, log = folder / f"run_{runs}", folder / f"run_{runs}.log"
+        first = words = [*WORDS, *SETTINGS[setting], f"hydra.run.dir={run}"]
         code = -1
         while code != 0:
             every = f"callbacks.last.every_seconds={rng.choice([0, 0, 0.2, 60])}"
@@ -246,13 +215,14 @@ def torture(folder: Path, kills: int, seed: int) -> int:
                 words = [f"resume={run}"]
             elif code != 0:  # nothing was saved yet: begin again
                 shutil.rmtree(run, ignore_errors=True)
+                words = first
         runs += 1
         for difference in differences(expected, state_of(run)):
             found += 1
-            print(f"{run}: {difference}")
+            print(f"{run} ({setting}): {difference}")
         shutil.rmtree(run)
     print(
-        f"{done.total()} kills in {runs} runs, {found} differences, "
+        f"{done.total()} kills in {runs} runs of {len(straight)} settings, {found} differences, "
         f"{time.monotonic() - began:.0f} s: "
         + ", ".join(f"{count} {name}" for name, count in sorted(done.items()))
     )

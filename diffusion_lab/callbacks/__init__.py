@@ -13,10 +13,12 @@ from diffusion_lab.callbacks.pictures import Figures
 from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
 from diffusion_lab.callbacks.progress import progress_bar
 from diffusion_lab.callbacks.random_state import RandomState
+from diffusion_lab.callbacks.resume_state import ResumeState
 from diffusion_lab.callbacks.sample_grid import SampleGrid
 from diffusion_lab.callbacks.save_config import SaveConfig
 from diffusion_lab.callbacks.step_log import StepLog
 from diffusion_lab.callbacks.throughput import Throughput
+from diffusion_lab.callbacks.time_limit import TimeLimit
 from diffusion_lab.callbacks.validate import ValidateAtTheEnd
 
 __all__ = [
@@ -34,10 +36,12 @@ __all__ = [
     "PendingMetrics",
     "PostHocEMA",
     "RandomState",
+    "ResumeState",
     "SampleGrid",
     "SaveConfig",
     "StepLog",
     "Throughput",
+    "TimeLimit",
     "ValidateAtTheEnd",
     "progress_bar",
 ]

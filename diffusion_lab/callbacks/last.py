@@ -13,35 +13,29 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.loop_state import accumulates, validation_is_due, will_stop
 from diffusion_lab.signals import SIGNALS, Stopped
 
 log = logging.getLogger(__name__)
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether a run saved after this batch can be taken up again as if it had not been.
+    """Whether a run saved after this batch can be resumed as if it had not been stopped.
 
     Not while gradients are gathered over batches, and not before a validation that is due: it would
-    be left out. An epoch's end always is such a place.
+    be left out. After the validation and at an epoch's end it always can.
     """
-    done = batch_idx + 1
-    every = trainer.val_check_batch
     return (
-        done % trainer.accumulate_grad_batches == 0
-        and done < trainer.num_training_batches
-        and not (isinstance(every, int) and done % every == 0)
-        and not trainer.should_stop
+        batch_idx + 1 < trainer.num_training_batches
+        and not accumulates(trainer)
+        and not will_stop(trainer)
+        and not validation_is_due(trainer)
     )
 
 
 def is_last_epoch(trainer: L.Trainer) -> bool:
     """Whether training ends with the epoch that is ending, as far as is known by now."""
-    steps, epochs = trainer.max_steps, trainer.max_epochs or -1
-    return (
-        trainer.should_stop
-        or 0 < steps <= trainer.global_step
-        or 0 < epochs <= trainer.current_epoch + 1
-    )
+    return will_stop(trainer) or 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1
 
 
 class LastCheckpoint(Checkpoint):
@@ -91,15 +85,23 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save if it is time."""
-        due = time.monotonic() - self._saved_at >= self.every_seconds
-        if self._agreed(trainer, due or self.signal is not None) and between_steps(
-            trainer, batch_idx
-        ):
+        if self._is_time(trainer) and between_steps(trainer, batch_idx):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same after a validation within an epoch."""
+        if trainer.sanity_checking or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        if self._is_time(trainer) and not accumulates(trainer) and not will_stop(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save; of all callbacks this is the last."""
         self._save(trainer)
+
+    def _is_time(self, trainer: L.Trainer) -> bool:
+        due = time.monotonic() - self._saved_at >= self.every_seconds
+        return self._agreed(trainer, due or self.signal is not None)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)

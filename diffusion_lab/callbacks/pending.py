@@ -4,6 +4,8 @@ from typing import Any
 
 import lightning as L
 
+from diffusion_lab.loop_state import logs_step, metrics_to_log
+
 
 class PendingMetrics(L.Callback):
     """Adds to a checkpoint what Lightning will only log after it is saved, under `pending`.
@@ -17,8 +19,7 @@ class PendingMetrics(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """The step's metrics are logged after this hook, or not at all."""
-        # nothing public says whether and what is about to be logged
-        self._due = trainer._logger_connector.should_update_logs
+        self._due = logs_step(trainer)
 
     def on_train_epoch_end(self, *args: Any) -> None:
         """The epoch's metrics are logged after this hook."""
@@ -30,5 +31,5 @@ class PendingMetrics(L.Callback):
         """Called by Lightning for every full checkpoint."""
         for logger in trainer.loggers:
             logger.save()
-        pending = trainer._logger_connector.metrics["log"] if self._due else {}
+        pending = metrics_to_log(trainer) if self._due else {}
         checkpoint["pending"] = {name: float(value) for name, value in pending.items()}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.throughput import Throughput
+from diffusion_lab.loop_state import accumulates, logged_step, logs_step
 from diffusion_lab.modules import DiffusionModule
 
 SECONDS_BETWEEN_SAVES = 5.0
@@ -48,8 +49,8 @@ class StepLog(L.Callback):
         loss = outputs["loss"].detach()
         batches = trainer.accumulate_grad_batches  # by whose number Lightning has divided it
         self._metrics["train/loss"] = loss = loss if batches == 1 else loss * batches
-        due = trainer._logger_connector.should_update_logs  # as far as Lightning is concerned
-        if due and not trainer.fit_loop._should_accumulate():
+        due = logs_step(trainer)  # as far as Lightning is concerned
+        if due and not accumulates(trainer):
             metrics = {"train/loss": loss.item()}
             for throughput in self._throughput:
                 metrics["images_per_second"] = throughput.measured()
@@ -61,7 +62,7 @@ class StepLog(L.Callback):
         trainer.callback_metrics.update(tensors)
         trainer.logged_metrics.update(tensors)
         trainer.progress_bar_metrics.update(metrics)
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = logged_step(trainer)
         now = monotonic()
         save = now - self._saved >= SECONDS_BETWEEN_SAVES
         for logger in trainer.loggers:

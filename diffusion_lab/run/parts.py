@@ -1,9 +1,9 @@
 """What is trained, the trainer and what hangs on it, from the configuration."""
 
 import logging
+import time
 import warnings
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import lightning as L
@@ -26,6 +26,7 @@ from diffusion_lab.callbacks import (
     PostHocEMA,
     SampleGrid,
     StepLog,
+    TimeLimit,
     ValidateAtTheEnd,
 )
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -123,11 +124,10 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
     for name in OWN_KEYS["trainer"]:
         settings.pop(name, None)
-    seconds = seconds_of(settings.pop("max_time"))
+    settings.pop("max_time")  # a callback has it
     try:
         trainer: L.Trainer = build(
             settings,
-            max_time=None if seconds is None else timedelta(seconds=seconds),
             callbacks=callbacks,
             logger=loggers,
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
@@ -153,8 +153,13 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
     return trainer
 
 
-def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
-    """The callbacks in their order, without those that would have nothing to do."""
+def build_callbacks(
+    cfg: DictConfig, *, any_logger: bool, clock: Callable[[], float] = time.monotonic
+) -> list[L.Callback]:
+    """The callbacks in their order, without those that would have nothing to do.
+
+    trainer.max_time goes by `clock`, in seconds.
+    """
     # a node without a class holds an experiment's settings for a callback that is not there
     nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
     callbacks = [build(node) for node in nodes]
@@ -169,7 +174,9 @@ def build_callbacks(cfg: DictConfig, *, any_logger: bool) -> list[L.Callback]:
         left_out = SampleGrid | Figures | PostHocEMA | FIDEstimate
         callbacks = [c for c in callbacks if not isinstance(c, left_out)]
     at_the_end = [ValidateAtTheEnd()] if cfg.trainer.max_steps > 0 else []
-    return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog()]
+    seconds = seconds_of(cfg.trainer.max_time)
+    limits = [] if seconds is None else [TimeLimit(seconds, clock)]
+    return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog(), *limits]
 
 
 def compiled_network(cfg: DictConfig) -> list[CompiledNetwork]:

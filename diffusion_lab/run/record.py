@@ -70,6 +70,7 @@ class RunRecord:
     def __init__(self, run_dir: Path, overrides: list[str], seed: int) -> None:
         self.path = run_dir / "metrics.json"
         self.started = time.time()
+        self.was_finished = False  # before this start
         self.content: dict[str, Any] = {
             "status": "running",
             "overrides": overrides,
@@ -87,6 +88,7 @@ class RunRecord:
             old = json.loads(self.path.read_text())
         except (OSError, ValueError):
             return
+        self.was_finished = old.get("status") == "finished"
         kept = {key: old[key] for key in ("overrides", "started", "best") if key in old}
         again = {"at": self.content["started"], "checkpoint": checkpoint, "step": step}
         self.content |= kept | {"resumed": [*old.get("resumed", []), again]}

@@ -180,10 +180,12 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: dict[str, Any]) -> N
     """Raise UserError for a finished run of which the limits leave nothing to train."""
     if _record(run_dir).get("status") != "finished":
         return
-    progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
+    from diffusion_lab.loop_state import finished_epochs
+
+    epochs = finished_epochs(content["loops"]["fit_loop"])
     seconds = content["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
     done = (
-        ("trainer.max_epochs", progress["processed"], cfg.trainer.max_epochs),
+        ("trainer.max_epochs", epochs, cfg.trainer.max_epochs),
         ("trainer.max_steps", content["global_step"], cfg.trainer.max_steps),
         ("trainer.max_time", seconds, seconds_of(cfg.trainer.max_time)),
     )

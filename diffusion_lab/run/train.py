@@ -3,7 +3,7 @@
 import gc
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from diffusion_lab.callbacks import (
     LossHistory,
     PendingMetrics,
     RandomState,
+    ResumeState,
     SaveConfig,
 )
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -84,14 +85,19 @@ class TrainResult:
     run_dir: Path
 
 
-def train(cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = None) -> TrainResult:
+def train(
+    cfg: DictConfig,
+    resume: bool = False,
+    trust: Sequence[str] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> TrainResult:
     """Train as configured and leave everything in `paths.output_dir`.
 
     With `resume` go on there from its newest good checkpoint, as if it had never been stopped; from
     step 0 if it was stopped before the first. `trust` is for a configuration that a run folder
     brought, which may have been written by anybody: it may name the parts of this project, torch's
     optimizers, Lightning's trainer, callbacks and loggers, and what the packages in `trust` hold.
-    None: it is the caller's own.
+    None: it is the caller's own. `clock`, in seconds, is what trainer.max_time goes by.
 
     Raises UserError for a mistake in the configuration, before any training, and where another
     process uses the folder, Diverged, a UserError too, if the numbers of the training go bad, and
@@ -99,11 +105,15 @@ def train(cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = N
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
     with locked(run_dir), threads_restored(), gpu_settings_restored():
-        return _recorded(cfg, run_dir, resume, trust)
+        return _recorded(cfg, run_dir, resume, trust, clock)
 
 
 def _recorded(
-    cfg: DictConfig, run_dir: Path, resume: bool, trust: Sequence[str] | None
+    cfg: DictConfig,
+    run_dir: Path,
+    resume: bool,
+    trust: Sequence[str] | None,
+    clock: Callable[[], float],
 ) -> TrainResult:
     checkpoint, first_step = None, None
     if not resume:
@@ -128,7 +138,7 @@ def _recorded(
     write()
     try:
         with listening():
-            result = _fit(cfg, config, record, checkpoint, first_step)
+            result = _fit(cfg, config, record, checkpoint, first_step, clock)
     except (KeyboardInterrupt, Stopped):
         write(status="interrupted")
         raise
@@ -148,6 +158,7 @@ def _fit(
     record: RunRecord,
     checkpoint: Resumed | None,
     first_step: int | None,
+    clock: Callable[[], float],
 ) -> TrainResult:
     check_keys(config, TrainConfig)
     if cfg.replay is not None:
@@ -177,7 +188,7 @@ def _fit(
         check_an_end(cfg)
     beginning.load_into(module, cfg)
     loggers = build_loggers(cfg, first_step)
-    callbacks = build_callbacks(cfg, any_logger=bool(loggers))
+    callbacks = build_callbacks(cfg, any_logger=bool(loggers), clock=clock)
     trainer = build_trainer(cfg, callbacks, loggers)
     if trainer.global_rank > 0:  # processes must not draw the same noise
         states = np.random.SeedSequence((cfg.seed, trainer.global_rank)).generate_state(1)
@@ -192,6 +203,7 @@ def _fit(
     if config["data"].get("source") == "auto" and found in SOURCES:
         config["data"]["source"] = found  # whoever reads the checkpoint finds the same
     saves = [SaveConfig(config, datamodule.provenance), RandomState(), PendingMetrics()]
+    saves.append(ResumeState(record.was_finished))
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
     leave_out_idle_hooks(attached(trainer, L.Callback))
     check_monitored(cfg, callbacks, datamodule.provenance)
