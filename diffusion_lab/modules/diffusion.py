@@ -21,6 +21,7 @@ from diffusion_lab.diffusion.prediction import Prediction
 from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
 from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.errors import UserError
+from diffusion_lab.loop_state import gathered_batches
 from diffusion_lab.modules.lr_schedule import Constant, LRSchedule
 
 Pairing = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -197,6 +198,16 @@ class DiffusionModule(L.LightningModule):
                     scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
                 ):
                     group["lr"] = lr * factor
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gather gradients, those of an epoch's last, smaller group divided by its own number.
+
+        Lightning has divided the loss by `accumulate_grad_batches`, the number of a whole group.
+        """
+        size = self.trainer.accumulate_grad_batches
+        if size > 1 and (gathered := gathered_batches(self.trainer)) < size:
+            loss = loss * (size / gathered)
+        super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """What the optimizer does itself, less what it tells torch's profiler and compiler."""
