@@ -10,6 +10,8 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from diffusion_lab.atomic import replacing
+
 
 @rank_zero_only
 def keep_rows(logger: CSVLogger, first_step: int) -> None:
@@ -36,6 +38,30 @@ def keep_rows(logger: CSVLogger, first_step: int) -> None:
     aside.unlink()
 
 
+@rank_zero_only
+def forget_hyper_parameters(log_dir: Path) -> None:
+    """Take from TensorBoard's files what the HPARAMS tab has of an earlier end of this run.
+
+    It shows the first that it finds: old limits would stand beside new metrics.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def is_kept(record: bytes) -> bool:
+        values = Event.FromString(record).summary.value
+        return not any(value.tag.startswith("_hparams_/") for value in values)
+
+    for path in log_dir.glob("events.out.tfevents.*"):
+        records = list(RawEventFileLoader(str(path)).Load())
+        kept = [record for record in records if is_kept(record)]
+        if len(kept) < len(records):
+            with replacing(path) as part, part.open("wb") as file:
+                writer = RecordWriter(file)
+                for record in kept:
+                    writer.write(record)
+
+
 def log_pending(trainer: L.Trainer, content: dict[str, Any]) -> None:
     """Log what the stopped run had in its checkpoint and not in its log yet, if it had not."""
     step, pending = content["global_step"] - 1, content.get("pending", {})
@@ -43,7 +69,7 @@ def log_pending(trainer: L.Trainer, content: dict[str, Any]) -> None:
         there = _logged(logger, step)
         missing = {name: value for name, value in pending.items() if name not in there}
         if missing and isinstance(logger, TensorBoardLogger | CSVLogger):
-            logger.log_metrics(missing | {"epoch": float(content["epoch"])}, step)
+            logger.log_metrics(missing | {"epoch": content["epoch"]}, step)
             logger.save()
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.build import build
-from diffusion_lab.run.continued_logs import keep_rows
+from diffusion_lab.run.continued_logs import forget_hyper_parameters, keep_rows
 from diffusion_lab.run.report import compared, hyper_parameters
 
 _RUN_NAMES = {"mlflow": "run_name", "wandb": "name"}
@@ -52,6 +52,8 @@ def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger
             raise
         if first_step is not None and isinstance(loggers[-1], CSVLogger):
             keep_rows(loggers[-1], first_step)
+        if first_step is not None and isinstance(loggers[-1], TensorBoardLogger):
+            forget_hyper_parameters(Path(loggers[-1].log_dir))
     return loggers
 
 
