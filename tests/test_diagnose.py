@@ -57,7 +57,8 @@ def test_the_command(folder, command):
     done = command("diagnose", f"run={run}", *SMALL)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
-    assert lines[0].startswith("squared error on x0")
+    assert lines[0].startswith("losses: the network and the ideal denoiser of 20 images")
+    lines = lines[[line.startswith("squared error on x0") for line in lines].index(True) :]
     assert any(line.lstrip().startswith("1 % of the test images") for line in lines)
     out = run / "diagnosis" / lines[-1].rpartition("/")[2]
     assert str(out) == lines[-1]
