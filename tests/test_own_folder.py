@@ -85,6 +85,19 @@ def test_explain_leaves_a_run_alone(run, typed):
     assert contents(run) == before
 
 
+def test_what_slurm_requeued_goes_on_as_what_it_was(run, typed):
+    """Lightning takes such a file up by itself, whatever is typed."""
+    shutil.copy(run / "checkpoints" / "last.ckpt", run / "hpc_ckpt_1.ckpt")
+    before = contents(run)
+    place = "hydra.run.dir=${paths.log_dir}/fx"
+    refused = typed("train", *RUN, *OTHER, place)
+    assert_refused(refused, "hpc_ckpt_1.ckpt", "data.batch_size", "the same again")
+    assert contents(run) == before
+    code, _, err = typed("train", *RUN, "trainer.max_epochs=2", place)
+    assert code == 0, err
+    assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
+
+
 def falsify(run, change):
     path = run / ".hydra" / "config.yaml"
     config = yaml.safe_load(path.read_text())

@@ -19,6 +19,7 @@ from diffusion_lab.atomic import replacing
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.lock import is_first_process, locked
 from diffusion_lab.run.resume import check_new
+from diffusion_lab.run.saved_config import check_requeued
 from diffusion_lab.told import fail
 
 CONFIG_FOLDER = ".hydra"
@@ -36,6 +37,7 @@ def claimed(cfg: DictConfig) -> Iterator[None]:
         try:
             held.enter_context(locked(folder))
             check_new(folder)
+            check_requeued(cfg, folder)
         except UserError:
             _close_logs(folder)
             raise

@@ -137,6 +137,21 @@ def merge(
     return OmegaConf.create(plain), merged.keys
 
 
+def check_requeued(cfg: DictConfig, run_dir: Path) -> None:
+    """Raise UserError if Lightning would go on there with what SLURM requeued as another run."""
+    turns = sorted(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not turns:
+        return
+    from diffusion_lab.run.checkpoint_io import read_checkpoint
+
+    _, keys = merge(cfg, read_checkpoint(turns[-1])["config"])
+    if others := [key for key in keys if key not in MAY_CHANGE]:
+        raise UserError(
+            f"{turns[-1]} was trained with another configuration ({', '.join(others[:5])}): type "
+            "the same again, or give a folder of its own"
+        )
+
+
 class _Merge:
     """A walk through a configuration as it was written, its values, and those of a checkpoint."""
 

@@ -66,6 +66,7 @@ from diffusion_lab.run.resume import (
     has_saved,
 )
 from diffusion_lab.run.sampling_line import planned
+from diffusion_lab.run.saved_config import check_requeued
 from diffusion_lab.run.threads import check_threads, threads_restored
 from diffusion_lab.run.trainer_options import check_batches, check_trainer_options
 from diffusion_lab.schema import TrainConfig
@@ -118,6 +119,7 @@ def _recorded(
     checkpoint, first_step = None, None
     if not resume:
         check_new(run_dir)
+        check_requeued(cfg, run_dir)
     if not (resume and (run_dir / ".hydra" / "config.yaml").exists()):
         rank_zero_only(write_config)(run_dir, cfg)
     if resume and not has_saved(run_dir):
