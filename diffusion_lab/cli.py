@@ -88,8 +88,6 @@ def _check_folder(config_name: str) -> None:
 
 
 def _train(cfg: DictConfig) -> float | None:
-    register("train")  # a job of a sweep may run in a process of its own
-    cfg = paths_as_typed(cfg)
     if cfg.command.choices.debug == "replay":
         from diffusion_lab.run.replay import replay_job
 
@@ -103,6 +101,8 @@ def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
     """The task of a training, with its folder held and found to be free."""
 
     def run(cfg: DictConfig) -> Any:
+        register("train")  # a job of a sweep may run in a process of its own
+        cfg = paths_as_typed(cfg)
         with ExitStack() as held:
             _job(lambda cfg: held.enter_context(claimed(cfg)), cfg)
             return task(cfg)
