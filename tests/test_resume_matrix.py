@@ -19,6 +19,16 @@ from diffusion_lab.run.rerun import differences
 from diffusion_lab.signals import Stopped
 from tests.resume_settings import BASE, SETTINGS, state_of
 
+FAST = (
+    "steps",
+    "time",
+    "accumulated steps",
+    "validation across epochs, steps",
+    "validation after every batch",
+    "no validation, steps",
+    "early stopping waits",
+)
+"""Of each kind the one that asks most of it; the rest is slow."""
 LATCHED = ("a step", 25)  # told to stop after step 20, and not to before step 30
 EVERY_PLACE = os.environ.get("EVERY_PLACE") == "1"
 
@@ -144,7 +154,10 @@ def stopped(monkeypatch, tmp_path, setting, counts):
         yield f"stopped in {place}", run
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting",
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in SETTINGS],
+)
 def test_it_ends_as_if_it_had_not_been_stopped(monkeypatch, tmp_path, setting):
     expected = Run(monkeypatch, tmp_path / "straight", setting).train().state()
     assert expected["record"]["status"] == "finished"
@@ -179,11 +192,11 @@ def test_best_alone_is_as_good_a_place(monkeypatch, tmp_path, setting):
     ("setting", "limit"),
     [
         ("steps", "trainer.max_steps=14"),  # within an epoch
-        ("steps", "trainer.max_steps=10"),  # at its end
-        ("epochs", "trainer.max_epochs=1"),
         ("validation across epochs, steps", "trainer.max_steps=14"),  # after a validation
-        ("accumulated steps", "trainer.max_steps=4"),
-        ("time", "trainer.max_time=00:00:00:14"),
+        pytest.param("steps", "trainer.max_steps=10", marks=pytest.mark.slow),  # at its end
+        pytest.param("epochs", "trainer.max_epochs=1", marks=pytest.mark.slow),
+        pytest.param("accumulated steps", "trainer.max_steps=4", marks=pytest.mark.slow),
+        pytest.param("time", "trainer.max_time=00:00:00:14", marks=pytest.mark.slow),
         ("accumulated time", "trainer.max_time=00:00:00:14"),
     ],
 )
