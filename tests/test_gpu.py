@@ -154,6 +154,7 @@ def test_pinned_batches_are_the_same(monkeypatch):
 def test_tf32_is_told_in_the_first_line_and_undone(card, monkeypatch):
     card((9, 0), ["sm_90"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     before = torch.backends.cudnn.allow_tf32
     with gpu_settings_restored():
         use_tf32(True)

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffusion_lab import compose_config, figures, load_run, train
+from diffusion_lab.callbacks.pictures import grid_columns
 from diffusion_lab.diffusion import HeunSampler, LinearSchedule, sample_steps
 from diffusion_lab.run.drawn import counting
 from diffusion_lab.run.evaluations import read_run
@@ -78,7 +79,7 @@ def drawn(out):
 
 def test_its_own_grids_and_figures_are_guided(recipe, tmp_path):
     images = by_hand(load_run(recipe), 6).float() / 255
-    figures.save_grid(images, tmp_path / "expected.png", 4)
+    figures.save_grid(images, tmp_path / "expected.png", grid_columns(4))
     expected = np.asarray(Image.open(tmp_path / "expected.png"))
     for name in ("samples_epoch_000.png", "samples.png"):
         assert apart(Image.open(recipe / "figures" / name), expected) <= 1, name
@@ -243,7 +244,9 @@ def test_a_run_of_before_samples_and_resumes_as_before(tmp_path, typed):
     code, out, err = typed("train", f"resume={folder}", "trainer.max_epochs=2")
     assert code == 0, out + err
     run = load_run(folder)
-    figures.save_grid(by_hand(run, 6, 10, 1.0).float() / 255, tmp_path / "expected.png", 4)
+    figures.save_grid(
+        by_hand(run, 6, 10, 1.0).float() / 255, tmp_path / "expected.png", grid_columns(4)
+    )
     expected = Image.open(tmp_path / "expected.png")
     assert apart(Image.open(folder / "figures" / "samples_epoch_001.png"), expected) <= 1
 
