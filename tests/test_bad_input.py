@@ -156,6 +156,7 @@ def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
         (["run={run}", "num_samples=0"], ["num_samples=0"]),
         (["run={run}", "batch_size=0"], ["batch_size=0"]),
         (["run={run}", "sampler.num_steps=0"], ["num_steps=0"]),
+        (["run={run}", "sampler=heun", "sampler.num_steps=null"], ["num_steps=null", "at least 1"]),
         (["run={run}", "sampler.eta=1"], ["eta"]),
         (["run={run}", "accelerator=gpu"], ["accelerator=gpu"]),
         (["run={run}", "trajectory_steps=x"], ["trajectory_steps"]),

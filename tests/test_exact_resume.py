@@ -180,7 +180,7 @@ def state_differences(a, b):
         (["optimizer.lr=1"], ["optimizer.lr=1", "another experiment", "trainer.max_epochs"]),
         (["model=ddpm"], ["model=ddpm", "another experiment"]),
         (["+seed=3"], ["+seed=3", "another experiment"]),
-        (["-m"], ["leave out -m"]),
+        (["-m"], ["leave out --multirun"]),
         (["trainer.max_epochs=many"], ["trainer.max_epochs=many"]),
     ],
     ids=lambda v: " ".join(v),

@@ -36,6 +36,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, typed):
         code, _, err = typed("train", *again)
         assert code == 2 and f"{run_dir} holds a run already" in err
         shutil.rmtree(run_dir / "checkpoints")
+        (run_dir / "metrics.json").unlink()
         code, _, err = typed("train", *again)
         assert code == 0, err
     assert json.loads((run_dir / "metrics.json").read_text())["status"] == "finished"

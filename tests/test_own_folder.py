@@ -85,8 +85,12 @@ def test_explain_leaves_a_run_alone(run, typed):
     assert contents(run) == before
 
 
-def test_what_slurm_requeued_goes_on_as_what_it_was(run, typed):
+def test_what_slurm_requeued_goes_on_as_what_it_was(run, typed, monkeypatch):
     """Lightning takes such a file up by itself, whatever is typed."""
+    for name in ("NTASKS", "JOB_ID", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "1" if name in ("NTASKS", "JOB_ID") else "0")
+    record = json.loads((run / "metrics.json").read_text()) | {"status": "interrupted"}
+    (run / "metrics.json").write_text(json.dumps(record))
     shutil.copy(run / "checkpoints" / "last.ckpt", run / "hpc_ckpt_1.ckpt")
     before = contents(run)
     place = "hydra.run.dir=${paths.log_dir}/fx"
@@ -218,13 +222,49 @@ def test_what_differs_is_the_checkpoints_and_is_told(changes, expected):
 
 
 def test_the_record_of_a_run_in_python_is_that_of_its_last_start(tmp_path):
-    """One that saved nothing leaves its folder free; the file is not the first start's."""
+    """One that failed leaves its folder free; the file is not the first start's."""
     for rate in (0.1, 0.2):
         shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
         record = tmp_path / "run" / "metrics.json"
         if record.exists():
             content = json.loads(record.read_text())
-            record.write_text(json.dumps(content | {"status": "running"}))
+            record.write_text(json.dumps(content | {"status": "failed"}))
         words = [*RUN, "trainer.max_epochs=1", f"optimizer.lr={rate}"]
         train(compose_config(words, tmp_path / "run"))
     assert OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml").optimizer.lr == 0.2
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "diverged"])
+def test_a_run_that_saved_nothing_yet_does_not_become_another_one(tmp_path, typed, status):
+    folder = tmp_path / "begun"
+    code, _, err = typed("train", *RUN, f"hydra.run.dir={folder}")
+    assert code == 0, err
+    shutil.rmtree(folder / "checkpoints")
+    record = json.loads((folder / "metrics.json").read_text()) | {"status": status}
+    (folder / "metrics.json").write_text(json.dumps(record))
+    before = contents(folder)
+    assert_refused(typed("train", *RUN, "optimizer.lr=0.5", f"hydra.run.dir={folder}"), str(folder))
+    assert contents(folder) == before
+    code, _, err = typed("train", *RUN, f"hydra.run.dir={folder}")
+    assert (code == 0) == (status != "diverged"), err  # the same words begin it again
+
+
+def test_a_sweep_and_a_run_do_not_share_a_folder(tmp_path, typed):
+    run, sweep = tmp_path / "run", tmp_path / "sweep"
+    assert typed("train", *RUN, f"hydra.run.dir={run}")[0] == 0
+    code, _, err = typed("train", *RUN, "-m", "seed=1,2", f"hydra.sweep.dir={run}")
+    assert code == 2 and "holds a run" in err
+    assert not (run / "multirun.yaml").exists()
+    assert typed("train", *RUN, "-m", "seed=1", f"hydra.sweep.dir={sweep}")[0] == 0
+    code, _, err = typed("train", *RUN, f"hydra.run.dir={sweep}")
+    assert code == 2 and "holds a sweep" in err
+    assert_refused(typed("train", f"resume={sweep}"), "is a sweep", f"resume={sweep}/0")
+
+
+def test_outside_slurm_what_it_requeued_is_not_trained_anew(tmp_path, typed):
+    folder = tmp_path / "turn"
+    assert typed("train", *RUN, f"hydra.run.dir={folder}")[0] == 0
+    shutil.copy(folder / "checkpoints" / "last.ckpt", folder / "hpc_ckpt_1.ckpt")
+    before = contents(folder)
+    assert_refused(typed("train", *RUN, f"hydra.run.dir={folder}"), "holds a run already")
+    assert contents(folder) == before

@@ -119,4 +119,4 @@ def test_the_summary_of_a_sweep_that_was_stopped_says_what_it_was(tmp_path):
     out, _ = process.communicate()
     assert process.wait() == 130
     assert [row["status"] for row in read_jobs(tmp_path / "stopped")] == ["interrupted"]
-    assert "seed=5" in out[out.index("1 jobs") :]
+    assert "seed=5" in out[out.index("1 job") :]

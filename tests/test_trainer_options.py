@@ -92,3 +92,22 @@ def test_no_value_of_any_option_ends_in_a_traceback(name, tmp_path, monkeypatch)
             if (line := one_line(error)) is None:
                 raise
             assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        (["trainer.max_epochs=2", "trainer.max_steps=99"], 4),
+        (["trainer.max_epochs=2", "trainer.max_steps=99", "trainer.accumulate_grad_batches=2"], 2),
+        (["trainer.max_epochs=2", "trainer.max_steps=4"], None),
+        (["trainer.max_epochs=-1", "trainer.max_steps=3"], None),
+        (["trainer.max_epochs=1"], None),
+    ],
+)
+def test_a_limit_that_another_one_comes_before_is_told(words, steps, tmp_path, caplog):
+    given = [w for w in TINY if not w.startswith("trainer.max_epochs")]
+    result = train(compose_config([*given, "trainer.limit_train_batches=2", *words], tmp_path))
+    lines = [r.getMessage() for r in caplog.records if "ends the training after" in r.getMessage()]
+    assert len(lines) == (steps is not None)
+    if steps is not None:
+        assert f"after {steps} steps" in lines[0] and result.trainer.global_step == steps

@@ -89,7 +89,8 @@ def read_idx(
         fault = f"has the MD5 {md5_of(data)}, expected {md5}"
     if fault is not None:
         raise UserError(
-            f"{path} {fault}: move it away so that it is downloaded again, or restore it"
+            f"{path} {fault}: it is damaged or of another data set; restore it, or move it away so "
+            "that it is downloaded"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=len(idx_header(shape))).reshape(shape)
 

@@ -6,6 +6,7 @@ is found to hold no run. Imports no torch.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from diffusion_lab.atomic import replacing
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.lock import is_first_process, locked
 from diffusion_lab.run.resume import check_new
-from diffusion_lab.run.saved_config import check_requeued
+from diffusion_lab.run.saved_config import check_same_run
 from diffusion_lab.told import fail
 
 CONFIG_FOLDER = ".hydra"
@@ -37,7 +38,7 @@ def claimed(cfg: DictConfig) -> Iterator[None]:
         try:
             held.enter_context(locked(folder))
             check_new(folder)
-            check_requeued(cfg, folder)
+            check_same_run(cfg, folder)
         except UserError:
             _close_logs(folder)
             raise
@@ -83,15 +84,26 @@ class CheckFolder(Callback):
             if folder.is_dir():
                 with locked(folder):
                     check_new(folder)
+                if (folder / "multirun.yaml").is_file():
+                    raise UserError(f"{folder} holds a sweep: give a run a folder of its own")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called by Hydra when that of a sweep is; each job looks at its own folder again."""
         with _rejecting(), _resolvable(config):
             _check_subfolder(config)
             folder = Path(config.hydra.sweep.dir)
-            depth = "**" if (folder / "multirun.yaml").is_file() else "*"  # a sweep was here
-            for record in folder.glob(f"{depth}/metrics.json"):
+            if (folder / "metrics.json").is_file():
+                raise UserError(f"{folder} holds a run: give a sweep a folder of its own")
+            jobs = "**" if (folder / "multirun.yaml").is_file() else _job_pattern(config)
+            for record in folder.glob(f"{jobs}/metrics.json"):
                 check_new(record.parent)
+
+
+def _job_pattern(config: DictConfig) -> str:
+    """A pattern of the folders that the jobs of a sweep will have."""
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    numbered = str(sweep["subdir"]).replace("${hydra:job.num}", "[0-9]*")
+    return re.sub(r"\$\{[^}]*\}", "*", numbered)
 
 
 @contextmanager

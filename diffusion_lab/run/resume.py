@@ -95,6 +95,8 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
     # without "..", as Hydra will have it; a link stays one
     folder = Path(os.path.abspath(Path(unquoted(named.partition("=")[2])).expanduser()))  # noqa: PTH100
     if not (folder / ".hydra" / "config.yaml").is_file() and not has_checkpoint(folder):
+        if (folder / "multirun.yaml").is_file():
+            raise UserError(f"{named} is a sweep: {command}={folder}/0 takes its first job")
         raise UserError(
             f"{named} is no run folder: give one that holds .hydra/config.yaml, "
             f"{command}=logs/runs/<name>"
@@ -151,13 +153,23 @@ def has_saved(run_dir: Path) -> bool:
 def check_new(run_dir: Path) -> None:
     """Raise UserError for a folder that holds a run which a new one would overwrite.
 
-    Not for what SLURM put back into its queue: Lightning goes on there by itself.
+    Not for what SLURM put back into its queue: within SLURM Lightning goes on there by itself.
     """
-    if has_saved(run_dir) and not any(run_dir.glob("hpc_ckpt_*.ckpt")):
+    status = _record(run_dir).get("status")
+    turns = any(run_dir.glob("hpc_ckpt_*.ckpt"))
+    if (turns or has_saved(run_dir)) and not (turns and status != "finished" and _in_slurm()):
         raise UserError(
             f"{run_dir} holds a run already: resume={run_dir} goes on with it, a new one needs a "
             "folder of its own"
         )
+    if status == "diverged":
+        raise UserError(f"{run_dir} holds a run that diverged: a new one needs a folder of its own")
+
+
+def _in_slurm() -> bool:
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    return SLURMEnvironment.detect()
 
 
 def from_the_start(cfg: DictConfig, run_dir: Path) -> DictConfig:

@@ -56,6 +56,8 @@ def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler
     """
     plain = cast(dict[str, Any], OmegaConf.to_container(given, resolve=True))
     settings = {key: value for key, value in plain.items() if value is not None}
+    if "_target_" in settings and plain.get("num_steps", 1) is None:
+        raise UserError("sampler.num_steps=null: expected a whole number, at least 1")
     config = settings if "_target_" in settings else run.config["sampler"] | settings
     check_config({"sampler": config}, partial(trusted, trust=run.trust))
     sampler: Sampler = construct(config, run.trust)
@@ -244,6 +246,6 @@ def _guidance_figure(lots: Sequence[Tensor], guides: Sequence[Guide], kind: str)
     each = max(1, min(MAX_CELL, 16 // len(guides), len(lots[0]) // len(classes)))
     rows = {
         f"{kind} {label}": [lot[k :: len(classes)][:each].float() / 255 for lot in lots]
-        for k, label in enumerate(classes[: min(len(lots[0]), MAX_ROWS)])
+        for k, label in enumerate(classes[: min(len(lots[0]), MAX_ROWS, 8 * each * len(guides))])
     }
     return figures.labelled_table(rows, [f"scale {g.guidance_scale:g}" for g in guides])

@@ -5,6 +5,7 @@ which (`${paths.output_dir}`), and is taken where the two agree. Where they diff
 counts. Imports torch only where there is a checkpoint to read.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,19 +138,36 @@ def merge(
     return OmegaConf.create(plain), merged.keys
 
 
-def check_requeued(cfg: DictConfig, run_dir: Path) -> None:
-    """Raise UserError if Lightning would go on there with what SLURM requeued as another run."""
-    turns = sorted(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not turns:
-        return
-    from diffusion_lab.run.checkpoint_io import read_checkpoint
+def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
+    """Raise UserError if a start there would make another run of one that was begun.
 
-    _, keys = merge(cfg, read_checkpoint(turns[-1])["config"])
+    That is what SLURM requeued, where Lightning goes on, and what was stopped before its first
+    checkpoint, which begins again.
+    """
+    turns = sorted(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: path.stat().st_mtime)
+    file = run_dir / ".hydra" / "config.yaml"
+    if turns:
+        from diffusion_lab.run.checkpoint_io import read_checkpoint
+
+        began, source = read_checkpoint(turns[-1])["config"], turns[-1]
+    elif (run_dir / "metrics.json").is_file() and file.is_file() and not _failed(run_dir):
+        began, source = _values(_of_file(file)), file
+    else:
+        return
+    _, keys = merge(cfg, began)
     if others := [key for key in keys if key not in MAY_CHANGE]:
         raise UserError(
-            f"{turns[-1]} was trained with another configuration ({', '.join(others[:5])}): type "
-            "the same again, or give a folder of its own"
+            f"{source} is of a run with another configuration ({', '.join(others[:5])}): type the "
+            "same again, or give a folder of its own"
         )
+
+
+def _failed(run_dir: Path) -> bool:
+    """Whether the run that was begun there ended by an error, and is to be tried again."""
+    try:
+        return bool(json.loads((run_dir / "metrics.json").read_text())["status"] == "failed")
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 class _Merge:

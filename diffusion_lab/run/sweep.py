@@ -138,7 +138,9 @@ class SweepSummary(Callback):
         for row in rows:  # a table shows what tells the jobs apart
             row["overrides"] = row.pop("swept")
         names = list(dict.fromkeys(key for row in rows for key in row if key != "run_dir"))
-        table = Table(*names, title=f"{len(rows)} jobs", title_justify="left")
+        table = Table(
+            *names, title=f"{len(rows)} job{'s' * (len(rows) != 1)}", title_justify="left"
+        )
         for row in rows:
             cells = (row.get(name, "") for name in names)
             table.add_row(*(f"{c:.5g}" if isinstance(c, float) else str(c) for c in cells))

@@ -66,9 +66,13 @@ from diffusion_lab.run.resume import (
     has_saved,
 )
 from diffusion_lab.run.sampling_line import planned
-from diffusion_lab.run.saved_config import check_requeued
+from diffusion_lab.run.saved_config import check_same_run
 from diffusion_lab.run.threads import check_threads, threads_restored
-from diffusion_lab.run.trainer_options import check_batches, check_trainer_options
+from diffusion_lab.run.trainer_options import (
+    check_batches,
+    check_trainer_options,
+    limit_warning,
+)
 from diffusion_lab.schema import TrainConfig
 from diffusion_lab.signals import Stopped, listening
 
@@ -119,7 +123,7 @@ def _recorded(
     checkpoint, first_step = None, None
     if not resume:
         check_new(run_dir)
-        check_requeued(cfg, run_dir)
+        check_same_run(cfg, run_dir)
     if not (resume and (run_dir / ".hydra" / "config.yaml").exists()):
         rank_zero_only(write_config)(run_dir, cfg)
     if resume and not has_saved(run_dir):
@@ -197,7 +201,8 @@ def _fit(
         torch.manual_seed(int(states[0]))
     datamodule.prepare_data()
     datamodule.setup("fit")
-    check_batches(trainer, datamodule, cfg.teacher.num_pairs if beginning.pairs_file else None)
+    num_pairs = cfg.teacher.num_pairs if beginning.pairs_file else None
+    num_batches = check_batches(trainer, datamodule, num_pairs)
     beginning.use_pairs(cfg, datamodule, module, trainer.strategy.root_device)
     if checkpoint is not None:
         check_same_data(checkpoint.content["data"], datamodule.provenance)
@@ -213,7 +218,11 @@ def _fit(
 
     introduce(loggers, config, datamodule.provenance)
     _say(headline(module, datamodule.provenance, trainer))
-    if warning := bias_warning(module.noise_schedule, datamodule):
+    bias, limit = (
+        bias_warning(module.noise_schedule, datamodule),
+        limit_warning(trainer, num_batches),
+    )
+    for warning in filter(None, (bias, limit)):
         rank_zero_only(log.warning)(warning)
     guide, shape = check_guidance(cfg, module), datamodule.image_shape
     _say(f"samples by {planned(config['sampler'], build(cfg.sampler), [guide], module, shape)}")

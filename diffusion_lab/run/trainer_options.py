@@ -61,10 +61,11 @@ def _check_interval(value: Any) -> None:
 
 def check_batches(
     trainer: L.Trainer, datamodule: ImageDataModule, num_pairs: int | None = None
-) -> None:
-    """Raise UserError for options that do not fit the number of batches of an epoch.
+) -> int:
+    """Return the number of batches that an epoch trains on, if all options fit it.
 
-    `num_pairs` is the number of reflow pairs that will take the place of the images.
+    Raises UserError for one that does not. `num_pairs` is the number of reflow pairs that will
+    take the place of the images.
     """
     found = datamodule.provenance
     images = {"train": int(found["num_train"]), "val": int(found["num_val"])}
@@ -93,3 +94,16 @@ def check_batches(
             f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches; give at "
             "most that, or trainer.check_val_every_n_epoch=null to count on over the epochs"
         )
+    return int(used["train"])
+
+
+def limit_warning(trainer: L.Trainer, num_batches: int) -> str | None:
+    """Warn that max_epochs ends the training before max_steps does; None where it does not."""
+    epochs = trainer.max_epochs or -1
+    steps = epochs * math.ceil(num_batches / trainer.accumulate_grad_batches)
+    if epochs < 0 or trainer.max_steps <= steps:
+        return None
+    return (
+        f"trainer.max_epochs={epochs} ends the training after {steps:,} steps, before "
+        f"trainer.max_steps={trainer.max_steps}: type trainer.max_epochs=-1 to go by steps alone"
+    )
