@@ -224,6 +224,8 @@ def without_defaults(folder):
     for config in (state["config"], saved):
         for node in (config, *(config["callbacks"][name] for name in ("samples", "figures"))):
             del node["guidance_scale"], node["guidance_interval"]
+            if config is state["config"]:  # resolved; the file follows the sampler above
+                node["sampler"]["num_steps"] = 10
         config["sampler"]["num_steps"] = 10
     torch.save(state, path)
     OmegaConf.save(saved, folder / ".hydra" / "config.yaml")
