@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tensorboard.summary.writer import event_file_writer
 
 from diffusion_lab import compose_config, train
 from diffusion_lab.modules import DiffusionModule
@@ -29,6 +30,9 @@ FAST = (
     "early stopping waits",
 )
 """Of each kind the one that asks most of it; the rest is slow."""
+# TensorBoard reads files by name, which ends in a number: of one second, .9 comes
+# after .10
+event_file_writer._global_uid = event_file_writer.AtomicCounter(1_000_000)
 LATCHED = ("a step", 25)  # told to stop after step 20, and not to before step 30
 EVERY_PLACE = os.environ.get("EVERY_PLACE") == "1"
 
