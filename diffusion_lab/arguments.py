@@ -37,7 +37,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _is_flag(name: str, flags: set[str]) -> bool:
-    """Whether argparse knows a flag, also one that is shortened (`--multi`)."""
+    """Return True for a flag that argparse knows, also a shortened one (`--multi`)."""
     shortened = name.startswith("--") and any(flag.startswith(name) for flag in flags)
     return name in flags or (shortened and len(name) > len("--"))
 

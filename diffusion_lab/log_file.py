@@ -1,4 +1,4 @@
-"""What the run's log and the threads of loggers do when the machine refuses to write."""
+"""A log file, and a hook for threads, that stay silent when the machine refuses to write."""
 
 import logging
 import sys

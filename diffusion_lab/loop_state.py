@@ -1,4 +1,4 @@
-"""Where Lightning's training loop is: the questions that nothing public of it answers.
+"""State of Lightning's training loop that its public API does not show.
 
 Every private name of Lightning's loops that decides about stopping and resuming stands here, each
 in a function of its own; tests/test_loop_state.py fails where Lightning renames one.
@@ -11,30 +11,30 @@ import lightning as L
 
 
 def accumulates(trainer: L.Trainer) -> bool:
-    """Whether the gradient of the last batch waits for those of the next ones."""
+    """Return True if the gradient of the last batch waits for those of the next ones."""
     return trainer.fit_loop._should_accumulate()
 
 
 def will_stop(trainer: L.Trainer) -> bool:
-    """Whether training ends with this step; `should_stop` waits for min_epochs and min_steps."""
+    """Return True if training ends with this step; should_stop waits for min_epochs, min_steps."""
     ended = 0 < trainer.max_steps <= trainer.global_step
     return ended or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
 def validation_is_due(trainer: L.Trainer) -> bool:
-    """Whether the loop validates after the batch that it has just trained on."""
+    """Return True if the loop validates after the batch that it has just trained on."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def logs_step(trainer: L.Trainer) -> bool:
-    """Whether Lightning logs the step that it is in."""
+    """Return True if Lightning logs the current step."""
     return trainer._logger_connector.should_update_logs
 
 
 def metrics_to_log(trainer: L.Trainer) -> dict[str, Any]:
-    """What it would log of it."""
+    """Return the metrics that Lightning would log of the current step."""
     return dict(trainer._logger_connector.metrics["log"])
 
 
@@ -49,7 +49,7 @@ def move_logged_step(trainer: L.Trainer, by: int) -> None:
 
 
 def gathered_batches(trainer: L.Trainer) -> int:
-    """How many batches the gradient of the group that the current one is in will be gathered over.
+    """Return the number of batches in the accumulation group of the current one.
 
     The last group of an epoch may be smaller: Lightning takes its step at the epoch's last batch.
     """
@@ -59,7 +59,7 @@ def gathered_batches(trainer: L.Trainer) -> int:
 
 
 def was_cut(loops: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's loops ended an epoch before its last batch, as a limit makes them."""
+    """Return True if a limit ended the checkpoint's epoch before its last batch."""
     epoch = loops["epoch_progress"]["current"]
     return (
         epoch["processed"] == epoch["ready"] > epoch["completed"]
@@ -68,7 +68,7 @@ def was_cut(loops: Mapping[str, Any]) -> bool:
 
 
 def finished_epochs(loops: Mapping[str, Any]) -> int:
-    """How many epochs a checkpoint's loops came to the end of; one that was cut goes on."""
+    """Count the epochs that a checkpoint has finished; one that a limit cut goes on."""
     processed: int = loops["epoch_progress"]["current"]["processed"]
     return processed - was_cut(loops)
 

@@ -55,7 +55,7 @@ _OTHER_NAMES = {
     "w": ("guidance_scale",),
     "wd": ("weight_decay",),
 }
-"""What other programs call an option, by the names that it may have here."""
+"""Names of options in other programs, and the names that they may have here."""
 _NOT_FOR_TYPING = ("hydra", "command")
 _MOST = 6  # that are named
 
@@ -138,7 +138,7 @@ def _has_schema(node: DictConfig) -> bool:
 
 
 def _known_keys(error: OmegaConfBaseException) -> list[str]:
-    """What could have stood in the place of the unknown key."""
+    """Keys that could stand in the place of the unknown one."""
     keys: Iterable[Any] = ()
     if isinstance(error.parent_node, DictConfig):
         keys = error.parent_node.keys()

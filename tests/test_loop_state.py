@@ -28,7 +28,7 @@ class Net(L.LightningModule):
 
 
 class Watch(L.Callback):
-    """What the questions answer after every batch, and what then came to pass."""
+    """The answers after every batch, and what happened then."""
 
     def __init__(self, stop_after=None):
         self.answers, self.steps, self.validated, self.stop_after = [], [], [], stop_after

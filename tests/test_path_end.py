@@ -1,4 +1,4 @@
-"""Where a path ends: with other numbers of timesteps, and what samples lose if it is not noise."""
+"""The end of a path: other numbers of timesteps, and the bias where it is not noise."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the recipes say of sampling, and that the page on them says the same."""
+"""Sampling settings of the recipes, and of the page on them."""
 
 import pytest
 

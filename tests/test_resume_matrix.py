@@ -48,7 +48,7 @@ class Clock:
 
 
 def place_of(checkpoint):
-    """Where in the loop a checkpoint was saved."""
+    """Place in the loop at which a checkpoint was saved."""
     loops = checkpoint["loops"]["fit_loop"]
     epoch, batch = (
         loops[name]["current"] for name in ("epoch_progress", "epoch_loop.batch_progress")
@@ -108,7 +108,7 @@ class Run:
 
 
 def chosen(counts):
-    """Which of the moments of a run are tried: (what, number)."""
+    """Moments of a run that are tried: (what, number)."""
     for what, count in counts.items():
         if EVERY_PLACE:
             yield from ((what, number) for number in range(1, count + 1))

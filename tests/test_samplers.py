@@ -30,6 +30,17 @@ def walk(denoise, schedule, sampler, num_images=8, shape=(1, 32, 32), seed=0):
     return last.x_next
 
 
+def noises_seen(sampler, schedule, image):
+    """The noise in x_t at every step, if all of x_t but the image is noise; and the result."""
+    noises = []
+    for step in sample_steps(
+        lambda x, t: image.expand_as(x), schedule, sampler, (1, 8, 8), num_images=2, seed=0
+    ):
+        alpha, sigma = schedule.alpha(step.t[None]), schedule.sigma(step.t[None])
+        noises.append((step.x_t - alpha * image) / sigma)
+    return noises, step.x_next
+
+
 @pytest.mark.parametrize(("path", "word", "spacing"), CELLS)
 def test_every_cell_lands_on_the_gaussian_or_is_refused(path, word, spacing):
     schedule = noise_schedules()[path]
@@ -168,16 +179,10 @@ def test_ddim_goes_to_the_levels_that_it_asks_at(spacing, num_steps):
     schedule, image = VPSchedule(), torch.rand(1, 8, 8)
     sampler = make_sampler("ddim", spacing, num_steps=num_steps)
     sampler.check(schedule)
-    steps = sample_steps(
-        lambda x, t: image.expand_as(x), schedule, sampler, (1, 8, 8), num_images=2, seed=0
-    )
-    noises = []
-    for step in steps:
-        alpha, sigma = schedule.alpha(step.t[None]), schedule.sigma(step.t[None])
-        noises.append((step.x_t - alpha * image) / sigma)
+    noises, result = noises_seen(sampler, schedule, image)
     for noise in noises[1:]:  # at the first it is given none of the image
         torch.testing.assert_close(noise, noises[1], atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(step.x_next, image.expand(2, 1, 8, 8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result, image.expand(2, 1, 8, 8), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

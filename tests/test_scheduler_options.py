@@ -67,7 +67,7 @@ BESIDE: dict[str, dict] = {
     "sigma_min": {"use_karras_sigmas": True},
     "sigma_max": {"use_karras_sigmas": True},
 }
-"""What some options need beside them to change anything."""
+"""Settings without which some options change nothing."""
 
 
 def values_of(name: str, parameter: inspect.Parameter) -> list:

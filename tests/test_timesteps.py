@@ -1,4 +1,4 @@
-"""Which timesteps the samplers visit, for every number of steps, and what that does to a sample."""
+"""Timesteps of the samplers for every number of steps, and their effect on a sample."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.diffusion.samplers.scheduler_spaces import SPACES
 from diffusion_lab.errors import UserError
 from diffusion_lab.run.options import make_sampler, noise_schedules, refusal, words
+from tests.test_samplers import noises_seen
 
 MEAN, STD = -0.3, 0.4
 SHORT = VPSchedule(num_train_timesteps=100)
@@ -130,13 +131,7 @@ def test_the_denoiser_is_asked_at_the_level_that_x_is_at(word, grid):
             make_sampler(word, **{option: True})
         return
     sampler = make_sampler(word, num_steps=10, solver_order=1, **{option: True})
-    steps = sample_steps(
-        lambda x, t: image.expand_as(x), schedule, sampler, (1, 8, 8), num_images=2, seed=0
-    )
-    noises = []
-    for step in steps:
-        alpha, sigma = schedule.alpha(step.t[None]), schedule.sigma(step.t[None])
-        noises.append((step.x_t - alpha * image) / sigma)
+    noises, _ = noises_seen(sampler, schedule, image)
     for noise in noises[2:]:
         torch.testing.assert_close(noise, noises[1], atol=1e-2, rtol=1e-2)
 

@@ -172,7 +172,7 @@ def finished(run: Path) -> bool:
 
 
 def never_stopped(folder: Path, setting: str) -> tuple[dict[str, Any], float]:
-    """What the run leaves, and how many seconds it takes."""
+    """Content of the run folder, and its seconds."""
     run, log = folder / f"straight {setting}", folder / f"straight {setting}.log"
     began = time.monotonic()
     code = attempt([*WORDS, *SETTINGS[setting], f"hydra.run.dir='{run}'"], log, None)

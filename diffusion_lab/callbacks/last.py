@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether a run saved after this batch can be resumed as if it had not been stopped.
+    """Return True if a run that is saved after this batch can be resumed exactly.
 
     Not while gradients are gathered over batches, and not before a validation that is due: it would
     be left out. After the validation and at an epoch's end it always can.

@@ -33,7 +33,7 @@ class IdxFile:
     name: str
     """Of the data set."""
     path: Path
-    """Where the unpacked file belongs, and where a download puts it."""
+    """Place of the unpacked file, into which a download puts it."""
     shape: tuple[int, ...]
     md5: str | None
     """Of the unpacked file, where it is known."""

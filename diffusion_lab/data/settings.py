@@ -1,4 +1,4 @@
-"""Which settings of the images go together, checked before anything is loaded."""
+"""Check the settings of the images before anything is loaded."""
 
 from collections.abc import Mapping
 

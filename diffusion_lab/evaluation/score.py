@@ -26,7 +26,7 @@ class Metric:
     better: Literal["lower", "higher", "real"]
     """"real" is the figure of real images, neither less nor more."""
     bounds: Bounds = UNBOUNDED
-    """What it lies between, which intervals are cut off at."""
+    """Lowest and highest possible value, at which intervals are cut off."""
 
 
 _FRACTION: Bounds = (0.0, 1.0)

@@ -38,7 +38,7 @@ SAMPLER_WORDS = {
 
 
 def sampler_words(export: Export) -> str:
-    """What to type after scripts/sample.py to sample as an export does."""
+    """Overrides of scripts/sample.py that sample as an export does."""
     sampler, guide = export.sampler, export.guide
     words = [f"sampler={SAMPLER_WORDS[sampler.name]}", f"sampler.num_steps={sampler.num_steps}"]
     if isinstance(sampler, DiffusersSampler):

@@ -1,4 +1,4 @@
-"""Whether a training can write best.ckpt, told before it begins."""
+"""Warn before a training that will not write best.ckpt."""
 
 import logging
 import math

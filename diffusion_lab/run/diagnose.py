@@ -63,7 +63,7 @@ class Diagnosis:
     memorisation: Memorisation | None = None
     notes: list[str] = field(default_factory=list)
     sampling: str | None = None
-    """How the samples were made; None for given ones."""
+    """Sampler, steps and guidance of the samples; None for given ones."""
 
     @property
     def lines(self) -> list[str]:

@@ -50,7 +50,7 @@ class Edited:
     rows: dict[str, Tensor]
     """The picture: the name of a row and its images in [0, 1], (columns, C, H, W)."""
     drawn: str = ""
-    """What the picture calls the results of which there are several; "" where `rows` has them."""
+    """Name of the results in the picture, where there are several; "" where `rows` has them."""
     more: dict[str, Tensor] = field(default_factory=dict)
     """What else goes into edit.npz."""
     measured: dict[str, float] = field(default_factory=dict)

@@ -195,7 +195,7 @@ def _evaluation(text: str) -> dict[str, Any]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """What the run was trained with, whatever the file beside its checkpoint says."""
+    """The configuration of the run's training, from its checkpoint if there is one."""
     if not has_checkpoint(folder):
         return _read(folder / ".hydra" / "config.yaml", _yaml)
     saved = read_config(folder)

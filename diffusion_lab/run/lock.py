@@ -23,7 +23,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the first of a distributed one."""
+    """Return True in the only process of a run, or the first of a distributed one."""
     return os.environ.get(next((name for name in _RANKS if name in os.environ), ""), "0") == "0"
 
 

@@ -19,7 +19,7 @@ class Resumed:
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Whether a run has saved a checkpoint, readable or not."""
+    """Return True if a run has saved a checkpoint, readable or not."""
     return any((run_dir / "checkpoints").glob("*.ckpt"))
 
 

@@ -1,4 +1,4 @@
-"""Whether the losses of several runs compare: only where they are of one objective.
+"""Find runs whose losses compare: those of one objective.
 
 Imports no torch: the summary of a sweep asks here.
 """

@@ -201,7 +201,7 @@ def _read_json(folder: Path, name: str, given: str) -> dict[str, Any]:
 
 
 def _how_to_use_a_run(folder: Path, given: str) -> str | None:
-    """What to type in place of a run folder or one of its checkpoints; None for another folder."""
+    """Advice for a run folder or one of its checkpoints; None for another folder."""
     run = folder.parents[1] if folder.suffix == ".ckpt" else folder
     if not (run / ".hydra" / "config.yaml").is_file():
         return None

@@ -163,7 +163,7 @@ def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _failed(run_dir: Path) -> bool:
-    """Whether the run that was begun there ended by an error, and is to be tried again."""
+    """Return True if the run that was begun there ended by an error, and may be tried again."""
     try:
         return bool(json.loads((run_dir / "metrics.json").read_text())["status"] == "failed")
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Which folder the images are looked for in, and what may be written there."""
+"""The folder in which images are looked for, and what may be written there."""
 
 import gzip
 

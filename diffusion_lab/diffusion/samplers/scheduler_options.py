@@ -24,7 +24,7 @@ OF_THE_NOISE_SCHEDULE = frozenset(
         "trained_betas",
     }
 )
-"""What the run was trained with, and a sampler therefore cannot choose."""
+"""Settings of the training, which a sampler cannot choose."""
 REJECTED = {
     "final_sigmas_type": "samples always end on the clean image",
     "set_alpha_to_one": "samples always end on the clean image",
@@ -32,7 +32,7 @@ REJECTED = {
     "only, use sampler=reverse_sde",
     "use_dynamic_shifting": "it follows the size of latent images, use sampler.shift",
 }
-"""Why some options are not offered; the others change nothing here."""
+"""Reasons for options that are not offered; the others change nothing here."""
 SIGMA_GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 """Options that place the steps by noise level; diffusers allows one of them at a time."""
 SPACINGS = ("leading", "linspace", "trailing")
@@ -47,7 +47,7 @@ class Option:
     above: float | None = None
     """For a number: the smallest value, itself excluded; None for a truth value."""
     integer: bool = False
-    below: float = math.inf
+    most: float = math.inf
     """For a number: the largest value, itself included."""
     needs: tuple[tuple[str, Any], ...] = ()
     """Pairs (option, value), one of which must be set."""
@@ -60,10 +60,10 @@ class Option:
             return "true or false"
         if self.integer:
             least = int(self.above) + 1
-            if self.below == math.inf:
+            if self.most == math.inf:
                 return f"a whole number from {least} on"
-            return f"a whole number from {least} to {int(self.below)}"
-        upper = "" if self.below == math.inf else f", at most {self.below:g}"
+            return f"a whole number from {least} to {int(self.most)}"
+        upper = "" if self.most == math.inf else f", at most {self.most:g}"
         return f"a number above {self.above:g}{upper}"
 
     def allows(self, value: Any) -> bool:
@@ -74,7 +74,7 @@ class Option:
             return isinstance(value, bool)
         kinds = (int,) if self.integer else (int, float)
         is_number = isinstance(value, kinds) and not isinstance(value, bool)
-        return is_number and self.above < value <= self.below and math.isfinite(value)
+        return is_number and self.above < value <= self.most and math.isfinite(value)
 
 
 def _if_any(options: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
@@ -83,7 +83,7 @@ def _if_any(options: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
 
 _THRESHOLDING = {
     "thresholding": Option(),
-    "dynamic_thresholding_ratio": Option(above=0, below=1, needs=(("thresholding", True),)),
+    "dynamic_thresholding_ratio": Option(above=0, most=1, needs=(("thresholding", True),)),
     "sample_max_value": Option(above=1, needs=(("thresholding", True),)),
 }
 _CLIPPING = {
@@ -96,7 +96,7 @@ _FLOW = {
     "use_flow_sigmas": Option(),
     "flow_shift": Option(above=0, needs=(("use_flow_sigmas", True),)),
 }
-_ORDER = {"solver_order": Option(above=0, below=3, integer=True)}
+_ORDER = {"solver_order": Option(above=0, most=3, integer=True)}
 _LOWER_ORDER = {"lower_order_final": Option(needs=(("solver_order", 3),))}
 _SECOND_ORDER = {"solver_type": Option(words=("midpoint", "heun"), needs=(("solver_order", 2),))}
 _GRID_ENDS = {
@@ -148,7 +148,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
     "HeunDiscreteScheduler": _CLIPPING | _GRIDS | _LEADING,
     "FlowMatchEulerDiscreteScheduler": {
         "shift": Option(above=0),
-        "shift_terminal": Option(above=0, below=0.999),
+        "shift_terminal": Option(above=0, most=0.999),
         **_GRIDS,
     },
     "FlowMatchHeunDiscreteScheduler": {"shift": Option(above=0)},

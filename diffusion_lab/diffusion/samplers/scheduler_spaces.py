@@ -17,7 +17,7 @@ class Space:
     """The coordinates a family of schedulers works in, and the model output it expects there."""
 
     prediction_type: str | None
-    """What the scheduler is told that the model predicts."""
+    """The scheduler's prediction_type; None if it has no such option."""
     level: Callable[[Any, int, Tensor], Level]
     """(scheduler, step, timestep) -> alpha () and sigma () of what the scheduler holds as x."""
     output: Callable[[Tensor, Tensor, Level, Any], Tensor]
