@@ -241,11 +241,17 @@ def _draw_pictures(
 
 
 def _guidance_figure(lots: Sequence[Tensor], guides: Sequence[Guide], kind: str) -> Figure:
-    """Rows the classes, columns the guidance scales; the same noise in every cell of a row."""
+    """Rows the classes, columns the guidance scales; the same noise in every cell of a row.
+
+    With one image of a class at one scale the classes stand side by side.
+    """
     classes = guides[0].labels
     each = max(1, min(MAX_CELL, 16 // len(guides), len(lots[0]) // len(classes)))
     rows = {
         f"{kind} {label}": [lot[k :: len(classes)][:each].float() / 255 for lot in lots]
-        for k, label in enumerate(classes[: min(len(lots[0]), MAX_ROWS, 8 * each * len(guides))])
+        for k, label in enumerate(classes[: min(len(lots[0]), MAX_ROWS)])
     }
-    return figures.labelled_table(rows, [f"scale {g.guidance_scale:g}" for g in guides])
+    scales = [f"scale {guide.guidance_scale:g}" for guide in guides]
+    if len(scales) == each == 1:
+        return figures.labelled_table({scales[0]: [row[0] for row in rows.values()]}, list(rows))
+    return figures.labelled_table(rows, scales)
