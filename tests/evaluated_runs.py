@@ -10,6 +10,7 @@ CONFIG = {
     "seed": 0,
     "command": {"overrides": "${hydra:overrides.task}", "choices": "${hydra:runtime.choices}"},
     "paths": {"output_dir": "${hydra:runtime.output_dir}"},
+    "model": {"_target_": "diffusion_lab.modules.DiffusionModule"},
     "data": {"name": "mnist", "data_dir": "${paths.data_dir}", "seed": "${seed}"},
     "optimizer": {"lr": 0.001, "betas": [0.9, 0.99]},
     "noise_schedule": {"beta_schedule": None},

@@ -44,7 +44,7 @@ def test_a_run_that_went_on_by_the_clock_cannot_be_repeated(half, typed):
     assert_refused(typed("train", f"rerun={half}"), "went by the clock", "00:01:00:00")
 
 
-def test_a_new_run_does_not_overwrite_another(half, typed, tmp_path):
+def test_a_new_run_does_not_overwrite_another(half, typed, monkeypatch):
     """Nor the folder of a sweep; where nothing was saved yet, and for SLURM, it begins."""
     before = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
     again = ("train", *RUN, f"hydra.run.dir={half}")
@@ -59,7 +59,12 @@ def test_a_new_run_does_not_overwrite_another(half, typed, tmp_path):
         k: v for k, v in before.items() if k.name != ".lock"
     }
     (half / "hpc_ckpt_1.ckpt").touch()
-    check_new(half)
+    with monkeypatch.context() as slurm:
+        for name in ("NTASKS", "JOB_ID"):
+            slurm.setenv(f"SLURM_{name}", "1")
+        check_new(half)
+    with pytest.raises(UserError, match="holds a run already"):
+        check_new(half)
     (half / "hpc_ckpt_1.ckpt").unlink()
     shutil.rmtree(half / "checkpoints")
     (half / "metrics.json").write_text('{"status": "failed"}')
