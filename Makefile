@@ -26,8 +26,8 @@ tensorboard: .venv/demo ## watch all runs in the browser
 	$(BIN)/tensorboard --logdir logs
 
 combinations: .venv/demo ## write docs/combinations.md and sampler_order.png: what goes together, how fast it converges
-	$(BIN)/python -m diffusion_lab.run.combinations
-	$(BIN)/python -m diffusion_lab.run.order
+	$(BIN)/python -m diffusion_lab.tools.combinations
+	$(BIN)/python -m diffusion_lab.tools.sampler_order
 
 objectives: .venv/demo ## a minute of training for each of six objectives, and their samples in a picture
 	rm -rf logs/objectives
@@ -35,7 +35,7 @@ objectives: .venv/demo ## a minute of training for each of six objectives, and t
 		hydra.sweep.dir=logs/objectives/own
 	$(BIN)/python scripts/train.py -m experiment=one_minute model=ddpm noise_schedule=cosine \
 		prediction=epsilon,v_prediction,sample hydra.sweep.dir=logs/objectives/ddpm
-	$(BIN)/python -m diffusion_lab.run.gallery docs/objectives.png \
+	$(BIN)/python scripts/gallery.py docs/objectives.png \
 		logs/objectives/own/[0-9] logs/objectives/ddpm/[0-9]
 
 evaluator: .venv/demo ## train what judges images anew, under a new name: make evaluator VERSION=mnist_v2
@@ -68,10 +68,10 @@ gpu-wheels: ## fetch what a GPU machine without a network lacks into wheels/: ma
 	mv wheels.part wheels
 
 floor: .venv/demo ## what real images score, and spoiled ones: do the metrics see what a person sees?
-	$(BIN)/python -m diffusion_lab.run.sanity
+	$(BIN)/python -m diffusion_lab.tools.metric_sanity
 
 torture: .venv/test ## kill a training 100 times, resume it, compare every tensor with one never stopped
-	$(BIN)/python -m tests.torture logs/torture --kills 100
+	$(BIN)/python -m tests.training.torture logs/torture --kills 100
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffusion_lab import cli, compose_config, train
-from tests import forked
+from tests.support import forked
 
 # tiny but whole: the tests of options are about wiring, not about learning
 TINY = (

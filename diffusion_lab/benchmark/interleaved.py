@@ -14,9 +14,9 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig, open_dict
 
-from diffusion_lab.benchmark.alternate import Clock, Comparison, synchronize, timed
+from diffusion_lab.benchmark.timing import Clock, Comparison, synchronize, timed
 from diffusion_lab.errors import UserError
-from diffusion_lab.run.train import train
+from diffusion_lab.training.train import train
 
 WARM_UP = 2  # steps
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_lab.benchmark.alternate import timed
+from diffusion_lab.benchmark.timing import timed
 
 SIDE = 1024  # of the square matrices
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from diffusion_lab.benchmark.alternate import how_many
+from diffusion_lab.benchmark.timing import how_many
+from diffusion_lab.config.compose import compose_config
+from diffusion_lab.config.instantiate import build
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.run.build import build
-from diffusion_lab.run.compose import compose_config
 
 MOST = 2000  # pieces of work in a block, however short they are
 

@@ -1,25 +1,25 @@
 """Lightning callbacks: what is watched, drawn and saved during training."""
 
-from diffusion_lab.callbacks.compiled import CompiledNetwork
+from diffusion_lab.callbacks.checkpoints.best import EarlyStopping, ModelCheckpoint
+from diffusion_lab.callbacks.checkpoints.last import LastCheckpoint
+from diffusion_lab.callbacks.checkpoints.random_state import RandomState
+from diffusion_lab.callbacks.checkpoints.resume_state import ResumeState
+from diffusion_lab.callbacks.checkpoints.save_config import SaveConfig
+from diffusion_lab.callbacks.checkpoints.unlogged_metrics import PendingMetrics
+from diffusion_lab.callbacks.compile_network import CompiledNetwork
 from diffusion_lab.callbacks.ema import EMA
-from diffusion_lab.callbacks.fid import FID, FIDEstimate
 from diffusion_lab.callbacks.finite_loss import FiniteLoss
-from diffusion_lab.callbacks.last import LastCheckpoint
-from diffusion_lab.callbacks.loss_by_noise import LossByNoise
-from diffusion_lab.callbacks.losses import LossHistory
-from diffusion_lab.callbacks.monitors import EarlyStopping, ModelCheckpoint
-from diffusion_lab.callbacks.pending import PendingMetrics
-from diffusion_lab.callbacks.pictures import Figures
+from diffusion_lab.callbacks.monitoring.loss_by_log_snr import LossByNoise
+from diffusion_lab.callbacks.monitoring.loss_history import LossHistory
+from diffusion_lab.callbacks.monitoring.progress_bar import progress_bar
+from diffusion_lab.callbacks.monitoring.step_log import StepLog
+from diffusion_lab.callbacks.monitoring.throughput import Throughput
 from diffusion_lab.callbacks.post_hoc_ema import PostHocEMA
-from diffusion_lab.callbacks.progress import progress_bar
-from diffusion_lab.callbacks.random_state import RandomState
-from diffusion_lab.callbacks.resume_state import ResumeState
-from diffusion_lab.callbacks.sample_grid import SampleGrid
-from diffusion_lab.callbacks.save_config import SaveConfig
-from diffusion_lab.callbacks.step_log import StepLog
-from diffusion_lab.callbacks.throughput import Throughput
+from diffusion_lab.callbacks.samples.fid import FID, FIDEstimate
+from diffusion_lab.callbacks.samples.figures import Figures
+from diffusion_lab.callbacks.samples.sample_grid import SampleGrid
 from diffusion_lab.callbacks.time_limit import TimeLimit
-from diffusion_lab.callbacks.validate import ValidateAtTheEnd
+from diffusion_lab.callbacks.validate_at_end import ValidateAtTheEnd
 
 __all__ = [
     "EMA",

@@ -8,11 +8,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from diffusion_lab.atomic import replacing
-from diffusion_lab.attached import attached
-from diffusion_lab.callbacks.save_config import SaveConfig
+from diffusion_lab.callbacks.checkpoints.save_config import SaveConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.system.atomic import replacing
+from diffusion_lab.system.lightning import attached
 
 ANOMALY_FILE = "anomaly.pt"
 _UNKNOWN = torch.tensor(0.0)  # the loss, until the backward pass begins

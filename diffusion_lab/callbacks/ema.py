@@ -8,9 +8,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.finite_loss import FiniteLoss
 from diffusion_lab.errors import UserError
+from diffusion_lab.system.lightning import attached
 
 
 class EMA(L.Callback):

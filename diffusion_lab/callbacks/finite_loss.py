@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.anomaly import Batch, Step, write_anomaly
 from diffusion_lab.errors import Diverged, UserError
+from diffusion_lab.system.lightning import attached
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from diffusion_lab.atomic import replacing
-from diffusion_lab.attached import attached
 from diffusion_lab.callbacks.finite_loss import FiniteLoss
-from diffusion_lab.diffusion.power_average import SNAPSHOTS, check_width, decay_of, gamma_of
 from diffusion_lab.errors import UserError
+from diffusion_lab.optim.power_function_ema import SNAPSHOTS, check_width, decay_of, gamma_of
+from diffusion_lab.system.atomic import replacing
+from diffusion_lab.system.lightning import attached
 
 
 class PostHocEMA(L.Callback):

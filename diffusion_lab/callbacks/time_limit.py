@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Timer
 
-from diffusion_lab.loop_state import accumulates
+from diffusion_lab.system.lightning import accumulates
 
 
 class TimeLimit(Timer):

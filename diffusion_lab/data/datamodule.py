@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.clusters import Clusters
-from diffusion_lab.data.folder import find_data_dir
-from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
-from diffusion_lab.data.padding import padded
-from diffusion_lab.data.placement import check_on_device, keep
-from diffusion_lab.data.published import NUM_CLASSES, SIDE
-from diffusion_lab.data.settings import check_images
-from diffusion_lab.data.sources import (
+from diffusion_lab.data.dataset import (
     ImageSet,
     fake_images,
     fetch_images,
     load_images,
 )
-from diffusion_lab.data.split import split_indices
+from diffusion_lab.data.folder import find_data_dir
+from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
+from diffusion_lab.data.mnist.files import NUM_CLASSES, SIDE
+from diffusion_lab.data.placement import check_on_device, keep
+from diffusion_lab.data.settings import check_images
+from diffusion_lab.data.split import padded, split_indices
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 

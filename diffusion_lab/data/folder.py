@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffusion_lab.data.published import TORCHVISION_CLASS
+from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
 from diffusion_lab.errors import UserError
 
 DEFAULT_DATA_DIR = Path("data")

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from diffusion_lab.data.dataset import check_choice
 from diffusion_lab.data.loader import check_whole_number
-from diffusion_lab.data.padding import check_padding
-from diffusion_lab.data.sources import check_choice
+from diffusion_lab.data.split import check_padding
 from diffusion_lab.errors import UserError
 
 

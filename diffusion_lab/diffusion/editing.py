@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import Denoise, first_noise, fresh_noise
-from diffusion_lab.diffusion.samplers.deterministic import Levels, levels_to_clean, walk
+from diffusion_lab.diffusion.samplers.ode import Levels, levels_to_clean, walk
 from diffusion_lab.errors import UserError
 
 RESAMPLINGS = 10

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation import metrics
-from diffusion_lab.evaluation.extractor import Features
-from diffusion_lab.evaluation.reference import Reference
+from diffusion_lab.evaluation.features.extractor import Features
+from diffusion_lab.evaluation.features.reference import Reference
 from diffusion_lab.evaluation.statistics import UNBOUNDED, Bounds
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from diffusion_lab.atomic import new_folder
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import (
     EDM,
@@ -30,8 +29,9 @@ from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
 from diffusion_lab.export import pipeline
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.modules.guide import Guide
 from diffusion_lab.networks.unet2d import UNet2D
+from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.system.atomic import new_folder
 
 STOCK = {"DDIMScheduler": DDIMPipeline, "DDPMScheduler": DDPMPipeline}
 STOCK_PREDICTIONS = ("epsilon", "sample", "v_prediction")

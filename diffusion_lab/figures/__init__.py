@@ -4,21 +4,14 @@ Images come as (N, C, H, W), C = 1 or 3, in [0, 1]. Nothing here draws on a scre
 knows the rest of the project, so it works in notebooks, in threads and on machines without display.
 """
 
-from diffusion_lab.figures.comparison import Panel, Spread, loss_curves, spread_panels
 from diffusion_lab.figures.curves import line_plot, loss_and_grid, loss_curve
 from diffusion_lab.figures.files import save_figure, save_gif, save_grid
 from diffusion_lab.figures.grid import grid_tensor
 from diffusion_lab.figures.images import image_row, labelled_rows, labelled_table, trajectory
-from diffusion_lab.figures.noise_levels import Band, level_panels
-from diffusion_lab.figures.race import Entry, race_figure
-from diffusion_lab.figures.tradeoff import Point, tradeoff_figure
+from diffusion_lab.figures.log_snr import Band, level_panels
 
 __all__ = [
     "Band",
-    "Entry",
-    "Panel",
-    "Point",
-    "Spread",
     "grid_tensor",
     "image_row",
     "labelled_rows",
@@ -27,12 +20,8 @@ __all__ = [
     "line_plot",
     "loss_and_grid",
     "loss_curve",
-    "loss_curves",
-    "race_figure",
     "save_figure",
     "save_gif",
     "save_grid",
-    "spread_panels",
-    "tradeoff_figure",
     "trajectory",
 ]

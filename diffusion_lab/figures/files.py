@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from diffusion_lab.atomic import replacing
 from diffusion_lab.figures.grid import grid_tensor, pixels
+from diffusion_lab.system.atomic import replacing
 
 READABLE_WIDTH = 640
 """Grids of pixels are enlarged by the largest whole factor that keeps them within this width."""

@@ -1,7 +1,6 @@
 """Training objectives as LightningModules."""
 
-from diffusion_lab.modules.basic_unet import BasicUNetModule
-from diffusion_lab.modules.ddpm import DDPMModule
 from diffusion_lab.modules.diffusion import DiffusionModule
+from diffusion_lab.modules.presets import BasicUNetModule, DDPMModule
 
 __all__ = ["BasicUNetModule", "DDPMModule", "DiffusionModule"]

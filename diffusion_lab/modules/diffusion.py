@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffusion_lab.attached import attached
 from diffusion_lab.data.value_range import RANGES, ValueRange
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
 from diffusion_lab.diffusion.pairing import independent
@@ -21,8 +20,8 @@ from diffusion_lab.diffusion.prediction import Prediction
 from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
 from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.errors import UserError
-from diffusion_lab.loop_state import gathered_batches
-from diffusion_lab.modules.lr_schedule import Constant, LRSchedule
+from diffusion_lab.optim.lr_schedule import Constant, LRSchedule
+from diffusion_lab.system.lightning import attached, gathered_batches
 
 Pairing = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x0, noise, classes (B,) if any) -> the noise in another order. Images are (B, C, H, W)."""

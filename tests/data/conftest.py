@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
-from diffusion_lab.data import download, published
+from diffusion_lab.data.mnist import download
+from diffusion_lab.data.mnist import files as published
 
 NUM_TRAIN, NUM_TEST = 60, 20
 MIRRORED = ("MNIST", "FashionMNIST", "KMNIST")

@@ -4,11 +4,11 @@ import gzip
 
 import pytest
 
-from diffusion_lab.data import bundled
-from diffusion_lab.data.sources import fetch_images, load_images
+from diffusion_lab.data.dataset import fetch_images, load_images
+from diffusion_lab.data.mnist import bundled
 from diffusion_lab.errors import UserError
+from tests.cli.test_bad_input import assert_refused
 from tests.conftest import PICTURED, RUN
-from tests.test_bad_input import assert_refused
 
 PUBLISHED = ("MNIST", "FashionMNIST", "KMNIST")
 NAMES = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist", "KMNIST": "kmnist"}

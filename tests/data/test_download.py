@@ -12,8 +12,9 @@ import torch
 import torchvision.datasets
 from filelock import FileLock
 
-from diffusion_lab.data import download, published
-from diffusion_lab.data.sources import fetch_images, load_images
+from diffusion_lab.data.dataset import fetch_images, load_images
+from diffusion_lab.data.mnist import download
+from diffusion_lab.data.mnist import files as published
 from diffusion_lab.errors import UserError
 
 
@@ -115,7 +116,7 @@ def test_a_wrong_file_is_never_overwritten(tiny, mirrors, monkeypatch, tmp_path)
 def test_unpacked_file_with_another_hash(tiny, mirrors, monkeypatch, tmp_path):
     """The packed file is right and unpacks to something else: nothing is put in place."""
     hashes = dict.fromkeys(tiny.files, "0" * 32)
-    monkeypatch.setattr("diffusion_lab.data.published.UNPACKED_MD5", {"mnist": hashes})
+    monkeypatch.setattr("diffusion_lab.data.mnist.files.UNPACKED_MD5", {"mnist": hashes})
     mirrors.use(monkeypatch, "good")
     with pytest.raises(UserError, match="unpacked file has the wrong MD5"):
         fetch_images("mnist", tmp_path, "full")
@@ -182,7 +183,8 @@ def test_waits_for_another_download_only_so_long(tiny, monkeypatch, tmp_path):
 FETCH = """
 import json, sys, time, types
 from pathlib import Path
-from diffusion_lab.data import download, published
+from diffusion_lab.data.mnist import download
+from diffusion_lab.data.mnist import files as published
 told = json.loads(sys.argv[1])
 mnist = types.SimpleNamespace(mirrors=told["mirrors"], resources=told["resources"])
 sys.modules["torchvision"] = types.ModuleType("torchvision")

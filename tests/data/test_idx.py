@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from diffusion_lab.data.idx import read_idx
+from diffusion_lab.data.mnist.idx import read_idx
 from diffusion_lab.errors import UserError
 
 SHAPE = (3, 28, 28)

@@ -9,7 +9,7 @@ import torch
 
 from diffusion_lab.data.datamodule import ImageDataModule
 from tests.data.test_datamodule import fake, identities
-from tests.forked import ROOT
+from tests.support.forked import ROOT
 
 
 class Recorder(L.LightningModule):

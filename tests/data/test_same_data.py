@@ -6,10 +6,10 @@ import pytest
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.run.given_images import run_data
+from diffusion_lab.runs.data import run_data
+from tests.cli.test_bad_input import assert_refused
 from tests.conftest import RUN
 from tests.data.conftest import tiny_files
-from tests.test_bad_input import assert_refused
 
 SHORT = ("data=mnist", *RUN[2:], "trainer.max_epochs=1")
 

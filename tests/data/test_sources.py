@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.data import bundled
-from diffusion_lab.data.sources import fake_images, fetch_images, load_images
+from diffusion_lab.data.dataset import fake_images, fetch_images, load_images
+from diffusion_lab.data.mnist import bundled
 from diffusion_lab.errors import UserError
 
 FULL = os.environ.get("DIFFUSION_LAB_DATA")
@@ -50,7 +50,7 @@ def test_a_complete_folder_needs_no_lock_and_no_writing(tiny, tmp_path, monkeypa
 
     for method in ("mkdir", "write_bytes", "touch", "unlink", "replace"):
         monkeypatch.setattr(Path, method, refuse)
-    monkeypatch.setattr("diffusion_lab.data.download.FileLock", refuse)
+    monkeypatch.setattr("diffusion_lab.data.mnist.download.FileLock", refuse)
     fetch_images("mnist", tmp_path, "full")
     assert load_images("mnist", tmp_path, "full").source == "full"
     assert sorted(tmp_path.rglob("*")) == before
@@ -208,7 +208,7 @@ def test_fake_can_be_learned(image_size):
 def test_importing_it_is_cheap():
     code = (
         "import sys, diffusion_lab.data; assert 'torch' not in sys.modules;"
-        "import diffusion_lab.data.sources, diffusion_lab.data.loader;"
+        "import diffusion_lab.data.dataset, diffusion_lab.data.loader;"
         "heavy = {'torchvision', 'mlxtend', 'lightning', 'pandas'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

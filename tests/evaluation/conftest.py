@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import forked
+from tests.support import forked
 
 TINY_EXTRACTOR = ("data=fake", "data.num_images=300", "data.val_size=60", "data.batch_size=32")
 

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from scipy.ndimage import map_coordinates
 
-from diffusion_lab.data.fake import draw_bars
 from diffusion_lab.data.loader import InMemoryLoader
+from diffusion_lab.data.synthetic import draw_bars
 from diffusion_lab.errors import Diverged, UserError
-from diffusion_lab.evaluation.augmentation import Affine
-from diffusion_lab.evaluation.classifier import Classifier
-from diffusion_lab.evaluation.training import Training, count_errors
+from diffusion_lab.evaluation.features.augmentation import Affine
+from diffusion_lab.evaluation.features.classifier import Classifier
+from diffusion_lab.evaluation.features.train_classifier import Training, count_errors
 from tests.evaluation.conftest import TINY_EXTRACTOR
 
 

@@ -12,18 +12,13 @@ from safetensors.torch import load_file
 from torchvision.models import inception_v3
 from torchvision.transforms.v2 import functional as transform
 
-from diffusion_lab.data.fake import draw_bars
-from diffusion_lab.data.sources import load_images
+from diffusion_lab.data.dataset import load_images
+from diffusion_lab.data.synthetic import draw_bars
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.classifier import Classifier
-from diffusion_lab.evaluation.extractor import (
-    SHIPPED,
-    Features,
-    load_extractor,
-    shipped_versions,
-    unpadded,
-)
-from diffusion_lab.evaluation.inception import load_inception
+from diffusion_lab.evaluation.features.classifier import Classifier
+from diffusion_lab.evaluation.features.extractor import Features, unpadded
+from diffusion_lab.evaluation.features.inception import load_inception
+from diffusion_lab.evaluation.features.load import SHIPPED, load_extractor, shipped_versions
 
 
 def bars(n, size=28, channels=1):

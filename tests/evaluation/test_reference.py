@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.data.fake import draw_bars
-from diffusion_lab.data.sources import ImageSet, fake_images, load_images
+from diffusion_lab.data.dataset import ImageSet, fake_images, load_images
+from diffusion_lab.data.synthetic import draw_bars
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation import reference as module
-from diffusion_lab.evaluation.extractor import Extractor, load_extractor, shipped_versions
-from diffusion_lab.evaluation.reference import (
+from diffusion_lab.evaluation.features import reference as module
+from diffusion_lab.evaluation.features.extractor import Extractor
+from diffusion_lab.evaluation.features.load import load_extractor, shipped_versions
+from diffusion_lab.evaluation.features.reference import (
     cache_key,
     cached_reference,
     load_reference,

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.data.bundled import bundled_digits
+from diffusion_lab.data.mnist.bundled import bundled_digits
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.extractor import Features, load_extractor
+from diffusion_lab.evaluation.features.extractor import Features
+from diffusion_lab.evaluation.features.load import load_extractor
+from diffusion_lab.evaluation.features.reference import Reference, load_reference
 from diffusion_lab.evaluation.metrics import Moments
-from diffusion_lab.evaluation.reference import Reference, load_reference
 from diffusion_lab.evaluation.score import METRICS, Scorer, floor
-from diffusion_lab.run.judge import Judge
-from diffusion_lab.run.sanity import sanity
+from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.tools.metric_sanity import sanity
 
 
 def features(n, seed, shift=0.0, dimensions=8):

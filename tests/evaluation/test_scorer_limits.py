@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.extractor import Features
+from diffusion_lab.evaluation.features.extractor import Features
+from diffusion_lab.evaluation.features.reference import Reference
 from diffusion_lab.evaluation.metrics import Moments
-from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.evaluation.score import Scorer
-from diffusion_lab.run.judge import Judge
+from diffusion_lab.evaluation.scorer import Judge
 
 NEIGHBOURHOODS = {"precision", "recall", "density", "coverage"}
 

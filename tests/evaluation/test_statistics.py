@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion_lab.evaluation.extractor import Features
+from diffusion_lab.evaluation.features.extractor import Features
+from diffusion_lab.evaluation.features.reference import Reference
 from diffusion_lab.evaluation.metrics import Moments
-from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.evaluation.score import METRICS, Scorer, bounds_of
 from diffusion_lab.evaluation.statistics import holm, paired, summary, welch
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from diffusion_lab import compose_config, load_run
+from diffusion_lab.config.instantiate import build
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.run.build import build
-from diffusion_lab.run.draw import draw
-from diffusion_lab.run.gpu import use_tf32
+from diffusion_lab.sampling.draw import draw
+from diffusion_lab.system.device import use_tf32
 from tests.gpu_check.hooks import NoWaiting, Steps
 from tests.gpu_check.place import (
     HERE,
@@ -191,7 +191,7 @@ def halved(place: Place) -> Iterator[Row]:
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("diffusion_lab.run.draw")
+    logger = logging.getLogger("diffusion_lab.sampling.draw")
     logger.addHandler(handler)
     torch.cuda.set_per_process_memory_fraction(min(1.0, allowed))
     try:

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from diffusion_lab.benchmark.alternate import synchronize
+from diffusion_lab.benchmark.timing import synchronize
 
 
 class Poison(L.Callback):

@@ -14,9 +14,9 @@ from typing import Any
 import lightning as L
 import torch
 
-import diffusion_lab.run.train as training
+import diffusion_lab.training.train as training
 from diffusion_lab import compose_config
-from tests.forked import ROOT, Forked
+from tests.support.forked import ROOT, Forked
 
 SMALL = ("data=fake", "data.num_images=160", "data.val_size=16", "data.batch_size=8")
 SMALL_UNET2D = (

@@ -11,18 +11,23 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from diffusion_lab import compose_config, load_run
-from diffusion_lab.benchmark.alternate import timed
-from diffusion_lab.benchmark.baseline import AtTimeZero, PlainTraining, PlainUNet, plain_unet2d
 from diffusion_lab.benchmark.interleaved import OFF_THE_CLOCK, Blocks, interleaved_training
-from diffusion_lab.benchmark.overhead import BLOCKS, WORDS, bare_loop
-from diffusion_lab.benchmark.sampling import sampling
+from diffusion_lab.benchmark.parts.sampling import sampling
+from diffusion_lab.benchmark.parts.time_to_fid import FINAL_FID, time_to_fid
+from diffusion_lab.benchmark.parts.trainer_overhead import BLOCKS, WORDS, bare_loop
 from diffusion_lab.benchmark.settings import Settings
-from diffusion_lab.benchmark.time_to_fid import FINAL_FID, time_to_fid
+from diffusion_lab.benchmark.timing import timed
 from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
+from diffusion_lab.benchmark.tutorial_baseline import (
+    AtTimeZero,
+    PlainTraining,
+    PlainUNet,
+    plain_unet2d,
+)
+from diffusion_lab.config.instantiate import build
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.networks.fast_unet import FastUNet
-from diffusion_lab.run.build import build
-from diffusion_lab.run.choice import choose_judge
+from diffusion_lab.scoring.choose_scorer import choose_judge
 from tests.gpu_check.hooks import Steps
 from tests.gpu_check.place import (
     ALONE,

@@ -1,0 +1,67 @@
+"""Images a second from memory to a batch of floats on the device."""
+
+from collections.abc import Callable
+
+from diffusion_lab.benchmark.settings import Settings
+from diffusion_lab.benchmark.table import Row, Target
+from diffusion_lab.benchmark.timing import alternate, timed
+from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
+from diffusion_lab.benchmark.tutorial_baseline import plain_loader
+
+TARGET = Target(100, at_least=True)
+
+
+def data_path(settings: Settings) -> list[Row]:
+    """Whole epochs of the data module, pixels scaled, against as much of torchvision's as fits."""
+    data = settings.datamodule()
+    root = write_torchvision_files(data, settings.scratch / "data_path")
+    loader, ours = plain_loader(root, settings.batch_size), data.train_dataloader()
+    device = settings.device
+
+    def plain_batches(count: int) -> int:
+        seen = 0
+        for number, (images, _) in enumerate(loader, 1):
+            seen += len(images.to(device))
+            if number == count:
+                break
+        return seen
+
+    def our_epochs(count: int) -> int:
+        seen = 0
+        for _ in range(count):
+            for images, labels in ours:
+                batch = (images.to(device), labels.to(device))
+                seen += len(data.on_after_batch_transfer(batch, 0)[0])
+        return seen
+
+    def rate(work: Callable[[int], int], count: int) -> float:
+        seen: list[int] = []
+        seconds = timed(lambda: seen.append(work(count)), device)
+        return seen[0] / seconds
+
+    plain_batches(1), our_epochs(1)
+    half = settings.seconds / 2
+    share = settings.batch_size / rate(plain_batches, 10)  # seconds a batch
+    batches = min(len(loader), max(1, int(half / settings.repeats / share)))
+    size = len(data.pixels("train"))
+    epochs = max(1, int(half / settings.repeats / (size / rate(our_epochs, 1))))
+    comparison = alternate(
+        lambda: rate(plain_batches, batches), lambda: rate(our_epochs, epochs), settings.repeats
+    )
+    return [
+        Row(
+            "data",
+            "data path",
+            "torchvision's MNIST, ToTensor, DataLoader with shuffle",
+            "images/s",
+            comparison,
+            TARGET,
+            {
+                "batch_size": settings.batch_size,
+                "images": size,
+                "baseline_batches_in_a_block": batches,
+                "our_epochs_in_a_block": epochs,
+                "also_counted": "the scaling to float32 on both sides",
+            },
+        )
+    ]

@@ -1,0 +1,55 @@
+"""Print the peak memory of this process: `python -m diffusion_lab.benchmark.parts.peak_memory`.
+
+`train <words>` is scripts/train.py; `loop <root> <batch size> <batches> <device>` the tutorial.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def resident(name: str) -> int:
+    """Bytes: "VmRSS", those of now, or "VmHWM", the most there have been."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # not getrusage: its figure begins with the process that started this one
+        [line] = [text for text in status.read_text().splitlines() if text.startswith(f"{name}:")]
+        return int(line.split()[1]) * 1024
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _train(words: list[str]) -> int:
+    import diffusion_lab.training.train  # noqa: F401 - what the command imports when it begins
+    from diffusion_lab.cli.training import train
+
+    before = resident("VmRSS")
+    sys.argv = ["train.py", *words]
+    train()
+    return before
+
+
+def _loop(root: str, batch_size: str, batches: str, device: str) -> int:
+    import matplotlib.pyplot  # noqa: F401 - the tutorial imports it, and the scheduler
+    import torch
+    from diffusers import DDPMScheduler  # noqa: F401
+
+    from diffusion_lab.benchmark.tutorial_baseline import PlainTraining, PlainUNet, plain_loader
+
+    before = resident("VmRSS")
+    loader = plain_loader(Path(root), int(batch_size))
+    PlainTraining(PlainUNet(), loader, torch.device(device)).steps(int(batches))
+    return before
+
+
+def main() -> None:
+    """Work, then print {"imports": bytes, "peak": bytes}."""
+    kind, *rest = sys.argv[1:]
+    imports = _train(rest) if kind == "train" else _loop(*rest)
+    print(json.dumps({"imports": imports, "peak": resident("VmHWM")}))
+
+
+if __name__ == "__main__":
+    main()

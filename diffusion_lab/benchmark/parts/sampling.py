@@ -1,0 +1,166 @@
+"""Images drawn as scripts/sample.py draws them, against diffusers' pipelines."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from omegaconf import OmegaConf
+
+from diffusion_lab.benchmark.settings import Settings, run_words
+from diffusion_lab.benchmark.table import Row, Target
+from diffusion_lab.benchmark.timing import alternate, timed
+from diffusion_lab.benchmark.tutorial_baseline import plain_unet2d
+from diffusion_lab.config.instantiate import build
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import Sampler
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.runs.load import Run, load_run
+from diffusion_lab.sampling.draw import draw
+from diffusion_lab.scoring.draw_set import counting
+from diffusion_lab.system.precision import chosen_precision
+
+DDIM_STEPS = 10
+DDPM_WORDS = ("model=ddpm", "sampler=ddim", f"sampler.num_steps={DDIM_STEPS}")
+SAME_WEIGHTS = Target(1.2, at_least=True)
+
+FAST = ("experiment=fast_classes",)
+"""The recipe whose samples are timed, as words of scripts/train.py."""
+FAST_CALLS = 10  # of its network for an image
+DDPM_STEPS = 1000
+TIMED_STEPS = 10  # of those
+FAST_TARGET = Target(1000, at_least=True)
+
+
+def sampling(settings: Settings) -> list[Row]:
+    """The same UNet2DModel, the same weights, DDIM with as many steps, in images a second."""
+    run = untrained(settings, *DDPM_WORDS)
+    sampler = run.sampler()
+    unet = _pipeline_unet(settings)
+    unet.load_state_dict(run.module.network.unet.state_dict())  # type: ignore[union-attr]
+    pipeline = DDIMPipeline(unet, DDIMScheduler(num_train_timesteps=DDPM_STEPS))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def diffusers() -> None:
+        pipeline(batch_size=settings.num_samples, num_inference_steps=DDIM_STEPS, output_type="np")
+
+    seconds = alternate(
+        lambda: timed(diffusers, settings.device),
+        lambda: timed(lambda: _draw(run, sampler, settings), settings.device),
+        settings.repeats,
+    )
+    return [
+        Row(
+            "sampling",
+            f"samples, UNet2DModel, {DDIM_STEPS} steps",
+            "diffusers' DDIMPipeline in float32, the same weights",
+            "images/s",
+            seconds.map(lambda s: settings.num_samples / s),
+            SAME_WEIGHTS,
+            {
+                "words": run_words(DDPM_WORDS),
+                "precision": chosen_precision(settings.precision, settings.device),
+                "batch_size": settings.num_samples,
+            },
+        )
+    ]
+
+
+def fast_sampling(settings: Settings) -> list[Row]:
+    """A trained run of the fast recipe, or an untrained one, in images a second."""
+    run = load_run(settings.run) if settings.run else untrained(settings, *FAST)
+    run.module.to(settings.device)
+    sampler, calls = _sampler_of_calls(run, FAST_CALLS, settings)
+    unet = _pipeline_unet(settings)
+    scheduler = DDPMScheduler(num_train_timesteps=DDPM_STEPS)
+    pipeline = DDPMPipeline(unet, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def diffusers() -> None:
+        pipeline(batch_size=settings.num_samples, num_inference_steps=TIMED_STEPS, output_type="np")
+
+    # ours is so much shorter that one drawing would be noise
+    _draw(run, sampler, settings)
+    once = timed(lambda: _draw(run, sampler, settings), settings.device)
+    times = settings.block(once, once, most=50)
+
+    def ours() -> float:
+        return timed(
+            lambda: [_draw(run, sampler, settings) for _ in range(times)],
+            settings.device,
+        )
+
+    scale = DDPM_STEPS / TIMED_STEPS
+    rates = alternate(
+        lambda: settings.num_samples / (scale * timed(diffusers, settings.device)),
+        lambda: times * settings.num_samples / ours(),
+        settings.repeats,
+    )
+    return [
+        Row(
+            "fast_sampling",
+            f"samples, fast recipe, {calls:g} calls",
+            f"DDPMPipeline, UNet2DModel, {DDPM_STEPS:,} steps",
+            "images/s",
+            rates,
+            FAST_TARGET,
+            {
+                "run": settings.run,
+                "words": None if settings.run else run_words(FAST),
+                "network": "trained" if settings.run else "untrained: speed has no use for weights",
+                "sampler": f"{sampler.name}, {sampler.num_steps} steps",
+                "precision": chosen_precision(settings.precision, settings.device),
+                "calls": calls,
+                "batch_size": settings.num_samples,
+                "baseline_steps_timed": TIMED_STEPS,
+                "baseline_steps_it_stands_for": DDPM_STEPS,
+            },
+        )
+    ]
+
+
+def untrained(settings: Settings, *words: str) -> Run:
+    """As `load_run` would give it, had the training of these words taken no step."""
+    cfg = settings.compose(*words)
+    module: DiffusionModule = build(cfg.model)
+    data = cfg.data
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    return Run(
+        dir=settings.scratch,
+        config=config,
+        module=module.eval().requires_grad_(False).to(settings.device),
+        value_range=ValueRange(data.value_range),
+        image_shape=(data.channels, data.image_size, data.image_size),
+        weights="raw",
+    )
+
+
+def _pipeline_unet(settings: Settings) -> UNet2DModel:
+    return plain_unet2d().eval().to(settings.device)
+
+
+def _draw(run: Run, sampler: Sampler, settings: Settings) -> torch.Tensor:
+    images, _ = draw(
+        run.module,
+        sampler,
+        run.image_shape,
+        run.value_range,
+        num_samples=settings.num_samples,
+        batch_size=settings.num_samples,
+        seed=0,
+        precision=settings.precision,
+    )
+    return images
+
+
+def _sampler_of_calls(run: Run, most: int, settings: Settings) -> tuple[Sampler, float]:
+    """The run's own sampler with as many steps as take at most so many calls of the network."""
+    one = replace(settings, num_samples=1)
+    for steps in range(most, 0, -1):
+        sampler = run.sampler(num_steps=steps)
+        with counting(run.module.network) as seen:
+            _draw(run, sampler, one)
+        if seen() <= most:
+            return sampler, seen()
+    raise UserError(f"run={run.dir}: its sampler needs more than {most} calls for a single step")

@@ -1,0 +1,151 @@
+"""What the trainer costs a step: the time beyond a bare loop over the same batches.
+
+The network is tiny, or the cost would drown in the noise of its arithmetic; the cost does not
+depend on it, but for the moving average, which touches every weight.
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.optim import Optimizer
+
+from diffusion_lab.benchmark.interleaved import (
+    OFF_THE_CLOCK,
+    Blocks,
+    Interleaved,
+    interleaved_training,
+    planned,
+)
+from diffusion_lab.benchmark.settings import Settings, run_words
+from diffusion_lab.benchmark.table import Row, Target
+from diffusion_lab.benchmark.timing import Comparison, alternate, timed
+from diffusion_lab.config.instantiate import build
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.modules import DiffusionModule
+
+TARGET = Target(1.2, at_least=False, limit=1.0)
+WORDS = (
+    "data=fake",
+    "data.num_images=20000",
+    "data.image_size=8",
+    "data.batch_size=2",
+    "model=basic_unet",
+    "network.channels=[4,4]",
+)
+BLOCKS = 15  # in each fit, whose median counts
+# what is on in ours: the guard and the average are arithmetic with every weight, so the second row
+# is of what a user gets, the first of what it costs to log, to draw the bar and to save
+VARIANTS = {
+    "a step beyond a bare loop, bar and logs on": (
+        "callbacks.finite_loss=null",
+        "callbacks.ema=null",
+    ),
+    "the same with FiniteLoss and EMA, as by default": (),
+}
+
+
+class BareLoop:
+    """The module's own step, loader and optimizer in a plain loop, to be gone on with."""
+
+    def __init__(
+        self, module: DiffusionModule, data: ImageDataModule, device: torch.device
+    ) -> None:
+        self.module, self.data, self.device = module.to(device), data, device
+        self.optimizer = module.make_optimizer(module.parameters())
+        loader = data.train_dataloader()
+        self.batches: Iterator[tuple[Tensor, ...]] = chain.from_iterable(repeat(loader))
+
+    def steps(self, count: int) -> None:
+        """Train so many steps further."""
+        for _ in range(count):
+            moved = tuple(tensor.to(self.device) for tensor in next(self.batches))
+            batch = self.data.on_after_batch_transfer(moved, 0)
+            self.optimizer.zero_grad()
+            x0, noise, t, classes = self.module.draw(*batch)
+            self.module.loss(x0, noise, t, classes).mean().backward()
+            self.optimizer.step()
+
+
+class PlainModule(L.LightningModule):
+    """The same step in a LightningModule as anybody would write it."""
+
+    def __init__(self, module: DiffusionModule, data: ImageDataModule) -> None:
+        super().__init__()
+        self.module, self.data = module, data
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Mean loss of a batch, ()."""
+        x0, noise, t, classes = self.module.draw(*self.data.on_after_batch_transfer(batch, 0))
+        return self.module.loss(x0, noise, t, classes).mean()
+
+    def configure_optimizers(self) -> Optimizer:
+        """The module's own, without a schedule."""
+        return self.module.make_optimizer(self.parameters())
+
+
+def bare_loop(settings: Settings, cfg: DictConfig) -> BareLoop:
+    """Of a training's configuration."""
+    data: ImageDataModule = build(cfg.data)
+    data.setup("fit")
+    return BareLoop(build(cfg.model), data, settings.device)
+
+
+def overhead(settings: Settings) -> list[Row]:
+    """Lightning's trainer without anything beside each of `VARIANTS` of ours."""
+    return [_beyond(settings, what, words) for what, words in VARIANTS.items()]
+
+
+def _beyond(settings: Settings, what: str, words: Sequence[str]) -> Row:
+    cfg = settings.compose(*WORDS, *OFF_THE_CLOCK)
+    bare = bare_loop(settings, cfg)
+    bare.steps(10)
+    once = timed(lambda: bare.steps(10), settings.device) / 10
+    # each side is a fit, of a bare loop and a trainer in turn
+    steps = settings.block(*[BLOCKS * once] * 4)
+    bare_seconds: list[float] = []
+
+    def beyond(seconds: Comparison) -> float:
+        bare_seconds.extend(seconds.baseline)
+        return 1000 * statistics.median(
+            b - a for a, b in zip(seconds.baseline, seconds.ours, strict=True)
+        )
+
+    def barebones() -> float:
+        data: ImageDataModule = build(cfg.data)
+        data.setup("fit")
+        blocks = Blocks(bare.steps, steps, BLOCKS)
+        with planned(blocks):
+            timing = Interleaved()
+        L.Trainer(
+            barebones=True,
+            max_epochs=1_000_000,
+            accelerator=settings.accelerator,
+            devices=1,
+            limit_val_batches=0,
+            callbacks=[timing],
+        ).fit(PlainModule(build(cfg.model), data), data.train_dataloader())
+        return beyond(blocks.comparison)
+
+    def ours() -> float:
+        fresh = settings.compose(*WORDS, *OFF_THE_CLOCK, *words)
+        return beyond(interleaved_training(fresh, Blocks(bare.steps, steps, BLOCKS)))
+
+    comparison = alternate(barebones, ours, settings.repeats, warm_up=False)
+    return Row(
+        "overhead",
+        what,
+        "Trainer(barebones=True) beyond the same loop",
+        "ms",
+        comparison,
+        TARGET,
+        {
+            "words": run_words((*WORDS, *words)),
+            "steps_in_a_block": steps,
+            "bare_step_ms": 1000 * statistics.median(bare_seconds),
+        },
+    )

@@ -1,0 +1,112 @@
+"""A line of the table: what was measured, against what, and whether the target is met."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffusion_lab.benchmark.timing import Comparison
+
+
+@dataclass(frozen=True)
+class Target:
+    """Of the ratio ours / baseline, and perhaps of our value itself."""
+
+    ratio: float
+    at_least: bool
+    """Whether more is better: rates; less is where times and memory are compared."""
+    limit: float | None = None
+    """Our value has to stay below it."""
+
+    def verdict(self, ratio: float, ours: float) -> str:
+        """Say "met", or by how much of the target it was missed."""
+        if ratio <= 0 or ours <= 0:  # of differences between times
+            return "unclear, the noise is larger"
+        missed = []
+        off = (self.ratio - ratio if self.at_least else ratio - self.ratio) / self.ratio
+        if not off <= 0:  # NaN misses too
+            missed.append(f"by {off:.2g}" if abs(off) >= 1 else f"by {100 * off:.2g} %")
+        if self.limit is not None and not ours < self.limit:
+            missed.append(f"{ours:.3g} is not below {self.limit:g}")
+        return f"missed {', '.join(missed)}" if missed else "met"
+
+    def words(self, unit: str) -> str:
+        """Such as ">= 1.5 x"."""
+        below = "" if self.limit is None else f", < {self.limit:g} {unit}"
+        return f"{'>=' if self.at_least else '<='} {self.ratio:g} x{below}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement."""
+
+    part: str
+    what: str
+    against: str
+    unit: str
+    comparison: Comparison
+    target: Target
+    details: dict[str, Any] = field(default_factory=dict)
+    """Plain numbers and texts that say what exactly was measured."""
+
+    @property
+    def verdict(self) -> str:
+        """Of the medians."""
+        return self.target.verdict(self.comparison.ratio, self.comparison.medians[1])
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything."""
+        baseline, ours = self.comparison.medians
+        low, high = self.comparison.spread
+        return {
+            "part": self.part,
+            "what": self.what,
+            "against": self.against,
+            "unit": self.unit,
+            "baseline": baseline,
+            "ours": ours,
+            "ratio": self.comparison.ratio,
+            "ratio_min": low,
+            "ratio_max": high,
+            "target": self.target.words(self.unit),
+            "met": self.verdict == "met",
+            "verdict": self.verdict,
+            "baseline_values": list(self.comparison.baseline),
+            "our_values": list(self.comparison.ours),
+            "details": self.details,
+        }
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Lines of aligned columns."""
+    head = ("what", "baseline", "ours", "", "ratio [min..max]", "target", "")
+    cells = [head]
+    for row in rows:
+        baseline, ours = row.comparison.medians
+        low, high = row.comparison.spread
+        cells.append(
+            (
+                row.what,
+                number(baseline),
+                number(ours),
+                row.unit,
+                f"{number(row.comparison.ratio)} [{number(low)}..{number(high)}]",
+                row.target.words(row.unit),
+                row.verdict,
+            )
+        )
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+    right = {1, 2}
+    return [
+        "  ".join(
+            text.rjust(w) if i in right else text.ljust(w)
+            for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def number(value: float) -> str:
+    """Three digits that mean something, without an exponent where it can be helped."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""Callbacks that save checkpoints, and what belongs into one."""

@@ -1,0 +1,1 @@
+"""Callbacks that log losses, speed and progress."""

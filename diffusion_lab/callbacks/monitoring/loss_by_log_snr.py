@@ -1,0 +1,229 @@
+"""Where the loss is: by log-SNR, in training and in validation."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffusion_lab import figures
+from diffusion_lab.callbacks.samples.figures import log_picture
+from diffusion_lab.diffusion.log_snr import (
+    ImpliedWeighting,
+    implied_weighting,
+    log_snr,
+    log_snr_range,
+)
+from diffusion_lab.errors import UserError
+from diffusion_lab.figures import Band
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.system.atomic import replacing
+
+_KINDS = ("error", "x0_error", "loss")
+_SPLITS = ("train", "val")
+COLUMNS = (
+    "split",
+    "log_snr_low",
+    "log_snr_high",
+    "n",
+    *(name for kind in _KINDS for name in (kind, f"{kind}_se")),
+)
+"""Of loss_by_noise.csv: per bin the mean squared error on the target, on x0 and the weighted loss,
+per pixel in the network's value range, each with the standard error of the mean."""
+
+
+class LossByNoise(L.Callback):
+    """Sums the losses of all images by log-SNR, on the device, and draws them.
+
+    `bins` of equal width lie between the log-SNRs that all but 0.1 % of the draws at either end
+    fall between; the outer two take the rest. Every `every_n_epochs` epochs and at the end
+    figures/loss_by_noise.png and loss_by_noise.csv are written: of training the epochs since the
+    last time (and if the end has cut them short those before), of validation the last one. Images
+    whose loss is not finite are left out.
+
+    Several processes add up their sums. A checkpoint holds those of the first, so that a run of
+    several that is taken up in mid-epoch has fewer images in the window it was stopped in.
+    """
+
+    def __init__(self, bins: int = 20, every_n_epochs: int = 1) -> None:
+        for name, value in (("bins", bins), ("every_n_epochs", every_n_epochs)):
+            if value < 1:
+                raise UserError(f"callbacks.loss_by_noise.{name}={value}: expected at least 1")
+        self.bins = bins
+        self.every_n_epochs = every_n_epochs
+        self.edges = torch.empty(0)
+        # per bin the number of images, and sum and sum of squares of each of _KINDS
+        self.sums = {split: torch.zeros(bins, 7, dtype=torch.float64) for split in _SPLITS}
+        self.written = self.sums["train"].clone()  # the last window, of all processes
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lay the bins, and go on from the sums of a checkpoint."""
+        module = _diffusion(pl_module)
+        low, high = log_snr_range(module.time_sampling, module.noise_schedule)
+        dtype = torch.float32 if module.device.type == "mps" else torch.float64
+        self.edges = torch.linspace(low, high, self.bins + 1, dtype=dtype, device=module.device)
+        for split in _SPLITS:
+            sums = self.sums[split].to(self.edges)
+            self.sums[split] = sums if trainer.is_global_zero else torch.zeros_like(sums)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Add a batch."""
+        self._add("train", _diffusion(pl_module), outputs["losses"], outputs["error"], outputs["t"])
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew."""
+        self.sums["val"] = torch.zeros_like(self.sums["val"])
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch, weighted as in training."""
+        module = _diffusion(pl_module)
+        error, t = outputs["error"], outputs["t"]
+        self._add("val", module, module.weigh(error, t), error, t)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write and draw, and begin anew; an epoch that was cut short may be gone on with."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and trainer.is_last_batch:
+            self.written = self._write(trainer, _diffusion(pl_module))
+            self.sums["train"].zero_()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write and draw what was added since, if anything was."""
+        self._write(trainer, _diffusion(pl_module))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists, for the checkpoint."""
+        sums = {split: sums.tolist() for split, sums in self.sums.items()}
+        return {**sums, "written": self.written.tolist()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on adding, in the middle of an epoch too."""
+        loaded = {k: torch.tensor(v, dtype=torch.float64) for k, v in state_dict.items()}
+        self.written = loaded.pop("written")
+        self.sums = loaded
+
+    @torch.no_grad()
+    def _add(
+        self, split: str, module: DiffusionModule, losses: Tensor, error: Tensor, t: Tensor
+    ) -> None:
+        schedule = module.noise_schedule
+        x0_weight = module.prediction.x0_weight(schedule.alpha(t), schedule.sigma(t))
+        # all on the device, without waiting for it
+        error = error.to(self.edges)
+        values = torch.stack([error, error / x0_weight.to(error), losses.to(error)], 1)
+        finite = values.isfinite().all(1, keepdim=True)
+        values = torch.where(finite, values, 0)
+        row = torch.cat([finite.to(values), values, values.square()], 1)
+        level = log_snr(schedule, t).to(self.edges)
+        self.sums[split].index_add_(0, torch.bucketize(level, self.edges[1:-1]), row)
+
+    def _write(self, trainer: L.Trainer, module: DiffusionModule) -> Tensor:
+        """Write and draw what there is. -> the training sums of all processes."""
+        train, val = (
+            trainer.strategy.reduce(self.sums[split].clone(), reduce_op="sum").double().cpu()
+            for split in _SPLITS
+        )
+        n = train[:, 0].sum()
+        shown = train + self.written if n < self.written[:, 0].sum() else train
+        folder = Path(trainer.default_root_dir)
+        # a run folder that was removed is not made again
+        if not n or not trainer.is_global_zero or not folder.is_dir():
+            return train
+        edges = self.edges.double().cpu().numpy()
+        tables = {"train": table(edges, shown.numpy()), "val": table(edges, val.numpy())}
+        with replacing(folder / "loss_by_noise.csv") as part, part.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(COLUMNS)
+            for split, columns in tables.items():
+                rows.writerows([split, *row] for row in zip(*columns.values(), strict=True))
+        implied = implied_weighting(
+            module.time_sampling, module.noise_schedule, module.weighting, module.prediction
+        )
+        path = folder / "figures" / "loss_by_noise.png"
+        figures.save_figure(loss_by_noise_figure(edges, tables, implied), path)
+        log_picture(trainer, "loss_by_noise", path)
+        return train
+
+
+def table(edges: NDArray[np.float64], sums: NDArray[np.float64]) -> dict[str, list[float]]:
+    """The columns of the CSV but for `split`, by name, one value a bin.
+
+    edges (bins + 1,), sums (bins, 7): n, the three sums, the three sums of squares. A bin without
+    images has nan, and standard errors need two.
+    """
+    low, high = edges[:-1].tolist(), edges[1:].tolist()
+    columns = {"log_snr_low": [-math.inf, *low[1:]], "log_snr_high": [*high[:-1], math.inf]}
+    n = sums[:, 0]
+    columns["n"] = n.astype(int).tolist()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for k, kind in enumerate(_KINDS):
+            mean = sums[:, 1 + k] / n
+            variance = np.maximum(sums[:, 4 + k] / n - mean**2, 0) * n / (n - 1)
+            columns[kind] = mean.tolist()
+            columns[f"{kind}_se"] = np.sqrt(variance / n).tolist()
+    return columns
+
+
+def loss_by_noise_figure(
+    edges: NDArray[np.float64],
+    tables: dict[str, dict[str, list[float]]],
+    implied: ImpliedWeighting,
+) -> Figure:
+    """Errors on the target and on x0, the shares of the loss, and the implied weighting."""
+    middles, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
+    names = {"train": "training", "val": "validation"}
+    there = {split: columns for split, columns in tables.items() if any(columns["n"])}
+
+    def bands(kind: str) -> dict[str, Band]:
+        return {
+            names[split]: Band(middles, columns[kind], 2 * np.array(columns[f"{kind}_se"]))
+            for split, columns in there.items()
+        }
+
+    shares: dict[str, Band] = {}
+    for split, columns in there.items():
+        sums = np.nan_to_num(np.array(columns["loss"])) * columns["n"]
+        shares[names[split]] = Band(middles, sums / sums.sum() / width)
+    seen = (implied.log_snr >= edges[0]) & (implied.log_snr <= edges[-1])
+    level = implied.log_snr[seen]
+    shares["levels drawn"] = Band(level, implied.density[seen])
+    on_x0, on_epsilon = implied.on_x0[seen], implied.on_epsilon[seen]
+    weights = {
+        "on the x0 loss": Band(level, on_x0 / on_x0.max()),
+        "on the epsilon loss": Band(level, on_epsilon / on_epsilon.max()),
+    }
+    share = "share of the loss, per unit of log-SNR"
+    return figures.level_panels(
+        {
+            "squared error on the target": bands("error"),
+            "squared error on x0": bands("x0_error"),
+            share: shares,
+            "implied weighting, largest = 1": weights,
+        },
+        linear=(share,),
+    )
+
+
+def _diffusion(module: L.LightningModule) -> DiffusionModule:
+    assert isinstance(module, DiffusionModule)
+    return module

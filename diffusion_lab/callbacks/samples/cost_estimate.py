@@ -1,0 +1,64 @@
+"""What it will cost to draw and judge images, from a few network calls."""
+
+from collections.abc import Iterator
+from time import monotonic
+
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.diffusion import Sampler, Step, sample_steps
+from diffusion_lab.evaluation.features.extractor import Extractor
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.sampling.conditioning import Guide
+
+_ENOUGH = 0.3  # seconds of calls, after which a larger batch is not tried
+_STEPS = 3  # of which the first, which may have to set things up, does not count
+
+
+class Forecast:
+    """Counts the network calls of a sampler, guidance included, and times a few real ones.
+
+    The module is used as it is: put it in evaluation mode before. Draws from no random stream but
+    its own.
+    """
+
+    def __init__(
+        self,
+        module: DiffusionModule,
+        data: ImageDataModule,
+        sampler: Sampler,
+        guide: Guide | None = None,
+    ) -> None:
+        self.module, self.data, self.sampler = module, data, sampler
+        self.guide = guide or Guide.of(module)
+        self._calls = self.guide.network_calls(sampler, module.noise_schedule, data.image_shape)
+        self.num_calls = sum(self._calls)
+        """For every image; with guidance both branches count."""
+
+    def _steps(self, count: int) -> Iterator[Step]:
+        return sample_steps(
+            self.guide.denoiser(self.module, 0, count),
+            self.module.noise_schedule,
+            self.sampler,
+            self.data.image_shape,
+            num_images=count,
+            seed=0,
+            device=self.module.device,
+        )
+
+    def seconds_per_image(self, extractor: Extractor, batch_size: int) -> float:
+        """To draw and judge one, in batches of this size or of the largest that is soon tried."""
+        size, took = min(16, batch_size), 0.0
+        while True:
+            began = monotonic()
+            for calls, step in zip(self._calls[:_STEPS], self._steps(size), strict=False):
+                pixels = self.data.value_range.decode(step.x_next).cpu()  # waits for the device
+                ended = monotonic()
+                per_call = (ended - began) / max(calls, 1)
+                took += ended - began
+                began = monotonic()
+            if took >= _ENOUGH or size == batch_size:
+                break
+            size, took = min(4 * size, batch_size), 0.0
+        extractor(pixels[:1])  # the first call sets things up
+        began = monotonic()
+        extractor(pixels)
+        return (per_call * self.num_calls + monotonic() - began) / size

@@ -1,0 +1,47 @@
+"""What callbacks need that draw images in the middle of training."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+
+from diffusion_lab.callbacks.ema import averaged
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.diffusion import Sampler
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.sampling.conditioning import Guide
+
+
+def parts(trainer: L.Trainer, module: L.LightningModule) -> tuple[DiffusionModule, ImageDataModule]:
+    """The module and the data by their own types."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(module, DiffusionModule)
+    assert isinstance(data, ImageDataModule)
+    return module, data
+
+
+@contextmanager
+def evaluating(trainer: L.Trainer, module: DiffusionModule) -> Iterator[None]:
+    """Averaged weights, evaluation mode, no gradients, the training's random stream left alone."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), averaged(trainer, module):
+            yield
+    finally:
+        module.train(training)
+
+
+def guide_of(
+    module: DiffusionModule,
+    sampler: Sampler,
+    guidance_scale: float,
+    guidance_interval: Sequence[float] | None,
+) -> Guide:
+    """Guidance of all classes in turn: image k is of class k % num_classes if there are any.
+
+    Raises UserError for a sampler or a guidance that does not fit the module.
+    """
+    sampler.check(module.noise_schedule)
+    return Guide.of(module, None, guidance_scale, guidance_interval)

@@ -1,0 +1,207 @@
+"""FID in the middle of training, within a share of its time."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
+
+from diffusion_lab.callbacks.checkpoints.last import is_last_epoch
+from diffusion_lab.callbacks.samples.cost_estimate import Forecast
+from diffusion_lab.callbacks.samples.evaluation_mode import evaluating, guide_of, parts
+from diffusion_lab.callbacks.samples.time_budget import Budget
+from diffusion_lab.diffusion import Sampler, sample_steps
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.features.extractor import Features
+from diffusion_lab.evaluation.features.load import extractor_for, load_extractor, reference_for
+from diffusion_lab.evaluation.metrics import Moments, frechet_distance
+from diffusion_lab.sampling.progress import duration
+from diffusion_lab.system.lightning import my_batches, run_on_all_ranks
+
+log = logging.getLogger(__name__)
+
+FID = "val/fid"
+_Batches = Iterator[tuple[int, Features]]
+_say = rank_zero_only(log.info)
+
+
+class FIDEstimate(L.Callback):
+    """Logs `val/fid`: FID of images drawn from the averaged weights against the test images.
+
+    One that would make all take more than `share` of the training's wall time is put off to a later
+    epoch's end; the last one never is. Image k of a seed is the same in every estimate, and in
+    scripts/evaluate.py. Processes share the batches, which does not change the value. `estimates`
+    holds (optimizer steps, FID) of each.
+
+    Args:
+        sampler: walks from noise to images.
+        num_samples: images; FID falls with their number: figures at different ones do not compare.
+        every_n_epochs: how often, besides the end.
+        share: of the wall time of the training so far, above 0 and at most 1; None for no limit.
+        extractor: as `load_extractor` takes it; None for the shipped one of the data.
+        batch_size: images that are drawn at once.
+        seed: of the images.
+        guidance_scale: of the images; 1 is none.
+        guidance_interval: the noise levels sigma / alpha that are guided; None for all.
+
+    Raises:
+        UserError: for a number out of range; before the first step where no extractor fits.
+
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        num_samples: int = 2000,
+        every_n_epochs: int = 1,
+        share: float | None = 0.1,
+        extractor: str | None = None,
+        batch_size: int = 250,
+        seed: int = 0,
+        guidance_scale: float = 1.0,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("num_samples", num_samples, 2),
+            ("every_n_epochs", every_n_epochs, 1),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise UserError(f"callbacks.fid.{name}={value}: expected at least {least}")
+        self.sampler, self.extractor_name = sampler, extractor
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
+        self.every_n_epochs, self.budget = every_n_epochs, Budget(share, "callbacks.fid.share")
+        self.estimates: list[tuple[int, float]] = []
+        self._expected = 0.0  # seconds that the next estimate will take
+        self._due = self._has_put_off = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find what judges the images, or refuse."""
+        module, data = parts(trainer, pl_module)
+        self._guide = guide_of(module, self.sampler, self.guidance_scale, self.guidance_interval)
+        name = self.extractor_name or extractor_for(data.dataset, "callbacks.fid.extractor")
+        with torch.random.fork_rng(devices=[]):  # a network is made, which draws its first weights
+            self.extractor = load_extractor(name)
+        self.extractor.fit(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
+        if self.num_samples <= self.extractor.num_features:
+            raise UserError(
+                f"callbacks.fid.num_samples={self.num_samples}: expected more than the "
+                f"{self.extractor.num_features} features of {self.extractor.name}, for example 2000"
+            )
+        self.real = reference_for(self.extractor, data.dataset, lambda: data).test_moments
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, try a few network calls, say how long an estimate will take."""
+        self.budget.start()
+        with self.budget.spending():
+            (calls, self._expected), *_ = run_on_all_ranks(
+                trainer, lambda: self._cost(trainer, pl_module)
+            )
+        every = "epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs"
+        share = self.budget.share
+        limit = "" if share is None else f", at most {share:.0%} of the run's time before the last"
+        _say(
+            f"FID of {self.num_samples:,} samples: about {duration(self._expected)} every {every} "
+            f"and at the end ({calls} network calls each){limit}"
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Estimate if it is time and there is time; checkpoint callbacks come after this."""
+        self._due |= (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if is_last_epoch(trainer) or (self._due and self._has_time(trainer)):
+            pl_module.log(FID, self._estimate(trainer, pl_module), sync_dist=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make up for an end that was not known before, as by early stopping."""
+        if self.is_new(trainer):
+            return
+        value = self._estimate(trainer, pl_module)
+        trainer.callback_metrics[FID] = torch.tensor(value)
+        for logger in trainer.loggers:
+            logger.log_metrics({FID: value}, trainer.global_step - 1)
+
+    def is_new(self, trainer: L.Trainer) -> bool:
+        """Whether the last estimate is of the weights as they are now."""
+        return bool(self.estimates) and self.estimates[-1][0] == trainer.global_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the checkpoint."""
+        state = {"estimates": self.estimates, "due": self._due, "has_put_off": self._has_put_off}
+        return state | {"budget": self.budget.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.estimates = [(step, value) for step, value in state_dict["estimates"]]
+        self._due, self._has_put_off = state_dict["due"], state_dict["has_put_off"]
+        self.budget.load_state_dict(state_dict["budget"])
+
+    def _has_time(self, trainer: L.Trainer) -> bool:
+        """Whether one more estimate keeps to the share, by the clock of the first process."""
+        fits: bool = trainer.strategy.broadcast(self.budget.allows(self._expected))
+        if not fits and not self._has_put_off:
+            self._has_put_off = True
+            _say(
+                f"epoch {trainer.current_epoch}: FID is put off, {duration(self._expected)} now "
+                f"would make it {self.budget.taken(self._expected):.0%} of the run's time; it "
+                f"follows where callbacks.fid.share={self.budget.share} has room, and at the end"
+            )
+        return fits
+
+    def _estimate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
+        before = self.budget.spent
+        with self.budget.spending():
+            shares = run_on_all_ranks(trainer, lambda: dict(self._look(trainer, pl_module)))
+            found = {first: features for share in shares for first, features in share.items()}
+
+            def compare() -> float:
+                if not trainer.is_global_zero:  # the last bits may differ between machines
+                    return 0.0
+                values = Features.concatenate([found[first] for first in sorted(found)]).values
+                return frechet_distance(Moments.of(values), self.real)
+
+            value, *_ = run_on_all_ranks(trainer, compare)
+        self._expected = self.budget.spent - before
+        self.estimates.append((trainer.global_step, value))
+        self._due = False
+        above = "" if self.budget.allows(0) else f", above callbacks.fid.share={self.budget.share}"
+        _say(
+            f"step {trainer.global_step:,}: FID of {self.num_samples:,} samples {value:.4g}, in "
+            f"{duration(self._expected)}; {self.budget.taken():.0%} of the run's time so far{above}"
+        )
+        return value
+
+    def _look(
+        self, trainer: L.Trainer, module: L.LightningModule
+    ) -> Iterator[tuple[int, Features]]:
+        """Draw this process's batches: (first image, features) of each."""
+        module, data = parts(trainer, module)
+        batches = my_batches(trainer, self.num_samples, self.batch_size)
+        bar = tqdm(batches, "FID", leave=False, disable=None if trainer.is_global_zero else True)
+        with evaluating(trainer, module):
+            for first, count in bar:
+                *_, last = sample_steps(
+                    self._guide.denoiser(module, first, count),
+                    module.noise_schedule,
+                    self.sampler,
+                    data.image_shape,
+                    num_images=count,
+                    seed=self.seed,
+                    first=first,
+                    device=module.device,
+                )
+                images = self.extractor.unpad(data.value_range.decode(last.x_next).cpu())
+                yield first, self.extractor(images)
+
+    def _cost(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[int, float]:
+        """(network calls an image, seconds an estimate)."""
+        module, data = parts(trainer, pl_module)
+        sizes = [n for _, n in my_batches(trainer, self.num_samples, self.batch_size)]
+        with evaluating(trainer, module):
+            forecast = Forecast(module, data, self.sampler, self._guide)
+            each = forecast.seconds_per_image(self.extractor, max(sizes, default=1))
+        return forecast.num_calls, sum(sizes) * each

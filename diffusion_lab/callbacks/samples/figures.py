@@ -1,0 +1,149 @@
+"""Figures of a finished run, and what grids of samples share with them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from diffusion_lab import figures
+from diffusion_lab.callbacks.monitoring.loss_history import LossHistory
+from diffusion_lab.callbacks.samples.evaluation_mode import evaluating, guide_of, parts
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.diffusion import (
+    BlendSampler,
+    Sampler,
+    Step,
+    VPSchedule,
+    sample_steps,
+)
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.sampling.figures import (
+    ddpm_noising_figure,
+    grid_columns,
+    noise_schedule_figure,
+    trajectory_figure,
+)
+from diffusion_lab.system.lightning import attached
+
+
+def figures_folder(trainer: L.Trainer) -> Path:
+    """The run's figures/. A run folder that was removed is not made again: that is an error."""
+    folder = Path(trainer.default_root_dir) / "figures"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
+    """Hand a PNG to every logger that shows pictures, with the step that the metrics have now."""
+    step = trainer.global_step - 1
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            image = np.asarray(Image.open(path).convert("RGB"))
+            logger.experiment.add_image(name, image, step, dataformats="HWC")
+            logger.save()  # before the checkpoint that a killed run is taken up from
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_artifact(logger.run_id, str(path), "figures")
+
+
+class Figures(L.Callback):
+    """The pictures of a finished run, in figures/ and in the loggers.
+
+    With `tutorial` also those that the tutorial shows of its loss beside its samples and of DDPM.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        num_samples: int = 64,
+        trajectory_steps: int = 5,
+        tutorial: bool = False,
+        guidance_scale: float = 1.0,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> None:
+        for name, value in (("num_samples", num_samples), ("trajectory_steps", trajectory_steps)):
+            if value < 1:
+                raise UserError(f"callbacks.figures.{name}={value}: expected at least 1")
+        self.sampler = sampler
+        self.num_samples = num_samples
+        self.trajectory_steps = trajectory_steps
+        self.tutorial = tutorial
+        self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Raise UserError for a sampler or a guidance that does not fit the module."""
+        module, _ = parts(trainer, pl_module)
+        self._guide = guide_of(module, self.sampler, self.guidance_scale, self.guidance_interval)
+
+    @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, save and log every picture."""
+        module, data = parts(trainer, pl_module)
+        with evaluating(trainer, module):
+            for name, figure in self._draw(trainer, module, data):
+                path = figures_folder(trainer) / f"{name}.png"
+                if isinstance(figure, Figure):
+                    figures.save_figure(figure, path)
+                else:
+                    figures.save_grid(figure, path, grid_columns(module.num_classes))
+                log_picture(trainer, f"figures/{name}", path)
+
+    def _draw(
+        self, trainer: L.Trainer, module: DiffusionModule, data: ImageDataModule
+    ) -> Iterator[tuple[str, Figure | Tensor]]:
+        unit = data.value_range.to_unit
+        schedule = module.noise_schedule
+        x0, labels = data.examples(8)
+        t = schedule.span(len(x0))
+        amounts = [f"t = {value:.2g}" if value <= 1 else f"t = {value}" for value in t.tolist()]
+        x_t = schedule.add_noise(x0, schedule.draw_noise(x0, torch.Generator().manual_seed(0)), t)
+        denoised = module.denoise(
+            x_t.to(module.device),
+            t.to(module.device),
+            module.network_labels(labels.to(module.device)),
+        ).cpu()
+        yield "data", figures.image_row(unit(x0))
+        yield "corruption", figures.image_row(unit(x_t), labels=amounts)
+        yield (
+            "predictions",
+            figures.labelled_rows(
+                {"input": unit(x0), "corrupted": unit(x_t), "predicted x0": unit(denoised)}
+            ),
+        )
+        yield "noise_schedule", noise_schedule_figure(schedule)
+
+        def walk(sampler: Sampler, num_images: int) -> list[Step]:
+            steps = sample_steps(
+                self._guide.denoiser(module, 0, num_images),
+                schedule,
+                sampler,
+                data.image_shape,
+                num_images=num_images,
+                seed=0,
+                device=module.device,
+            )
+            return [Step(*(tensor.cpu() for tensor in step)) for step in steps]
+
+        path = walk(BlendSampler(self.trajectory_steps), 8)
+        yield "trajectory", trajectory_figure(path, schedule, data.value_range)
+        samples = unit(walk(self.sampler, self.num_samples)[-1].x_next)
+        yield "samples", samples
+        ylim = (0.0, 0.1) if self.tutorial else None
+        for history in attached(trainer, LossHistory):
+            losses, val = history.steps, history.validations
+            yield "loss_curve", figures.loss_curve(losses, ylim=ylim, val=val)
+            if self.tutorial:
+                title = type(module.network).__name__
+                yield "loss_and_samples", figures.loss_and_grid(losses, samples, title)
+        if self.tutorial:
+            yield "ddpm_schedule", noise_schedule_figure(VPSchedule())
+            yield "ddpm_noising", ddpm_noising_figure(data.value_range.decode(x0))

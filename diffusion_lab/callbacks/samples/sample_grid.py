@@ -1,0 +1,128 @@
+"""Grids of samples while a run trains, within a fraction of its time."""
+
+import logging
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from diffusion_lab import figures
+from diffusion_lab.callbacks.samples.evaluation_mode import evaluating, guide_of, parts
+from diffusion_lab.callbacks.samples.figures import figures_folder, log_picture
+from diffusion_lab.callbacks.samples.time_budget import Budget
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.diffusion import Sampler, Step, sample_steps
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.sampling.figures import grid_columns
+from diffusion_lab.sampling.progress import duration
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 1.0
+"""Seconds of drawing that are nobody's loss."""
+
+
+class SampleGrid(L.Callback):
+    """Every `every_n_epochs` epochs the same noise becomes images, so that epochs compare.
+
+    A grid that would make all of them take more than `share` of the training's wall time, above 0
+    and at most 1, is left out after two steps of its sampler, unless it takes less than a second;
+    None draws every one. The samples at the end of training are those of `Figures`.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        num_samples: int = 64,
+        every_n_epochs: int = 1,
+        seed: int = 0,
+        share: float | None = 0.1,
+        guidance_scale: float = 1.0,
+        guidance_interval: Sequence[float] | None = None,
+    ) -> None:
+        for name, value in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
+            if value < 1:
+                raise UserError(f"callbacks.samples.{name}={value}: expected at least 1")
+        self.sampler = sampler
+        self.num_samples = num_samples
+        self.every_n_epochs = every_n_epochs
+        self.seed = seed
+        self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
+        self.budget = Budget(share, "callbacks.samples.share")
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Count the network calls of an image, or raise UserError for what does not fit."""
+        module, data = parts(trainer, pl_module)
+        self._guide = guide_of(module, self.sampler, self.guidance_scale, self.guidance_interval)
+        self._calls = self._guide.network_calls(
+            self.sampler, module.noise_schedule, data.image_shape
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.budget.start()
+
+    @property
+    def state_key(self) -> str:
+        """So that a run may have several."""
+        return self._generate_state_key(
+            sampler=self.sampler.name, num_samples=self.num_samples, seed=self.seed
+        )
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, save and log."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        module, data = parts(trainer, pl_module)
+        with self.budget.spending():
+            with evaluating(trainer, module):
+                last = self._draw(module, data, trainer.current_epoch)
+            if last is None:
+                return
+            path = figures_folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
+            images = data.value_range.to_unit(last.x_next)
+            figures.save_grid(images, path, grid_columns(module.num_classes))
+            log_picture(trainer, "samples", path)
+
+    def _draw(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:
+        """The last step of the sampler; None where all of them would take too long."""
+        steps = sample_steps(
+            self._guide.denoiser(module, 0, self.num_samples),
+            module.noise_schedule,
+            self.sampler,
+            data.image_shape,
+            num_images=self.num_samples,
+            seed=self.seed,
+            device=module.device,
+        )
+        for number, step in enumerate(steps, 1):
+            if number <= 2:
+                step.x_next[0].cpu()  # waits for the device
+            if number == 1:  # which sets things up
+                began = monotonic()
+            if number == 2:
+                per_call = (monotonic() - began) / max(self._calls[1], 1)
+                expected = per_call * sum(self._calls)
+                if expected > _AT_ONCE and not self.budget.allows(expected):
+                    log.info(
+                        "epoch %d: no samples, %s would make them %.0f%% of the run's time "
+                        "(callbacks.samples.share=%g)",
+                        epoch,
+                        duration(expected),
+                        100 * self.budget.taken(expected),
+                        self.budget.share,
+                    )
+                    return None
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the checkpoint."""
+        return {"budget": self.budget.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.budget.load_state_dict(state_dict["budget"])

@@ -1,0 +1,85 @@
+"""The commands: scripts/<name>.py and diffusion-lab-<name>. Imports no torch."""
+
+import sys
+from dataclasses import fields
+
+from omegaconf import DictConfig
+
+from diffusion_lab.cli.arguments import push_as_override, rung_overrides
+from diffusion_lab.cli.run_command import (
+    command,
+    prepare_arguments,
+    reporting,
+    run_command,
+    task_of,
+)
+from diffusion_lab.cli.training import train
+from diffusion_lab.cli.working_dir import back_to_typed
+from diffusion_lab.config import schema
+
+__all__ = [
+    "benchmark",
+    "compare",
+    "diagnose",
+    "edit",
+    "evaluate",
+    "explain",
+    "export",
+    "ladder",
+    "likelihood",
+    "sample",
+    "tradeoff",
+    "train",
+    "train_extractor",
+]
+
+benchmark = command("benchmark", "parts", entry="benchmark.command")
+compare = command("compare", "runs", "metrics", entry="commands.compare.command")
+diagnose = command("diagnose", entry="commands.diagnose.command")
+edit = command("edit", "labels", "guidance_scale", "images", entry="commands.edit.command")
+evaluate = command("evaluate", "labels", "seeds", "images", "guidance_interval")
+likelihood = command("likelihood", entry="commands.likelihood.command")
+sample = command("sample", "labels", "guidance_scale", "guidance_interval")
+tradeoff = command(
+    "tradeoff",
+    "samplers",
+    "num_steps",
+    "spacings",
+    "labels",
+    "seeds",
+    entry="commands.tradeoff.command",
+)
+train_extractor = command("train_extractor")
+
+
+def export() -> None:
+    """`diffusion-lab-export`, scripts/export.py."""
+    prepare_arguments(first=push_as_override)
+    run_command(task_of("commands.export:export"), "export")
+
+
+def ladder() -> None:
+    """`diffusion-lab-ladder`, scripts/ladder.py: words of train.yaml go to every rung."""
+    own = [f.name for f in fields(schema.LadderConfig) if f.name != "words"]
+    prepare_arguments("seeds")
+    sys.argv[1:] = rung_overrides(sys.argv[1:], own)
+    run_command(_ladder, "ladder")
+
+
+def _ladder(cfg: DictConfig) -> None:
+    from diffusion_lab.commands.ladder.command import ladder
+
+    back_to_typed()
+    made = reporting(ladder, cfg)
+    print(*made.lines, made.out, sep="\n")
+    if made.errors:
+        sys.exit(1)
+
+
+def explain() -> None:
+    """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
+    folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"
+    prepare_arguments(
+        first=lambda words: [f"hydra.run.dir={folder}", "hydra.job.name=explain", *words]
+    )
+    run_command(task_of("commands.explain:explain"), "train")

@@ -1,0 +1,43 @@
+"""What a command says of an error: one line and an exit code."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from diffusion_lab.config.error_message import chain, one_line
+from diffusion_lab.errors import Diverged
+from diffusion_lab.system.signals import Stopped, listening
+
+
+def line_of(error: Exception) -> str | None:
+    """The line to say in place of a traceback; None where that is wanted, or is all there is."""
+    wanted = os.environ.get("DIFFUSION_LAB_TRACEBACK") or "0"  # set but empty is no wish
+    return one_line(error) if wanted == "0" else None
+
+
+def fail(line: str, error: BaseException | None = None) -> NoReturn:
+    """Say it, and exit with 3 for a training that diverged, else with 2."""
+    print(f"error: {line}", file=sys.stderr)
+    links = [] if error is None else chain(error)
+    sys.exit(3 if any(isinstance(link, Diverged) for link in links) else 2)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """One line and an exit code for what ends a command early."""
+    try:
+        with listening():
+            yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as --help | head; what is still to be flushed has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
+    except Stopped:
+        print("interrupted", file=sys.stderr)
+        raise
+    except Exception as error:
+        if (line := line_of(error)) is None:
+            raise
+        fail(line, error)

@@ -1,0 +1,119 @@
+"""The folder of a training: known, locked and checked before anything is written into it.
+
+Hydra would write `.hydra/` before the training can look at the folder. So it is told to write none
+(`hydra.output_subdir: null` in configs/hydra/default.yaml), and `claimed` writes it when the folder
+is found to hold no run. Imports no torch.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.cli.errors import fail
+from diffusion_lab.errors import UserError
+from diffusion_lab.runs.saved_config import CONFIG_FOLDER, check_same_run, write_config
+from diffusion_lab.runs.state import check_new
+from diffusion_lab.system.lock import is_first_process, locked
+
+
+@contextmanager
+def claimed(cfg: DictConfig) -> Iterator[None]:
+    """Hold the folder of Hydra's job and leave its configuration there.
+
+    Raises UserError, with nothing changed in the folder, if it holds a run or is in use.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder))
+            check_new(folder)
+            check_same_run(cfg, folder)
+        except UserError:
+            _close_logs(folder)
+            raise
+        if is_first_process():
+            write_config(folder, cfg, OmegaConf.create({"hydra": hydra}))
+        yield
+
+
+def _close_logs(folder: Path) -> None:
+    """Let nothing be added to the log of the run that is there."""
+    for handler in list(logging.root.handlers):
+        if (
+            isinstance(handler, logging.FileHandler)
+            and folder in Path(handler.baseFilename).parents
+        ):
+            logging.root.removeHandler(handler)
+            handler.close()
+
+
+class CheckFolder(Callback):
+    """Rejects a folder that holds a run before Hydra writes anything, however it was given.
+
+    Hydra turns an exception of a callback into a warning: this exits.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra when the configuration of a run is composed."""
+        with _rejecting(), _resolvable(config):
+            _check_subfolder(config)
+            folder = Path(config.hydra.run.dir)
+            if folder.is_dir():
+                with locked(folder):
+                    check_new(folder)
+                if (folder / "multirun.yaml").is_file():
+                    raise UserError(f"{folder} holds a sweep: give a run a folder of its own")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra when that of a sweep is; each job looks at its own folder again."""
+        with _rejecting(), _resolvable(config):
+            _check_subfolder(config)
+            folder = Path(config.hydra.sweep.dir)
+            if (folder / "metrics.json").is_file():
+                raise UserError(f"{folder} holds a run: give a sweep a folder of its own")
+            jobs = "**" if (folder / "multirun.yaml").is_file() else _job_pattern(config)
+            for record in folder.glob(f"{jobs}/metrics.json"):
+                check_new(record.parent)
+
+
+def _job_pattern(config: DictConfig) -> str:
+    """A pattern of the folders that the jobs of a sweep will have."""
+    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    numbered = str(sweep["subdir"]).replace("${hydra:job.num}", "[0-9]*")
+    return re.sub(r"\$\{[^}]*\}", "*", numbered)
+
+
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        fail(str(error), error)
+
+
+@contextmanager
+def _resolvable(config: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` be resolved, as it is in a job."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _check_subfolder(config: DictConfig) -> None:
+    named = config.hydra.output_subdir
+    if named is not None:
+        raise UserError(
+            f"hydra.output_subdir={named}: the configuration of a run is kept in "
+            f"{CONFIG_FOLDER}/, where resume= and compare.py look for it: leave it out"
+        )

@@ -1,0 +1,108 @@
+"""Run a command: Hydra in front, one clear line for a mistake."""
+
+import logging
+import os
+import pkgutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from diffusion_lab.cli.arguments import bracket_lists, flags_first
+from diffusion_lab.cli.errors import fail, line_of, told
+from diffusion_lab.cli.log_file import thread_failed
+from diffusion_lab.cli.working_dir import back_to_typed
+from diffusion_lab.config.paths import CONFIG_DIR
+from diffusion_lab.config.resolvers import register
+from diffusion_lab.errors import UserError
+from diffusion_lab.system.lock import locked
+from diffusion_lab.system.malloc import keep_freed_memory
+
+log = logging.getLogger(__name__)
+
+
+def reporting(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run a task. In a sweep a mistake ends only its own job: Hydra sees the exception."""
+    try:
+        return work(cfg)
+    except Exception as error:
+        if (line := line_of(error)) is None:
+            raise
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            log.error("error: %s", line)
+            raise
+        fail(line, error)
+
+
+def run_command(
+    task: Callable[[DictConfig], Any], config_name: str, folder: Path | None = None
+) -> None:
+    """Compose the configuration and run the task, with `folder` locked before it is touched."""
+    register(config_name)
+    keep_freed_memory()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print
+    threading.excepthook = thread_failed
+    try:
+        with told(), locked(folder) if folder else nullcontext():
+            _check_folder(config_name)
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
+                task
+            )()
+    finally:
+        from diffusion_lab.cli.sweep_summary import SweepSummary
+
+        SweepSummary.write()
+
+
+def _check_folder(config_name: str) -> None:
+    """Trainings have Hydra's folder, all other commands their own."""
+    if config_name not in ("train", "saved_run"):
+        for word in sys.argv[1:]:
+            name, _, folder = word.partition("=")
+            if name.lstrip("+") == "hydra.run.dir":
+                raise UserError(f"{word}: only train.py has such a folder; type out={folder}")
+
+
+def prepare_arguments(*lists: str, first: Callable[[Sequence[str]], list[str]] = list) -> None:
+    """Bring sys.argv into the form that Hydra takes.
+
+    `first` changes the arguments before anything else does; the values of the options `lists` need
+    no brackets.
+    """
+    # whoever set HYDRA_FULL_ERROR=1 wants tracebacks, which processes that Lightning starts know
+    # from the other name; set but empty, it is no wish
+    os.environ.setdefault("DIFFUSION_LAB_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR") or "0")
+    with told():
+        words = flags_first(first(sys.argv[1:]))
+    sys.argv[1:] = bracket_lists(words, lists, quotable=("runs", "images"))
+
+
+def task_of(work: str) -> Callable[[DictConfig], None]:
+    """What imports `work`, "module:function", when it begins, and prints what came of it.
+
+    Of its result that is `lines`, and last `out`, the path of what it made.
+    """
+
+    def task(cfg: DictConfig) -> None:
+        back_to_typed()
+        made = reporting(lambda cfg: pkgutil.resolve_name(f"diffusion_lab.{work}")(cfg), cfg)
+        print(*made.lines, made.out, sep="\n")
+
+    return task
+
+
+def command(name: str, *lists: str, entry: str | None = None) -> Callable[[], None]:
+    """`diffusion-lab-<name>`, scripts/<name>.py; the values of `lists` need no brackets."""
+
+    def command() -> None:
+        prepare_arguments(*lists)
+        run_command(task_of(f"{entry or f'commands.{name}'}:{name}"), name)
+
+    return command

@@ -1,0 +1,61 @@
+"""Summaries of sweeps: summary.csv, a row a job, and a table. Imports no torch."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from diffusion_lab.runs.objective import note_on_losses
+from diffusion_lab.runs.sweep import read_jobs
+
+
+def summarize(sweep_dir: Path) -> list[dict[str, Any]]:
+    """Write summary.csv into the sweep folder; its columns are those of all jobs together."""
+    rows = read_jobs(sweep_dir)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [c for c in columns if c not in ("swept", "run_dir")]
+    with (sweep_dir / "summary.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*columns, "run_dir"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+class SweepSummary(Callback):
+    """Remembers the sweep's folder, so that it can be summed up even when a job failed.
+
+    Hydra calls on_multirun_end only when every job succeeded.
+    """
+
+    sweep_dir: ClassVar[Path | None] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra in the process that launches the jobs."""
+        SweepSummary.sweep_dir = Path(config.hydra.sweep.dir).absolute()
+
+    @classmethod
+    def write(cls) -> None:
+        """Write and print the table of the sweep, if there was one, and its folder last."""
+        if cls.sweep_dir is None or not cls.sweep_dir.is_dir():
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        rows = summarize(cls.sweep_dir)
+        for row in rows:  # a table shows what tells the jobs apart
+            row["overrides"] = row.pop("swept")
+        names = list(dict.fromkeys(key for row in rows for key in row if key != "run_dir"))
+        table = Table(
+            *names, title=f"{len(rows)} job{'s' * (len(rows) != 1)}", title_justify="left"
+        )
+        for row in rows:
+            cells = (row.get(name, "") for name in names)
+            table.add_row(*(f"{c:.5g}" if isinstance(c, float) else str(c) for c in cells))
+        Console(file=sys.stdout, width=200).print(table)
+        for line in note_on_losses(rows):
+            print(line)
+        print(cls.sweep_dir, flush=True)
+        cls.sweep_dir = None

@@ -1,0 +1,119 @@
+"""scripts/train.py: a new run, resume= and rerun=."""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+
+from diffusion_lab.cli.arguments import flags_first
+from diffusion_lab.cli.errors import told
+from diffusion_lab.cli.output_folder import claimed
+from diffusion_lab.cli.resume_arguments import SavedRun, repeated_run, resumed_run
+from diffusion_lab.cli.run_command import log, prepare_arguments, reporting, run_command
+from diffusion_lab.cli.working_dir import paths_as_typed
+from diffusion_lab.config.override_syntax import unquoted
+from diffusion_lab.config.resolvers import register
+from diffusion_lab.runs.state import check_new
+from diffusion_lab.runs.sweep import job_folders
+from diffusion_lab.system.lock import locked
+
+
+def _train(cfg: DictConfig) -> float | None:
+    if cfg.command.choices.debug == "replay":
+        from diffusion_lab.commands.train import replay_job
+
+        return reporting(replay_job, cfg)
+    from diffusion_lab.commands.train import run_job
+
+    return reporting(run_job, cfg)
+
+
+def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """The task of a training, with its folder held and found to be free."""
+
+    def run(cfg: DictConfig) -> Any:
+        register("train")  # a job of a sweep may run in a process of its own
+        cfg = paths_as_typed(cfg)
+        with ExitStack() as held:
+            reporting(lambda cfg: held.enter_context(claimed(cfg)), cfg)
+            return task(cfg)
+
+    return run
+
+
+def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
+    """Run a task with the configuration that a run saved instead of composing one.
+
+    Only that one file of the folder is read: Hydra would call what a folder of groups, or a `hydra`
+    node, names.
+    """
+    typed = list(sys.argv)
+    sys.argv[1:] = flags_first(saved.words)
+
+    def with_what_was_typed(cfg: DictConfig) -> Any:
+        sys.argv = typed  # what Lightning starts further processes with
+        for note in saved.notes:
+            log.warning("%s", note)
+        return task(paths_as_typed(cfg))
+
+    ConfigStore.instance().store(name="saved_run", node=saved.config)
+    run_command(with_what_was_typed, "saved_run", saved.work_dir)
+
+
+def _resume() -> None:
+    with told():
+        saved = resumed_run(sys.argv[1:])
+
+    def task(cfg: DictConfig) -> float | None:
+        from diffusion_lab.commands.train import run_job
+
+        return reporting(partial(run_job, resume=True, trust=saved.trust), cfg)
+
+    _saved(task, saved)
+
+
+def _rerun() -> None:
+    with told():
+        saved = repeated_run(sys.argv[1:])
+
+    def task(cfg: DictConfig) -> None:
+        from diffusion_lab.training.rerun import rerun
+
+        found = reporting(partial(rerun, saved.folder, trust=saved.trust), cfg)
+        for line in found[:10]:
+            print(f"differs: {line}")
+        if len(found) > 10:
+            print(f"differs: and in {len(found) - 10} more places")
+        print("the same data, losses and weights, bit for bit" if not found else "not the same")
+        print(saved.work_dir)
+        if found:
+            sys.exit(1)
+
+    _saved(task, saved)
+
+
+def train() -> None:
+    """`diffusion-lab-train`, scripts/train.py."""
+    prepare_arguments()
+    typed = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[1:]}
+    if "resume" in typed:
+        _resume()
+    elif "rerun" in typed:
+        _rerun()
+    else:
+        # a folder that is there may be in use, or hold a run: that is known before it is touched
+        many = {"-m", "--multirun"} & typed.keys()
+        named = unquoted(typed.get("hydra.sweep.dir" if many else "hydra.run.dir", ""))
+        there = Path(named) if named and Path(named).is_dir() else None
+        with told():
+            for job in job_folders(there) if there and many else ():
+                check_new(job)
+            if there and not many:
+                with locked(there):
+                    check_new(there)
+        run_command(_in_own_folder(_train), "train", None if many else there)

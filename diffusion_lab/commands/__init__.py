@@ -1,0 +1,1 @@
+"""The commands: each one file, or one folder whose command.py is its entry."""

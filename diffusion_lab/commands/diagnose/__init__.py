@@ -1,0 +1,1 @@
+"""Measure where a model errs, and whether it memorises."""

@@ -1,0 +1,244 @@
+"""What a run learned: its errors beside the best possible ones, and whether it copies."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from diffusion_lab import figures
+from diffusion_lab.commands.diagnose.denoising_error import (
+    SPLITS,
+    Level,
+    check_classes,
+    denoising_errors,
+    levels_figure,
+    weighting_of,
+    write_levels,
+)
+from diffusion_lab.commands.diagnose.memorisation import (
+    Describe,
+    Memorisation,
+    distances_figure,
+    in_pixels,
+    memorisation,
+    nearest_figure,
+    write_nearest,
+)
+from diffusion_lab.config.schema import DiagnoseConfig
+from diffusion_lab.config.validate import check_keys, check_seed
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.diffusion import Sampler
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.features.load import load_extractor
+from diffusion_lab.runs.data import run_data
+from diffusion_lab.runs.load import Run, load_run
+from diffusion_lab.runs.sampling_options import chosen_sampler
+from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.description import planned
+from diffusion_lab.sampling.draw import draw
+from diffusion_lab.sampling.progress import planned_work, times
+from diffusion_lab.scoring.sample_files import read_samples
+from diffusion_lab.system.device import choose_device
+from diffusion_lab.system.output import results_folder, write_json
+
+PARTS = ("all", "losses", "memorisation")
+UNDEFINED = (
+    "with uniform noise no training image could have become these noised images, so the ideal "
+    "denoiser of the training images is undefined there"
+)
+
+
+@dataclass
+class Diagnosis:
+    """What was found."""
+
+    out: Path
+    """The folder with diagnose.json, tables and pictures."""
+    levels: list[Level] | None = None
+    memorisation: Memorisation | None = None
+    notes: list[str] = field(default_factory=list)
+    sampling: str | None = None
+    """Sampler, steps and guidance of the samples; None for given ones."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The tables that are printed."""
+        tables = [] if self.levels is None else _levels_table(self.levels)
+        if self.memorisation is not None:
+            tables += [] if self.sampling is None else [f"samples by {self.sampling}"]
+            tables += _closeness_table(self.memorisation.measured)
+        return tables + [f"note: {note}" for note in self.notes]
+
+
+def _levels_table(levels: list[Level]) -> list[str]:
+    lines = [
+        "squared error on x0       training images                  test images",
+        "  log-SNR    network     ideal net - ideal     network     ideal net - ideal",
+    ]
+    half = len(levels) // 2
+    for pair in zip(levels[:half], levels[half:], strict=True):
+        numbers = (f"{each.network:9.2e} {each.ideal:9.2e} {each.gap:+11.2e}" for each in pair)
+        lines.append(f"{pair[0].log_snr:9.2f}  {'   '.join(numbers)}")
+    return lines
+
+
+def _closeness_table(measured: dict[str, Any]) -> list[str]:
+    lines = ["nearer to a training image than          samples  held out  expected"]
+    for key, words, expected in (
+        ("below_1", "1 % of the test images are", "0.010"),
+        ("below_5", "5 % of the test images are", "0.050"),
+        ("below_50", "half of the test images are", "0.500"),
+        ("closer", "a test image is", "0.500"),
+        ("copies", "a third of the way to the second", ""),
+    ):
+        val = "" if measured["val"] is None else f"{measured['val'][key]:.3f}"
+        lines.append(f"  {words:37}{measured['samples'][key]:9.3f} {val:>9} {expected:>9}".rstrip())
+    return lines
+
+
+def diagnose(cfg: DictConfig) -> Diagnosis:
+    """Compare a run with the ideal denoiser and its samples with its training images.
+
+    Raises UserError for a mistake in the configuration, before anything is computed or written.
+    """
+    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
+        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
+    check_keys(cfg, DiagnoseConfig)
+    check_seed(cfg.seed)
+    if cfg.parts not in PARTS:
+        raise UserError(f"parts={cfg.parts} is unknown: choose from {list(PARTS)}")
+    least = {"levels": 2, "num_images": 2, "batch_size": 1, "num_samples": 1, "num_held_out": 1}
+    for name, value in least.items():
+        if cfg[name] < value:
+            raise UserError(f"{name}={cfg[name]}: expected at least {value}")
+    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    config, sampler = chosen_sampler(run, cfg.sampler)
+    guide = run.guide()
+    given = None if cfg.samples is None else _given(cfg.samples, run.image_shape)
+    describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
+    describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # or refuse images of this shape
+    data = run_data(run, cfg.paths.data_dir)
+    if cfg.parts != "memorisation":
+        check_classes(run, data, cfg.num_images, cfg.seed)
+    run.module.to(choose_device(cfg.accelerator))
+    found = Diagnosis(results_folder(cfg.out, run.dir / "diagnosis"))
+
+    record: dict[str, Any] = {
+        "run": str(run.dir),
+        "checkpoint": cfg.checkpoint,
+        "weights": run.weights,
+        "seed": cfg.seed,
+        "data": data.provenance,
+        "value_range": run.value_range.name,
+    }
+    seconds: dict[str, float] = {}
+    if cfg.parts in ("all", "losses"):
+        began = time.perf_counter()
+        record["losses"] = _losses(cfg, run, data, found)
+        seconds["losses"] = time.perf_counter() - began
+    if cfg.parts in ("all", "memorisation"):
+        began = time.perf_counter()
+        samples = given
+        if samples is None:
+            samples = _drawn(cfg, run, sampler, guide)
+            found.sampling = planned(config, sampler, [guide], run.module, run.image_shape)
+        record["memorisation"] = {
+            "samples_from": cfg.samples,
+            "sampler": config if given is None else None,
+            "guidance_scale": guide.guidance_scale if given is None else None,
+            **_memorisation(cfg, samples, data, describe, found),
+        }
+        seconds["memorisation"] = time.perf_counter() - began
+    record["notes"] = found.notes
+    record["seconds"] = {part: round(value, 3) for part, value in seconds.items()}
+    write_json(found.out / "diagnose.json", record)
+    return found
+
+
+def _losses(cfg: DictConfig, run: Run, data: ImageDataModule, found: Diagnosis) -> dict[str, Any]:
+    line = (
+        f"losses: the network and the ideal denoiser of {times(len(data.pixels('train')), 'image')}"
+        f" on {times(cfg.num_images, 'image')} of each split at {times(cfg.levels, 'noise level')}"
+    )
+    with planned_work(line, len(SPLITS) * cfg.levels):
+        levels = denoising_errors(
+            run,
+            data,
+            levels=cfg.levels,
+            num_images=cfg.num_images,
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+        )
+    found.levels = levels
+    write_levels(levels, found.out / "denoising.csv")
+    figures.save_figure(levels_figure(levels, weighting_of(run)), found.out / "denoising.png")
+    undefined = {level.split for level in levels if np.isnan(level.ideal)}
+    found.notes += [f"{split} images: {UNDEFINED}" for split in sorted(undefined)]
+    # JSON has no word for nan
+    return {
+        "levels": [{k: None if v != v else v for k, v in asdict(level).items()} for level in levels]
+    }
+
+
+def _given(file: str, shape: tuple[int, int, int]) -> Tensor:
+    images, _ = read_samples(file)
+    if tuple(images.shape[1:]) != shape or not len(images):
+        raise UserError(
+            f"samples={file} holds images {tuple(images.shape)}: expected (N, "
+            f"{', '.join(map(str, shape))}), those of this run"
+        )
+    return images
+
+
+def _drawn(cfg: DictConfig, run: Run, sampler: Sampler, guide: Guide) -> Tensor:
+    line = f"memorisation: drawing {times(cfg.num_samples, 'image')} by {sampler.name}"
+    with planned_work(line, cfg.num_samples * sampler.num_steps):
+        images, _ = draw(
+            run.module,
+            sampler,
+            run.image_shape,
+            run.value_range,
+            num_samples=cfg.num_samples,
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+            guide=guide,
+        )
+    return images
+
+
+def _memorisation(
+    cfg: DictConfig, samples: Tensor, data: ImageDataModule, describe: Describe, found: Diagnosis
+) -> dict[str, Any]:
+    result = memorisation(
+        samples, data, num_held_out=cfg.num_held_out, seed=cfg.seed, describe=describe
+    )
+    found.memorisation = result
+    what = "pixels in [0, 1]" if cfg.extractor is None else f"features of {cfg.extractor}"
+    write_nearest(result.samples, found.out / "nearest.csv")
+    figure = nearest_figure(samples, data.pixels("train"), result.samples)
+    figures.save_figure(figure, found.out / "nearest.png")
+    curves = {"samples": result.samples, "test images": result.test}
+    if result.val is None:
+        found.notes.append("the run held no training images out (data.val_size=0)")
+    else:
+        curves["held-out training images"] = result.val
+    figures.save_figure(distances_figure(curves, what), found.out / "distances.png")
+    return {
+        "distance": what,
+        "num_samples": len(samples),
+        "num_train": len(data.pixels("train")),
+        "num_test": len(result.test.distance),
+        "num_val": 0 if result.val is None else len(result.val.distance),
+        **result.measured,
+        "expected": {"below_1": 0.01, "below_5": 0.05, "below_50": 0.5, "closer": 0.5},
+    }
+
+
+def _features(name: str) -> Describe:
+    extractor = load_extractor(name)
+    return lambda images: extractor(images).values

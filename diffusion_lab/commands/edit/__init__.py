@@ -1,0 +1,1 @@
+"""Edit images with a trained run."""

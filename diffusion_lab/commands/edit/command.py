@@ -1,0 +1,95 @@
+"""Images edited by a trained run, and a picture of what became of them."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from diffusion_lab import figures
+from diffusion_lab.commands.edit.edits import EDITS, SHOWN, Edited, check_at_least_one
+from diffusion_lab.commands.edit.input_images import read_images
+from diffusion_lab.config.validate import check_keys
+from diffusion_lab.errors import UserError
+from diffusion_lab.runs.load import load_run
+from diffusion_lab.sampling.progress import planned_work, times
+from diffusion_lab.system.device import choose_device
+from diffusion_lab.system.output import results_folder, save_arrays, write_json
+
+_SIDE_BY_SIDE = 8  # images in a row of the picture, where the images edited are fewer
+_LONGEST_NAME = 20
+
+
+def edit(cfg: DictConfig) -> Edited:
+    """Edit the images given and leave edit.png, edit.npz and edit.json.
+
+    Raises UserError for a mistake in the configuration, before anything is done or written.
+    """
+    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
+        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
+    kind = EDITS[cfg.edit]
+    check_keys(cfg, kind.schema)
+    check_at_least_one(cfg, "num_steps")
+    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    try:
+        run.module.noise_schedule.timesteps(cfg.num_steps)
+    except UserError as error:  # says it to a sampler
+        raise UserError(str(error).removeprefix("sampler.")) from error
+    settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    names, pixels = read_images(settings["images"], run, cfg.paths.data_dir)
+    work = kind(cfg, run, names, pixels)
+    run.module.to(choose_device(cfg.accelerator))
+    out = results_folder(cfg.out, run.dir / "edits")
+
+    began = time.perf_counter()
+    x0 = run.value_range.encode(pixels).to(run.module.device)
+    line = f"{cfg.edit} of {times(len(pixels), 'image')} in {times(cfg.num_steps, 'step')} each"
+    with planned_work(line, len(pixels)):
+        edited = work(x0)
+    edited.out = out
+    seconds = time.perf_counter() - began
+    figures.save_figure(edit_figure(edited, names), out / "edit.png")
+    save_arrays(out / "edit.npz", original=edited.original, edited=edited.edited, **edited.more)
+    write_json(
+        out / "edit.json",
+        settings
+        | {
+            "run": str(run.dir),
+            "weights": run.weights,
+            "images": names,
+            "seconds": round(seconds, 3),
+        }
+        | {"measured": edited.measured},
+    )
+    return edited
+
+
+def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
+    """Rows of what was given and what came of it; of few images the results stand side by side."""
+    rows = {name: row[:SHOWN] for name, row in list(edited.rows.items())[:SHOWN]}
+    if not edited.drawn:
+        return figures.labelled_rows(rows)
+    results = edited.edited[:SHOWN].float() / 255  # (images, results, C, H, W)
+    images, count = results.shape[:2]
+    each = min(count, max(1, _SIDE_BY_SIDE // images))
+    parts = [results[:, first : first + each] for first in range(0, count, each)]
+    table = {name: [_filled(image[None], each) for image in row] for name, row in rows.items()}
+    for k, part in enumerate(parts[: SHOWN - len(rows)]):
+        first, last = k * each + 1, k * each + part.shape[1]
+        name = f"{edited.drawn} {first}" + (f" - {last}" if last > first else "")
+        table[name] = [_filled(cell, each) for cell in part]
+    if each == 1:
+        return figures.labelled_rows({name: torch.cat(row) for name, row in table.items()})
+    return figures.labelled_table(table, [_short(name) for name in names[:SHOWN]])
+
+
+def _filled(images: Tensor, count: int) -> Tensor:
+    """Images (N, C, H, W) and as many white ones as make them `count`."""
+    return torch.cat([images, images.new_ones(count - len(images), *images.shape[1:])])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."

@@ -1,0 +1,155 @@
+"""Scores of the images that a run draws, beside those of real images."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.config.groups import sampler_word
+from diffusion_lab.config.schema import EvaluateConfig
+from diffusion_lab.config.validate import check_keys
+from diffusion_lab.diffusion.guidance import EVERYWHERE
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.features.load import load_extractor
+from diffusion_lab.evaluation.features.reference import load_reference
+from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.runs.load import load_run
+from diffusion_lab.runs.sampling_options import chosen_sampler, read_guides
+from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.description import planned
+from diffusion_lab.sampling.progress import planned_work, say, times
+from diffusion_lab.scoring.choose_scorer import choose_judge
+from diffusion_lab.scoring.draw_set import Drawn, draw_set
+from diffusion_lab.scoring.sample_files import read_samples
+from diffusion_lab.scoring.score_sets import Evaluation, read_seeds, score_sets
+from diffusion_lab.system.device import choose_device
+from diffusion_lab.system.output import results_folder
+from diffusion_lab.system.precision import check_precision, chosen_precision
+
+log = logging.getLogger(__name__)
+NUM_SAMPLES = 10_000
+SEEDS = 3
+_OF_DRAWING = (
+    "checkpoint",
+    "weights",
+    "trust",
+    "labels",
+    "guidance_scale",
+    "guidance_interval",
+    "autoguidance",
+    "seeds",
+    "batch_size",
+    "accelerator",
+    "precision",
+)
+"""What images that are drawn already have no use for."""
+
+
+def evaluate(cfg: DictConfig) -> Evaluation:
+    """Score the images of each seed, drawn or read; leave evaluation.json and samples.png.
+
+    Raises UserError for a mistake in the configuration, before anything is drawn or written.
+    """
+    check_keys(cfg, EvaluateConfig)
+    check_precision(cfg.precision)
+    for name, least in (("num_samples", 2), ("batch_size", 1)):
+        if cfg[name] is not None and cfg[name] < least:
+            raise UserError(f"{name}={cfg[name]}: expected at least {least}")
+    if bool(cfg.run) == bool(cfg.images):
+        raise UserError(
+            "give one of run=logs/runs/<name>, a run folder, and images=<samples.npz>, images "
+            "that were drawn before"
+        )
+    return _drawn(cfg) if cfg.run else _read(cfg)
+
+
+def _drawn(cfg: DictConfig) -> Evaluation:
+    """Of a run."""
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    seeds = read_seeds(SEEDS if plain["seeds"] is None else plain["seeds"])
+    n = NUM_SAMPLES if cfg.num_samples is None else cfg.num_samples
+    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    config, sampler = chosen_sampler(run, cfg.sampler)
+    guide = read_guides(cfg, run)[0]
+    judge = choose_judge(cfg.extractor, run, cfg.paths.data_dir)
+    device = choose_device(cfg.accelerator)
+    run.module.to(device)
+    if guide.weak is not None:
+        guide.weak.to(device)
+    out = results_folder(cfg.out, run.dir / "evaluation")
+    about = {
+        "sampling": planned(config, sampler, [guide], run.module, run.image_shape),
+        "run": str(run.dir),
+        "checkpoint": cfg.checkpoint,
+        "weights": run.weights,
+        "sampler": config,
+        "labels": list(guide.labels),
+        "guidance_scale": guide.guidance_scale,
+        "guidance_interval": plain["guidance_interval"] or _interval(guide),
+        "autoguidance": cfg.autoguidance,
+        "num_samples": n,
+        "seeds": seeds,
+        "batch_size": cfg.batch_size,
+        "device": str(device),
+        "precision": chosen_precision(cfg.precision, device),
+        "threads": torch.get_num_threads(),
+    }
+    draws = [
+        partial(
+            draw_set,
+            run,
+            sampler,
+            guide,
+            num_samples=n,
+            seed=seed,
+            batch_size=cfg.batch_size,
+            precision=cfg.precision,
+        )
+        for seed in seeds
+    ]
+    line = (
+        f"drawing {times(n, 'image')} for each of {times(len(seeds), 'seed')} by "
+        f"{sampler_word(config)} in "
+        f"{times(sampler.num_steps, 'step')}, then scoring them by {judge.extractor.name}"
+    )
+    with planned_work(line, len(seeds) * n * sampler.num_steps):
+        return score_sets(judge, draws, about, out)
+
+
+def _interval(guide: Guide) -> list[float] | None:
+    """As it is recorded: None for all noise levels."""
+    return None if guide.interval == EVERYWHERE else list(guide.interval)
+
+
+def _read(cfg: DictConfig) -> Evaluation:
+    """Of files: each stands for a seed."""
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    given = [name for name in _OF_DRAWING if plain[name] != getattr(EvaluateConfig(), name)]
+    given += ["sampler"] if any(value is not None for value in plain["sampler"].values()) else []
+    if given:
+        raise UserError(f"{given[0]}= goes with run=: the images= are drawn already")
+    if cfg.extractor is None:
+        raise UserError("images= does not say of what: name the extractor, extractor=mnist_v1")
+    files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
+    sets = [read_samples(file, cfg.num_samples) for file in files]
+    if len({images.shape for images, _ in sets}) > 1 or len({a is None for _, a in sets}) > 1:
+        shapes = [tuple(images.shape) for images, _ in sets]
+        raise UserError(
+            f"images= differ, {shapes}: expected as many of one size in each file, with labels in "
+            "all or in none"
+        )
+    images = sets[0][0]
+    if len(images) < 2:
+        raise UserError(f"{files[0]} holds {len(images)} images: expected at least 2 to compare")
+    extractor = load_extractor(cfg.extractor)
+    for each, _ in sets:
+        extractor.fit(each)  # or refuse them
+    judge = Judge(extractor, load_reference(extractor))
+    out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
+    about = {"images": files, "num_samples": len(images), "seeds": files}
+    draws = [partial(Drawn, images, asked) for images, asked in sets]
+    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} by {extractor.name}")
+    return score_sets(judge, draws, about, out)

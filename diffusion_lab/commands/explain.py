@@ -1,0 +1,92 @@
+"""What a combination of parts means, in one page."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab import figures
+from diffusion_lab.config.groups import make_sampler, refusal, words
+from diffusion_lab.config.instantiate import build
+from diffusion_lab.config.validate import check_config
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.cost import cost
+from diffusion_lab.sampling.description import planned
+from diffusion_lab.training.build import check_guidance
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Explanation:
+    """A page, and where it and its picture lie."""
+
+    page: str
+    out: Path
+
+    @property
+    def lines(self) -> list[str]:
+        """What is printed."""
+        return [self.page]
+
+
+def _doc(part: object) -> str:
+    return (type(part).__doc__ or "").strip().partition("\n")[0]
+
+
+def explain(cfg: DictConfig) -> Explanation:
+    """Write explanation.md and weighting.png for a training configuration, without training."""
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    check_config(config)
+    module: DiffusionModule = build(cfg.model)
+    own = build(cfg.sampler)
+    own.check(module.noise_schedule)
+    guide = check_guidance(cfg, module)
+    data: ImageDataModule = build(cfg.data)  # refuses what no training would take; loads nothing
+    shape = data.image_shape
+    figure = cost(module, shape, cfg.data.batch_size)
+    fits, refused = [], []
+    for word in words("sampler"):
+        reason = refusal(make_sampler(word), module.noise_schedule)
+        fits.append(word) if reason is None else refused.append(f"- {word}: {reason}")
+    schedule = module.noise_schedule
+    ends = schedule.span(2)
+    alphas, sigmas = schedule.alpha(ends).tolist(), schedule.sigma(ends).tolist()
+    speed = cfg.data.batch_size / figure["step_seconds"]
+    facts = {
+        "path": f"{_doc(schedule)} alpha {alphas[0]:.4g} to {alphas[1]:.4g}, sigma {sigmas[0]:.4g} "
+        f"to {sigmas[1]:.4g}; {schedule.noise} noise, data in {cfg.data.value_range}",
+        "target": f"{module.prediction.name}. {_doc(module.prediction)}",
+        "weighting": _doc(module.weighting),
+        "noise levels": _doc(module.time_sampling),
+        "sampler": f"{_doc(own)} {planned(config['sampler'], own, [guide], module, shape)}",
+        "samplers that fit": ", ".join(fits),
+        "parameters": f"{figure['parameters']:,}",
+        "FLOPs per image": f"{figure['flops']:,} forward, about three times that in training",
+        "training here": f"{speed:,.0f} images a second, by the best of 3 steps of "
+        f"{cfg.data.batch_size} images in float32 ({figure['step_seconds']:.3f} s)",
+        "what training makes of the x0 loss": "weighting.png, by log-SNR",
+    }
+    title = f"{type(module.network).__name__}, {module.prediction.name} on "
+    page = f"# {title}{type(schedule).__name__}\n\n"
+    page += "\n".join(f"- {name}: {fact}" for name, fact in facts.items()) + "\n"
+    if refused:
+        page += "\nSamplers that do not fit:\n" + "\n".join(refused) + "\n"
+    out = Path(cfg.paths.output_dir).absolute()
+    implied = implied_weighting(module.time_sampling, schedule, module.weighting, module.prediction)
+    low, high = log_snr_range(module.time_sampling, schedule)  # beyond it weights go to 0 or inf
+    seen = (low <= implied.log_snr) & (implied.log_snr <= high)
+    level, weight = implied.log_snr[seen], implied.on_x0[seen]
+    plot = {
+        "noise levels drawn": (level, implied.density[seen]),
+        "implied weight of |x0 - x0_hat|^2": (level, weight / np.trapezoid(weight, level)),
+    }
+    xlabel = "log-SNR, noise on the left"
+    figures.save_figure(figures.line_plot(plot, xlabel=xlabel), out / "weighting.png")
+    (out / "explanation.md").write_text(page)
+    return Explanation(page, out)

@@ -1,0 +1,1 @@
+"""Train a ladder of configurations, one change at a time, over several seeds."""

@@ -1,0 +1,235 @@
+"""Trainings one change apart, at one budget and with several seeds each: a table and a picture."""
+
+import gc
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab import figures
+from diffusion_lab.commands.ladder.figure import LadderRow, ladder_figure
+from diffusion_lab.commands.ladder.rungs import Rung, check_rungs, differences, read_rungs, seeded
+from diffusion_lab.commands.ladder.table import (
+    HEADLINE,
+    RungResult,
+    Scored,
+    as_json,
+    climb,
+    lines,
+    write_csv,
+)
+from diffusion_lab.commands.ladder.time_estimate import Estimate
+from diffusion_lab.commands.ladder.training_runs import RungRun, choose_ladder_judge
+from diffusion_lab.config.error_message import one_line
+from diffusion_lab.config.schema import LadderConfig
+from diffusion_lab.config.validate import check_keys
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.evaluation.statistics import Summary
+from diffusion_lab.scoring.score_sets import read_seeds
+from diffusion_lab.system.git import git_commit
+from diffusion_lab.system.lock import NAME as LOCK
+from diffusion_lab.system.lock import locked
+from diffusion_lab.system.output import write_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Ladder:
+    """What came of it."""
+
+    results: list[RungResult]
+    floor: dict[str, Summary]
+    """The scores of as many real images."""
+    errors: list[str]
+    """A line for each training that failed."""
+    out: Path
+    lines: list[str] = field(default_factory=list)
+
+
+def ladder(cfg: DictConfig) -> Ladder:
+    """Train, score and compare all rungs; leave ladder.csv, ladder.json and ladder.png.
+
+    In an `out` that holds some of its trainings these are not trained again, one that was stopped
+    goes on. Raises UserError for a mistake in the configuration, before any training. A training
+    that fails is told of and leaves the others be.
+    """
+    check_keys(cfg, LadderConfig)
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    seeds = read_seeds(plain["seeds"])
+    for name, least in (("num_samples", 2), ("batch_size", 1)):
+        if plain[name] < least:
+            raise UserError(f"{name}={plain[name]}: expected at least {least}")
+    rungs = read_rungs(plain["ladder"], plain["words"])
+    out = _folder(plain["out"], plain["paths"]["log_dir"])
+    configs = [rung.config(plain["paths"]) for rung in rungs]
+    check_rungs(rungs, configs)
+    runs = [
+        RungRun(rung, seed, folder, seeded(cfg, seed, folder))
+        for seed in seeds  # so a ladder that is stopped was climbed whole by its first seeds
+        for rung, cfg in zip(rungs, configs, strict=True)
+        for folder in [out / f"rung_{rung.number}" / f"seed_{seed}"]
+    ]
+    for run in runs:
+        run.check()
+    judge = choose_ladder_judge(plain["extractor"], configs[0], plain["paths"]["data_dir"])
+    features = judge.extractor.num_features
+    if plain["num_samples"] <= features:
+        raise UserError(
+            f"num_samples={plain['num_samples']}: FID needs more images than the {features} "
+            f"features of extractor {judge.extractor.name}"
+        )
+    with locked(out):
+        return _climb(rungs, runs, judge, plain, out)
+
+
+def _climb(
+    rungs: Sequence[Rung], runs: Sequence[RungRun], judge: Judge, plain: dict[str, Any], out: Path
+) -> Ladder:
+    began = time.perf_counter()
+    estimate = Estimate(runs[: len(rungs)], judge, plain["num_samples"], plain["batch_size"])
+    floor = judge.floor(plain["num_samples"])
+    todo = [run for run in runs if not run.trained]
+    seeds = len({run.seed for run in runs})
+    _say(
+        f"{len(rungs)} rungs x {seeds} seed{'s' * (seeds > 1)}: {len(todo)} of {len(runs)} "
+        "trainings to do, about "
+        f"{_minutes(estimate.left(runs))} from a few timed steps"
+    )
+    scored: dict[int, list[Scored]] = {}
+    errors: list[str] = []
+    for done, run in enumerate(runs, 1):
+        started, had_begun, was_trained = time.perf_counter(), bool(run.record()), run.trained
+        try:
+            if not was_trained:
+                run.train()
+            record = run.score(judge, plain["num_samples"], plain["batch_size"])
+        except Exception as error:
+            line = one_line(error)
+            if line is None:  # not a mistake of the one who typed it
+                log.error("%s", run.title, exc_info=True)
+            errors.append(f"{run.title} failed: {line or f'{type(error).__name__}: {error}'}")
+            _say(errors[-1])
+            continue
+        finally:
+            _tidy()
+        took = time.perf_counter() - started
+        if not had_begun:
+            estimate.note(run, took)
+        own = run.record()
+        [scores] = [{k: v for k, v in s.items() if k != "seed"} for s in record["scores"]]
+        scored.setdefault(run.rung.number, []).append(
+            Scored(
+                run.seed,
+                scores,
+                record["num_calls"],
+                own["parameters"],
+                own["wall_seconds"],
+                record["seconds"]["sampling"],
+            )
+        )
+        how = "was there" if was_trained else f"{took:.0f} s"
+        _say(
+            f"{run.title}: FID {scores[HEADLINE]:.4g}, {how}; {done} of {len(runs)} done, about "
+            f"{_minutes(estimate.left(runs[done:]))} left"
+        )
+    if not scored:
+        raise UserError(f"no training of the ladder came to its end: {errors[0]}")
+    configs = [run.config for run in runs[: len(rungs)]]
+    changed = [{}, *(differences(a, b) for a, b in pairwise(configs))]
+    results = climb(rungs, scored, changed)
+    made = Ladder(results, floor, errors, out)
+    made.lines = [*lines(results, floor), *_notes(judge, plain, seeds), *errors]
+    write_csv(results, out / "ladder.csv")
+    figures.save_figure(_picture(results, runs, floor, plain, seeds), out / "ladder.png")
+    write_json(
+        out / "ladder.json",
+        {
+            "command": plain,
+            "extractor": {"name": judge.extractor.name, "sha256": judge.extractor.sha256},
+            "rungs": as_json(results),
+            "floor": {name: vars(found) for name, found in floor.items()},
+            "errors": errors,
+            "seconds": round(time.perf_counter() - began, 3),
+            "threads": torch.get_num_threads(),
+            "git_commit": git_commit(),
+        },
+    )
+    return made
+
+
+def _picture(
+    results: Sequence[RungResult],
+    runs: Sequence[RungRun],
+    floor: dict[str, Summary],
+    plain: dict[str, Any],
+    seeds: int,
+) -> Any:
+    shown: list[LadderRow] = []
+    for result in results:
+        images = None
+        if result.runs:  # of the first seed, the same on every rung that has it
+            first = next(
+                run for run in runs if run.rung is result.rung and run.seed == result.runs[0].seed
+            )
+            images = first.samples().float() / 255
+        found = result.summary.get(HEADLINE)
+        interval = None if found is None or found.low is None else (found.low, found.high)
+        values = [run.scores[HEADLINE] for run in result.runs]
+        name = f"{result.rung.number} {result.rung.name}"
+        shown.append(LadderRow(name, values, cast(Any, interval), images))
+    title = f"FID of {plain['num_samples']:,} samples; {seeds} training seed{'s' * (seeds > 1)}" + (
+        ", mean and 95 % interval" if seeds > 1 else ""
+    )
+    return ladder_figure(shown, floor[HEADLINE].mean, title=title)
+
+
+def _notes(judge: Judge, plain: dict[str, Any], seeds: int) -> list[str]:
+    return [
+        f"mean ± standard deviation over {seeds} training seed{'s' * (seeds > 1)}, "
+        f"{plain['num_samples']:,} samples each; extractor {judge.extractor.name} (sha256 "
+        f"{judge.extractor.sha256[:8]}), against {len(judge.reference.test):,} test images; "
+        "differences of FID paired by seed with 95 % intervals, verdicts at 5 % after Holm"
+    ]
+
+
+def _folder(out: str | None, log_dir: str) -> Path:
+    """Where the ladder goes, not made yet; UserError if something else is there."""
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
+    folder = (Path(out).expanduser() if out else Path(log_dir) / "ladders" / name).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out={out} is a file: give a new folder, or that of a ladder")
+    there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    for other in there:
+        if other != LOCK and not other.startswith(("rung_", "ladder.")):
+            raise UserError(
+                f"out={out} holds {other}, which is no ladder's: give a new folder, or that of a "
+                "ladder to go on with"
+            )
+    return folder
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return str(timedelta(minutes=round(seconds / 60)))[:-3] + " h:min"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _tidy() -> None:
+    """Leave no model of a training behind in the process that trains the next."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

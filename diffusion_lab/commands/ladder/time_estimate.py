@@ -1,0 +1,70 @@
+"""How long a ladder takes."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from diffusion_lab.commands.ladder.training_runs import RungRun
+from diffusion_lab.config.instantiate import build
+from diffusion_lab.diffusion import Sampler, sample_steps
+from diffusion_lab.evaluation.scorer import FLOOR_DRAWS, Judge
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.cost import cost
+
+
+class Estimate:
+    """The time left, first from a few timed steps, then from the trainings that were done.
+
+    Times a few steps of each rung's training, a few images of its sampler, and the judge. What a
+    training needs to begin, to save and to validate comes on top; `note` tells how much.
+    """
+
+    def __init__(
+        self, lowest: Sequence[RungRun], judge: Judge, num_samples: int, batch_size: int
+    ) -> None:
+        count = min(batch_size, num_samples)
+        began = time.perf_counter()
+        data = lowest[0].config.data
+        shape = (data.channels, data.image_size, data.image_size)
+        judge.extractor(torch.zeros(count, *shape, dtype=torch.uint8))
+        seeing = (time.perf_counter() - began) * num_samples / count
+        began = time.perf_counter()
+        judge.floor(num_samples)  # of real images: noise would be warned of
+        judging = seeing + (time.perf_counter() - began) / FLOOR_DRAWS
+        few = min(count, 32)
+        self._training: dict[int, float] = {}
+        self._scoring: dict[int, float] = {}
+        for run in lowest:
+            module: DiffusionModule = build(run.config.model)
+            sampler: Sampler = build(run.config.sampler)
+            seconds = cost(module, shape, run.config.data.batch_size)["step_seconds"]
+            self._training[run.rung.number] = seconds * run.config.trainer.max_steps
+            began = time.perf_counter()
+            # to the end: a walk that is left halfway leaves gradients off
+            for _ in sample_steps(
+                module.eval().denoise,
+                module.noise_schedule,
+                sampler,
+                shape,
+                num_images=few,
+                seed=0,
+            ):
+                pass
+            drawing = (time.perf_counter() - began) * num_samples / few
+            self._scoring[run.rung.number] = drawing + judging
+        self._expected = self._took = 0.0
+
+    def _seconds(self, run: RungRun) -> float:
+        training = 0.0 if run.trained else self._training[run.rung.number]
+        return training + self._scoring[run.rung.number]
+
+    def note(self, run: RungRun, seconds: float) -> None:
+        """A run was trained from its beginning and scored in that time."""
+        self._took += seconds
+        self._expected += self._training[run.rung.number] + self._scoring[run.rung.number]
+
+    def left(self, runs: Sequence[RungRun]) -> float:
+        """Seconds for these runs."""
+        scale = self._took / self._expected if self._expected else 1.0
+        return scale * sum(self._seconds(run) for run in runs)

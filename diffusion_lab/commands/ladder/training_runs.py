@@ -1,0 +1,150 @@
+"""One training of a ladder: trained, or gone on with, or found done; then scored."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from diffusion_lab.commands.ladder.rungs import Rung, differences
+from diffusion_lab.config.instantiate import build
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.errors import Diverged, UserError
+from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.runs.load import Run, load_run
+from diffusion_lab.runs.saved_config import read_config
+from diffusion_lab.scoring.choose_scorer import choose_judge
+from diffusion_lab.scoring.draw_set import Drawn, draw_set
+from diffusion_lab.scoring.score_sets import NAME, score_sets
+from diffusion_lab.system.device import choose_device
+from diffusion_lab.system.output import results_folder, save_arrays
+from diffusion_lab.training.train import train
+
+SHOWN = 16  # samples of a rung in the picture
+# a training goes on elsewhere with these changed
+_MAY_CHANGE = {"trainer.accelerator", "callbacks.progress.seconds"}
+
+
+@dataclass
+class RungRun:
+    """A training of a rung with one seed."""
+
+    rung: Rung
+    seed: int
+    folder: Path
+    config: DictConfig
+
+    @property
+    def title(self) -> str:
+        """What lines of progress call it."""
+        return f"{self.rung.title}, seed {self.seed}"
+
+    def record(self) -> dict[str, Any]:
+        """Its metrics.json, {} where there is none that can be read."""
+        return _read(self.folder / "metrics.json")
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training came to its end."""
+        return self.record().get("status") == "finished"
+
+    def check(self) -> None:
+        """Raise UserError if its folder holds another training."""
+        if not (self.folder / ".hydra" / "config.yaml").is_file():
+            return
+        try:
+            saved = read_config(self.folder).config
+        except UserError as error:
+            raise UserError(
+                str(error).replace("start a new run", f"remove {self.folder}")
+            ) from error
+        for key, (had, wanted) in differences(saved, self.config).items():
+            if key not in _MAY_CHANGE:
+                raise UserError(
+                    f"{self.folder} was trained with {key}={had}, this ladder has {wanted}: give "
+                    "another out=, or the same words as then"
+                )
+
+    def train(self) -> None:
+        """Train it to its end, from where it stopped if it has begun.
+
+        Raises what training raises, and Diverged again for one that has: it would once more.
+        """
+        record = self.record()
+        if record.get("status") == "diverged":
+            raise Diverged(record.get("error", "it diverged"))
+        train(self.config, resume=bool(record))
+
+    def score(self, judge: Judge, num_samples: int, batch_size: int) -> dict[str, Any]:
+        """Draw from it with its own seed and score that, if it was not done: evaluation.json."""
+        run = load_run(self.folder)
+        about = {
+            "run": str(run.dir),
+            "checkpoint": "last",
+            "weights": run.weights,
+            "sampler": run.config["sampler"],
+            "num_samples": num_samples,
+            "seeds": [self.seed],
+        }
+        for path in sorted(self.folder.glob(f"evaluation/*/{NAME}")):
+            there = _read(path)
+            same_judge = there.get("extractor", {}).get("sha256") == judge.extractor.sha256
+            if same_judge and all(there.get(key) == about[key] for key in about if key != "run"):
+                return there
+        device = choose_device(self.config.trainer.accelerator)
+        run.module.to(device)
+        out = results_folder(None, self.folder / "evaluation")
+        sampler = run.sampler()
+        guide = run.guide()
+
+        def draw() -> Drawn:
+            drawn = draw_set(
+                run,
+                sampler,
+                guide,
+                num_samples=num_samples,
+                seed=self.seed,
+                batch_size=batch_size,
+            )
+            save_arrays(out / "samples.npz", images=drawn.images[:SHOWN])
+            return drawn
+
+        more = {"batch_size": batch_size, "device": str(device), "threads": torch.get_num_threads()}
+        return score_sets(judge, [draw], about | more, out).record
+
+    def samples(self) -> Tensor:
+        """The first images that were scored last, uint8 (N, C, H, W)."""
+        newest = max(
+            self.folder.glob(f"evaluation/*/{NAME}"), key=lambda path: path.stat().st_mtime
+        )
+        return torch.from_numpy(np.load(newest.with_name("samples.npz"))["images"])
+
+
+def choose_ladder_judge(name: str | None, cfg: DictConfig, data_dir: str | None) -> Judge:
+    """The judge of all trainings of a ladder before there is one, from a configuration of theirs.
+
+    Raises UserError if there is none for such data.
+    """
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    data = config["data"]
+    untrained = Run(
+        dir=Path(config["paths"]["output_dir"]),
+        config=config,
+        module=build(cfg.model),
+        value_range=ValueRange(data["value_range"]),
+        image_shape=(data["channels"], data["image_size"], data["image_size"]),
+        weights="raw",
+    )
+    return choose_judge(name, untrained, data_dir)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

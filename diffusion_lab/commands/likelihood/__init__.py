@@ -1,0 +1,1 @@
+"""Measure the likelihood of images under a run."""

@@ -1,0 +1,187 @@
+"""Bits per dimension of images under a run, by either method, batch by batch."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import Denoise
+from diffusion_lab.diffusion.likelihood.ode import Progress, log_density, rademacher
+from diffusion_lab.diffusion.likelihood.variational_bound import (
+    Bound,
+    check_bound,
+    variational_bound,
+)
+from diffusion_lab.diffusion.samplers.base import image_generators
+from diffusion_lab.runs.load import Run
+
+LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of a split."""
+
+    indices: list[int]
+    """Their places in it, (N,)."""
+    pixels: Tensor
+    """uint8 (N, C, H, W)."""
+    labels: Tensor | None
+    """The classes the denoiser is to be asked for, int64 (N,); None for no class."""
+
+    def batches(self, size: int) -> Iterator["Images"]:
+        """The same images, `size` at a time."""
+        for first in range(0, len(self.indices), size):
+            part = slice(first, first + size)
+            labels = None if self.labels is None else self.labels[part]
+            yield Images(self.indices[part], self.pixels[part], labels)
+
+    def denoiser(self, run: Run) -> Denoise:
+        """The run's for these images' labels."""
+        if self.labels is None:
+            return run.module.denoise
+        return partial(run.module.denoise, labels=self.labels.to(run.module.device))
+
+    def generators(self, seed: int) -> list[torch.Generator]:
+        """What is random about an image depends on the seed and its place in the split alone."""
+        return [image_generators(seed, index, 1)[0] for index in self.indices]
+
+
+def dequantise(pixels: Tensor, shares: Tensor, value_range: ValueRange) -> Tensor:
+    """Spread pixels evenly over the values that the range rounds to them.
+
+    pixels uint8 and shares in [0, 1), both (..., C, H, W) -> values p - 1/2 to p + 1/2, in the
+    network's range. The range's `decode` gives back the pixels, so that the integral of a density
+    over these values is the probability that a sampler's result is saved as this image. (The usual
+    (p + u) / 256 is for networks that are trained on it, and misses the trained values, p / 255, by
+    up to half a level.)
+    """
+    return value_range.encode(pixels + shares - 0.5)
+
+
+def level_width(value_range: ValueRange) -> float:
+    """The width of the values that are rounded to one pixel level."""
+    return (value_range.high - value_range.low) / (LEVELS - 1)
+
+
+def _part(progress: Progress, done: float, size: float) -> Progress:
+    """What is told the share that is done of `size` images, after `done` before them."""
+    return lambda share: progress(done + share * size)
+
+
+def bits_by_ode(
+    run: Run,
+    images: Images,
+    progress: Progress,
+    *,
+    start_ratio: float,
+    tolerance: float,
+    probes: int,
+    draws: int,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """-log2 of the density at the start level, of values drawn evenly from each pixel's.
+
+    By Jensen's inequality its mean is above -log2 P(image) of the model that stops there.
+    """
+    shape, dims = run.image_shape, math.prod(run.image_shape)
+    bits: list[Tensor] = []
+    calls: list[Tensor] = []
+    done = 0.0
+    for batch in images.batches(batch_size):
+        generators = batch.generators(seed)
+        of_draws = []
+        for _ in range(draws):
+            shares = torch.stack([torch.rand(shape, generator=g) for g in generators])
+            size = len(shares) / draws
+            density = log_density(
+                batch.denoiser(run),
+                run.module.noise_schedule,
+                dequantise(batch.pixels, shares, run.value_range).to(run.module.device),
+                rademacher((probes, *shape), generators),
+                start_ratio=start_ratio,
+                tolerance=tolerance,
+                progress=_part(progress, done, size),
+            )
+            done += size
+            nats = -density.log_density / dims - math.log(level_width(run.value_range))
+            of_draws.append(nats / math.log(2))
+            calls.append(density.num_calls)
+        bits.append(torch.stack(of_draws))
+    every, num_calls = torch.cat(bits, dim=2), torch.cat(calls)  # (draws, probes, images)
+    return _summary(every.mean((0, 1))) | {
+        "tolerance": tolerance,
+        "start_ratio": start_ratio,
+        "probes": probes,
+        "probe_std": _pooled_std(every, 1),
+        "draws": draws,
+        "draw_std": _pooled_std(every.mean(1, keepdim=True), 0),
+        "num_calls": {
+            "mean": num_calls.double().mean().item(),
+            "min": int(num_calls.min()),
+            "max": int(num_calls.max()),
+        },
+        "per_image": every.mean((0, 1)).tolist(),
+    }
+
+
+def bits_by_bound(
+    run: Run,
+    images: Images,
+    progress: Progress,
+    *,
+    variance: str,
+    num_timesteps: int | None,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """The variational bound, with the denoised clipped to the range as sampler=ddpm does."""
+    schedule = check_bound(run.module.noise_schedule, variance, num_timesteps)
+    ends = (run.value_range.low, run.value_range.high)
+    unit = math.prod(run.image_shape) * math.log(2)
+    bounds: list[Bound] = []
+    done = 0
+    for batch in images.batches(batch_size):
+        bounds.append(
+            variational_bound(
+                _clipped(batch.denoiser(run), *ends),
+                schedule,
+                run.value_range.encode(batch.pixels).to(run.module.device),
+                batch.generators(seed),
+                value_range=ends,
+                variance=variance,
+                num_timesteps=num_timesteps,
+                progress=_part(progress, done, len(batch.indices)),
+            )
+        )
+        done += len(batch.indices)
+    terms = Bound(*(torch.cat(values) / unit for values in zip(*bounds, strict=True)))
+    of_timesteps = schedule.num_train_timesteps - 1
+    return _summary(terms.total) | {
+        "terms": {name: values.mean().item() for name, values in terms._asdict().items()},
+        "variance": variance,
+        "num_timesteps": num_timesteps or of_timesteps,
+        "of_timesteps": of_timesteps,
+        "per_image": terms.total.tolist(),
+    }
+
+
+def _clipped(denoise: Denoise, low: float, high: float) -> Denoise:
+    return lambda x_t, t: denoise(x_t, t).clamp(low, high)
+
+
+def _summary(bits: Tensor) -> dict[str, Any]:
+    """The mean of bits (N,) and its standard error; none for a single image."""
+    error = bits.std().item() / math.sqrt(len(bits)) if len(bits) > 1 else None
+    return {"bits_per_dim": bits.mean().item(), "standard_error": error}
+
+
+def _pooled_std(bits: Tensor, dim: int) -> float | None:
+    """The standard deviation along a dimension, pooled over the others; None where it is 1."""
+    return bits.var(dim).mean().sqrt().item() if bits.shape[dim] > 1 else None

@@ -1,0 +1,1 @@
+"""Measure quality against NFE over samplers and numbers of steps."""

@@ -1,0 +1,240 @@
+"""Quality against cost: one checkpoint, many samplers."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from diffusion_lab.commands.tradeoff.results import Weighed, draw_tradeoff, lines, write_csv
+from diffusion_lab.commands.tradeoff.sampler_grid import Cell, make_cells
+from diffusion_lab.config.schema import TradeoffConfig
+from diffusion_lab.config.validate import check_keys
+from diffusion_lab.diffusion.guidance import EVERYWHERE
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.runs.load import Run, load_run
+from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.progress import planned_work, times
+from diffusion_lab.scoring.choose_scorer import choose_judge
+from diffusion_lab.scoring.draw_set import Drawn, draw_set
+from diffusion_lab.scoring.score_sets import read_seeds
+from diffusion_lab.system.device import choose_device
+from diffusion_lab.system.git import git_commit
+from diffusion_lab.system.output import results_folder, write_json
+
+NAME = "tradeoff.json"
+ROUNDS = 3
+"""Of the timing, after one to warm up."""
+
+
+@dataclass
+class Tradeoff:
+    """What was found."""
+
+    cells: list[Weighed]
+    out: Path
+    lines: list[str]
+    """What is printed."""
+
+
+def tradeoff(cfg: DictConfig) -> Tradeoff:
+    """Weigh samplers of a run; leave tradeoff.csv, .json and .png.
+
+    The time is taken first, of all cells in turn, so that what else the machine does meets all of
+    them. Then each is scored and written. An `out` that holds the beginning of the same is taken
+    up. Raises UserError for a mistake in the configuration, before anything is drawn or written.
+    """
+    check_keys(cfg, TradeoffConfig)
+    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
+        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    seeds = read_seeds(plain["seeds"])
+    if cfg.batch_size < 1:
+        raise UserError(f"batch_size={cfg.batch_size}: expected at least 1")
+    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    guide = run.guide(plain["labels"], plain["guidance_scale"])
+    cells, skipped = make_cells(
+        _words(plain["samplers"]),
+        _words(plain["spacings"]),
+        _numbers_of_steps(plain["num_steps"]),
+        run.module.noise_schedule,
+    )
+    judge = choose_judge(cfg.extractor, run, cfg.paths.data_dir)
+    if cfg.num_samples <= judge.extractor.num_features:
+        raise UserError(
+            f"num_samples={cfg.num_samples}: FID by {judge.extractor.name} needs more than "
+            f"{judge.extractor.num_features} images"
+        )
+    device = choose_device(cfg.accelerator)
+    run.module.to(device)
+    content: dict[str, Any] = {
+        "settings": {
+            "run": str(run.dir.resolve()),
+            "checkpoint": cfg.checkpoint,
+            "checkpoint_sha256": _sha256(run.dir / "checkpoints" / f"{cfg.checkpoint}.ckpt"),
+            "weights": run.weights,
+            "labels": list(guide.labels),
+            "guidance_scale": guide.guidance_scale,
+            **({} if guide.interval == EVERYWHERE else {"guidance_interval": guide.interval}),
+            "cells": [cell.name for cell in cells],
+            "num_samples": cfg.num_samples,
+            "seeds": seeds,
+            "batch_size": min(cfg.batch_size, cfg.num_samples),
+            "device": str(device),
+            "extractor": {"name": judge.extractor.name, "sha256": judge.extractor.sha256},
+            "reference": {"data": judge.reference.data, "n": len(judge.reference.test)},
+        },
+        "git_commit": git_commit(),
+        "skipped": skipped,
+    }
+    out, content = _opened(cfg.out, run.dir / "tradeoff", content)
+
+    work = _Work(run, guide, judge, content, out)
+    with planned_work(work.plan(cells), work.units(cells)):
+        work.time(cells)
+        work.score(cells)
+    found = work.weighed(cells)
+    draw_tradeoff(found, content["floor"], out / "tradeoff.png")
+    return Tradeoff(found, out, lines(found, content))
+
+
+class _Work:
+    """Fills the record of a comparison, and writes it whenever it has grown."""
+
+    def __init__(
+        self, run: Run, guide: Guide, judge: Judge, content: dict[str, Any], out: Path
+    ) -> None:
+        self.run, self.guide, self.judge = run, guide, judge
+        self.content, self.out = content, out
+        self.settings = content["settings"]
+
+    def plan(self, cells: Sequence[Cell]) -> str:
+        """Return the line that is printed before the work begins."""
+        there = sum(cell.name in self.content.get("scores", {}) for cell in cells)
+        seeds = times(len(self.settings["seeds"]), "seed")
+        return (
+            f"timing and scoring {times(len(cells), 'sampler setting')}, {there} of them are there "
+            f"already: {times(self.settings['num_samples'], 'image')} a seed, {seeds}"
+        )
+
+    def units(self, cells: Sequence[Cell]) -> float:
+        """Return the images times steps that are still to be drawn."""
+        settings, scores = self.settings, self.content.get("scores", {})
+        timed = 0 if "costs" in self.content else (ROUNDS + 1) * settings["batch_size"]
+        scored = settings["num_samples"] * len(settings["seeds"])
+        return sum(
+            cell.num_steps * (timed + (0 if cell.name in scores else scored)) for cell in cells
+        )
+
+    def time(self, cells: Sequence[Cell]) -> None:
+        """Draw a batch by each sampler in turn, again and again; keep the median of the rounds."""
+        if "costs" in self.content:
+            return
+        batch = self.settings["batch_size"]
+        seconds: dict[str, list[float]] = {cell.name: [] for cell in cells}
+        calls: dict[str, float] = {}
+        with tqdm(total=(ROUNDS + 1) * len(cells), unit=" timings", disable=None) as bar:
+            for turn in range(ROUNDS + 1):
+                # the other way around every second time: a machine that warms up favours none
+                for cell in cells if turn % 2 else reversed(cells):
+                    drawn = self._draw(cell, batch, seed=0)
+                    assert drawn.seconds is not None
+                    assert drawn.num_calls is not None
+                    calls[cell.name] = drawn.num_calls
+                    if turn > 0:
+                        seconds[cell.name].append(drawn.seconds)
+                    bar.update()
+        self.content["costs"] = {
+            name: {"calls": calls[name], "milliseconds": 1000 * median(took) / batch}
+            for name, took in seconds.items()
+        }
+        self._write(cells)
+
+    def score(self, cells: Sequence[Cell]) -> None:
+        """Draw and score num_samples images a seed by each sampler that has no scores yet."""
+        n, costs = self.settings["num_samples"], self.content["costs"]
+        if "floor" not in self.content:
+            self.content["floor"] = {k: s.mean for k, s in self.judge.floor(n).items()}
+        scores = self.content.setdefault("scores", {})
+        left = [cell for cell in cells if cell.name not in scores]
+        total = sum(costs[cell.name]["calls"] for cell in left) * len(self.settings["seeds"])
+        # counted in network calls, so that the time left is about right
+        with tqdm(total=round(total), unit=f" calls x {n:,} images", disable=None) as bar:
+            for cell in left:
+                bar.set_description(cell.name)
+                found = []
+                for seed in self.settings["seeds"]:
+                    drawn = self._draw(cell, n, seed)
+                    found.append({"seed": seed} | self.judge(drawn.images, drawn.asked).scores)
+                    bar.update(round(costs[cell.name]["calls"]))
+                scores[cell.name] = found
+                self._write(cells)
+
+    def weighed(self, cells: Sequence[Cell]) -> list[Weighed]:
+        """What is known so far."""
+        costs, scores = self.content["costs"], self.content.get("scores", {})
+        return Weighed.of_cells(
+            [
+                (cell, costs[cell.name]["calls"], costs[cell.name]["milliseconds"], scores[name])
+                for cell in cells
+                if (name := cell.name) in scores
+            ]
+        )
+
+    def _draw(self, cell: Cell, num_samples: int, seed: int) -> Drawn:
+        return draw_set(
+            self.run,
+            cell.sampler,
+            self.guide,
+            num_samples=num_samples,
+            seed=seed,
+            batch_size=self.settings["batch_size"],
+        )
+
+    def _write(self, cells: Sequence[Cell]) -> None:
+        write_json(self.out / NAME, self.content)
+        write_csv(self.weighed(cells), self.content["skipped"], self.out / "tradeoff.csv")
+
+
+def _words(given: Any) -> list[str] | None:
+    if given is None:
+        return None
+    return [str(word) for word in (given if isinstance(given, list) else [given])]
+
+
+def _numbers_of_steps(given: Any) -> list[int]:
+    numbers = given if isinstance(given, list) else [given]
+    if not numbers or any(type(n) is not int or n < 1 for n in numbers):
+        raise UserError(
+            f"num_steps={given}: expected whole numbers from 1 on, for example num_steps=5,10,20"
+        )
+    return sorted(set(numbers))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The folder and the record to fill: of one that was cut off, what it has already."""
+    begun = Path(out).expanduser() / NAME if out else None
+    if begun is None or not begun.is_file():
+        return results_folder(out, parent), content
+    try:
+        earlier = json.loads(begun.read_text())
+        same = earlier["settings"] == json.loads(json.dumps(content["settings"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{begun} is damaged: give a new folder, out=<folder>") from error
+    if not same:
+        raise UserError(
+            f"out={out} holds a comparison with other settings: give a new folder, or type what "
+            "made it to take it up"
+        )
+    return begun.parent.absolute(), earlier

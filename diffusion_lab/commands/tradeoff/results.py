@@ -1,0 +1,132 @@
+"""What a comparison of samplers found: table, CSV and picture."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab import figures
+from diffusion_lab.commands.tradeoff.figure import Point, tradeoff_figure
+from diffusion_lab.commands.tradeoff.sampler_grid import Cell
+from diffusion_lab.evaluation.pareto import pareto_front
+from diffusion_lab.evaluation.score import bounds_of
+from diffusion_lab.evaluation.statistics import Summary, summary
+from diffusion_lab.system.atomic import replacing
+from diffusion_lab.system.tables import table_text
+
+_COLUMNS = ("sampler", "spacing", "num_steps", "calls", "milliseconds", "seeds")
+_LAST = ("front_calls", "front_milliseconds", "skipped")
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A sampler's cost and quality, and whether another beats it in both."""
+
+    cell: Cell
+    calls: float
+    """Of the network for an image."""
+    milliseconds: float
+    """For an image of a batch."""
+    scores: dict[str, Summary]
+    front_calls: bool
+    """On the Pareto front of calls and FID."""
+    front_milliseconds: bool
+
+    @classmethod
+    def of_cells(
+        cls, cells: Sequence[tuple[Cell, float, float, Sequence[Mapping[str, float]]]]
+    ) -> "list[Weighed]":
+        """Of (cell, calls, milliseconds, the scores of each seed)."""
+        summaries = [
+            {k: summary([s[k] for s in scores], bounds_of(k)) for k in scores[0] if k != "seed"}
+            for *_, scores in cells
+        ]
+        fid = [of["fid"].mean for of in summaries]
+        by_calls = pareto_front([calls for _, calls, _, _ in cells], fid)
+        by_time = pareto_front([milliseconds for _, _, milliseconds, _ in cells], fid)
+        return [
+            cls(cell, calls, milliseconds, summaries[i], bool(by_calls[i]), bool(by_time[i]))
+            for i, (cell, calls, milliseconds, _) in enumerate(cells)
+        ]
+
+
+def write_csv(found: Sequence[Weighed], skipped: Mapping[str, str], path: Path) -> None:
+    """Write a row a cell, whole or not at all; those left out with their reason."""
+    metrics = list(found[0].scores) if found else []
+    spread = [column for metric in metrics for column in (metric, f"{metric}_std")]
+    with replacing(path) as part, part.open("w", newline="") as file:
+        rows = csv.DictWriter(file, [*_COLUMNS, *spread, *_LAST])
+        rows.writeheader()
+        for of in found:
+            row: dict[str, Any] = {
+                "sampler": of.cell.word,
+                "spacing": of.cell.spacing,
+                "num_steps": of.cell.num_steps,
+                "calls": of.calls,
+                "milliseconds": of.milliseconds,
+                "seeds": of.scores["fid"].n,
+                "front_calls": of.front_calls,
+                "front_milliseconds": of.front_milliseconds,
+            }
+            for metric, score in of.scores.items():
+                row |= {metric: score.mean, f"{metric}_std": score.std}
+            rows.writerow(row)
+        for name, reason in skipped.items():
+            word, *spacing, steps = name.split()
+            row = {"sampler": word, "spacing": "".join(spacing), "num_steps": steps}
+            rows.writerow(row | {"skipped": reason})
+
+
+def draw_tradeoff(found: Sequence[Weighed], floor: Mapping[str, float], path: Path) -> None:
+    """Draw FID over both costs."""
+    curves: dict[str, list[Point]] = {}
+    for of in found:
+        front = (of.front_calls, of.front_milliseconds)
+        point = Point(of.calls, of.milliseconds, of.scores["fid"].mean, front)
+        curves.setdefault(of.cell.curve, []).append(point)
+    figures.save_figure(tradeoff_figure(curves, "FID", floor.get("fid")), path)
+
+
+def lines(found: Sequence[Weighed], content: Mapping[str, Any]) -> list[str]:
+    """What is printed of a comparison and its record."""
+    settings = content["settings"]
+    several = len(settings["seeds"]) > 1
+    table = table_text(
+        f"{settings['num_samples']:,} images a seed, {len(settings['seeds'])} sampling "
+        f"seed{'s' * several}, {settings['extractor']['name']}, "
+        f"guidance_scale={settings['guidance_scale']:g}",
+        ["sampler", "steps", "network calls", "ms an image", "FID", "on the front of"],
+        [
+            [
+                of.cell.curve,
+                str(of.cell.num_steps),
+                f"{of.calls:g}",
+                f"{of.milliseconds:.3g}",
+                _fid(of.scores["fid"]),
+                ", ".join(
+                    name
+                    for name, on in (("calls", of.front_calls), ("ms", of.front_milliseconds))
+                    if on
+                ),
+            ]
+            for of in found
+        ],
+    )
+    reasons: dict[str, list[str]] = {}
+    for name, reason in content["skipped"].items():
+        reasons.setdefault(reason, []).append(name)
+    return [
+        table,
+        f"real training images: FID {content['floor']['fid']:.4g}",
+        f"time of an image in a batch of {settings['batch_size']} on {settings['device']}: median "
+        "of 3 rounds over all samplers in turn, after one to warm up",
+        "the front is that of the means: neighbours within each other's spread may change places"
+        if several
+        else "one seed a cell: no spread is known, seeds=3 shows it",
+        *(f"left out {', '.join(names)}: {reason}" for reason, names in reasons.items()),
+    ]
+
+
+def _fid(of: Summary) -> str:
+    return f"{of.mean:.4g}" + ("" if of.std is None else f" ± {of.std:.2g}")

@@ -1,0 +1,145 @@
+"""The training of the network that judges images, and the folder that keeps it."""
+
+import hashlib
+import logging
+import platform
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save
+from tqdm import tqdm
+
+from diffusion_lab.config.schema import TrainExtractorConfig
+from diffusion_lab.config.validate import check_keys, check_seed
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.loader import InMemoryLoader
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.features.augmentation import Affine
+from diffusion_lab.evaluation.features.extractor import INCEPTION, TrainedExtractor
+from diffusion_lab.evaluation.features.load import shipped_versions
+from diffusion_lab.evaluation.features.reference import make_reference, write_reference
+from diffusion_lab.evaluation.features.train_classifier import Training, count_errors
+from diffusion_lab.runs.record import package_versions
+from diffusion_lab.system.atomic import new_folder
+from diffusion_lab.system.device import choose_device
+from diffusion_lab.system.git import git_commit
+from diffusion_lab.system.output import write_json
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("diffusion-lab", "torch", "numpy", "safetensors")
+
+
+@dataclass
+class TrainedFolder:
+    """What a training left."""
+
+    out: Path
+    """The folder: <version>.safetensors, <version>.json, <version>.reference.safetensors."""
+    record: dict[str, Any]
+    """The content of the json."""
+
+    @property
+    def lines(self) -> list[str]:
+        """What is printed."""
+        accuracy = self.record["accuracy"]
+        return [
+            f"{split.replace('_', '-')} images: {found['errors']} of {found['images']} misjudged, "
+            f"{100 - 100 * found['errors'] / found['images']:.2f} % right"
+            for split, found in accuracy.items()
+        ] + [f"{self.record['parameters']} parameters, {self.record['seconds']:.0f} s"]
+
+
+def train_extractor(cfg: DictConfig) -> TrainedFolder:
+    """Train a classifier, look at the real images with it and leave both in a new folder.
+
+    Raises UserError for a mistake in the configuration before anything is done or written.
+    """
+    check_keys(cfg, TrainExtractorConfig)
+    _check_version(cfg)
+    check_seed(cfg.seed)
+    affine = Affine(cfg.shift, cfg.rotation, cfg.scale)
+    training = Training(cfg.max_epochs, cfg.lr, cfg.weight_decay, affine, cfg.seed)
+    device = choose_device(cfg.accelerator)
+    settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    data = ImageDataModule(**settings.pop("data"))
+    if data.val_size < 2:
+        raise UserError(
+            f"data.val_size={data.val_size}: held-out images choose the epoch and are the floor "
+            "of the scores, give 2 at least"
+        )
+    out, commit = Path(cfg.out).expanduser().absolute(), git_commit()
+    with new_folder(out) as part:
+        data.setup()
+        train, held_out, test = (
+            data.train_dataloader(),
+            cast(InMemoryLoader, data.val_dataloader()),
+            data.test_dataloader(),
+        )
+        began = time.perf_counter()
+        with tqdm(total=training.max_epochs, unit="epoch") as bar:
+
+            def progress(epoch: int, loss: float, errors: int) -> None:
+                bar.set_postfix_str(f"loss {loss:.4f}, {errors} held-out images misjudged")
+                bar.update()
+
+            network = training(train, held_out, data.num_classes, device, progress)
+        seconds = time.perf_counter() - began
+
+        weights = part / f"{cfg.version}.safetensors"
+        weights.write_bytes(save(network.state_dict()))
+        record: dict[str, Any] = {
+            "version": cfg.version,
+            "sha256": _sha256(weights),
+            "image_shape": list(data.image_shape),
+            "num_classes": data.num_classes,
+            "num_features": network.num_features,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "data": data.provenance,
+            "accuracy": {
+                split: {"images": len(images.labels), "errors": count_errors(network, images)}
+                for split, images in {"held_out": held_out, "test": test}.items()
+            },
+            "training": {
+                key: settings[key]
+                for key in ("max_epochs", "lr", "weight_decay", "shift", "rotation", "scale")
+            }
+            | {"batch_size": data.batch_size, "seed": cfg.seed},
+            "seconds": round(seconds, 1),
+            "git_commit": commit,
+            "python": platform.python_version(),
+            "versions": package_versions(PACKAGES),
+        }
+        reference = part / f"{cfg.version}.reference.safetensors"
+        write_reference(
+            make_reference(
+                TrainedExtractor(network, record, part),
+                data.dataset,
+                (test.images, test.labels),
+                (held_out.images, held_out.labels),
+            ),
+            reference,
+        )
+        record["reference_sha256"] = _sha256(reference)
+        write_json(part / f"{cfg.version}.json", record)
+    return TrainedFolder(out, record)
+
+
+def _check_version(cfg: DictConfig) -> None:
+    if OmegaConf.is_missing(cfg, "version"):
+        raise UserError("version= is missing: give the extractor a new name, version=mnist_v2")
+    if not re.fullmatch(r"\w[\w.-]*", cfg.version):
+        raise UserError(f"version={cfg.version}: expected a name such as mnist_v2")
+    if cfg.version in (*shipped_versions(), INCEPTION):
+        raise UserError(
+            f"version={cfg.version} exists: scores by another network do not compare with its "
+            f"own, give a new name such as version={cfg.version.rstrip('0123456789')}2"
+        )
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

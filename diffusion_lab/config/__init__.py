@@ -1,0 +1,1 @@
+"""The configuration: compose, check and build it."""

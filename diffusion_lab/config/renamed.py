@@ -1,0 +1,32 @@
+"""Classes that moved: their old dotted names in saved configurations, and the new ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+MOVED = {
+    "diffusion_lab.modules.lr_schedule.": "diffusion_lab.optim.lr_schedule.",
+    "diffusion_lab.modules.muon.": "diffusion_lab.optim.muon.",
+}
+"""Beginnings of names."""
+_KEYS = ("_target_", "path")
+
+
+def with_new_names(node: Any) -> Any:
+    """Return a configuration of plain types with the new names of what moved."""
+    if isinstance(node, Mapping):
+        return {
+            key: _new_name(value)
+            if key in _KEYS and isinstance(value, str)
+            else with_new_names(value)
+            for key, value in node.items()
+        }
+    if isinstance(node, list | tuple):
+        return [with_new_names(child) for child in node]
+    return node
+
+
+def _new_name(name: str) -> str:
+    for old, new in MOVED.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name

@@ -1,0 +1,63 @@
+"""What the YAML files compute themselves, and what a command needs to compose them."""
+
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from diffusion_lab.config import schema
+
+_LONGEST_NAME = 120  # file systems take 255 bytes
+
+
+def swept_keys(sweep_dir: Path) -> set[str] | None:
+    """The options that a sweep varies; None where its multirun.yaml does not say."""
+    try:
+        saved = OmegaConf.load(sweep_dir / "multirun.yaml")
+        typed = OverridesParser.create().parse_overrides(list(saved.hydra.overrides.task))
+        params = OmegaConf.select(saved, "hydra.sweeper.params") or {}
+    except Exception:  # whatever a YAML parser makes of a broken file
+        return None
+    keys = {word.get_key_element() for word in typed if word.is_sweep_override()}
+    return keys | {str(key) for key in params}
+
+
+def swept(overrides: Sequence[str], sweep_dir: Path) -> list[str]:
+    """The overrides of a job that the sweep varies; all of them where that is not known."""
+    keys = swept_keys(sweep_dir)
+    return [w for w in overrides if keys is None or w.partition("=")[0] in keys]
+
+
+def tensorboard_name(run_dir: str) -> str:
+    """Name the folder of TensorBoard's files in a run folder, "" for the run folder itself.
+
+    TensorBoard shows the path of that folder as the run's name. A job of a sweep, whose own folder
+    is just a number, gets what tells it from the others: `model=ddpm,seed=1`. Where files lie
+    already the name stays, so that a resumed run goes on in them.
+    """
+    folder = Path(run_dir)
+    if any(folder.glob("events.out.tfevents*")):
+        return ""
+    for file in sorted(folder.glob("*/events.out.tfevents*")):
+        return file.parent.name
+    sweep_dir = folder.parent
+    if not folder.name.isdecimal() or not (sweep_dir / "multirun.yaml").is_file():
+        return ""
+    try:
+        overrides = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
+    except (OSError, ValueError):
+        return ""
+    name = ",".join(swept([str(word) for word in overrides], sweep_dir))
+    return re.sub(r"[^\w.,=+@-]+", "-", name).lstrip(".")[:_LONGEST_NAME]
+
+
+def register(command: str) -> None:
+    """What a command's YAML files need to be composed; every job of a sweep calls it again."""
+    schema.register(command)
+    OmegaConf.register_new_resolver(
+        "run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True
+    )
+    OmegaConf.register_new_resolver("tensorboard_name", tensorboard_name, replace=True)

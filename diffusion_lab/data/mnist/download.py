@@ -1,0 +1,155 @@
+"""Fetching the published files: several mirrors, no hanging, nothing partial left in place."""
+
+import gzip
+import io
+import logging
+import queue
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from filelock import FileLock, Timeout
+
+from diffusion_lab.data.mnist.files import IdxFile, torchvision_resources
+from diffusion_lab.data.mnist.idx import idx_fault, idx_size, md5_of
+from diffusion_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+READ_TIMEOUT = 15.0  # seconds a server may stay silent
+FILE_DEADLINE = 300.0  # seconds for one file from one mirror, however steadily it trickles
+LOCK_TIMEOUT = 3600.0  # seconds to wait for another process that is downloading
+CHUNK = 1 << 16
+
+
+class DownloadError(Exception):
+    """No mirror gave a file; the message says, on one line, what each of them did."""
+
+
+def download_missing(name: str, files: Sequence[IdxFile]) -> None:
+    """Fetch those of the files that are not there, one process at a time.
+
+    Args:
+        name: the data set: mnist, fashion_mnist or kmnist.
+        files: its four files. One that is there is never touched.
+
+    Raises:
+        DownloadError: if no mirror gave a good copy of a file.
+        UserError: if the folder cannot be written.
+
+    """
+    folder = files[0].path.parent
+    mirrors, packed_md5 = torchvision_resources(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".download.lock", timeout=LOCK_TIMEOUT):
+            # Looked at again now that the lock is ours: another process may have fetched them.
+            for file in files:
+                if file.find() is None:
+                    _put(_fetch(file, packed_md5[file.path.name], mirrors), file.path)
+    except Timeout as error:
+        raise UserError(
+            f"another process has held {error.lock_file} for {LOCK_TIMEOUT / 60:.0f} minutes: "
+            "end it, then start again"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or folder} ({error.strerror or error}): "
+            "give a folder that can be written, for example paths.data_dir=<folder>"
+        ) from error
+
+
+def _put(data: bytes, path: Path) -> None:
+    """Write the file beside its place, then move it in at once."""
+    partial = path.parent.parent / ".partial"
+    # One fixed folder, under the lock: what a killed process left here goes away by itself.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        (partial / path.name).write_bytes(data)
+        (partial / path.name).replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fetch(file: IdxFile, packed_md5: str, mirrors: list[str]) -> bytes:
+    """Return the unpacked file from the first mirror that has a good copy of it.
+
+    A mirror that works is moved to the front, so that a silent one costs its timeout only once.
+    """
+    failures = []
+    for mirror in list(mirrors):
+        url = f"{mirror}{file.path.name}.gz"
+        log.info("downloading %s", url)
+        start = time.monotonic()
+        try:
+            packed = _get_within_deadline(url, limit=idx_size(file.shape) + CHUNK)
+            data = _unpack(packed, packed_md5, file)
+        except (OSError, EOFError, ValueError, HTTPException, zlib.error) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            failures.append(f"{urlsplit(url).netloc}: {reason}")
+            log.info("download of %s failed: %s", url, reason)
+            continue
+        log.info("downloaded %s in %.1f s", file.path.name, time.monotonic() - start)
+        mirrors.remove(mirror)
+        mirrors.insert(0, mirror)
+        return data
+    raise DownloadError(f"{file.path.name}: {'; '.join(failures)}")
+
+
+def _unpack(packed: bytes, packed_md5: str, file: IdxFile) -> bytes:
+    """Return the unpacked bytes, at most one more than expected; ValueError if they are wrong."""
+    if md5_of(packed) != packed_md5:
+        raise ValueError(f"{len(packed)} bytes with the wrong MD5")
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+        data = stream.read(idx_size(file.shape) + 1)
+    if fault := idx_fault(data, len(data), file.shape):
+        raise ValueError(f"the unpacked file {fault}")
+    if file.md5 is not None and md5_of(data) != file.md5:
+        raise ValueError("the unpacked file has the wrong MD5")
+    return data
+
+
+def _get_within_deadline(url: str, limit: int) -> bytes:
+    """Return what the URL holds, or raise when the deadline has passed.
+
+    The request runs in a thread of its own: a socket's timeout bounds one read, but neither the
+    look-up of the host nor a server that sends its headers a byte at a time.
+    """
+    deadline = time.monotonic() + FILE_DEADLINE
+    outcome: queue.Queue[bytes | Exception] = queue.Queue()
+
+    def work() -> None:
+        try:
+            outcome.put(_get(url, limit, deadline))
+        except Exception as error:  # it belongs to the thread that waits
+            outcome.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result = outcome.get(timeout=FILE_DEADLINE)
+    except queue.Empty:
+        raise TimeoutError(f"not done after {FILE_DEADLINE:g} s") from None
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _get(url: str, limit: int, deadline: float) -> bytes:
+    request = Request(url, headers={"User-Agent": "diffusion_lab"})
+    data = bytearray()
+    with urlopen(request, timeout=READ_TIMEOUT) as response:
+        # read1 returns what has arrived; read would wait for the whole chunk.
+        while chunk := response.read1(CHUNK):
+            data += chunk
+            if len(data) > limit:
+                raise ValueError(f"more than {limit} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not done after {FILE_DEADLINE:g} s")
+    return bytes(data)

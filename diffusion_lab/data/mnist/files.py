@@ -1,0 +1,88 @@
+"""What is known about the published data sets: their names, their four files, their sizes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_lab.data.mnist.idx import read_idx
+
+# The name of a data set here, and torchvision's class for it, which is also its folder's name:
+# what torchvision has downloaded is found, and the other way round.
+TORCHVISION_CLASS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+
+NUM_TRAIN, NUM_TEST = 60_000, 10_000
+SIDE = 28
+NUM_CLASSES = 10
+
+# torchvision only knows the MD5 of the packed files. These are of the unpacked ones.
+UNPACKED_MD5 = {
+    "mnist": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    }
+}
+
+
+@dataclass(frozen=True)
+class IdxFile:
+    """One published file: where it may lie, and what it must be."""
+
+    name: str
+    """Of the data set."""
+    path: Path
+    """Place of the unpacked file, into which a download puts it."""
+    shape: tuple[int, ...]
+    md5: str | None
+    """Of the unpacked file, where it is known."""
+    data_dir: Path
+
+    def find(self) -> Path | None:
+        """Return the file that is there, unpacked or .gz, in its place or in the data folder."""
+        if self.path.exists():
+            return self.path
+        flat = self.data_dir / self.path.name
+        # the three sets name their files alike: outside its own folder only a hash tells which
+        places = [_packed(self.path), *([flat] if self.md5 is not None else []), _packed(flat)]
+        return next((place for place in places if place.is_file()), None)
+
+    def read(self) -> np.ndarray:
+        """Return the uint8 array; UserError if the file is not what it must be."""
+        found = self.find()
+        if found is None or found == self.path:
+            return read_idx(self.path, self.shape, self.md5)
+        packed_md5 = None
+        if self.md5 is None and found.parent != self.path.parent:
+            packed_md5 = torchvision_resources(self.name)[1][self.path.name]
+        return read_idx(found, self.shape, self.md5, packed_md5)
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
+
+
+def torchvision_resources(name: str) -> tuple[list[str], dict[str, str]]:
+    """Return the mirrors, best first, and the MD5 of every packed file by its unpacked name."""
+    import torchvision.datasets  # slow to import, and rarely needed
+
+    published = getattr(torchvision.datasets, TORCHVISION_CLASS[name])
+    md5s = {file.removesuffix(".gz"): md5 for file, md5 in published.resources}
+    return list(published.mirrors), md5s
+
+
+def idx_files(name: str, data_dir: Path) -> list[IdxFile]:
+    """Return train images, train labels, test images, test labels of a published data set."""
+    folder = data_dir / TORCHVISION_CLASS[name] / "raw"
+    shapes: dict[str, tuple[int, ...]] = {
+        "train-images-idx3-ubyte": (NUM_TRAIN, SIDE, SIDE),
+        "train-labels-idx1-ubyte": (NUM_TRAIN,),
+        "t10k-images-idx3-ubyte": (NUM_TEST, SIDE, SIDE),
+        "t10k-labels-idx1-ubyte": (NUM_TEST,),
+    }
+    md5s = UNPACKED_MD5.get(name, {})
+    return [
+        IdxFile(name, folder / file, shape, md5s.get(file), data_dir)
+        for file, shape in shapes.items()
+    ]

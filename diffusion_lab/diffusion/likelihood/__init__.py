@@ -1,0 +1,1 @@
+"""Log-likelihoods of images: the probability-flow ODE and the variational bound."""

@@ -1,0 +1,1 @@
+"""Feature extractors, and what real images score in their features."""

@@ -1,0 +1,240 @@
+"""The real images that samples are held against, as an extractor sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from diffusion_lab.data.dataset import ImageSet
+from diffusion_lab.data.split import split_order
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.features.extractor import (
+    Extractor,
+    Features,
+    TrainedExtractor,
+    verified,
+)
+from diffusion_lab.evaluation.metrics import Moments
+from diffusion_lab.system.atomic import replacing
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Of the files: a cached reference of another format is computed again."""
+NUM_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images of one data set as one extractor sees them.
+
+    The features are rounded to half precision and the probabilities to single, as they are in its
+    file; the moments are those of the features before that.
+    """
+
+    data: str
+    """The name of the data set, such as mnist."""
+    extractor: str
+    extractor_sha256: str
+    test: Features
+    """Of the test split, what samples are held against."""
+    test_labels: np.ndarray
+    """int64 (N,)."""
+    train: Features
+    """Of training images that the extractor was not trained on: the floor."""
+    train_labels: np.ndarray
+    """int64 (N,)."""
+    test_moments: Moments
+    train_moments: Moments
+
+
+def make_reference(
+    extractor: Extractor,
+    data: str,
+    test: tuple[Tensor, Tensor],
+    train: tuple[Tensor, Tensor],
+) -> Reference:
+    """Look at real images.
+
+    Args:
+        extractor: what looks.
+        data: the name of the data set.
+        test: images uint8 (N, C, H, W) and labels (N,) of the test split, two at least.
+        train: the same of training images that the extractor has not been trained on.
+
+    Raises:
+        UserError: if the extractor does not take such images, or there are too few.
+
+    """
+    for split, (images, _) in {"test": test, "held-out training": train}.items():
+        if len(images) < 2:
+            raise UserError(
+                f"{data} has {len(images)} {split} images: a reference needs two at least, "
+                "for example data.val_size=500"
+            )
+    seen, held_out = extractor(test[0]), extractor(train[0])
+    return Reference(
+        data,
+        extractor.name,
+        extractor.sha256,
+        _rounded(seen),
+        test[1].numpy().astype(np.int64),
+        _rounded(held_out),
+        train[1].numpy().astype(np.int64),
+        Moments.of(seen.values),
+        Moments.of(held_out.values),
+    )
+
+
+def load_reference(extractor: Extractor) -> Reference:
+    """Read the reference that lies beside an extractor's weights.
+
+    Raises:
+        UserError: if it has none, or the file is not the one its record was written for.
+
+    """
+    if not isinstance(extractor, TrainedExtractor):
+        raise UserError(
+            f"extractor {extractor.name} comes with no reference: it is computed from the data "
+            "of a run, or take extractor=mnist_v1"
+        )
+    file = extractor.folder / f"{extractor.name}.reference.safetensors"
+    verified(file, extractor.record["reference_sha256"])
+    reference = _read(file)
+    if reference.extractor_sha256 != extractor.sha256:
+        raise UserError(f"{file} was computed by another network than {extractor.name}")
+    return reference
+
+
+def cached_reference(
+    extractor: Extractor, images: ImageSet, cache_dir: Path | None, n: int = NUM_IMAGES
+) -> Reference:
+    """Return the reference for an extractor and a data set, computed once and then kept.
+
+    For an extractor that was trained on this data set it is the one beside its weights. Of others
+    the test images are the first n of the test split, the training images the first n of the one
+    order by which all trainings hold out images.
+
+    Args:
+        extractor: any.
+        images: the data, both splits.
+        cache_dir: where references are kept, made if need be; None: nowhere.
+        n: images of each kind, at most.
+
+    Raises:
+        UserError: if the extractor does not take such images.
+
+    """
+    if isinstance(extractor, TrainedExtractor) and extractor.data == images.name:
+        return load_reference(extractor)
+    file = cache_dir and cache_dir / f"{cache_key(extractor, images, n)}.safetensors"
+    if file is not None and file.exists():
+        try:
+            return _read(file)
+        except UserError as error:
+            log.warning("%s; computing it again", error)
+    order = split_order(len(images.train_labels))[:n]
+    log.info("computing the reference of %s by %s, once", images.name, extractor.name)
+    reference = make_reference(
+        extractor,
+        images.name,
+        (images.test_images[:n], images.test_labels[:n]),
+        (images.train_images[order], images.train_labels[order]),
+    )
+    if file is not None:
+        write_reference(reference, file)
+    return reference
+
+
+def cache_key(extractor: Extractor, images: ImageSet, n: int) -> str:
+    """Return a hash (hex) of everything that shapes a computed reference."""
+    shaped_by = {
+        "format": FORMAT,
+        "extractor": extractor.sha256,
+        "resize_rule": extractor.resize_rule,
+        "data": images.sha256,
+        "image_shape": list(images.test_images.shape[1:]),
+        "num_train": len(images.train_labels),
+        "n": n,
+    }
+    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
+
+
+def write_reference(reference: Reference, file: Path) -> None:
+    """Write a reference as safetensors, whole or not at all."""
+    arrays: dict[str, np.ndarray] = {}
+    for split in ("test", "train"):
+        features: Features = getattr(reference, split)
+        moments: Moments = getattr(reference, f"{split}_moments")
+        arrays |= {
+            f"{split}.values": features.values.astype(np.float16),
+            f"{split}.probabilities": features.probabilities.astype(np.float32),
+            f"{split}.labels": getattr(reference, f"{split}_labels").astype(np.uint8),
+            f"{split}.mean": moments.mean,
+            f"{split}.covariance": moments.covariance,
+        }
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "data": reference.data,
+        "extractor": reference.extractor,
+        "extractor_sha256": reference.extractor_sha256,
+    }
+    about["sha256"] = _digest(arrays, about)
+    with replacing(file) as part:
+        # in one entry: safetensors writes several in an order of its own each time
+        part.write_bytes(save(arrays, {"about": json.dumps(about)}))
+
+
+def _read(file: Path) -> Reference:
+    """Read what `write_reference` wrote; UserError if it is damaged."""
+    try:
+        with safe_open(file, "numpy") as opened:
+            about = json.loads(opened.metadata()["about"])
+            expected = about.pop("sha256")
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error})") from error
+    if expected != _digest(arrays, about) or about["format"] != FORMAT:
+        raise UserError(f"{file} is damaged or of another format")
+
+    def features(split: str) -> Features:
+        values, probabilities = arrays[f"{split}.values"], arrays[f"{split}.probabilities"]
+        return Features(values.astype(np.float64), probabilities.astype(np.float64))
+
+    def moments(split: str) -> Moments:
+        return Moments(arrays[f"{split}.mean"], arrays[f"{split}.covariance"])
+
+    return Reference(
+        about["data"],
+        about["extractor"],
+        about["extractor_sha256"],
+        features("test"),
+        arrays["test.labels"].astype(np.int64),
+        features("train"),
+        arrays["train.labels"].astype(np.int64),
+        moments("test"),
+        moments("train"),
+    )
+
+
+def _digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _rounded(features: Features) -> Features:
+    # so that a reference is the same whether it was computed or read
+    halves, singles = features.values.astype(np.float16), features.probabilities.astype(np.float32)
+    return Features(halves.astype(np.float64), singles.astype(np.float64))

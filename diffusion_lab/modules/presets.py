@@ -1,0 +1,62 @@
+"""The two models of the lesson, as modules of their own."""
+
+from typing import Any
+
+from torch import nn
+
+from diffusion_lab.diffusion.noise_schedule import LinearSchedule, NoiseSchedule
+from diffusion_lab.diffusion.prediction import Epsilon, Prediction, Sample
+from diffusion_lab.diffusion.vp_schedule import VPSchedule
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules.diffusion import DiffusionModule
+from diffusion_lab.networks.basic_unet import BasicUNet
+from diffusion_lab.networks.unet2d import UNet2D
+
+
+class BasicUNetModule(DiffusionModule):
+    """`BasicUNetModule()` is the tutorial's: BasicUNet, uniform noise, x0 by squared error.
+
+    Sampled by BlendSampler. Any part can be given in place of the tutorial's.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        noise_schedule: NoiseSchedule | None = None,
+        prediction: Prediction | None = None,
+        **training: Any,
+    ) -> None:
+        super().__init__(
+            network=network or BasicUNet(),
+            noise_schedule=noise_schedule or LinearSchedule(noise="uniform"),
+            prediction=prediction or Sample(),
+            **training,
+        )
+
+
+class DDPMModule(DiffusionModule):
+    """`DDPMModule()` is Ho et al. 2020: UNet2DModel, linear betas, 1,000 steps, epsilon.
+
+    Any part can be given in its place, as long as the path comes from a scheduler's betas.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        noise_schedule: NoiseSchedule | None = None,
+        prediction: Prediction | None = None,
+        **training: Any,
+    ) -> None:
+        noise_schedule = noise_schedule or VPSchedule()
+        if not isinstance(noise_schedule, VPSchedule):
+            raise UserError(
+                f"model=ddpm goes by betas, {type(noise_schedule).__name__} has none: choose "
+                "noise_schedule=linear, scaled_linear, cosine, sigmoid, sigmoid_jabri or zero_snr, "
+                "or another model"
+            )
+        super().__init__(
+            network=network or UNet2D(),
+            noise_schedule=noise_schedule,
+            prediction=prediction or Epsilon(),
+            **training,
+        )

@@ -1,0 +1,214 @@
+"""Models that come from elsewhere: the folder of a diffusers pipeline around a UNet2DModel."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from diffusion_lab.config.trusted import construct
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import VPSchedule
+from diffusion_lab.diffusion.prediction import Epsilon, Prediction, Sample, VPrediction
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.networks.unet2d import UNet2D
+from diffusion_lab.runs.load import Run
+from diffusion_lab.system.system_errors import no_memory
+
+log = logging.getLogger(__name__)
+
+PREDICTIONS: dict[str, type[Prediction]] = {
+    "epsilon": Epsilon,
+    "sample": Sample,
+    "v_prediction": VPrediction,
+}
+_BETAS = (
+    "beta_schedule",
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "rescale_betas_zero_snr",
+    "trained_betas",
+)
+
+
+@dataclass
+class Pipeline:
+    """What a pipeline folder holds, as this project would configure it."""
+
+    network: dict[str, Any]
+    """The configuration of a UNet2D."""
+    noise_schedule: dict[str, Any]
+    """Arguments of VPSchedule."""
+    prediction_type: str
+    clip_sample: bool
+    """Whether its sampler keeps x0_hat within [-1, 1]."""
+    weights: dict[str, Tensor]
+    """Of UNet2DModel."""
+    image_shape: tuple[int, int, int]
+    """(C, H, W)."""
+
+
+def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
+    """Read the folder of a pipeline: an unconditional UNet2DModel and a scheduler with betas.
+
+    Raises UserError for anything else; `setting` is what the folder was given as. Nothing in the
+    folder is run: weights are read from safetensors, or from a pickle of plain tensors.
+    """
+    from diffusers import UNet2DModel
+
+    given, folder = f"{setting}={folder}", Path(folder).expanduser()
+    index = _read_json(folder, "model_index.json", given)
+    network = index.get("unet")
+    if network != ["diffusers", "UNet2DModel"]:
+        found = network[-1] if isinstance(network, list) and network else "no unet"
+        raise UserError(
+            f"{given} holds {found}: expected the pipeline of an unconditional UNet2DModel, as "
+            "DDPMPipeline saves it"
+        )
+    scheduler = _read_json(folder, "scheduler/scheduler_config.json", given)
+    prediction_type = scheduler.get("prediction_type", "epsilon")
+    if "beta_schedule" not in scheduler or prediction_type not in PREDICTIONS:
+        raise UserError(
+            f"{given} holds a {scheduler.get('_class_name')} with prediction_type="
+            f"{prediction_type}: expected a scheduler with betas and one of {list(PREDICTIONS)}"
+        )
+    try:
+        unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
+    except Exception as error:
+        if no_memory(error):
+            raise
+        raise UserError(
+            f"{given}/unet cannot be read ({type(error).__name__}): expected config.json and "
+            "diffusion_pytorch_model.safetensors"
+        ) from error
+    config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
+    in_channels, size = config.pop("in_channels"), config.pop("sample_size")
+    if config.pop("out_channels") != in_channels or not isinstance(size, int):
+        raise UserError(
+            f"{given}: expected as many output as input channels and one sample_size, a number"
+        )
+    if config.pop("num_class_embeds") is not None or config["class_embed_type"] is not None:
+        raise UserError(
+            f"{given} holds a network with classes, which no stock pipeline can ask for: "
+            "use the run it was exported from"
+        )
+    # learned variances or another network would not fit; what is left are UNet2DModel's keywords
+    options = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+    return Pipeline(
+        network={
+            "_target_": "diffusion_lab.networks.unet2d.UNet2D",
+            "_convert_": "all",
+            "in_channels": in_channels,
+            "image_size": size,
+            "num_classes": None,
+            "use_time": True,
+            **options,
+        },
+        noise_schedule={key: scheduler[key] for key in _BETAS if key in scheduler},
+        prediction_type=prediction_type,
+        clip_sample=scheduler.get("clip_sample", True),
+        weights=unet.state_dict(),
+        image_shape=(in_channels, size, size),
+    )
+
+
+def load_pipeline(folder: str | Path) -> Run:
+    """A pipeline folder as a run, so that every sampler draws from it; by default DDIM, 50 steps.
+
+    Raises UserError as `read_pipeline`.
+    """
+    pipeline = read_pipeline("pipeline", folder)
+    network: UNet2D = construct(pipeline.network)
+    network.unet.load_state_dict(pipeline.weights)
+    module = DiffusionModule(
+        network,
+        VPSchedule(**pipeline.noise_schedule),
+        PREDICTIONS[pipeline.prediction_type](),
+    )
+    sampler = {
+        "_target_": "diffusion_lab.diffusion.DiffusersSampler",
+        "scheduler": "DDIMScheduler",
+        "num_steps": 50,
+        "timestep_spacing": "trailing",
+        "eta": 0.0,
+        "clip_sample": pipeline.clip_sample,
+    }
+    return Run(
+        dir=Path(folder).expanduser(),
+        config={"sampler": sampler},
+        module=module.eval().requires_grad_(False),
+        value_range=ValueRange("minus_one_one"),  # what diffusers' pipelines map to pixels
+        image_shape=pipeline.image_shape,
+        weights="pipeline",
+    )
+
+
+def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
+    """Make a training configuration build the pipeline's network; -> the whole of it, resolved.
+
+    Raises UserError if images or typed words do not fit, and warns where the training goes on with
+    another objective than the pipeline's.
+    """
+    source = f"init_from={cfg.init_from}"
+    typed = [word for word in cfg.command.overrides if word.startswith("network")]
+    if typed:
+        raise UserError(f"{source} brings its own network: leave out {' '.join(typed)}")
+    shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    if shape != pipeline.image_shape:
+        raise UserError(
+            f"{source} draws images of {pipeline.image_shape} (C, H, W), and data.channels="
+            f"{shape[0]}, data.image_size={shape[1]} give {shape}"
+        )
+    cfg.network = pipeline.network | {"num_classes": cfg.model.num_classes}
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    words = config["command"]["choices"]
+    if words["prediction"] != pipeline.prediction_type:
+        log.warning(
+            "%s was trained with prediction=%s, this run trains with prediction=%s",
+            source,
+            pipeline.prediction_type,
+            words["prediction"],
+        )
+    if cfg.data.value_range != "minus_one_one":
+        log.warning("%s was trained on data.value_range=minus_one_one", source)
+    return config
+
+
+def load_weights(network: nn.Module, pipeline: Pipeline, source: str) -> None:
+    """Put the pipeline's weights into a UNet2D; a class embedding may stay as it was made."""
+    assert isinstance(network, UNet2D)
+    missing, unexpected = network.unet.load_state_dict(pipeline.weights, strict=False)
+    if unexpected or any(not name.startswith("class_embedding.") for name in missing):
+        raise UserError(f"init_from={source} does not fit the network: {missing + unexpected}")
+
+
+def _read_json(folder: Path, name: str, given: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / name).read_text())
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{given} is no folder of a diffusers pipeline: "
+            + (_how_to_use_a_run(folder, given) or f"{name} is missing or damaged")
+        )
+    return content
+
+
+def _how_to_use_a_run(folder: Path, given: str) -> str | None:
+    """Advice for a run folder or one of its checkpoints; None for another folder."""
+    run = folder.parents[1] if folder.suffix == ".ckpt" else folder
+    if not (run / ".hydra" / "config.yaml").is_file():
+        return None
+    if given.startswith("pipeline="):
+        return f"it is a run, type run={run}"
+    return (
+        f"it is a run; export.py run={run} out=<new folder> makes a pipeline of it, "
+        "init_from=<new folder> (of a run with a UNet2DModel without classes on betas, as "
+        "model=ddpm has them)"
+    )

@@ -1,0 +1,170 @@
+"""A trained run back from its folder, in one call, with no Hydra."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffusion_lab.config.trusted import construct
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import Sampler
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.runs.checkpoint import read_checkpoint
+from diffusion_lab.runs.post_hoc_ema import PREFIX, blend_snapshots
+from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.draw import draw
+from diffusion_lab.system.system_errors import fault
+
+# what training alone needs
+_TRAINING_ONLY = {"optimizer", "lr_scheduler", "pairing", "time_sampling"}
+
+
+@dataclass
+class Run:
+    """A trained module and what is needed to use it."""
+
+    dir: Path
+    config: dict[str, Any]
+    """The resolved configuration it was trained with."""
+    module: DiffusionModule
+    """In evaluation mode, on the CPU."""
+    value_range: ValueRange
+    image_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    weights: str
+    """Those of the checkpoint that the module has, "ema", "raw" or "posthoc:0.1", or "pipeline"."""
+    trust: Sequence[str] = ()
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether its classes are clusters of look-alikes, and none of the data's own."""
+        return self.config.get("data", {}).get("clusters") is not None
+
+    def sampler(self, **settings: Any) -> Sampler:
+        """The run's own sampler, with settings changed, such as `num_steps=10`.
+
+        Raises UserError for a setting it does not have.
+        """
+        node = self.config["sampler"] | settings
+        try:
+            sampler: Sampler = construct(node, self.trust)
+        except TypeError as error:
+            raise UserError(f"sampler: {error}") from error
+        sampler.check(self.module.noise_schedule)
+        return sampler
+
+    def guide(
+        self,
+        labels: Sequence[int] | int | str | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        weak: DiffusionModule | None = None,
+    ) -> Guide:
+        """Labels and guidance for sampling; what is None is the run's own.
+
+        A run of before there were such defaults has none: guidance_scale=1. So has labels="none",
+        as there is no class to pull towards. Raises UserError for what the module cannot do.
+        """
+        if guidance_scale is None:
+            guided = weak is not None or labels != "none"
+            guidance_scale = self.config.get("guidance_scale", 1.0) if guided else 1.0
+        if guidance_interval is None and guidance_scale != 1:
+            guidance_interval = self.config.get("guidance_interval")
+        return Guide.of(self.module, labels, guidance_scale, guidance_interval, weak)
+
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        labels: Sequence[int] | int | str | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int = 64,
+        **settings: Any,
+    ) -> Tensor:
+        """Draw images, uint8 (N, C, H, W), as `scripts/sample.py` does.
+
+        Image k depends on the seed and k alone. `labels`, one or several of a conditional run's
+        classes, "all" (the default there) or "none", are dealt out in turn. `sampler` stands in
+        for the run's own, `settings` change that one; `guidance_scale` too is the run's own by
+        default. Raises UserError for what does not fit.
+        """
+        guide = self.guide(labels, guidance_scale)
+        chosen = sampler or self.sampler(**settings)
+        images, _ = draw(
+            self.module,
+            chosen,
+            self.image_shape,
+            self.value_range,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            seed=seed,
+            guide=guide,
+        )
+        return images
+
+
+def build_module(config: Mapping[str, Any], trust: Sequence[str] = ()) -> DiffusionModule:
+    """The untrained module of a saved configuration, without what training alone needs."""
+    node = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
+    module: DiffusionModule = construct(node, trust)
+    return module
+
+
+def load_run(
+    run_dir: str | Path,
+    checkpoint: str = "last",
+    weights: str | None = None,
+    trust: Sequence[str] = (),
+) -> Run:
+    """Rebuild the module of a run folder with the weights of its checkpoint, "last" or "best".
+
+    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Of a run with
+    callbacks=post_hoc_ema also "posthoc:0.1", the average of this width at the last snapshot before
+    the checkpoint, or "posthoc:0.1@4000", at that step. Only plain data is read from the file
+    (weights_only), and only this project's classes are made from it, and those of the packages in
+    `trust`. Raises UserError if the folder or the checkpoint is not there or cannot be read.
+    """
+    folder = Path(run_dir).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"run={run_dir} is no folder: give a run folder such as logs/runs/<name>")
+    path = folder / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
+        hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
+        if (folder / "model_index.json").is_file():
+            hint = f"it is a diffusers pipeline, of which sample.py pipeline={run_dir} draws"
+        raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
+    state = read_checkpoint(path)
+    config, raw = state["config"], state["state_dict"]
+    kept = {"ema": state["ema"]["weights"], "raw": {}} if "ema" in state else {"raw": {}}
+    chosen = weights or next(iter(kept))
+    if chosen.startswith(PREFIX):
+        kept[chosen] = blend_snapshots(folder, chosen, newest=state["global_step"])
+    if chosen not in kept:
+        raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
+    data = config["data"]
+    try:
+        module = build_module(config, trust)
+        module.load_state_dict(raw | kept[chosen])
+        return Run(
+            dir=folder,
+            config=config,
+            module=module.eval().requires_grad_(False),
+            value_range=ValueRange(data["value_range"]),
+            image_shape=(data["channels"], data["image_size"], data["image_size"]),
+            weights=chosen,
+            trust=trust,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if fault(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} does not fit its own configuration ({type(error).__name__}: {reason}): "
+            "give another checkpoint or run"
+        ) from error

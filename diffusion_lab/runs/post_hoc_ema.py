@@ -1,0 +1,97 @@
+"""The average of a width that nobody tracked, out of the snapshots of two that were."""
+
+import logging
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.optim.power_function_ema import SNAPSHOTS, blend_weights, check_width
+from diffusion_lab.system.system_errors import no_memory
+
+log = logging.getLogger(__name__)
+
+PREFIX = "posthoc:"
+POOR_FIT = 0.1
+
+
+def snapshot_steps(run_dir: Path) -> list[int]:
+    """The optimizer steps that have a snapshot, in order."""
+    names = (path.stem for path in (run_dir / SNAPSHOTS).glob("step_*.pt"))
+    return sorted(int(name.removeprefix("step_")) for name in names)
+
+
+def blend_snapshots(run_dir: Path, weights: str, newest: int) -> dict[str, Tensor]:
+    """The averaged parameters, float32, that `posthoc:<width>` or `posthoc:<width>@<step>` names.
+
+    Without a step: of the last snapshot that is not after step `newest`. Fitted to all snapshots
+    up to there. Raises UserError for a width or step that cannot be had.
+    """
+    match = re.fullmatch(r"posthoc:(\d*\.?\d+)(?:@(\d+))?", weights)
+    if match is None:
+        raise UserError(
+            f"weights={weights}: expected posthoc:<width> or posthoc:<width>@<step>, "
+            "for example posthoc:0.1"
+        )
+    width = float(match[1])
+    check_width(width, f"weights={weights}")
+    steps = snapshot_steps(run_dir)
+    if not steps:
+        raise UserError(
+            f"weights={weights}: {run_dir} has no {SNAPSHOTS}/, train with callbacks=post_hoc_ema"
+        )
+    reached = [step for step in steps if step <= newest]
+    if match[2] is None and not reached:
+        raise UserError(
+            f"weights={weights}: the first snapshot is of step {steps[0]}, the checkpoint of "
+            f"{newest}: take a later checkpoint"
+        )
+    step = int(match[2]) if match[2] else reached[-1]
+    if step not in steps:
+        raise UserError(
+            f"weights={weights}: there is no snapshot of step {step}, choose from "
+            f"{', '.join(map(str, steps))}"
+        )
+    return _blend(run_dir, [s for s in steps if s <= step], width)
+
+
+def _blend(run_dir: Path, steps: list[int], width: float) -> dict[str, Tensor]:
+    """Read the snapshots one at a time: all of them may not fit into memory."""
+    paths = [run_dir / SNAPSHOTS / f"step_{step:08d}.pt" for step in steps]
+    widths = list(_read(paths[-1]))
+    profiles = [(float(step), tracked) for step in steps for tracked in widths]
+    shares, misfit = blend_weights(profiles, (float(steps[-1]), width))
+    if misfit > POOR_FIT:
+        log.warning(
+            "%d snapshots give width %g only to within %.0f %%: a width nearer to %s fits better",
+            len(steps),
+            width,
+            100 * misfit,
+            " or ".join(f"{tracked:g}" for tracked in widths),
+        )
+    blended: dict[str, Tensor] = {}
+    for path, own in zip(paths, shares.reshape(len(paths), len(widths)), strict=True):
+        averages = _read(path)
+        if list(averages) != widths:
+            raise UserError(f"{path} has widths {list(averages)}, the last snapshot {widths}")
+        for tracked, share in zip(widths, own, strict=True):
+            for name, value in averages[tracked].items():
+                part = value.double() * share
+                blended[name] = blended[name] + part if name in blended else part
+    return {name: value.float() for name, value in blended.items()}
+
+
+def _read(path: Path) -> dict[float, dict[str, Tensor]]:
+    try:
+        averages: dict[float, dict[str, Tensor]] = torch.load(
+            path, map_location="cpu", weights_only=True
+        )["averages"]
+        return averages
+    except Exception as error:
+        if no_memory(error):
+            raise
+        raise UserError(
+            f"{path} is damaged or was not written by this project ({type(error).__name__})"
+        ) from error

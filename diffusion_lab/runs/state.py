@@ -1,0 +1,47 @@
+"""The state of a run folder: whether it holds a run, and how that ended. Imports no torch."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.runs.newest_checkpoint import has_checkpoint
+
+if TYPE_CHECKING:
+    pass
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read metrics.json of a run folder; empty where it cannot be read."""
+    try:
+        record = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def has_saved(run_dir: Path) -> bool:
+    """Whether a run got as far as its first checkpoint, or says that it ended."""
+    return has_checkpoint(run_dir) or read_record(run_dir).get("status") == "finished"
+
+
+def check_new(run_dir: Path) -> None:
+    """Raise UserError for a folder that holds a run which a new one would overwrite.
+
+    Not for what SLURM put back into its queue: within SLURM Lightning goes on there by itself.
+    """
+    status = read_record(run_dir).get("status")
+    turns = any(run_dir.glob("hpc_ckpt_*.ckpt"))
+    if (turns or has_saved(run_dir)) and not (turns and status != "finished" and _in_slurm()):
+        raise UserError(
+            f"{run_dir} holds a run already: resume={run_dir} goes on with it, a new one needs a "
+            "folder of its own"
+        )
+    if status == "diverged":
+        raise UserError(f"{run_dir} holds a run that diverged: a new one needs a folder of its own")
+
+
+def _in_slurm() -> bool:
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    return SLURMEnvironment.detect()

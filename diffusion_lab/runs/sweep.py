@@ -1,0 +1,55 @@
+"""A sweep as it lies on the disk: its jobs, and which options it varies. Imports no torch."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from diffusion_lab.config.resolvers import swept
+from diffusion_lab.runs.objective import mark_objectives
+
+
+def _runs_below(folder: Path) -> Iterator[Path]:
+    for below in sorted(folder.iterdir()):
+        if below.name.startswith(".") or not below.is_dir():
+            continue
+        if (below / ".hydra" / "config.yaml").is_file():
+            yield below
+        elif not below.is_symlink():  # it may lead to where it lies
+            yield from _runs_below(below)
+
+
+def job_folders(sweep_dir: Path) -> list[Path]:
+    """The run folders of a sweep at any depth (hydra.sweep.subdir may nest them), by number."""
+
+    def order(folder: Path) -> list[tuple[bool, int, str]]:
+        parts = folder.relative_to(sweep_dir).parts
+        return [(not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts]
+
+    return sorted(_runs_below(sweep_dir), key=order)
+
+
+def read_jobs(sweep_dir: Path) -> list[dict[str, Any]]:
+    """One row a job, in order: job, overrides, status, wall_seconds, its metrics, its folder."""
+    rows = []
+    for folder in job_folders(sweep_dir):
+        overrides = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
+        try:
+            record = json.loads((folder / "metrics.json").read_text())
+        except FileNotFoundError:
+            record = {"status": "failed"}
+        rows.append(
+            {
+                "job": str(folder.relative_to(sweep_dir)),
+                "overrides": " ".join(str(o) for o in overrides),
+                "swept": " ".join(swept([str(o) for o in overrides], sweep_dir)),
+                "status": record["status"],
+                "wall_seconds": record.get("wall_seconds"),
+                **record.get("metrics", {}),
+                **({"error": record["error"]} if "error" in record else {}),
+                "run_dir": str(folder),
+            }
+        )
+    return mark_objectives(rows)

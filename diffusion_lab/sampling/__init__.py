@@ -1,0 +1,1 @@
+"""Sample images with a module, a sampler and conditioning."""

@@ -1,0 +1,99 @@
+"""From noise to pixels, batch by batch."""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion import Sampler, Step, sample_steps
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.progress import advance
+from diffusion_lab.system.precision import FULL, drawing_in
+
+log = logging.getLogger(__name__)
+
+MAX_FRAMES = 60
+SHOWN = 64  # images in the grid and the animation
+
+
+def draw(
+    module: DiffusionModule,
+    sampler: Sampler,
+    image_shape: tuple[int, int, int],
+    value_range: ValueRange,
+    *,
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    guide: Guide | None = None,
+    precision: str = FULL,
+) -> tuple[Tensor, list[Step]]:
+    """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
+
+    Image k depends on the seed and k alone; a batch that does not fit into a GPU's memory is drawn
+    in halves. The network computes in `precision`. Raises UserError for a number below 1, a
+    precision that is none, and an image that is not finite: as pixels it would look drawn.
+    """
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name}={value}: expected at least 1")
+    guide = guide or Guide()
+    images: list[Tensor] = []
+    walk: list[Step] = []
+    bar = tqdm(total=num_samples, unit=" images", disable=None, leave=False)  # terminals only
+    while (first := sum(map(len, images))) < num_samples:
+        count = min(batch_size, num_samples - first)
+        try:
+            steps = sample_steps(
+                guide.denoiser(module, first, count),
+                module.noise_schedule,
+                sampler,
+                image_shape,
+                num_images=count,
+                seed=seed,
+                first=first,
+                device=module.device,
+            )
+            with drawing_in(precision, module.device):
+                last, seen = _walk(steps, sampler.num_steps if first == 0 else None)
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+            batch_size = count // 2
+            log.warning("no memory for %d images at once: on with %d", count, batch_size)
+            continue
+        walk += seen
+        _check_finite(last, first, sampler)
+        images.append(value_range.decode(last).cpu())
+        bar.update(count)
+    bar.close()
+    return torch.cat(images), walk
+
+
+@torch.inference_mode()
+def _walk(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, list[Step]]:
+    """Where the steps end, and what is shown of them; nothing for None."""
+    every = num_steps and -(-num_steps // MAX_FRAMES)
+    shown: list[Step] = []
+    for i, step in enumerate(steps):
+        advance(len(step.x_next))
+        if every and i % every == 0:
+            shown.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
+    return step.x_next, shown
+
+
+def _check_finite(images: Tensor, first: int, sampler: Sampler) -> None:
+    """Raise UserError if a pixel of images first, first + 1, ... (N, C, H, W) is not a number."""
+    finite = images.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        broken = first + int(torch.nonzero(~finite)[0])
+        raise UserError(
+            f"image {broken} is not finite after {sampler.name} with {sampler.num_steps} steps: "
+            "the run may have diverged (see its metrics.json), or the sampler leaves the range of "
+            "float32; try checkpoint=best or sampler=blend"
+        )

@@ -1,0 +1,1 @@
+"""Sample from a run, or read images, and score them over several seeds."""

@@ -1,0 +1,127 @@
+"""The callbacks of a Trainer, an attribute that Lightning sets without declaring it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+
+C = TypeVar("C", bound=L.Callback)
+
+
+def attached(trainer: L.Trainer, kind: type[C]) -> list[C]:
+    """The trainer's callbacks of a kind, in their order."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, kind)]
+
+
+def accumulates(trainer: L.Trainer) -> bool:
+    """Return True if the gradient of the last batch waits for those of the next ones."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def will_stop(trainer: L.Trainer) -> bool:
+    """Return True if training ends with this step; should_stop waits for min_epochs, min_steps."""
+    ended = 0 < trainer.max_steps <= trainer.global_step
+    return ended or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+
+def validation_is_due(trainer: L.Trainer) -> bool:
+    """Return True if the loop validates after the batch that it has just trained on."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def logs_step(trainer: L.Trainer) -> bool:
+    """Return True if Lightning logs the current step."""
+    return trainer._logger_connector.should_update_logs
+
+
+def metrics_to_log(trainer: L.Trainer) -> dict[str, Any]:
+    """Return the metrics that Lightning would log of the current step."""
+    return dict(trainer._logger_connector.metrics["log"])
+
+
+def logged_step(trainer: L.Trainer) -> int:
+    """The number under which Lightning logs a step: from 0, and counted after the validation."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def move_logged_step(trainer: L.Trainer, by: int) -> None:
+    """Correct it."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped += by
+
+
+def gathered_batches(trainer: L.Trainer) -> int:
+    """Return the number of batches in the accumulation group of the current one.
+
+    The last group of an epoch may be smaller: Lightning takes its step at the epoch's last batch.
+    """
+    size = trainer.accumulate_grad_batches
+    first = trainer.fit_loop.batch_idx // size * size
+    return int(min(size, trainer.num_training_batches - first))
+
+
+def was_cut(loops: Mapping[str, Any]) -> bool:
+    """Return True if a limit ended the checkpoint's epoch before its last batch."""
+    epoch = loops["epoch_progress"]["current"]
+    return (
+        epoch["processed"] == epoch["ready"] > epoch["completed"]
+        and not (loops["epoch_loop.batch_progress"]["is_last_batch"])
+    )
+
+
+def finished_epochs(loops: Mapping[str, Any]) -> int:
+    """Count the epochs that a checkpoint has finished; one that a limit cut goes on."""
+    processed: int = loops["epoch_progress"]["current"]["processed"]
+    return processed - was_cut(loops)
+
+
+def settle(loops: dict[str, Any]) -> None:
+    """Let a checkpoint of an epoch's end say that this epoch is over, or, if it was cut, goes on.
+
+    It is saved in a hook of the epoch's end. There Lightning has not counted the epoch as completed
+    yet, and under `max_steps` goes through its end a second time.
+    """
+    cut = was_cut(loops)
+    for count in loops["epoch_progress"].values():
+        if cut:
+            count["processed"] = count["completed"]
+        elif count["processed"] == count["ready"]:
+            count["completed"] = count["processed"]
+
+
+T = TypeVar("T")
+
+
+def my_batches(trainer: L.Trainer, num_images: int, batch_size: int) -> list[tuple[int, int]]:
+    """(first image, number) of the batches that are this process's when all take turns."""
+    batches = [
+        (first, min(batch_size, num_images - first)) for first in range(0, num_images, batch_size)
+    ]
+    return batches[trainer.global_rank :: trainer.world_size]
+
+
+def run_on_all_ranks(trainer: L.Trainer, work: Callable[[], T]) -> list[T]:
+    """Return what `work` gave in every process, in their order; to be called in all of them.
+
+    Where it fails in one, all raise: none is left waiting for the others. What it gives must be
+    picklable.
+    """
+    if trainer.world_size == 1:
+        return [work()]
+    given, error = None, None
+    try:
+        given = work()
+    except Exception as raised:
+        error = raised
+    reason = None if error is None else f"{type(error).__name__}: {error}"
+    outcomes: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(outcomes, (given, reason))
+    if error is not None:
+        raise error
+    for rank, (_, reason) in enumerate(outcomes):
+        if reason is not None:
+            raise RuntimeError(f"process {rank} failed: {reason}")
+    return [given for given, _ in outcomes]

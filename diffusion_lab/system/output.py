@@ -1,0 +1,66 @@
+"""Where a command works, and where and how it leaves what it made."""
+
+import json
+import math
+import secrets
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.system.atomic import replacing
+
+
+def results_folder(out: str | None, parent: Path) -> Path:
+    """Make an empty folder for results: `out`, or one named after the time in `parent`.
+
+    Raises UserError if it holds anything, so that nothing is overwritten, or cannot be made.
+    """
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
+    folder = (Path(out).expanduser() if out else parent / name).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        full = any(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"out={folder} cannot be made: {error.strerror}") from error
+    if full:
+        raise UserError(f"out={out} already holds something: give a new or an empty folder")
+    return folder
+
+
+def check_picture(out: Path) -> None:
+    """Make the folder of a picture; UserError for no name of a PNG, or where none can be made."""
+    if out.is_dir() or out.suffix.lower() != ".png":
+        better = out / "picture.png" if out.is_dir() else out.with_suffix(".png")
+        raise UserError(f"{out} is no name for a picture: expected for example {better}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def save_arrays(path: Path, **arrays: Tensor) -> None:
+    """Write tensors as a compressed npz, whole or not at all."""
+    with replacing(path) as part, part.open("wb") as file:
+        plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
+        np.savez_compressed(file, **plain)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON, whole or not at all; numbers that are not finite become null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(k): finite(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    with replacing(path) as part:
+        part.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")

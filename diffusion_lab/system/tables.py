@@ -1,0 +1,18 @@
+"""Tables in the terminal."""
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def table_text(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as lines of text."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    text = io.StringIO()
+    Console(file=text, width=200).print(table)
+    return text.getvalue().rstrip()

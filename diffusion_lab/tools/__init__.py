@@ -1,0 +1,1 @@
+"""Makers of the documents and figures under docs/."""

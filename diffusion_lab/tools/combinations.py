@@ -1,0 +1,103 @@
+"""docs/combinations.md: which parts go together, from the checks that runs themselves make."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.config.groups import (
+    make_sampler,
+    noise_schedules,
+    predictions,
+    refusal,
+    spacings,
+    words,
+)
+from diffusion_lab.system.atomic import replacing
+
+SHORT = {"leading": "L", "linspace": "S", "trailing": "T", None: "yes"}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sampler=ddim sampler.eta=1": ("ddim", {"eta": 1.0}),
+    "sampler=dpm_solver sampler.use_karras_sigmas=true": (
+        "dpm_solver",
+        {"use_karras_sigmas": True, "num_steps": 50},
+    ),
+}
+
+
+class _Notes:
+    """Reasons, numbered in the order in which they turn up."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def mark(self, reason: str) -> str:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return f"[{self.reasons.index(reason) + 1}]"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def combinations_page() -> str:
+    """The page, in Markdown."""
+    notes = _Notes()
+    schedules = noise_schedules()
+
+    def targets(path: str) -> list[str]:
+        reasons = (refusal(prediction, schedules[path]) for prediction in predictions().values())
+        return ["yes" if reason is None else notes.mark(reason) for reason in reasons]
+
+    def cell(word: str, path: str) -> str:
+        marks = []
+        for spacing in spacings(word):
+            reason = refusal(make_sampler(word, spacing), schedules[path])
+            marks.append(SHORT[spacing] if reason is None else notes.mark(reason))
+        return " ".join(dict.fromkeys(marks))
+
+    def case(word: str, settings: dict[str, Any], path: str) -> str:
+        reason = refusal(make_sampler(word, **settings), schedules[path])
+        return "yes" if reason is None else notes.mark(reason)
+
+    by_target = _table(
+        ["noise_schedule", *predictions()], [[path, *targets(path)] for path in schedules]
+    )
+    rows = [[word, *(cell(word, path) for path in schedules)] for word in words("sampler")]
+    for title, (word, settings) in CASES.items():
+        rows.append([title, *(case(word, settings, path) for path in schedules)])
+    by_sampler = _table(["sampler", *schedules], rows)
+    reasons = "\n".join(f"{i}. {reason}" for i, reason in enumerate(notes.reasons, 1))
+    return f"""# What goes together
+
+Written by `make combinations` from the checks that every run makes before it starts; a test
+holds this page against them. Any prediction goes with any sampler: a sampler sees only the
+denoised image.
+
+## prediction by noise_schedule
+
+{by_target}
+
+## sampler by noise_schedule
+
+L, S, T: with `sampler.timestep_spacing=` leading, linspace, trailing (the default); yes: the
+sampler spaces its steps itself. On a path that is not its own a sampler walks the same noise
+levels with x rescaled, which is exact; between the timesteps of a VP path the network is asked at
+a fractional time.
+
+{by_sampler}
+
+## Why not
+
+{reasons}
+"""
+
+
+def write_combinations(path: Path) -> None:
+    """Write the page."""
+    with replacing(path) as part:
+        part.write_text(combinations_page())
+
+
+if __name__ == "__main__":
+    write_combinations(Path("docs/combinations.md"))

@@ -1,0 +1,71 @@
+"""One picture of several runs: a row of samples each, from the same seed."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from diffusion_lab import figures
+from diffusion_lab.cli.errors import told
+from diffusion_lab.errors import UserError
+from diffusion_lab.runs.load import load_run
+from diffusion_lab.system.output import check_picture
+
+
+def gallery(
+    run_dirs: Sequence[Path],
+    out: Path,
+    num_samples: int = 12,
+    seed: int = 0,
+    num_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> Path:
+    """Write a PNG with a row per run, drawn by the run's own sampler.
+
+    Rows are named by what was trained; by the runs' folders where that does not tell them apart, or
+    where steps or guidance are others than their own; of two folders of one name the second is
+    named by its path.
+    Raises UserError for a mistake, before anything is drawn.
+    """
+    for name, number in {"num-samples": num_samples, "num-steps": num_steps}.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name} {number}: expected at least 1")
+    check_picture(out)
+    trained: list[str] = []
+    drawn: list[Tensor] = []
+    runs = [load_run(folder) for folder in run_dirs]
+    for run in runs:
+        sampler = run.sampler()
+        sampler.num_steps = num_steps or sampler.num_steps
+        images = run.sample(num_samples, sampler=sampler, seed=seed, guidance_scale=guidance_scale)
+        drawn.append(images.float() / 255)
+        schedule = type(run.module.noise_schedule).__name__.removesuffix("Schedule")
+        what = f"{run.module.prediction.name} on {schedule}"
+        trained.append(f"{what}\n{sampler.name}, {sampler.num_steps}")
+    told_apart = num_steps is None and guidance_scale is None and len({*trained}) == len(runs)
+    rows: dict[str, Tensor] = {}
+    for run, what, images in zip(runs, trained, drawn, strict=True):
+        name = what if told_apart else run.dir.name
+        rows[str(run.dir) if name in rows else name] = images
+    return figures.save_figure(figures.labelled_rows(rows), out)
+
+
+def main() -> None:
+    """Draw samples of several runs, a row each."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--num-samples", type=int, default=12)
+    parser.add_argument("--num-steps", type=int, help="default: each run's own")
+    parser.add_argument("--guidance-scale", type=float, help="default: each run's own")
+    arguments = parser.parse_args()
+    with told():
+        picture = gallery(
+            arguments.runs,
+            arguments.out,
+            arguments.num_samples,
+            num_steps=arguments.num_steps,
+            guidance_scale=arguments.guidance_scale,
+        )
+        print(picture.absolute())

@@ -1,0 +1,88 @@
+"""Do the metrics see what a person sees? Real images, and what should score worse than they do."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor
+
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.evaluation.features.load import load_extractor
+from diffusion_lab.evaluation.features.reference import load_reference
+from diffusion_lab.evaluation.scorer import Judge
+
+Labelled = tuple[Tensor, Tensor]
+"""uint8 images (N, C, H, W) and their labels (N,)."""
+
+
+def _noised(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(images.shape, generator=generator) * 255 * std
+    return (images + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def spoiled(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
+    """Real images, and the same worse in one way each; drawn from a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    kept = labels < 7
+    one_class = labels == 3
+    noise = torch.randint(0, 256, images.shape, dtype=torch.uint8, generator=generator)
+    # as many images as there were, but a tenth of them different
+    repeated = torch.arange(len(images)) % max(1, len(images) // 10)
+    same: dict[str, Callable[[Tensor], Tensor]] = {
+        "real": lambda x: x,
+        "blurred (1 pixel)": lambda x: TF.gaussian_blur(x, [7, 7], [1.0, 1.0]),
+        "shifted (4 pixels)": lambda x: TF.affine(x, 0, [4, 4], 1, [0, 0]),
+        "noisy (0.2 of white)": lambda x: _noised(x, 0.2, generator),
+        "pure noise": lambda x: noise,
+    }
+    return {name: (spoil(images), labels) for name, spoil in same.items()} | {
+        "without 7, 8, 9": (images[kept], labels[kept]),
+        "only the 3s": (images[one_class], labels[one_class]),
+        "a tenth, ten times": (images[repeated], labels[repeated]),
+    }
+
+
+def sanity(judge: Judge, images: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
+    """The scores of each set of `spoiled`."""
+    return {name: judge(*given).scores for name, given in spoiled(images, labels).items()}
+
+
+def floors(judge: Judge, sizes: tuple[int, ...]) -> list[str]:
+    """The floor at several numbers of images, as lines of a table."""
+    lines = []
+    for n in sizes:
+        found = judge.floor(n)
+        figures = (
+            f"{of.mean:.4g} ± {of.std:.2g}" if of.std else f"{of.mean:.4g}" for of in found.values()
+        )
+        lines.append(f"| {n:,} | " + " | ".join(figures) + " |")
+    return [f"| n | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|", *lines]
+
+
+def main() -> None:
+    """Score real and degraded images of the full MNIST by the shipped extractor."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(os.environ.get("DIFFUSION_LAB_DATA", "data"))
+    )
+    parser.add_argument("--extractor", default="mnist_v1")
+    arguments = parser.parse_args()
+    extractor = load_extractor(arguments.extractor)
+    judge = Judge(extractor, load_reference(extractor))
+    print(f"extractor {extractor.name}, sha256 {extractor.sha256[:8]}\n")
+    print(*floors(judge, (1_000, 2_000, 5_000, 10_000)), sep="\n")
+    # the images that the extractor was not trained on
+    data = ImageDataModule("mnist", arguments.data_dir, "full", val_size=len(judge.reference.train))
+    data.setup()
+    found = sanity(judge, data.pixels("val"), torch.from_numpy(judge.reference.train_labels))
+    print(f"\n| {len(data.pixels('val')):,} training images | {' | '.join(found['real'])} |")
+    print("|---" * (len(found["real"]) + 1) + "|")
+    for name, scores in found.items():
+        print(f"| {name} | " + " | ".join(f"{value:.4g}" for value in scores.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()

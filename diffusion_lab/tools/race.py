@@ -1,0 +1,91 @@
+"""FID against training time for trained and evaluated runs, as a table and a picture."""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion_lab import figures
+from diffusion_lab.cli.errors import told
+from diffusion_lab.commands.compare.evaluated_runs import EvaluatedRun, find_runs, read_run
+from diffusion_lab.commands.compare.seed_groups import Group, group_runs
+from diffusion_lab.errors import UserError
+from diffusion_lab.system.output import check_picture
+from diffusion_lab.tools.race_figure import Entry, race_figure
+
+
+@dataclass(frozen=True)
+class Race:
+    """Recipes in the order of their first run; the first is what the others are held against."""
+
+    groups: tuple[Group, ...]
+
+    def lines(self) -> list[str]:
+        """A Markdown table."""
+        reference = statistics.fmean(self.groups[0].values("fid"))
+        rows = [
+            "| recipe | trainings | seconds | calls an image | FID | of the first | recall | "
+            "coverage | confidence |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for group in self.groups:
+            fid = group.values("fid")
+            cells = [
+                recipe(group.runs[0]),
+                str(len(group.runs)),
+                f"{group.recorded('wall_seconds'):.0f}",
+                f"{group.runs[0].evaluation['num_calls']:g}",
+                _spread(fid),
+                f"1/{reference / statistics.fmean(fid):.3g}",
+                *(_spread(group.values(name)) for name in ("recall", "coverage", "confidence")),
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+        return rows
+
+    def save(self, out: Path) -> Path:
+        """Write the picture."""
+        entries = [
+            Entry(recipe(g.runs[0]), g.recorded("wall_seconds"), tuple(g.values("fid")))
+            for g in self.groups
+        ]
+        (floor,) = {g.runs[0].evaluation["floor"]["fid"]["mean"] for g in self.groups}
+        return figures.save_figure(race_figure(entries, floor=floor), out)
+
+
+def recipe(run: EvaluatedRun) -> str:
+    """The experiment it was, or its model."""
+    experiment = run.words.get("experiment", "None")
+    return run.words.get("model", run.dir.name) if experiment == "None" else experiment
+
+
+def race(named: Sequence[str]) -> Race:
+    """Read runs by folder, pattern or sweep folder, each with its newest evaluation.
+
+    Raises UserError where one has none, or where extractor, real images or number of samples
+    differ.
+    """
+    runs = [read_run(folder) for folder in find_runs(named)]
+    for what in ("extractor", "reference", "num_samples"):
+        different = {str(run.evaluation[what]) for run in runs}
+        if len(different) > 1:
+            raise UserError(f"evaluations differ in {what}: {' and '.join(sorted(different))}")
+    return Race(tuple(group_runs(runs)))
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.4g}"
+    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    """Draw FID over training time; the first run is the reference."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", nargs="+")
+    arguments = parser.parse_args()
+    with told():
+        check_picture(arguments.out)
+        found = race(arguments.runs)
+        print("\n".join(found.lines()))
+        print(found.save(arguments.out).absolute())

@@ -1,0 +1,1 @@
+"""Train from a configuration into a run folder; resume and repeat runs."""

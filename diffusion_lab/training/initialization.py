@@ -1,0 +1,101 @@
+"""What a training begins with beside its seed: a network of a pipeline, pairs of a teacher."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from diffusion_lab.config.validate import check_config
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.runs.diffusers_pipeline import (
+    Pipeline,
+    load_weights,
+    read_pipeline,
+    use_network_of,
+)
+from diffusion_lab.runs.load import Run
+from diffusion_lab.sampling.progress import planned_work
+from diffusion_lab.training.reflow import (
+    draw_pairs,
+    pairs_work,
+    read_pairs,
+    read_teacher,
+    use_parts_of,
+)
+
+PAIRS_FILE = "pairs.npz"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What `init_from=` and `teacher.run=` name, read."""
+
+    pipeline: Pipeline | None = None
+    teacher: Run | None = None
+    """None too for a run that is taken up with its pairs drawn."""
+    pairs_file: Path | None = None
+    """Of a run that has a teacher."""
+
+    def check(self, cfg: DictConfig, datamodule: ImageDataModule) -> None:
+        """Raise UserError where as many pairs as are asked for would leave none to train on."""
+        if self.pairs_file is not None:
+            datamodule.check_pairs(cfg.teacher.num_pairs)
+
+    def load_into(self, module: DiffusionModule, cfg: DictConfig) -> None:
+        """Put the weights that are brought into the network."""
+        if self.pipeline is not None:
+            load_weights(module.network, self.pipeline, cfg.init_from)
+        if self.teacher is not None:
+            module.load_state_dict(self.teacher.module.state_dict())
+
+    def use_pairs(
+        self,
+        cfg: DictConfig,
+        datamodule: ImageDataModule,
+        module: DiffusionModule,
+        device: torch.device,
+    ) -> None:
+        """Let the teacher draw, unless it has, and train on what it drew."""
+        if self.pairs_file is None:
+            return
+        if self.teacher is not None:
+            with planned_work(None, pairs_work(self.teacher, cfg)):
+                draw_pairs(self.teacher, cfg, self.pairs_file, device)
+        pairs = read_pairs(self.pairs_file, cfg.seed, module.noise_schedule)
+        datamodule.use_pairs(pairs.images, pairs.labels, pairs.noise, cfg.teacher.run)
+
+
+def read_beginning(
+    cfg: DictConfig, config: dict[str, Any], run_dir: Path, taken_up: bool
+) -> tuple[Beginning, dict[str, Any]]:
+    """Read what `cfg` names and let `cfg` build its parts; -> it, and `config`, resolved anew.
+
+    Raises UserError where something is damaged, missing, or clashes with typed words.
+    """
+    pipeline = None
+    if cfg.init_from is not None:
+        pipeline = read_pipeline("init_from", cfg.init_from)
+        config = use_network_of(pipeline, cfg)
+    if "teacher" not in cfg or cfg.teacher.run is None:
+        return Beginning(pipeline), config
+    check_config({"teacher": config["teacher"]})
+    pairs_file = run_dir / PAIRS_FILE
+    if taken_up and pairs_file.exists():
+        return Beginning(pipeline, pairs_file=pairs_file), config
+    teacher = read_teacher(cfg)
+    return Beginning(pipeline, teacher, pairs_file), use_parts_of(teacher, cfg)
+
+
+def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError where the images are others than those a run was trained on so far."""
+    if before["sha256"] != now["sha256"]:
+        raise UserError(
+            f"the run was trained on other images ({before['dataset']}, {before['source']}, sha256 "
+            f"{before['sha256'][:8]}) than {now['dataset']} has here ({now['source']}, "
+            f"{now['sha256'][:8]}): name those of before with paths.data_dir="
+        )

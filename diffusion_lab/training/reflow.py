@@ -1,0 +1,196 @@
+"""A trained run as teacher: pairs of noise and what it makes of that, for fewer network calls."""
+
+import logging
+import time
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from diffusion_lab.config.instantiate import build
+from diffusion_lab.config.trusted import check_targets
+from diffusion_lab.diffusion import Sampler
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
+from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
+from diffusion_lab.errors import UserError
+from diffusion_lab.runs.load import Run, load_run
+from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.draw import draw
+from diffusion_lab.system.atomic import replacing
+from diffusion_lab.system.precision import FULL, NARROW
+
+log = logging.getLogger(__name__)
+
+_PARTS = ("network", "noise_schedule", "prediction")
+_DATA = ("name", "channels", "image_size", "value_range", "clusters", "num_images")
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What a teacher made of which noise."""
+
+    images: Tensor
+    """uint8 (N, C, H, W)."""
+    labels: Tensor
+    """The classes that were asked for, int64 (N,); zeros where there are none."""
+    noise: Tensor
+    """Of unit scale, float32 (N, C, H, W)."""
+
+
+def read_teacher(cfg: DictConfig) -> Run:
+    """The run that `teacher.run` names, checked against the other settings of the teacher.
+
+    Raises UserError where it cannot teach: a random sampler, a prediction that says nothing at the
+    noise end, guidance it does not have.
+    """
+    teacher = cfg.teacher
+    if not teacher.run:
+        raise UserError(
+            "teacher.run is not named: which trained run is to be made faster? "
+            "teacher.run=logs/runs/<run>"
+        )
+    if teacher.num_pairs < 1:
+        raise UserError(f"teacher.num_pairs={teacher.num_pairs}: expected at least 1")
+    try:
+        run = load_run(teacher.run)
+    except UserError as error:
+        text = str(error)
+        raise UserError(f"teacher.{text}" if text.startswith("run=") else text) from error
+    if run.module.prediction.needs_signal:
+        raise UserError(
+            f"teacher.run={teacher.run} predicts the {run.module.prediction.name}, which says "
+            "nothing of the image where there is only noise: expected a run with prediction="
+            "sample, flow, v_prediction or edm"
+        )
+    try:
+        sampler = _sampler(run, cfg)
+        if sampler.stochastic:
+            raise UserError(
+                f"{sampler.name} draws fresh noise on the way: take a deterministic one, "
+                "sampler@teacher.sampler=unipc"
+            )
+        _guide(run, cfg)
+    except UserError as error:
+        scale = teacher.guidance_scale
+        guided = "" if scale is None else f" with teacher.guidance_scale={scale:g}"
+        raise UserError(f"teacher.run={teacher.run}{guided}: {error}") from error
+    return run
+
+
+def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
+    """Make a configuration build the teacher's network, path and data; -> it, resolved.
+
+    Raises UserError for a typed word that says something else.
+    """
+    theirs = OmegaConf.create(run.config)
+    clashes = [word for word in cfg.command.overrides if _clashes(word, cfg, theirs)]
+    if clashes:
+        raise UserError(
+            f"teacher.run={cfg.teacher.run} brings network, noise schedule, prediction, classes "
+            f"and data, which are others: leave out {' '.join(clashes)}"
+        )
+    if cfg.pairing.get("path") != "diffusion_lab.diffusion.independent":
+        raise UserError("teacher.run= makes the pairs of noise and image: leave out pairing=")
+    cfg.command.choices = dict(cfg.command.choices) | {
+        group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")
+    }
+    check_targets([run.config[part] for part in _PARTS], trust=())  # the folder may be anybody's
+    take_over(cfg, run.config)
+    cfg.teacher.run = str(run.dir.absolute())
+    cfg.teacher.guidance_scale = _guide(run, cfg).guidance_scale
+    scale = cfg.get("guidance_scale", 1.0)
+    if cfg.teacher.guidance_scale != 1 and scale != 1:
+        log.warning(
+            "the teacher's images are guided already (teacher.guidance_scale=%g): guidance_scale="
+            "%g guides what this run samples once more; guidance_scale=1 does not",
+            cfg.teacher.guidance_scale,
+            scale,
+        )
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
+def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
+    """Put a resolved configuration's network, path, prediction, classes and data into another."""
+    for part in _PARTS:
+        cfg[part] = config[part]
+    for key in _DATA:
+        cfg.data[key] = config["data"].get(key)
+    cfg.model.num_classes = config["model"].get("num_classes")
+
+
+def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> None:
+    """Let the teacher draw `teacher.num_pairs` images from the run's seed; write them to `file`."""
+    began = time.perf_counter()
+    count = cfg.teacher.num_pairs
+    log.info("%s draws the %d images to train on (teacher.num_pairs=)", run.dir, count)
+    run.module.to(device)
+    images, _ = draw(
+        run.module,
+        _sampler(run, cfg),
+        run.image_shape,
+        run.value_range,
+        num_samples=count,
+        batch_size=_BATCH,
+        seed=cfg.seed,
+        guide=_guide(run, cfg),
+        precision=NARROW if cfg.trainer.precision == NARROW else FULL,
+    )
+    labels = _guide(run, cfg).labels_of(0, count)
+    labels = torch.zeros(count, dtype=torch.int64) if labels is None else labels
+    with replacing(file) as part, part.open("wb") as stream:
+        np.savez(stream, images=images.numpy(), labels=labels.numpy())
+    log.info("it took %.0f s", time.perf_counter() - began)
+
+
+def pairs_work(run: Run, cfg: DictConfig) -> int:
+    """Return the images times steps that `draw_pairs` will draw."""
+    return int(cfg.teacher.num_pairs) * _sampler(run, cfg).num_steps
+
+
+def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
+    """The pairs that `draw_pairs` wrote; the noise of image k is drawn again, from seed and k.
+
+    Raises UserError for a damaged file.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            images = torch.from_numpy(arrays["images"])
+            labels = torch.from_numpy(arrays["labels"])
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{file} is damaged ({type(error).__name__}): remove it, and the teacher draws it again"
+        ) from error
+    generators = image_generators(seed, 0, len(images))
+    return Pairs(images, labels, first_noise(noise_schedule, images.shape[1:], generators))
+
+
+def _clashes(word: str, cfg: DictConfig, theirs: DictConfig) -> bool:
+    """Whether a typed word gives a part of the teacher another value."""
+    key = word.lstrip("+~").partition("=")[0]
+    if key in (*_PARTS, "data"):
+        return bool(cfg.command.choices[key] != theirs.command.choices.get(key))
+    group, _, setting = key.partition(".")
+    if group in _PARTS or key == "model.num_classes" or (group == "data" and setting in _DATA):
+        return bool(OmegaConf.select(cfg, key) != OmegaConf.select(theirs, key))
+    return False
+
+
+def _sampler(run: Run, cfg: DictConfig) -> Sampler:
+    """Of teacher.sampler, or the teacher's own."""
+    if cfg.teacher.sampler is None:
+        return run.sampler()
+    sampler: Sampler = build(cfg.teacher.sampler)
+    sampler.check(run.module.noise_schedule)
+    return sampler
+
+
+def _guide(run: Run, cfg: DictConfig) -> Guide:
+    return run.guide(guidance_scale=cfg.teacher.guidance_scale)

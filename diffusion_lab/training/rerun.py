@@ -1,0 +1,68 @@
+"""A run repeated from its saved configuration and compared with the first, bit for bit."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from diffusion_lab.runs.newest_checkpoint import newest_checkpoint
+from diffusion_lab.training.resume import check_repeatable, set_scene
+from diffusion_lab.training.train import train
+
+
+def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
+    """The places where two nests of plain types and tensors are not the same, bit for bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys(), key=str):
+            if key not in a or key not in b:
+                yield f"{where}/{key} is there once"
+            else:
+                yield from differences(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from differences(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if not torch.equal(a, b):
+            yield where
+    elif a != b:
+        yield f"{where}: {str(a)[:100]} != {str(b)[:100]}"
+
+
+def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
+    """Train as the run in `first` was, in the folder of `cfg`; -> what is not the same.
+
+    The configuration may name this project's parts and those of the packages in `trust`. Raises
+    UserError for a run that went by the clock, whose steps nobody can repeat.
+    """
+    content = newest_checkpoint(first).content
+    ended = content["config"]["trainer"]  # its limits may have been raised since it began
+    cfg.trainer.max_epochs, cfg.trainer.max_steps = ended["max_epochs"], ended["max_steps"]
+    check_repeatable(first, ended.get("max_time"))
+    train(set_scene(cfg, content), trust=trust)
+    return compare_runs(first, Path(cfg.paths.output_dir))
+
+
+def compare_runs(first: Path, second: Path) -> list[str]:
+    """What is not the same in two run folders: data, losses, weights; empty if all is."""
+    a, b = (_content(run) for run in (first, second))
+    found = list(differences(a["data"], b["data"], "data"))
+    for step, (x, y) in enumerate(zip(a["losses"], b["losses"], strict=False)):
+        if x != y:
+            found.append(f"losses from step {step} on: {x} != {y}")
+            break
+    if len(a["losses"]) != len(b["losses"]):
+        found.append(f"steps: {len(a['losses'])} != {len(b['losses'])}")
+    return [*found, *differences(a["weights"], b["weights"], "weights")]
+
+
+def _content(run: Path) -> dict[str, Any]:
+    state = newest_checkpoint(run).content
+    with (run / "losses.csv").open() as file:
+        losses = [row["loss"] for row in csv.DictReader(file)]
+    record = json.loads((run / "metrics.json").read_text())
+    weights = state["state_dict"] | state.get("ema", {})
+    return {"losses": losses, "weights": weights, "data": record["data"]}

@@ -1,0 +1,94 @@
+"""What a run says of itself, before and after."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.diffusion import NoiseSchedule, VESchedule
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.system.device import gpu_settings
+from diffusion_lab.system.tables import table_text
+
+_COMPARED = (
+    "data",
+    "network",
+    "noise_schedule",
+    "prediction",
+    "weighting",
+    "time_sampling",
+    "sampler",
+    "optimizer",
+    "lr_scheduler",
+    "trainer",
+)
+
+
+def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.Trainer) -> str:
+    """What is about to be trained, on what, where."""
+    parameters = sum(p.numel() for p in module.network.parameters())
+    return (
+        f"{type(module.network).__name__} with {parameters:,} parameters on "
+        f"{_where(module, trainer)}; {provenance['dataset']} ({provenance['source']}), "
+        f"{provenance['num_train']:,} images to train on; run folder {trainer.default_root_dir}"
+    )
+
+
+def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> str | None:
+    """Warn that samples will be biased, as the path does not end in noise; None where it does."""
+    if noise_schedule.signal_at_end <= 0.05:
+        return None
+    images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
+    mean, std = images.mean().item(), images.std().item()
+    longer = "sigma_max" if isinstance(noise_schedule, VESchedule) else "beta_end"
+    return (
+        f"the noise schedule ends at alpha = {noise_schedule.signal_at_end:.2g}, and sampling "
+        "begins with pure noise: expect a mean pixel of about "
+        f"{noise_schedule.sampled_mean(mean, std):.2f} in samples, where images have {mean:.2f}; "
+        f"a larger noise_schedule.{longer} ends nearer to noise"
+    )
+
+
+def hyper_parameters(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What loggers keep of a run; MLflow takes no name with an @, as sampler@teacher.sampler."""
+    command = dict(config["command"])
+    command["choices"] = {k.replace("@", ":"): v for k, v in command["choices"].items()}
+    return {**config, "command": command, "provenance": provenance}
+
+
+def _where(module: DiffusionModule, trainer: L.Trainer) -> str:
+    """The device, with the threads of a CPU or the settings of a GPU, and the precision."""
+    device, how = trainer.strategy.root_device, ""
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        how = f" with {threads} thread{'s' * (threads > 1)}"
+    elif device.type == "cuda" and torch.cuda.is_initialized():  # not before a fork
+        how = f" ({gpu_settings(device, module.memory_format)})"
+    several = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    return f"{device}{how} in {trainer.precision}{several}"
+
+
+def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) -> str:
+    """A short table of what a run gave, and where its pictures are."""
+    rows = [[name, f"{value:.6g}"] for name, value in metrics.items()]
+    rows += [["steps", f"{trainer.global_step:,}"], ["seconds", f"{seconds:.1f}"]]
+    for name in ("figures", "checkpoints"):
+        folder = Path(trainer.default_root_dir, name)
+        if folder.is_dir():
+            rows.append([name, str(folder)])
+    return table_text("finished", ["what", "value"], rows)
+
+
+def compared(config: dict[str, Any]) -> dict[str, Any]:
+    """What tells runs apart, flat, for the HPARAMS tab: the words and settings, no paths."""
+    choices = config["command"]["choices"]
+    flat: dict[str, Any] = {"seed": config["seed"]}
+    flat |= {group: choices[group] for group in ("model", *_COMPARED)}
+    for group in _COMPARED:
+        for key, value in config[group].items():
+            if not key.startswith("_") and not key.endswith("_dir"):
+                flat[f"{group}/{key}"] = value
+    return flat

@@ -1,0 +1,6 @@
+"""Samples of several runs in one figure: `python scripts/gallery.py out.png <run> [<run> ...]`."""
+
+from diffusion_lab.tools.gallery import main
+
+if __name__ == "__main__":
+    main()

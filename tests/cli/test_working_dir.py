@@ -1,0 +1,171 @@
+"""Relative paths are meant from where a command was typed; modules of that folder are found."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from diffusion_lab import compose_config
+from diffusion_lab.cli.working_dir import paths_as_typed
+from diffusion_lab.runs.checkpoint import read_checkpoint
+from tests.cli.test_bad_input import assert_refused
+from tests.config.test_options import blank_idx
+from tests.conftest import RUN, TINY, last_line
+
+SHORT = [*RUN, "trainer.max_epochs=1", "logger=[]"]
+CHDIR = "hydra.job.chdir=true"
+NET = """
+from pathlib import Path
+import torch
+import my_parts  # beside it
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x, time, labels=None):
+        with open(my_parts.TIMES, "a") as file:
+            print(*time.tolist(), sep="\\n", file=file)
+        return self.conv(x)
+"""
+
+
+@pytest.mark.parametrize("word", ["paths.data_dir=mine", "data.data_dir=mine"])
+def test_a_relative_data_folder_in_a_run_that_changes_its_folder(word, command, tmp_path):
+    from diffusion_lab.data.mnist.files import idx_files
+
+    for file in idx_files("kmnist", tmp_path / "mine"):
+        blank_idx(file.path, file.shape)
+    words = [w for w in SHORT if not w.startswith(("data=", "data.num_images"))]
+    words += ["data=kmnist", "data.source=full", "data.train_size=8", word, CHDIR]
+    run = last_line(command("train", *words, "hydra.run.dir=run"))
+    assert not (run / "mine").exists()
+    content = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert content["data"]["source"] == "full"
+    assert content["config"]["data"]["data_dir"] == str(tmp_path / "mine")
+    # and taken up again
+    last_line(command("train", f"resume={run.name}", "trainer.max_epochs=2", CHDIR))
+
+
+@pytest.mark.parametrize("word", ["init_from=there", "teacher.run=there", "replay=there"])
+def test_every_path_of_a_training_is_meant_from_where_it_is_typed(word, typed, tmp_path):
+    (tmp_path / "there").mkdir()
+    more = ["debug=replay"] if word.startswith("replay") else [*TINY, "model=ddpm"]
+    code, _, err = typed("train", *more, word, CHDIR)
+    assert code == 2
+    assert f"{tmp_path}/there" in err
+
+
+def test_paths_are_left_alone_unless_hydra_has_gone_elsewhere(monkeypatch, tmp_path):
+    cfg = OmegaConf.create(
+        {
+            "paths": {"data_dir": None, "log_dir": "~/logs"},
+            "data": {"data_dir": "${paths.data_dir}"},
+            "init_from": "../a",
+            "teacher": {"run": "/b"},
+            "callbacks": {"fid": {"extractor": "mnist_v1"}},
+        }
+    )
+    hydra = SimpleNamespace(runtime=SimpleNamespace(cwd=str(tmp_path)))
+    monkeypatch.setattr("diffusion_lab.cli.working_dir.HydraConfig.get", lambda: hydra)
+    monkeypatch.chdir(tmp_path)
+    assert paths_as_typed(cfg.copy()) == cfg
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir("run")
+    found = OmegaConf.to_container(paths_as_typed(cfg), resolve=True)
+    assert found == {
+        "paths": {"data_dir": f"{tmp_path}/data", "log_dir": str(Path("~/logs").expanduser())},
+        "data": {"data_dir": f"{tmp_path}/data"},
+        "init_from": f"{tmp_path}/../a",
+        "teacher": {"run": "/b"},
+        "callbacks": {"fid": {"extractor": "mnist_v1"}},
+    }
+
+
+def test_the_other_commands_stay_where_they_were_typed(typed, tmp_path, runs):
+    shutil.copytree(runs["conditional"], tmp_path / "run")
+    words = ("run=run", "num_samples=2", "-m", "seed=1,2", "out=drawn_${seed}", CHDIR)
+    code, out, err = typed("sample", *words)
+    assert code == 0, out + err
+    assert (tmp_path / "drawn_1" / "samples.npz").is_file()
+    assert (tmp_path / "drawn_2" / "samples.npz").is_file()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder with a network of one's own, as README.md tells it."""
+    (tmp_path / "my_net.py").write_text(NET)
+    (tmp_path / "my_parts.py").write_text(f"TIMES = {str(tmp_path / 'times')!r}")
+    (tmp_path / "recipes" / "network").mkdir(parents=True)
+    (tmp_path / "recipes" / "network" / "mine.yaml").write_text("_target_: my_net.Net\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("model", ["flow", "ddpm", "edm"])
+def test_a_network_of_ones_own_folder_trains_and_gets_its_time_from_0_to_1000(own, model, command):
+    words = [w for w in SHORT if not w.startswith(("network", "model"))]
+    words += [f"model={model}", "--config-dir", "recipes", "network=mine", "hydra.run.dir=run"]
+    run = last_line(command("train", *words))
+    times = [float(line) for line in (own / "times").read_text().split()]
+    assert min(times) >= 0 and 300 < max(times) <= 1000
+    refused = command("sample", f"run={run}", "num_samples=2")
+    assert_refused((refused.returncode, refused.stdout, refused.stderr), "trust=[my_net]")
+    last_line(command("sample", f"run={run}", "num_samples=2", "trust=[my_net]"))
+    last_line(command("train", f"resume={run}", "trainer.max_epochs=2", "trust=[my_net]"))
+
+
+def test_a_module_of_the_folder_is_not_imported_untrusted_nor_before_an_installed_one(own, command):
+    (own / "torch.py").write_text("raise SystemExit('imported')")
+    (own / "wandb.py").write_text("raise SystemExit('imported')")
+    words = [*SHORT[:-1], "--config-dir", "recipes", "network=mine", "hydra.run.dir=run"]
+    run = last_line(command("train", *(w for w in words if w != "network.width=8")))
+    (own / "my_net.py").write_text("open('ran', 'w')")
+    for name in ("sample", "evaluate"):
+        assert command(name, f"run={run}").returncode == 2
+    assert command("train", f"resume={run}", "trainer.max_epochs=2").returncode == 2
+    assert not (own / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("my_nett.Net", "there is no module my_nett: run the command from the folder that holds"),
+        ("my_net.Nett", "my_net has no Nett"),
+        ("broken.Net", "ModuleNotFoundError: No module named 'not_there_either'"),
+        ("spelled.Net", "SyntaxError"),
+        (".foo", "invalid dotstring"),
+    ],
+)
+def test_a_class_that_cannot_be_had_is_told_once_in_one_line(own, target, told, command):
+    (own / "broken.py").write_text("import not_there_either")
+    (own / "spelled.py").write_text("class :")
+    result = command("train", *SHORT, f"network._target_={target}")
+    assert_refused((result.returncode, result.stdout, result.stderr), f"={target}: ", told)
+    assert "\\n" not in result.stderr and "Error" not in result.stdout
+
+
+def test_the_path_of_this_process_is_left_alone():
+    before = list(sys.path)
+    compose_config()
+    assert sys.path == before and torch.nn
+
+
+def test_a_notebooks_own_hydra_stays_initialised(tmp_path):
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.2"):
+        theirs = GlobalHydra.instance().hydra
+        assert compose_config(["seed=3"]).seed == 3
+        with pytest.raises(Exception, match="nothing is unknown"):
+            compose_config(["nothing=3"])
+        assert GlobalHydra.instance().hydra is theirs
+        assert compose("mine") == {"a": 1}
+    assert not GlobalHydra.instance().is_initialized()
+    compose_config()
+    assert not GlobalHydra.instance().is_initialized()

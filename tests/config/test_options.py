@@ -1,0 +1,170 @@
+"""Every experiment and every option of every group composes, instantiates and trains two steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_lab import compose_config, train
+from diffusion_lab.data.mnist.files import idx_files
+from tests.conftest import PICTURED, TINY
+from tests.support.forked import ROOT
+
+CONFIGS = ROOT / "configs"
+
+
+def options(group):
+    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
+
+
+# what has to stand beside an option for it to make sense or to stay small
+BESIDE = {
+    "prediction=epsilon": ["model=ddpm"],
+    "prediction=score": ["model=score_matching"],
+    "sampler=heun_discrete": ["sampler.num_steps=12"],  # fewer leave noise on this path
+    "sampler=langevin": ["sampler.steps_per_level=1"],
+    "noise_schedule=zero_snr": ["prediction=v_prediction"],
+    "debug=overfit": ["trainer.max_epochs=2"],
+    "logger=wandb": ["logger.wandb.offline=true"],
+    "experiment=smoke": ["data.train_size=null"],
+    "experiment=ddpm_mnist": ["trainer.max_epochs=1"],
+    "experiment=quickstart": ["data.clusters=4"],
+    "experiment=fast": ["data.clusters=4"],
+    "experiment=best_cpu": ["data.clusters=4"],
+    "data=mnist": ["data.source=bundled"],
+    "callbacks=fid": [
+        "data=mnist",
+        "data.source=bundled",
+        "data.num_images=null",
+        "callbacks.fid.num_samples=100",
+    ],
+}
+# the fast network does for UNet2DModel wherever the network is not what is tried
+FAST = "network=unet_fast"
+OPTIONS = [
+    f"{group}={option}"
+    for group in (
+        "network",
+        "noise_schedule",
+        "prediction",
+        "weighting",
+        "time_sampling",
+        "pairing",
+        "sampler",
+        "optimizer",
+        "lr_scheduler",
+        "callbacks",
+        "logger",
+        "model",
+        "debug",
+        "experiment",
+    )
+    for option in options(group)
+    if option
+    not in ("replay", "one_step")  # callbacks/test_anomaly.py and training/test_reflow.py have them
+]
+
+
+# what the pictures at the end depend on
+DRAWN = tuple(
+    f"{group}="
+    for group in (
+        "model",
+        "network",
+        "noise_schedule",
+        "prediction",
+        "sampler",
+        "experiment",
+        "data",
+        "trainer.precision",
+    )
+)
+
+
+def train_tiny(tmp_path, *overrides):
+    pictured = any(word.startswith(DRAWN) for word in overrides if word != FAST)
+    tiny = PICTURED if pictured else TINY
+    if {"callbacks=minimal", "callbacks=none"} & {*overrides}:  # there are none to leave out
+        tiny = TINY[:-2]
+    cfg = compose_config([*tiny, f"paths.log_dir={tmp_path}", *overrides], tmp_path / "run")
+    return train(cfg)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_trains_two_steps(option, tmp_path, monkeypatch):
+    if option in ("logger=wandb", "logger=mlflow"):
+        pytest.importorskip(option.partition("=")[2])
+    monkeypatch.chdir(tmp_path)
+    keeps_network = option.startswith(("network", "model", "experiment"))
+    beside = [] if keeps_network else [FAST]
+    if option.startswith("sampler"):  # a Gaussian path, which every sampler can walk
+        beside.append("model=flow")
+    result = train_tiny(tmp_path, option, *beside, *BESIDE.get(option, []))
+    assert result.trainer.global_step == {"debug=fast_dev_run": 1, "debug=overfit": 6}.get(
+        option, 2
+    )
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert record["status"] == "finished"
+    assert torch.isfinite(torch.tensor(record["metrics"]["train/loss"]))
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_data_set_trains_two_steps(name, tmp_path):
+    extra = [f"data={name}", "data.num_images=null", "data.val_size=100"]
+    if name == "mnist":
+        extra.append("data.source=bundled")
+    elif name != "fake":  # blank images of the published sizes, as sparse files
+        extra.append("data.source=full")
+        for file in idx_files(name, tmp_path / "data"):
+            blank_idx(file.path, file.shape)
+    result = train_tiny(tmp_path, *extra, f"paths.data_dir={tmp_path / 'data'}")
+    assert result.trainer.global_step == 2
+    assert result.datamodule.provenance["dataset"] == name
+
+
+def blank_idx(path: Path, shape: tuple[int, ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + torch.Size(shape).numel())
+
+
+def test_every_group_is_covered():
+    groups = {p.name for p in CONFIGS.iterdir() if p.is_dir()}
+    covered = {option.partition("=")[0] for option in OPTIONS} | {"data"}
+    # commands/edit and commands/ladder have theirs
+    assert groups - covered == {"edit", "hydra", "ladder", "paths", "trainer"}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_precisions_train_and_sample(precision, tmp_path):
+    result = train_tiny(tmp_path, f"trainer.precision={precision}", "model=flow")
+    assert result.trainer.global_step == 2
+    assert (result.run_dir / "figures" / "samples.png").is_file()
+
+
+@pytest.mark.parametrize("callback", ["samples", "figures", "learning_rate", "progress", "best"])
+def test_a_callback_can_be_switched_off(callback, tmp_path):
+    overrides = [*PICTURED, f"callbacks.{callback}=null"]
+    result = train(compose_config(overrides, tmp_path))
+    assert result.trainer.global_step == 2
+    if callback == "figures":
+        assert not (tmp_path / "figures" / "data.png").exists()
+
+
+def test_the_experiment_beats_the_model_and_the_command_line_the_experiment():
+    cfg = compose_config(
+        ["experiment=notebook_basic_unet", "model=ddpm", "sampler=ddpm", "trainer.max_epochs=9"]
+    )
+    assert cfg.model._target_.endswith("DDPMModule")
+    assert cfg.sampler.scheduler == "DDPMScheduler"
+    assert cfg.trainer.max_epochs == 9
+    assert cfg.data.val_size == 0
+    assert compose_config(["model=ddpm", "noise_schedule=cosine"]).noise_schedule.beta_schedule == (
+        "squaredcos_cap_v2"
+    )
+    assert compose_config(["experiment=quickstart", "data.value_range=zero_one"]).data[
+        "value_range"
+    ] == ("zero_one")

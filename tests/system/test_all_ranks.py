@@ -1,0 +1,39 @@
+"""Work that processes share: where one fails, none waits for it."""
+
+from types import SimpleNamespace
+
+import torch
+
+from diffusion_lab.system.lightning import run_on_all_ranks
+
+
+def _process(rank, store, answers):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+
+    def work():
+        if rank == 1:
+            raise ValueError("out of memory")
+        return 7
+
+    try:
+        run_on_all_ranks(SimpleNamespace(world_size=2), work)
+    except Exception as error:
+        answers.put((rank, repr(error)))
+
+
+def test_one_process_that_fails_does_not_leave_the_other_waiting(tmp_path):
+    context = torch.multiprocessing.get_context("fork")
+    answers = context.Queue()
+    processes = [
+        context.Process(target=_process, args=(rank, tmp_path / "store", answers))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    found = dict(answers.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(timeout=60)
+    assert found[1] == "ValueError('out of memory')"
+    assert found[0] == "RuntimeError('process 1 failed: ValueError: out of memory')"

@@ -1,0 +1,139 @@
+"""Lightning's private corners that stopping and resuming lean on: a rename fails here."""
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Timer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from diffusion_lab import compose_config, train
+from diffusion_lab.callbacks import TimeLimit
+from diffusion_lab.system import lightning
+from tests.conftest import RUN
+
+
+class Net(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.layer(batch).mean())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Watch(L.Callback):
+    """The answers after every batch, and what happened then."""
+
+    def __init__(self, stop_after=None):
+        self.answers, self.steps, self.validated, self.stop_after = [], [], [], stop_after
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == self.stop_after:
+            trainer.should_stop = True
+        self.answers.append(
+            {
+                "accumulates": lightning.accumulates(trainer),
+                "due": lightning.validation_is_due(trainer),
+                "stops": lightning.will_stop(trainer),
+                "gathered": lightning.gathered_batches(trainer),
+                "logged": lightning.logged_step(trainer),
+                "logs": lightning.logs_step(trainer),
+            }
+        )
+        self.steps.append(trainer.global_step)
+        self.validated.append(0)
+
+    def on_validation_end(self, trainer, module):
+        self.validated[-1] += 1
+
+
+def watched(stop_after=None, **settings):
+    watch = Watch(stop_after)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[watch],
+        **settings,
+    )
+    images = torch.randn(10, 2)
+    trainer.fit(Net(), DataLoader(images), DataLoader(images[:1]))
+    return watch
+
+
+def told(watch, key):
+    return [answer[key] for answer in watch.answers]
+
+
+def test_groups_of_accumulated_batches():
+    watch = watched(max_epochs=2, accumulate_grad_batches=4)
+    assert told(watch, "gathered") == [4] * 8 + [2] * 2 + [4] * 8 + [2] * 2
+    stepped = [b > a for a, b in zip([0, *watch.steps], watch.steps, strict=False)]
+    assert [not waits for waits in told(watch, "accumulates")] == stepped
+    before = [0, *watch.steps][:-1]
+    assert told(watch, "logged") == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"val_check_interval": 3},
+        {"check_val_every_n_epoch": None, "val_check_interval": 7},
+        {"check_val_every_n_epoch": 2},
+        {"limit_train_batches": 4},
+        {"min_epochs": 2, "stop_after": 3},
+        {"stop_after": 3},
+    ],
+    ids=str,
+)
+def test_a_validation_that_is_said_to_be_due_comes(settings):
+    watch = watched(max_epochs=3, **settings)
+    assert [int(due) for due in told(watch, "due")] == watch.validated
+    assert told(watch, "stops")[:-1].count(True) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [({"max_steps": 13}, 13), ({"stop_after": 4}, 4), ({"stop_after": 4, "min_epochs": 2}, 20)],
+)
+def test_the_end_is_known_when_it_comes(settings, steps):
+    watch = watched(**{"max_epochs": 3, **settings})
+    assert watch.steps[-1] == steps
+    if steps != 20:  # there the epoch counts as done only afterwards
+        assert told(watch, "stops")[-1]
+    assert not any(told(watch, "stops")[:-1])
+
+
+def test_a_checkpoint_of_an_epochs_end_says_so(tmp_path):
+    train(compose_config([*RUN, "trainer.max_epochs=1"], tmp_path / "whole"))
+    words = [*RUN, "trainer.limit_train_batches=2", "trainer.max_epochs=2", "trainer.max_steps=3"]
+    train(compose_config(words, tmp_path / "cut"))
+    for name, cut, epochs in (("whole", False, 1), ("cut", True, 1)):
+        state = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        loops = state["loops"]["fit_loop"]
+        assert lightning.was_cut(loops) == cut
+        assert lightning.finished_epochs(loops) == epochs
+        lightning.settle(loops)
+        for count in loops["epoch_progress"].values():
+            assert count["completed"] == count["processed"] == count["ready"] - cut
+
+
+def test_a_time_limit_saves_what_lightnings_timer_does():
+    ours, theirs = TimeLimit(5.0), Timer("00:00:00:05")
+    assert ours.state_key == theirs.state_key
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    ours.load_state_dict({"time_elapsed": {"train": 3.0}})
+    theirs.load_state_dict({"time_elapsed": {"train": 3.0}})
+    assert ours.time_elapsed() == theirs.time_elapsed() == 3.0
+    assert ours.time_remaining() == theirs.time_remaining() == 2.0

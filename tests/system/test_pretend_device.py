@@ -1,0 +1,134 @@
+"""What would fail or wait on a GPU, seen on the device of pretend_device.py."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch.utils.backend_registration as backends
+
+from tests.support.forked import ROOT
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(backends, "_setup_privateuseone_for_python_backend"),
+    reason="this torch takes no device written in Python",
+)
+DATA = "data=fake data.num_images=56 data.val_size=8 data.batch_size=8 trainer.max_epochs=1"
+SMALL = "trainer.log_every_n_steps=100 sampler.num_steps=2"
+FEW = "callbacks.samples.num_samples=2 callbacks.figures.num_samples=2"
+UNET2D = (
+    "network.block_out_channels=[8,8] network.down_block_types=[DownBlock2D,AttnDownBlock2D] "
+    "network.up_block_types=[AttnUpBlock2D,UpBlock2D] network.norm_num_groups=4"
+)
+MINIMAL = f"train {DATA} {SMALL} callbacks=minimal"
+FLOW = f"{MINIMAL} model=flow network.width=8"
+STEADY = [
+    f"train {DATA} {SMALL} {FEW} model=basic_unet",  # with everything that is on by default
+    f"{MINIMAL} model=unet2d {UNET2D}",
+    f"{MINIMAL} model=ddpm {UNET2D} model.num_classes=10 weighting=min_snr",
+    f"{MINIMAL} model=score_matching network.width=8",
+    f"{MINIMAL} model=edm network.width=8 time_sampling.stratified=true",
+    f"{FLOW} optimizer=muon lr_scheduler=cosine trainer.gradient_clip_val=1.0 network.width=16",
+    f"{FLOW} weighting=learned trainer.precision=bf16-mixed",
+    f"{FLOW} optimizer=adamw time_sampling=logit_normal_noisy +callbacks.progress.seconds=0",
+    f"{FLOW} model.clipped_to=minus_one_one time_sampling=noise_end",
+    f"train {DATA} {SMALL} {FEW} model=flow network.width=8 callbacks=loss_by_noise",
+    f"train {DATA} {SMALL} {FEW} model=flow network.width=8 callbacks=post_hoc_ema",
+]
+ON_DEVICE = f"{FLOW} data.on_device=true"
+UNGUARDED = f"{FLOW} data.on_device=true callbacks.finite_loss=null"
+LOGS = f"{FLOW} trainer.log_every_n_steps=1"
+MATCHES = f"{FLOW} pairing=optimal_transport"
+SAMPLERS = ("blend", "heun", "ddim", "dpm_solver", "unipc", "deis", "euler", "heun_discrete")
+SAMPLERS += ("flow_euler", "flow_heun", "ddpm", "dpm_solver_sde", "euler_ancestral")
+SAMPLERS += ("langevin", "reverse_sde")
+SAMPLES = [
+    *(
+        f"sample model=ddpm network=unet_fast sampler={name} sampler.num_steps="
+        f"{6 if name == 'langevin' else 5}"
+        for name in SAMPLERS
+    ),
+    "sample model=edm sampler.num_steps=3",
+    "sample model=edm sampler=edm_euler sampler.num_steps=3",
+    "sample model=edm sampler=edm_dpm_solver sampler.num_steps=3",
+    "sample model=flow sampler.num_steps=3 model.num_classes=10",  # guided
+    "sample model=score_matching sampler.num_steps=3",
+]
+
+COMMANDS = [
+    "command sample flow num_samples=4 sampler.num_steps=3 guidance_scale=0,2",
+    "command sample ddpm num_samples=4 sampler.num_steps=4",
+    "command edit flow edit=inpaint images=test:0-2 num_steps=3 resamplings=2",
+    "command edit flow edit=image_to_image images=test:0-2 num_steps=3",
+    "command edit ddpm edit=invert images=test:0-2 num_steps=3",
+    "command likelihood flow num_images=3 tolerance=0.1",
+    "command likelihood ddpm num_images=3 tolerance=0.1 num_timesteps=4",
+    "command diagnose flow num_images=8 num_samples=8 sampler.num_steps=2",
+]
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What was noted of each line, or the error it ended with."""
+    lines = [*STEADY, ON_DEVICE, UNGUARDED, LOGS, MATCHES, *SAMPLES, *COMMANDS]
+    command = [sys.executable, "-m", "tests.support.pretend_device", *lines]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def steady(found, line):
+    """The steps between the first, which may bring a table along, and the last, which is logged."""
+    assert isinstance(found[line], dict), found[line]
+    steps = found[line]["steps"]
+    assert len(steps) == 6
+    return steps[1:-1]
+
+
+def copied(step, source):
+    return [copy for copy in step["copies"] if copy[0] == source]
+
+
+@pytest.mark.parametrize("line", STEADY)
+def test_a_step_moves_its_batch_and_the_verdict_and_waits_for_nothing(found, line):
+    for step in steady(found, line):
+        assert step["looks"] == []
+        assert [copy[2] for copy in copied(step, "cpu")] == [8 * 28 * 28, 8]
+        ((*_, numbers, _),) = copied(step, "pretend")
+        assert numbers < 1000  # a norm for each weight
+        assert not any(waits for *_, waits in step["copies"])
+
+
+@pytest.mark.parametrize("line", [*STEADY, ON_DEVICE, UNGUARDED])
+def test_the_losses_are_those_of_the_cpu(found, line):
+    """To rounding: sums may be vectorized in another way where memory is aligned otherwise."""
+    assert isinstance(found[line], dict), found[line]
+    narrow = "bf16" in line or "DownBlock2D" in line  # whose attention is another on a CPU
+    assert found[line]["off"] < (1e-2 if narrow else 1e-5)
+
+
+def test_images_on_the_device_are_not_moved_again(found):
+    assert all(copied(step, "cpu") == [] for step in steady(found, ON_DEVICE))
+
+
+def test_without_finite_loss_nothing_travels(found):
+    assert all(step == {"copies": [], "looks": []} for step in steady(found, UNGUARDED))
+
+
+def test_a_loss_that_is_logged_is_seen_to_wait(found):
+    assert all(step["looks"] for step in steady(found, LOGS))
+
+
+def test_what_is_solved_on_the_cpu_is_seen_to_wait(found):
+    waiting = [copy for step in steady(found, MATCHES) for copy in step["copies"] if copy[3]]
+    assert waiting
+
+
+@pytest.mark.parametrize("line", SAMPLES)
+def test_samples_are_those_of_the_cpu(found, line):
+    assert found[line] is True, found[line]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_do_their_work_there(found, line):
+    assert found[line] is True, found[line]

@@ -1,0 +1,42 @@
+"""The number of threads: chosen, printed, kept with the run, and given back."""
+
+import logging
+
+import pytest
+import torch
+
+from diffusion_lab import compose_config, train
+from tests.cli.test_bad_input import assert_refused
+from tests.conftest import TINY
+from tests.support.poison import checkpoint
+
+RUN = (*TINY[:-2], "callbacks=minimal", "logger=csv", "network.channels=[4,4]")
+
+
+def headline(caplog):
+    (line,) = (r.message for r in caplog.records if "parameters on" in r.message)
+    caplog.clear()
+    return line
+
+
+def test_they_are_set_said_and_given_back(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(compose_config(RUN, tmp_path / "one"))
+    assert "on cpu with 1 thread in 32-true;" in headline(caplog)
+    train(compose_config([*RUN, "threads=2", "trainer.precision=64-true"], tmp_path / "two"))
+    assert "on cpu with 2 threads in 64-true;" in headline(caplog)
+    assert checkpoint(tmp_path / "two")["threads"] == 2
+    assert torch.get_num_threads() == 1
+
+
+def test_a_run_that_is_taken_up_keeps_its_number(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(compose_config([*RUN, "threads=2"], tmp_path))
+    caplog.clear()
+    train(compose_config([*RUN, "trainer.max_epochs=2"], tmp_path), resume=True)
+    assert "with 2 threads" in headline(caplog)
+
+
+@pytest.mark.parametrize("threads", ["0", "-3", "1000000", "many"])
+def test_an_impossible_number_is_refused(typed, threads):
+    assert_refused(typed("train", *RUN, f"threads={threads}"), "threads")

@@ -1,0 +1,286 @@
+"""A run continued equals a run never stopped, and says so of its folder and its words."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diffusion_lab import compose_config, train
+from diffusion_lab.training.rerun import compare_runs
+from tests.cli.test_bad_input import assert_refused
+from tests.conftest import RUN, last_line
+from tests.support.forked import ROOT
+from tests.support.resume_settings import rows_of, state_of
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "flipped":  # a bit of a weight, which torch would load without a word
+        state = torch.load(path, weights_only=True)
+        weight = next(iter(state["state_dict"].values())).numpy().tobytes()
+        at = content.index(weight)
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    else:
+        path.unlink()
+
+
+def test_killed_here_and_there_it_ends_as_if_it_had_not_been(tmp_path):
+    """Six kills; `make torture` makes a hundred."""
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.training.torture",
+            str(tmp_path / "t"),
+            "--kills",
+            "6",
+            "--seed",
+            "5",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=900,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert " 0 differences" in process.stdout
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(half, whole, typed, how):
+    damage(half / "checkpoints" / "last.ckpt", how)
+    # the state before: as good, only older
+    saved = half / "checkpoints" / "previous.ckpt"
+    if not saved.exists():
+        saved = half / "checkpoints" / "best.ckpt"
+    code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert "last.ckpt is " in out and "falling back" in out
+    record = json.loads((half / "metrics.json").read_text())
+    assert record["status"] == "finished"
+    [again] = record["resumed"]
+    assert again["checkpoint"] == saved.stem
+    assert compare_runs(half, whole) == []
+
+
+def test_sampling_from_a_damaged_checkpoint_is_refused(half, typed):
+    folder = half / "checkpoints"
+    damage(folder / "last.ckpt", "flipped")
+    shutil.copy(folder / "best.ckpt", folder / "previous.ckpt")
+    said = "give checkpoint=previous or checkpoint=best or another run"
+    assert_refused(typed("sample", f"run={half}"), "last.ckpt is damaged", said)
+    damage(folder / "previous.ckpt", "truncated")
+    refused = typed("sample", f"run={half}", "checkpoint=previous")
+    assert_refused(refused, "previous.ckpt is damaged", ": give checkpoint=best or another run")
+    (folder / "best.ckpt").unlink()
+    (folder / "previous.ckpt").unlink()
+    assert_refused(typed("sample", f"run={half}"), "give another checkpoint or run")
+
+
+@pytest.mark.parametrize("quotes", ["", "'", '"'])
+def test_a_folder_is_named_with_quotes_or_without(half, typed, quotes):
+    odd = half.rename(half.with_name("a dir=x, ü ([1])"))
+    code, out, err = typed("train", f"resume={quotes}{odd}{quotes}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert out.strip().splitlines()[-1] == str(odd)
+
+
+def test_the_limit_may_be_raised_and_the_first_configuration_stays(whole, half, typed, tmp_path):
+    first = (half / ".hydra" / "config.yaml").read_bytes()
+    code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert out.strip().splitlines()[-1] == str(half)
+    assert (half / ".hydra" / "config.yaml").read_bytes() == first
+    assert (half / ".hydra" / "resumed_1" / "config.yaml").is_file()
+    assert list(state_differences(whole, half)) == []
+    assert_refused(typed("train", f"resume={half}"), "finished", "trainer.max_epochs=")
+    assert (tmp_path / "logs").exists() is False  # no folder beside it
+
+
+def hyper_parameters(run):
+    """As TensorBoard's HPARAMS tab has them: of what a run logged more than once, the first."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    given = HParamsPluginData.FromString(content).session_start_info.hparams
+    return {name: value.number_value or value.string_value for name, value in given.items()}
+
+
+def test_a_raised_limit_stands_beside_its_metrics(half, typed):
+    assert hyper_parameters(half)["trainer/max_epochs"] == 1
+    before = EventAccumulator(str(half))
+    before.Reload()
+    code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert hyper_parameters(half)["trainer/max_epochs"] == 2
+    after = EventAccumulator(str(half))
+    after.Reload()
+    first = before.Scalars("train/loss_epoch")
+    assert after.Scalars("train/loss_epoch")[: len(first)] == first  # and nothing else was lost
+
+
+def test_a_run_behind_a_link_keeps_its_best(half, typed, tmp_path, recwarn):
+    (tmp_path / "link").symlink_to(half)
+    code, _, err = typed("train", f"resume={tmp_path / 'link'}", "trainer.max_epochs=2")
+    assert code == 0, err
+    # with which Lightning says that it forgets the best score
+    assert not [w for w in recwarn if "dirpath has changed" in str(w.message)]
+
+
+def test_a_run_that_was_moved_keeps_its_best(whole, half, typed, tmp_path):
+    """Whose score says which of the two epochs it is, wherever the folder is by now."""
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    half.rename(moved)
+    code, _, err = typed("train", f"resume={moved}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert list(state_differences(whole, moved)) == []
+    records = [json.loads((run / "metrics.json").read_text()) for run in (whole, moved)]
+    assert records[0]["best"] == records[1]["best"]
+    bests = [torch.load(run / "checkpoints" / "best.ckpt") for run in (whole, moved)]
+    assert bests[0]["global_step"] == bests[1]["global_step"]
+    assert not half.exists()
+
+
+def test_every_logger_goes_on(typed, tmp_path):
+    """The rows of CSV as those of TensorBoard: none twice, none missing."""
+    words = (*RUN, "logger=[csv,tensorboard]", "trainer.log_every_n_steps=1")
+    train(compose_config(words, tmp_path / "whole"))
+    train(compose_config([*words, "trainer.max_epochs=1"], tmp_path / "half"))
+    table = tmp_path / "half" / "csv" / "metrics.csv"
+    first = rows_of(table)
+    # what a process logs after its last checkpoint, and the half line that a kill leaves
+    table.write_text(table.read_text() + "0,7,99,,,,\n1")
+    state = torch.load(tmp_path / "half" / "checkpoints" / "last.ckpt")
+    code, _, err = typed("train", f"resume={tmp_path / 'half'}", "trainer.max_epochs=2")
+    assert code == 0, err
+    rows = rows_of(table)
+    assert rows[: len(first)] == first and len(rows) > len(first)
+    assert rows == rows_of(tmp_path / "whole" / "csv" / "metrics.csv")
+    assert max(int(row["step"]) for row in first) < state["global_step"]
+    assert not (table.parent / "metrics_before.csv").exists()
+
+
+def state_differences(a, b):
+    from diffusion_lab.training.rerun import differences
+
+    one, two = state_of(a), state_of(b)
+    for state in (one, two):
+        state.pop("tensorboard")  # the final/ metrics of the half run are from its own end
+        state.pop("record")
+    yield from differences(one, two)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["optimizer.lr=1"], ["optimizer.lr=1", "another experiment", "trainer.max_epochs"]),
+        (["model=ddpm"], ["model=ddpm", "another experiment"]),
+        (["+seed=3"], ["+seed=3", "another experiment"]),
+        (["-m"], ["leave out --multirun"]),
+        (["trainer.max_epochs=many"], ["trainer.max_epochs=many"]),
+    ],
+    ids=lambda v: " ".join(v),
+)
+def test_what_would_be_another_experiment_is_refused(half, typed, words, expected):
+    before = (half / "checkpoints" / "last.ckpt").read_bytes()
+    assert_refused(typed("train", f"resume={half}", *words), *expected)
+    assert (half / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_folder_that_is_no_run_is_refused(typed, tmp_path):
+    assert_refused(typed("train", "resume=nowhere"), "resume=nowhere", "no run folder")
+    (tmp_path / "empty" / ".hydra").mkdir(parents=True)
+    assert_refused(typed("train", "resume=empty"), "no run folder")
+    assert_refused(typed("train", "rerun=empty"), "rerun=empty", "no run folder")
+
+
+def test_a_run_that_was_stopped_before_it_saved_begins_again(half, whole, typed):
+    """Composed in Python or typed, with the record of a process that was killed, or with none."""
+    typed_run = half.with_name("typed")
+    code, _, err = typed("train", *RUN, "trainer.max_epochs=1", f"hydra.run.dir={typed_run}")
+    assert code == 0, err
+    (half / "metrics.json").unlink()
+    shutil.copy(half.parent / "whole" / "metrics.json", typed_run)
+    record = typed_run / "metrics.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    for run in (half, typed_run):
+        for path in (run / "checkpoints").iterdir():
+            path.unlink()
+        code, out, err = typed("train", f"resume={run}", "trainer.max_epochs=2")
+        assert code == 0, err
+        assert "beginning at step 0" in out
+        assert compare_runs(run, whole) == []
+        assert list(state_differences(whole, run)) == []
+    command = torch.load(typed_run / "checkpoints" / "last.ckpt")["config"]["command"]
+    assert command["choices"]["model"] == "flow" and "model=flow" in command["overrides"]
+
+
+def test_what_other_commands_are_writing_there_is_left_alone(half, typed):
+    """export.py out=<run>/exported makes a folder, sample.py a file in a folder of its own."""
+    (half / ".exported.0.part").mkdir()
+    drawn = half / "samples" / "now" / ".samples.npz.0.part"
+    drawn.parent.mkdir(parents=True)
+    drawn.write_text("half of it")
+    left = half / "checkpoints" / ".last.ckpt.0.part"
+    left.write_text("half of it")
+    code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
+    assert code == 0, err
+    assert drawn.exists() and not left.exists()
+
+
+def test_a_run_of_which_no_checkpoint_can_be_read_says_so(half, typed):
+    for path in (half / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    assert_refused(typed("train", f"resume={half}"), "no checkpoint", "start a new run")
+
+
+def test_a_way_through_other_folders(half, typed, tmp_path):
+    (tmp_path / "else").mkdir()
+    code, _, err = typed("train", "resume=else/../half", "trainer.max_epochs=2")
+    assert code == 0, err
+
+
+def test_a_limit_that_leaves_nothing_is_refused(whole, typed, tmp_path):
+    for word in ("trainer.max_epochs=2", "trainer.max_steps=1"):
+        assert_refused(typed("train", f"resume={whole}", word), "finished", "nothing to train")
+    words = (*RUN, "trainer.max_epochs=-1", "trainer.max_time=00:00:00:01")
+    train(compose_config(words, tmp_path / "timed"))
+    assert_refused(typed("train", f"resume={tmp_path / 'timed'}"), "finished", "trainer.max_time=")
+    for word in ("trainer.max_epochs=9999", "trainer.max_time=00:00:00:01"):
+        refused = typed("train", f"resume={tmp_path / 'timed'}", word)
+        assert_refused(refused, "trainer.max_time=00:00:00:01", "seconds")
+
+
+def test_the_pictures_of_a_stopped_run_stay(typed, tmp_path):
+    words = (*RUN, "callbacks=default", "trainer.max_epochs=1")
+    train(compose_config(words, tmp_path / "run"))
+    code, _, err = typed("train", f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert code == 0, err
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    steps = {event.step for event in events.Scalars("train/loss_epoch")}
+    assert {image.step for image in events.Images("samples")} == steps and len(steps) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_are_resumed_exactly(command, tmp_path):
+    words = (*RUN, "trainer.devices=2", "trainer.strategy=ddp")
+    whole = last_line(command("train", *words, f"hydra.run.dir={tmp_path / 'whole'}"))
+    half = last_line(
+        command("train", *words, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'half'}")
+    )
+    last_line(command("train", f"resume={half}", "trainer.max_epochs=2"))
+    assert list(state_differences(whole, half)) == []

@@ -1,0 +1,53 @@
+"""What is told in seconds, by clocks that stand still in between."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusion_lab.callbacks.checkpoints import last
+from diffusion_lab.callbacks.monitoring import throughput
+from diffusion_lab.commands import explain
+from diffusion_lab.diffusion import Flow, LinearSchedule
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.networks.fast_unet import FastUNet
+from diffusion_lab.runs.record import RunRecord
+
+
+def test_a_resumed_run_has_the_seconds_of_both_turns(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"wall_seconds": 100.0}))
+    record = RunRecord(tmp_path, [], 0)
+    began = record.started
+    record.go_on("last", 5)
+    assert record.started == began - 100
+
+
+def test_images_a_second_are_those_of_all_processes(monkeypatch):
+    now = iter([0.0, 2.0, 2.0])
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(now))
+    callback, trainer = throughput.Throughput(), SimpleNamespace(world_size=2)
+    callback.on_train_epoch_start(trainer, None)
+    for _ in range(3):
+        callback.on_train_batch_end(trainer, None, None, [torch.zeros(5, 1, 2, 2)], 0)
+    assert callback.measured() == 3 * 5 * 2 / 2
+
+
+@pytest.mark.parametrize(("seconds", "saves"), [(59.0, 0), (61.0, 1)])
+def test_the_newest_state_is_saved_every_minute(monkeypatch, tmp_path, seconds, saves):
+    kept = []
+    callback = last.LastCheckpoint(str(tmp_path))
+    monkeypatch.setattr(callback, "_save", kept.append)
+    monkeypatch.setattr(last.time, "monotonic", lambda: seconds)
+    monkeypatch.setattr(last, "between_steps", lambda trainer, batch_idx: True)
+    trainer = SimpleNamespace(world_size=1)
+    callback.on_train_batch_end(trainer, None, None, None, 0)
+    assert len(kept) == saves
+
+
+def test_explain_takes_the_best_of_its_steps_but_the_first(monkeypatch):
+    ticks = iter([0.0, 0.1, 10.0, 13.0, 20.0, 22.0, 30.0, 35.0])
+    monkeypatch.setattr(explain.time, "perf_counter", lambda: next(ticks))
+    net = FastUNet(width=4, depth=1, image_size=8)
+    found = explain.cost(DiffusionModule(net, LinearSchedule(), Flow()), (1, 8, 8), batch_size=2)
+    assert found["step_seconds"] == 2.0
