@@ -38,7 +38,7 @@ from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
 from diffusion_lab.system.output import results_folder, write_json
 from diffusion_lab.system.precision import check_precision
-from diffusion_lab.training.build import quieten_lightning
+from diffusion_lab.training.components import quieten_lightning
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from diffusion_lab.callbacks.checkpoints.save_config import SaveConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.system.atomic import replacing
-from diffusion_lab.system.lightning import attached
+from diffusion_lab.system.lightning import callbacks_of
 
 ANOMALY_FILE = "anomaly.pt"
 _UNKNOWN = torch.tensor(0.0)  # the loss, until the backward pass begins
@@ -80,7 +80,7 @@ def write_anomaly(
     if trainer.global_rank == guilty:
         content = {
             "message": line,
-            "config": next((c.config for c in attached(trainer, SaveConfig)), None),
+            "config": next((c.config for c in callbacks_of(trainer, SaveConfig)), None),
             "precision": trainer.precision,
             "step": step.number,
             "epoch": step.epoch,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion_lab.callbacks.finite_loss import FiniteLoss
 from diffusion_lab.errors import UserError
-from diffusion_lab.system.lightning import attached
+from diffusion_lab.system.lightning import callbacks_of
 
 
 class EMA(L.Callback):
@@ -47,7 +47,7 @@ class EMA(L.Callback):
         self._weights = [p.detach() for p in pl_module.parameters()]
         self._in_float32 = all(p.dtype == torch.float32 for p in self._weights)
         self._averages = list(self.average.values())
-        self._guards = attached(trainer, FiniteLoss)
+        self._guards = callbacks_of(trainer, FiniteLoss)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -110,7 +110,7 @@ class EMA(L.Callback):
 @contextmanager
 def averaged(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
     """The module with its moving average, if the run keeps one."""
-    emas = attached(trainer, EMA)
+    emas = callbacks_of(trainer, EMA)
     for ema in emas:
         ema.put_in(module)
     try:

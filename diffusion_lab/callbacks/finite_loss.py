@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from diffusion_lab.callbacks.anomaly import Batch, Step, write_anomaly
 from diffusion_lab.errors import Diverged, UserError
-from diffusion_lab.system.lightning import attached
+from diffusion_lab.system.lightning import callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ class FiniteLoss(L.Callback):
     @staticmethod
     def _let_nothing_be_saved(trainer: L.Trainer) -> None:
         """The last checkpoints that were written are the last good ones."""
-        for checkpoint in attached(trainer, ModelCheckpoint):
+        for checkpoint in callbacks_of(trainer, ModelCheckpoint):
             checkpoint.save_on_exception = False
 
 

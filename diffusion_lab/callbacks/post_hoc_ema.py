@@ -13,7 +13,7 @@ from diffusion_lab.callbacks.finite_loss import FiniteLoss
 from diffusion_lab.errors import UserError
 from diffusion_lab.optim.power_function_ema import SNAPSHOTS, check_width, decay_of, gamma_of
 from diffusion_lab.system.atomic import replacing
-from diffusion_lab.system.lightning import attached
+from diffusion_lab.system.lightning import callbacks_of
 
 
 class PostHocEMA(L.Callback):
@@ -71,7 +71,7 @@ class PostHocEMA(L.Callback):
             decay = decay_of(self.gammas[width], self.steps)
             torch._foreach_lerp_(list(average.values()), weights, 1 - decay)
         if self.steps % self.every_n_steps == 0:
-            for guard in attached(trainer, FiniteLoss):
+            for guard in callbacks_of(trainer, FiniteLoss):
                 guard.settle(trainer, pl_module)
             self._store(trainer)
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from diffusion_lab.config.error_message import chain, one_line
 from diffusion_lab.errors import Diverged
-from diffusion_lab.system.signals import Stopped, listening
+from diffusion_lab.system.signals import Stopped, signal_handlers
 
 
 def line_of(error: Exception) -> str | None:
@@ -28,7 +28,7 @@ def fail(line: str, error: BaseException | None = None) -> NoReturn:
 def told() -> Iterator[None]:
     """One line and an exit code for what ends a command early."""
     try:
-        with listening():
+        with signal_handlers():
             yield
         sys.stdout.flush()
     except BrokenPipeError:  # such as --help | head; what is still to be flushed has no reader

@@ -18,7 +18,7 @@ from diffusion_lab.runs.state import read_record
 
 if TYPE_CHECKING:
     pass
-from diffusion_lab.training.resume import check_repeatable
+from diffusion_lab.runs.state import check_repeatable
 
 LIMITS = MAY_CHANGE[:3]
 

@@ -17,7 +17,7 @@ from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.cost import cost
 from diffusion_lab.sampling.description import planned
-from diffusion_lab.training.build import check_guidance
+from diffusion_lab.training.checks import check_guidance
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.runs.sampling_options import chosen_sampler, read_guides
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.sampling.description import planned
-from diffusion_lab.sampling.draw import SHOWN, draw
+from diffusion_lab.sampling.draw import SHOWN
 from diffusion_lab.sampling.figures import grid_columns, trajectory_figure, visible
 from diffusion_lab.sampling.progress import planned_work, times
 from diffusion_lab.system.device import choose_device
@@ -80,15 +80,12 @@ def sample(cfg: DictConfig) -> Samples:
     )
     with planned_work(line, len(guides) * cfg.num_samples * sampler.num_steps):
         drawn = [
-            draw(
-                run.module,
+            run.sample_with_steps(
+                cfg.num_samples,
                 sampler,
-                run.image_shape,
-                run.value_range,
-                num_samples=cfg.num_samples,
-                batch_size=cfg.batch_size,
+                guide,
                 seed=cfg.seed,
-                guide=guide,
+                batch_size=cfg.batch_size,
                 precision=cfg.precision,
             )
             for guide in guides

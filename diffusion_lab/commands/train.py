@@ -1,6 +1,7 @@
 """scripts/train.py: train, or run a step of a diverged run again."""
 
 import gc
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.system.output import write_json
-from diffusion_lab.training.replay import log, replay
+from diffusion_lab.training.replay import replay
 from diffusion_lab.training.summary import summary
-from diffusion_lab.training.train import _say, train
+from diffusion_lab.training.train import say, train
+
+log = logging.getLogger(__name__)
 
 
 def run_job(
@@ -29,7 +32,7 @@ def run_job(
         raise UserError("paths.output_dir follows the run: choose a folder with hydra.run.dir=")
     began = time.perf_counter()
     result = train(cfg, resume, trust)
-    _say(summary(result.metrics, result.trainer, time.perf_counter() - began))
+    say(summary(result.metrics, result.trainer, time.perf_counter() - began))
     value = result.metrics.get(cfg.monitor)
     rank_zero_only(print)(result.run_dir)
     # the jobs of a sweep share this process: leave no model behind in it

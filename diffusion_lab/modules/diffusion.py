@@ -21,7 +21,7 @@ from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
 from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.optim.lr_schedule import Constant, LRSchedule
-from diffusion_lab.system.lightning import attached, gathered_batches
+from diffusion_lab.system.lightning import callbacks_of, gathered_batches
 
 Pairing = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x0, noise, classes (B,) if any) -> the noise in another order. Images are (B, C, H, W)."""
@@ -247,7 +247,7 @@ class DiffusionModule(L.LightningModule):
         trainer = self.trainer
         total = trainer.estimated_stepping_batches
         share = step / total if math.isfinite(total) and total > 0 else 0.0
-        for timer in attached(trainer, Timer):
+        for timer in callbacks_of(trainer, Timer):
             if (left := timer.time_remaining()) is not None:
                 elapsed = timer.time_elapsed()
                 share = max(share, elapsed / (elapsed + left))

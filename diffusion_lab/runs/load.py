@@ -9,13 +9,14 @@ from torch import Tensor
 
 from diffusion_lab.config.trusted import construct
 from diffusion_lab.data.value_range import ValueRange
-from diffusion_lab.diffusion import Sampler
+from diffusion_lab.diffusion import Sampler, Step
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.runs.checkpoint import read_checkpoint
 from diffusion_lab.runs.post_hoc_ema import PREFIX, blend_snapshots
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.sampling.draw import draw
+from diffusion_lab.system.precision import FULL
 from diffusion_lab.system.system_errors import fault
 
 # what training alone needs
@@ -83,29 +84,63 @@ class Run:
         sampler: Sampler | None = None,
         labels: Sequence[int] | int | str | None = None,
         guidance_scale: float | None = None,
+        guide: Guide | None = None,
         batch_size: int = 64,
+        precision: str = FULL,
         **settings: Any,
     ) -> Tensor:
-        """Draw images, uint8 (N, C, H, W), as `scripts/sample.py` does.
+        """Sample images, uint8 (N, C, H, W), on the CPU, as `scripts/sample.py` does.
 
-        Image k depends on the seed and k alone. `labels`, one or several of a conditional run's
-        classes, "all" (the default there) or "none", are dealt out in turn. `sampler` stands in
-        for the run's own, `settings` change that one; `guidance_scale` too is the run's own by
-        default. Raises UserError for what does not fit.
+        Image k depends on the seed and k alone.
+
+        Args:
+            num_samples: N.
+            seed: of all noise.
+            sampler: in place of the run's own.
+            labels: one or several of a conditional run's classes, "all" (the default there) or
+                "none"; image k gets labels[k % len(labels)].
+            guidance_scale: default the run's own.
+            guide: labels and guidance together, from `guide()`; then leave out the two above.
+            batch_size: images in one call of the network.
+            precision: 32-true, bf16-mixed or auto; of the network.
+            settings: of the run's own sampler, such as num_steps=10.
+
+        Raises:
+            UserError: for what does not fit the run, and for images that are not finite.
+
         """
-        guide = self.guide(labels, guidance_scale)
-        chosen = sampler or self.sampler(**settings)
-        images, _ = draw(
+        images, _ = self.sample_with_steps(
+            num_samples,
+            sampler or self.sampler(**settings),
+            guide or self.guide(labels, guidance_scale),
+            seed=seed,
+            batch_size=batch_size,
+            precision=precision,
+        )
+        return images
+
+    def sample_with_steps(
+        self,
+        num_samples: int,
+        sampler: Sampler,
+        guide: Guide,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        precision: str = FULL,
+    ) -> tuple[Tensor, list[Step]]:
+        """`sample`, and up to 60 steps of the first 64 images, on the CPU."""
+        return draw(
             self.module,
-            chosen,
+            sampler,
             self.image_shape,
             self.value_range,
             num_samples=num_samples,
             batch_size=batch_size,
             seed=seed,
             guide=guide,
+            precision=precision,
         )
-        return images
 
 
 def build_module(config: Mapping[str, Any], trust: Sequence[str] = ()) -> DiffusionModule:

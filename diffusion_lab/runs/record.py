@@ -48,7 +48,7 @@ class RunRecord:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }
 
-    def go_on(self, checkpoint: str, step: int) -> None:
+    def mark_resumed(self, checkpoint: str, step: int) -> None:
         """Keep what the record of a stopped run says of its beginning, and note the new start."""
         try:
             old = json.loads(self.path.read_text())

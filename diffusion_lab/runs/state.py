@@ -45,3 +45,12 @@ def _in_slurm() -> bool:
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
     return SLURMEnvironment.detect()
+
+
+def check_repeatable(folder: Path, max_time: Any) -> None:
+    """Raise UserError for a run that went by the clock."""
+    if max_time is not None:
+        raise UserError(
+            f"rerun={folder} went by the clock, trainer.max_time={max_time}, and would not make "
+            "the same steps again: only runs with max_epochs or max_steps repeat"
+        )

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.runs.load import Run
 from diffusion_lab.sampling.conditioning import Guide
-from diffusion_lab.sampling.draw import draw
 from diffusion_lab.system.precision import FULL
 
 
@@ -58,15 +57,12 @@ def draw_set(
     networks = {run.module.network} | ({guide.weak.network} if guide.weak is not None else set())
     with counting(*networks) as seen:
         began = time.perf_counter()
-        images, _ = draw(
-            run.module,
-            sampler,
-            run.image_shape,
-            run.value_range,
-            num_samples=num_samples,
-            batch_size=batch_size,
+        images = run.sample(
+            num_samples,
             seed=seed,
+            sampler=sampler,
             guide=guide,
+            batch_size=batch_size,
             precision=precision,
         )
         seconds = time.perf_counter() - began

@@ -9,7 +9,7 @@ import torch
 C = TypeVar("C", bound=L.Callback)
 
 
-def attached(trainer: L.Trainer, kind: type[C]) -> list[C]:
+def callbacks_of(trainer: L.Trainer, kind: type[C]) -> list[C]:
     """The trainer's callbacks of a kind, in their order."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, kind)]

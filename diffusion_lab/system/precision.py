@@ -35,7 +35,7 @@ def forks(strategy: object) -> bool:
     return any(word in str(strategy) for word in ("fork", "notebook"))
 
 
-def settled(cfg: "DictConfig") -> "DictConfig":
+def resolve_precision(cfg: "DictConfig") -> "DictConfig":
     """A configuration with trainer.precision=auto decided, so that the record says what it was.
 
     Processes that will be forked are not looked at on a GPU, which they could not use afterwards:

@@ -17,7 +17,7 @@ class Stopped(SystemExit):
 
 
 @contextmanager
-def listening() -> Iterator[None]:
+def signal_handlers() -> Iterator[None]:
     """Let both signals raise Stopped here, in the main thread.
 
     OmegaConf catches whatever is raised inside it and fails later with an error of its own: what

@@ -1,211 +1,150 @@
-"""What is trained, the trainer and what hangs on it, from the configuration."""
+"""Build the module, the data, the callbacks and the Trainer from the configuration."""
 
-import logging
-import time
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import lightning as L
+import numpy as np
 import torch
-from lightning.pytorch.callbacks import (
-    Checkpoint,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ProgressBar,
-)
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_lab.callbacks import (
-    FID,
-    CompiledNetwork,
-    FIDEstimate,
-    Figures,
-    LossHistory,
-    PostHocEMA,
-    SampleGrid,
-    StepLog,
-    TimeLimit,
-    ValidateAtTheEnd,
+    PendingMetrics,
+    RandomState,
+    ResumeState,
+    SaveConfig,
 )
-from diffusion_lab.callbacks.checkpoints.run_folder import RunFolder
 from diffusion_lab.config.instantiate import build
-from diffusion_lab.config.limits import seconds_of
-from diffusion_lab.config.validate import OWN_KEYS
+from diffusion_lab.config.limits import check_an_end
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.errors import UserError
+from diffusion_lab.data.dataset import SOURCES
+from diffusion_lab.diffusion import Sampler
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.runs.checkpoint import SafeCheckpointIO
+from diffusion_lab.optim.lr_schedule import Constant
 from diffusion_lab.sampling.conditioning import Guide
-from diffusion_lab.system.device import check_gpu, why_no_gpu
-from diffusion_lab.system.precision import forks
-from diffusion_lab.training.low_overhead import NoProfiler
-
-log = logging.getLogger(__name__)
-
-
-def quieten_lightning() -> None:
-    """Leave its warnings, drop what it says of itself."""
-    for name in (  # they set their own level when they are imported
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.fabric.utilities.rank_zero",
-        "lightning.fabric.utilities.distributed",
-    ):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
-    # a run that is taken up again finds its own
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
-    # of the loaders for validation, where data.val_size=0 asks for none
-    warnings.filterwarnings("ignore", message="Total length of `list`")
-    # torch 2.9 of allow_tf32, which its own compiler still reads
-    warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
-
-
-def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
-    """Raise UserError where model and data do not have the same classes."""
-    clusters, there = datamodule.clusters, datamodule.num_classes
-    if clusters is not None and cfg.model.get("num_classes") is None:
-        raise UserError(
-            f"data.clusters={clusters} makes classes, and this model takes none: leave "
-            f"it out, or add model.num_classes={clusters}"
-        )
-    if cfg.model.get("num_classes") not in (None, there):
-        why = f"{cfg.data.name} has {there} classes"
-        if clusters is not None:
-            why = f"data.clusters={clusters} stands for the labels, null gives them back"
-        raise UserError(
-            f"model.num_classes={cfg.model.num_classes}: {why}, model.num_classes={there}"
-        )
+from diffusion_lab.system.device import use_tf32
+from diffusion_lab.system.lightning import callbacks_of
+from diffusion_lab.training.best_checkpoint import check_best
+from diffusion_lab.training.checks import (
+    bias_warning,
+    check_batches,
+    check_classes,
+    check_guidance,
+    check_monitored,
+    limit_warning,
+)
+from diffusion_lab.training.components import (
+    build_callbacks,
+    build_model,
+    build_trainer,
+    compiled_network,
+    quieten_lightning,
+)
+from diffusion_lab.training.initialization import InitialState, check_same_data
+from diffusion_lab.training.loggers import build_loggers
+from diffusion_lab.training.low_overhead import (
+    leave_out_idle_hooks,
+    look_for_no_gpu_twice,
+)
+from diffusion_lab.training.resume import Start
 
 
-def build_model(cfg: DictConfig) -> DiffusionModule:
-    """The module; UserError if its optimizer or the sampler of its pictures does not fit it."""
-    module: DiffusionModule = build(cfg.model)
-    channels_last = cfg.trainer.get("channels_last", "auto")
-    if isinstance(channels_last, bool):
-        module.lay_out(torch.channels_last if channels_last else torch.contiguous_format)
-    elif channels_last != "auto":
-        raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
-    build(cfg.sampler).check(module.noise_schedule)
-    check_guidance(cfg, module)
-    try:
-        module.make_optimizer(module.parameters())
-    except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
-        raise UserError(f"optimizer: {error}") from error
-    return module
+@dataclass
+class Parts:
+    """The objects of a training."""
+
+    module: DiffusionModule
+    datamodule: ImageDataModule
+    trainer: L.Trainer
+    loggers: list[Logger]
+    sampler: Sampler
+    conditioning: Guide
+    """Labels and guidance that the run samples with."""
+    warnings: list[str]
 
 
-def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Guide:
-    """Guidance that the run samples with; UserError where the module cannot do it.
+def build_parts(
+    start: Start, initial: InitialState, clock: Callable[[], float], was_finished: bool
+) -> Parts:
+    """Build the data, the module, the loggers, the callbacks and the Trainer, and check their fit.
 
-    The configuration of a run of before there was such a default has none.
+    Loads the data; a teacher samples its pairs here. `clock` gives the seconds of trainer.max_time.
+    `was_finished` is true where a finished run trains on. Raises UserError.
     """
-    scale, interval = cfg.get("guidance_scale", 1.0), cfg.get("guidance_interval")
-    if scale != 1 and module.num_classes is None:
-        raise UserError(
-            f"guidance_scale={scale:g} needs classes, and this run has none: add "
-            "model.num_classes=10 or data.clusters=64 model.num_classes=64, or take "
-            "guidance_scale=1"
-        )
-    if scale != 1 and module.label_dropout == 0:
-        raise UserError(
-            f"guidance_scale={scale:g} needs an unconditional branch, but model.label_dropout=0 "
-            "trains none: take model.label_dropout=0.1, or guidance_scale=1"
-        )
-    if scale == 1 and interval is not None:
-        raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
-    return Guide.of(module, None, scale, interval)
+    cfg = start.cfg
+    prepare_process(cfg, new=start.checkpoint is None)
+    compiles = compiled_network(cfg)
+    datamodule: ImageDataModule = build(cfg.data)
+    check_classes(cfg, datamodule)
+    initial.check(cfg, datamodule)
+    module = build_model(cfg)
+    if not isinstance(module.lr_schedule, Constant):
+        check_an_end(cfg)
+    initial.load_into(module, cfg)
+    loggers = build_loggers(cfg, start.first_step)
+    callbacks = build_callbacks(cfg, any_logger=bool(loggers), clock=clock)
+    trainer = build_trainer(cfg, callbacks, loggers)
+    if trainer.global_rank > 0:  # processes must not draw the same noise
+        states = np.random.SeedSequence((cfg.seed, trainer.global_rank)).generate_state(1)
+        torch.manual_seed(int(states[0]))
+
+    num_batches = load_data(start, initial, datamodule, module, trainer)
+    check_monitored(cfg, callbacks, datamodule.provenance)
+    check_best(cfg, callbacks, datamodule.provenance, trainer.world_size)
+    saves = [SaveConfig(start.config, datamodule.provenance), RandomState(), PendingMetrics()]
+    saves.append(ResumeState(was_finished))
+    trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
+    leave_out_idle_hooks(callbacks_of(trainer, L.Callback))
+    warnings = [
+        bias_warning(module.noise_schedule, datamodule),
+        limit_warning(trainer, num_batches),
+    ]
+    return Parts(
+        module,
+        datamodule,
+        trainer,
+        loggers,
+        build(cfg.sampler),
+        check_guidance(cfg, module),
+        [warning for warning in warnings if warning],
+    )
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
-    """The Trainer; UserError in one line for what it refuses."""
-    profiler = {} if cfg.trainer.profiler else {"profiler": NoProfiler()}
-    settings = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
-    for name in OWN_KEYS["trainer"]:
-        settings.pop(name, None)
-    settings.pop("max_time")  # a callback has it
-    try:
-        trainer: L.Trainer = build(
-            settings,
-            callbacks=callbacks,
-            logger=loggers,
-            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
-            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
-            plugins=[SafeCheckpointIO()],
-            **profiler,
-        )
-    except Exception as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        if cfg.trainer.accelerator in ("gpu", "cuda") and (why := why_no_gpu()):
-            raise UserError(
-                f"trainer.accelerator={cfg.trainer.accelerator}: {why}. Use "
-                "trainer.accelerator=cpu, or auto for what this machine has."
-            ) from error
-        known = cfg.trainer.accelerator in ("auto", "cpu", "gpu", "cuda", "mps")
-        if not known or "ccelerator" in reason.replace("auto accelerator", ""):
-            reason += " Use trainer.accelerator=cpu, gpu or auto."
-        raise UserError(f"trainer: {reason}") from error
-    if not forks(cfg.trainer.strategy):
-        check_gpu(trainer.strategy.root_device)
-    if settings["precision"] == "16-mixed" != trainer.precision:
-        log.warning("trainer.precision=16-mixed needs a GPU: this is %s", trainer.precision)
-    return trainer
+def load_data(
+    start: Start,
+    initial: InitialState,
+    datamodule: ImageDataModule,
+    module: DiffusionModule,
+    trainer: L.Trainer,
+) -> int:
+    """Load the images, or the pairs of a teacher; -> the number of training batches in an epoch.
 
-
-def build_callbacks(
-    cfg: DictConfig, *, any_logger: bool, clock: Callable[[], float] = time.monotonic
-) -> list[L.Callback]:
-    """The callbacks in their order, without those that would have nothing to do.
-
-    trainer.max_time goes by `clock`, in seconds.
+    Raises UserError if a resumed run was trained on other images.
     """
-    # a node without a class holds an experiment's settings for a callback that is not there
-    nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
-    callbacks = [build(node) for node in nodes]
-    if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
-        raise UserError(
-            "callbacks: save_weights_only=true would leave out what sample.py and resume= read: "
-            "expected false"
-        )
-    if not any_logger:
-        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
-    if cfg.trainer.fast_dev_run:
-        left_out = SampleGrid | Figures | PostHocEMA | FIDEstimate
-        callbacks = [c for c in callbacks if not isinstance(c, left_out)]
-    at_the_end = [ValidateAtTheEnd()] if cfg.trainer.max_steps > 0 else []
-    seconds = seconds_of(cfg.trainer.max_time)
-    limits = [] if seconds is None else [TimeLimit(seconds, clock)]
-    return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog(), *limits]
+    cfg = start.cfg
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    num_pairs = cfg.teacher.num_pairs if initial.pairs_file else None
+    num_batches = check_batches(trainer, datamodule, num_pairs)
+    initial.use_pairs(cfg, datamodule, module, trainer.strategy.root_device)
+    if start.checkpoint is not None:
+        check_same_data(start.checkpoint.content["data"], datamodule.provenance)
+    source = datamodule.provenance["source"]
+    if start.config["data"].get("source") == "auto" and source in SOURCES:
+        start.config["data"]["source"] = source  # whoever reads the checkpoint finds the same
+    return num_batches
 
 
-def compiled_network(cfg: DictConfig) -> list[CompiledNetwork]:
-    """The callback that trainer.compile asks for; UserError for a mode that would do nothing."""
-    mode = cfg.trainer.get("compile_mode", "default")
-    if cfg.trainer.get("compile"):
-        return [CompiledNetwork(mode)]
-    if mode != "default":
-        raise UserError(
-            f"trainer.compile_mode={mode} compiles nothing without trainer.compile=true"
-        )
-    return []
+def prepare_process(cfg: DictConfig, *, new: bool) -> None:
+    """Set threads, TF32, seeds and the level of Lightning's messages for a training.
 
-
-def check_monitored(
-    cfg: DictConfig, callbacks: list[L.Callback], provenance: Mapping[str, Any]
-) -> None:
-    """Raise UserError for a run that watches a metric nobody measures."""
-    metrics = ["train/loss"]
-    if any(isinstance(c, LossHistory) for c in callbacks):
-        metrics.append("train/loss_epoch")
-    if provenance["num_val"]:
-        metrics.append("val/loss")
-    # a fast_dev_run leaves it out, and judges nothing
-    if any(isinstance(c, FIDEstimate) for c in callbacks) or cfg.trainer.fast_dev_run:
-        metrics.append(FID)
-    watched = any(getattr(c, "monitor", None) is not None for c in callbacks)
-    if watched and cfg.monitor not in metrics:
-        why = "" if "val/loss" in metrics else ", and data.val_size=0 leaves nothing to validate on"
-        if cfg.monitor == FID:
-            why = " without callbacks=fid"
-        raise UserError(f"monitor={cfg.monitor} is not measured{why}: choose from {metrics}")
+    Only a `new` run takes `threads` from the configuration: a resumed one keeps its number.
+    """
+    threads = cfg.get("threads")
+    if threads is not None and new:
+        torch.set_num_threads(threads)
+    use_tf32(cfg.trainer.get("tf32", True))
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    quieten_lightning()
+    look_for_no_gpu_twice()

@@ -1,4 +1,4 @@
-"""What a training begins with beside its seed: a network of a pipeline, pairs of a teacher."""
+"""Initial state of a training: pretrained weights (init_from=) and reflow pairs (teacher.run=)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,22 +32,22 @@ PAIRS_FILE = "pairs.npz"
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What `init_from=` and `teacher.run=` name, read."""
+class InitialState:
+    """The pipeline of `init_from=` and the teacher of `teacher.run=`."""
 
     pipeline: Pipeline | None = None
     teacher: Run | None = None
-    """None too for a run that is taken up with its pairs drawn."""
+    """None too for a resumed run whose pairs are there."""
     pairs_file: Path | None = None
-    """Of a run that has a teacher."""
+    """Where the pairs of a run with a teacher lie."""
 
     def check(self, cfg: DictConfig, datamodule: ImageDataModule) -> None:
-        """Raise UserError where as many pairs as are asked for would leave none to train on."""
+        """Raise UserError if teacher.num_pairs leaves no pairs to train on."""
         if self.pairs_file is not None:
             datamodule.check_pairs(cfg.teacher.num_pairs)
 
     def load_into(self, module: DiffusionModule, cfg: DictConfig) -> None:
-        """Put the weights that are brought into the network."""
+        """Load the pretrained weights, if any, into the module."""
         if self.pipeline is not None:
             load_weights(module.network, self.pipeline, cfg.init_from)
         if self.teacher is not None:
@@ -60,7 +60,7 @@ class Beginning:
         module: DiffusionModule,
         device: torch.device,
     ) -> None:
-        """Let the teacher draw, unless it has, and train on what it drew."""
+        """Sample the pairs, unless they are there, and make them the training data."""
         if self.pairs_file is None:
             return
         if self.teacher is not None:
@@ -70,29 +70,29 @@ class Beginning:
         datamodule.use_pairs(pairs.images, pairs.labels, pairs.noise, cfg.teacher.run)
 
 
-def read_beginning(
-    cfg: DictConfig, config: dict[str, Any], run_dir: Path, taken_up: bool
-) -> tuple[Beginning, dict[str, Any]]:
-    """Read what `cfg` names and let `cfg` build its parts; -> it, and `config`, resolved anew.
+def read_initial_state(
+    cfg: DictConfig, config: dict[str, Any], run_dir: Path, continued: bool
+) -> tuple[InitialState, dict[str, Any]]:
+    """Read pipeline and teacher, and put their parts into `cfg`; -> both, and `cfg` resolved.
 
-    Raises UserError where something is damaged, missing, or clashes with typed words.
+    Raises UserError where something is damaged or missing, or clashes with an override.
     """
     pipeline = None
     if cfg.init_from is not None:
         pipeline = read_pipeline("init_from", cfg.init_from)
         config = use_network_of(pipeline, cfg)
     if "teacher" not in cfg or cfg.teacher.run is None:
-        return Beginning(pipeline), config
+        return InitialState(pipeline), config
     check_config({"teacher": config["teacher"]})
     pairs_file = run_dir / PAIRS_FILE
-    if taken_up and pairs_file.exists():
-        return Beginning(pipeline, pairs_file=pairs_file), config
+    if continued and pairs_file.exists():
+        return InitialState(pipeline, pairs_file=pairs_file), config
     teacher = read_teacher(cfg)
-    return Beginning(pipeline, teacher, pairs_file), use_parts_of(teacher, cfg)
+    return InitialState(pipeline, teacher, pairs_file), use_parts_of(teacher, cfg)
 
 
 def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError where the images are others than those a run was trained on so far."""
+    """Raise UserError if these are not the images that the run was trained on so far."""
     if before["sha256"] != now["sha256"]:
         raise UserError(
             f"the run was trained on other images ({before['dataset']}, {before['source']}, sha256 "

@@ -22,7 +22,6 @@ from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Guide
-from diffusion_lab.sampling.draw import draw
 from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.precision import FULL, NARROW
 
@@ -132,15 +131,12 @@ def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> N
     count = cfg.teacher.num_pairs
     log.info("%s draws the %d images to train on (teacher.num_pairs=)", run.dir, count)
     run.module.to(device)
-    images, _ = draw(
-        run.module,
-        _sampler(run, cfg),
-        run.image_shape,
-        run.value_range,
-        num_samples=count,
-        batch_size=_BATCH,
+    images = run.sample(
+        count,
         seed=cfg.seed,
+        sampler=_sampler(run, cfg),
         guide=_guide(run, cfg),
+        batch_size=_BATCH,
         precision=NARROW if cfg.trainer.precision == NARROW else FULL,
     )
     labels = _guide(run, cfg).labels_of(0, count)

@@ -18,7 +18,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.runs.load import build_module
 from diffusion_lab.system.system_errors import no_memory
-from diffusion_lab.training.build import quieten_lightning
+from diffusion_lab.training.components import quieten_lightning
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 
 from diffusion_lab.runs.newest_checkpoint import newest_checkpoint
-from diffusion_lab.training.resume import check_repeatable, set_scene
+from diffusion_lab.runs.state import check_repeatable
+from diffusion_lab.training.resume import restore_settings
 from diffusion_lab.training.train import train
 
 
@@ -42,7 +43,7 @@ def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
     ended = content["config"]["trainer"]  # its limits may have been raised since it began
     cfg.trainer.max_epochs, cfg.trainer.max_steps = ended["max_epochs"], ended["max_steps"]
     check_repeatable(first, ended.get("max_time"))
-    train(set_scene(cfg, content), trust=trust)
+    train(restore_settings(cfg, content), trust=trust)
     return compare_runs(first, Path(cfg.paths.output_dir))
 
 

@@ -1,34 +1,74 @@
-"""Taking up a run where it stopped: which words may be typed, which checkpoint is the newest good.
-
-Imports no torch before the work begins: the command line asks here first.
-"""
+"""Restore a run that stopped: its configuration, settings and newest checkpoint."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.callbacks import FID, FIDEstimate
 from diffusion_lab.config.limits import seconds_of
+from diffusion_lab.config.trusted import check_targets
 from diffusion_lab.errors import UserError
-from diffusion_lab.runs.state import read_record
-
-if TYPE_CHECKING:
-    import lightning as L
+from diffusion_lab.runs.newest_checkpoint import Resumed, newest_checkpoint
+from diffusion_lab.runs.saved_config import check_same_run, write_config
+from diffusion_lab.runs.state import check_new, has_saved, read_record
+from diffusion_lab.system.lightning import callbacks_of, finished_epochs
+from diffusion_lab.system.precision import resolve_precision
+from diffusion_lab.training.reflow import take_over
 
 log = logging.getLogger(__name__)
 
 
-def check_repeatable(folder: Path, max_time: Any) -> None:
-    """Raise UserError for a run that went by the clock."""
-    if max_time is not None:
-        raise UserError(
-            f"rerun={folder} went by the clock, trainer.max_time={max_time}, and would not make "
-            "the same steps again: only runs with max_epochs or max_steps repeat"
-        )
+@dataclass
+class Start:
+    """The beginning of a training: its configuration, and the checkpoint that it continues."""
+
+    cfg: DictConfig
+    config: dict[str, Any]
+    """The same, resolved, as it is recorded."""
+    run_dir: Path
+    checkpoint: Resumed | None = None
+    """None where the training starts at step 0."""
+    first_step: int | None = None
+    """None for a new run."""
 
 
-def from_the_start(cfg: DictConfig, run_dir: Path) -> DictConfig:
+def restore(
+    cfg: DictConfig, run_dir: Path, resume: bool, trust: Sequence[str] | None = None
+) -> Start:
+    """Check the run folder, write .hydra/config.yaml and read the checkpoint to continue from.
+
+    With `trust` the configuration may name only this project's parts and those of the packages in
+    it. Raises UserError where a new run would overwrite another, where a finished one has nothing
+    left to train, and for a name that is not trusted.
+    """
+    checkpoint, first_step = None, None
+    if not resume:
+        check_new(run_dir)
+        check_same_run(cfg, run_dir)
+    if not (resume and (run_dir / ".hydra" / "config.yaml").exists()):
+        rank_zero_only(write_config)(run_dir, cfg)
+    if resume and not has_saved(run_dir):
+        cfg, first_step = restart_config(cfg, run_dir), 0
+    elif resume:
+        checkpoint = newest_checkpoint(run_dir)
+        first_step = checkpoint.content["global_step"]
+        cfg = restore_config(cfg, checkpoint.content)
+        check_not_done(cfg, run_dir, checkpoint.content)
+    cfg = resolve_precision(cfg)
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    if trust is not None:
+        check_targets(config, trust)
+    return Start(cfg, config, run_dir, checkpoint, first_step)
+
+
+def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The configuration of a run that was stopped before its first checkpoint, to begin again."""
     log.info("no checkpoint was saved yet: beginning at step 0")
     if not OmegaConf.is_interpolation(cfg.command, "overrides"):  # composed in Python
@@ -48,8 +88,6 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: dict[str, Any]) -> N
     """Raise UserError for a finished run of which the limits leave nothing to train."""
     if read_record(run_dir).get("status") != "finished":
         return
-    from diffusion_lab.system.lightning import finished_epochs
-
     epochs = finished_epochs(content["loops"]["fit_loop"])
     seconds = content["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
     done = (
@@ -66,10 +104,8 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: dict[str, Any]) -> N
             )
 
 
-def set_scene(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
+def restore_settings(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
     """The configuration with what only the first command line knew, its threads and precision."""
-    import torch
-
     torch.set_num_threads(content["threads"])
     if cfg.trainer.precision == "auto":
         cfg.trainer.precision = content["config"]["trainer"]["precision"]
@@ -80,32 +116,27 @@ def set_scene(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
     return cfg
 
 
-def as_it_was(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
+def restore_config(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
     """The same for a run that has started: its network and its weights are its own by now."""
-    cfg = set_scene(cfg, content)
+    cfg = restore_settings(cfg, content)
     if cfg.init_from is not None:
         cfg.init_from, cfg.network = None, content["config"]["network"]
     teacher = content["config"].get("teacher")
     if teacher is not None and teacher["run"] is not None:
-        from diffusion_lab.training.reflow import take_over
-
         take_over(cfg, content["config"])
     return cfg
 
 
-def end_again(
-    trainer: "L.Trainer", module: "L.LightningModule", content: dict[str, Any]
+def rerun_train_end(
+    trainer: L.Trainer, module: L.LightningModule, content: dict[str, Any]
 ) -> dict[str, float]:
     """What was left of a run that stopped after its last step: its pictures, its metrics."""
-    from lightning import Callback
-
-    from diffusion_lab.callbacks import FID, FIDEstimate
-    from diffusion_lab.system.lightning import attached
-
-    for callback in attached(trainer, Callback):
+    for callback in callbacks_of(trainer, L.Callback):
         if type(callback).__module__.startswith("diffusion_lab."):  # Lightning's leave nothing
             callback.on_train_end(trainer, module)
     metrics: dict[str, float] = content["metrics"]
-    for fid in attached(trainer, FIDEstimate):  # it may be that only this end has made the last one
+    for fid in callbacks_of(
+        trainer, FIDEstimate
+    ):  # it may be that only this end has made the last one
         metrics[FID] = fid.estimates[-1][1]
     return metrics

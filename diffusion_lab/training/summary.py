@@ -7,8 +7,6 @@ from typing import Any
 import lightning as L
 import torch
 
-from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.diffusion import NoiseSchedule, VESchedule
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.system.device import gpu_settings
 from diffusion_lab.system.tables import table_text
@@ -34,21 +32,6 @@ def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.
         f"{type(module.network).__name__} with {parameters:,} parameters on "
         f"{_where(module, trainer)}; {provenance['dataset']} ({provenance['source']}), "
         f"{provenance['num_train']:,} images to train on; run folder {trainer.default_root_dir}"
-    )
-
-
-def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> str | None:
-    """Warn that samples will be biased, as the path does not end in noise; None where it does."""
-    if noise_schedule.signal_at_end <= 0.05:
-        return None
-    images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
-    mean, std = images.mean().item(), images.std().item()
-    longer = "sigma_max" if isinstance(noise_schedule, VESchedule) else "beta_end"
-    return (
-        f"the noise schedule ends at alpha = {noise_schedule.signal_at_end:.2g}, and sampling "
-        "begins with pure noise: expect a mean pixel of about "
-        f"{noise_schedule.sampled_mean(mean, std):.2f} in samples, where images have {mean:.2f}; "
-        f"a larger noise_schedule.{longer} ends nearer to noise"
     )
 
 

@@ -24,7 +24,7 @@ from diffusion_lab.diffusion import sample_steps
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.runs.load import load_run
 from diffusion_lab.scoring.draw_set import counting
-from diffusion_lab.system.lightning import attached
+from diffusion_lab.system.lightning import callbacks_of
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import TINY, last_line
 
@@ -278,4 +278,4 @@ def test_two_processes_give_what_one_gives(words, extractor, command):
 def test_a_dry_run_leaves_it_out(words, tmp_path):
     more = ["trainer.fast_dev_run=true", "monitor=val/fid"]
     result = train(compose_config([*words, *more], tmp_path))
-    assert attached(result.trainer, FIDEstimate) == []
+    assert callbacks_of(result.trainer, FIDEstimate) == []

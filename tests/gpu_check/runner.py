@@ -28,7 +28,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.system.device import check_gpu, gpu_settings_restored, why_no_gpu
 from diffusion_lab.system.git import git_commit
 from diffusion_lab.system.output import write_json
-from diffusion_lab.training.build import quieten_lightning
+from diffusion_lab.training.components import quieten_lightning
 from tests.gpu_check import commands, correctness, speed  # noqa: F401  (they add their checks)
 from tests.gpu_check.place import ALONE, BESIDE, FAILED, HERE, SKIPPED, Check, Place, Row
 from tests.support.forked import ROOT

@@ -13,7 +13,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.system import device
 from diffusion_lab.system.device import check_gpu, gpu_settings, gpu_settings_restored, use_tf32
-from diffusion_lab.training.build import build_model
+from diffusion_lab.training.components import build_model
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import TINY
 

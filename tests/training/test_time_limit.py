@@ -19,7 +19,7 @@ def test_a_resumed_run_has_the_seconds_of_both_turns(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"wall_seconds": 100.0}))
     record = RunRecord(tmp_path, [], 0)
     began = record.started
-    record.go_on("last", 5)
+    record.mark_resumed("last", 5)
     assert record.started == began - 100
 
 

@@ -17,7 +17,7 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.runs.load import Run, load_run
-from diffusion_lab.sampling.draw import draw
+from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.scoring.draw_set import counting
 from diffusion_lab.system.precision import chosen_precision
 
@@ -141,17 +141,13 @@ def _pipeline_unet(settings: Settings) -> UNet2DModel:
 
 
 def _draw(run: Run, sampler: Sampler, settings: Settings) -> torch.Tensor:
-    images, _ = draw(
-        run.module,
-        sampler,
-        run.image_shape,
-        run.value_range,
-        num_samples=settings.num_samples,
+    return run.sample(
+        settings.num_samples,
+        sampler=sampler,
+        guide=Guide(),
         batch_size=settings.num_samples,
-        seed=0,
         precision=settings.precision,
     )
-    return images
 
 
 def _sampler_of_calls(run: Run, most: int, settings: Settings) -> tuple[Sampler, float]:

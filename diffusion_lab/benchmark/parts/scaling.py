@@ -19,7 +19,7 @@ from diffusion_lab.benchmark.timing import timed
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
-from diffusion_lab.sampling.draw import draw
+from diffusion_lab.sampling.conditioning import Guide
 
 BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 SIDES = (28, 32, 40, 48, 64)  # the fast network halves twice
@@ -226,14 +226,11 @@ def _drawing(settings: Settings, name: str, values: Sequence[int], *, images: bo
 
     def work(value: int) -> Callable[[], object]:
         sampler = run.sampler(num_steps=fixed if images else value)
-        return lambda: draw(
-            run.module,
-            sampler,
-            run.image_shape,
-            run.value_range,
-            num_samples=value if images else fixed,
+        return lambda: run.sample(
+            value if images else fixed,
+            sampler=sampler,
+            guide=Guide(),
             batch_size=batch_size,
-            seed=0,
         )
 
     seconds = _passes(settings, [work(value) for value in values], settings.seconds)

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch import callbacks
 
 from diffusion_lab.callbacks.samples.fid import FID, FIDEstimate
-from diffusion_lab.system.lightning import attached
+from diffusion_lab.system.lightning import callbacks_of
 
 TRAIN_LOSS = "train/loss_epoch"
 _AT_EPOCH_END = (FID, TRAIN_LOSS)
@@ -16,7 +16,7 @@ _AT_EPOCH_END = (FID, TRAIN_LOSS)
 
 
 def _is_new(trainer: L.Trainer) -> bool:
-    return any(fid.is_new(trainer) for fid in attached(trainer, FIDEstimate))
+    return any(fid.is_new(trainer) for fid in callbacks_of(trainer, FIDEstimate))
 
 
 # Lightning has no public way to put a look off: the two questions that it asks itself are answered

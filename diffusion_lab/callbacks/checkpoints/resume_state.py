@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.system.lightning import (
     accumulates,
-    attached,
+    callbacks_of,
     move_logged_step,
     settle,
     validation_is_due,
@@ -43,7 +43,7 @@ class ResumeState(L.Callback):
         """Called by Lightning for every full checkpoint."""
         by_limit = 0 < trainer.max_steps <= trainer.global_step or any(
             left <= 0
-            for timer in attached(trainer, Timer)
+            for timer in callbacks_of(trainer, Timer)
             if (left := timer.time_remaining()) is not None
         )
         checkpoint["stopping"] = trainer.should_stop and not by_limit

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.callbacks.monitoring.throughput import Throughput
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.system.lightning import accumulates, attached, logged_step, logs_step
+from diffusion_lab.system.lightning import accumulates, callbacks_of, logged_step, logs_step
 
 SECONDS_BETWEEN_SAVES = 5.0
 
@@ -34,7 +34,7 @@ class StepLog(L.Callback):
         assert isinstance(pl_module, DiffusionModule)
         pl_module.logs_loss = False
         self._metrics = trainer.callback_metrics  # the trainer's own dictionary
-        self._throughput = attached(trainer, Throughput)
+        self._throughput = callbacks_of(trainer, Throughput)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give it back."""

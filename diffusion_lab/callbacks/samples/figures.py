@@ -31,7 +31,7 @@ from diffusion_lab.sampling.figures import (
     noise_schedule_figure,
     trajectory_figure,
 )
-from diffusion_lab.system.lightning import attached
+from diffusion_lab.system.lightning import callbacks_of
 
 
 def figures_folder(trainer: L.Trainer) -> Path:
@@ -138,7 +138,7 @@ class Figures(L.Callback):
         samples = unit(walk(self.sampler, self.num_samples)[-1].x_next)
         yield "samples", samples
         ylim = (0.0, 0.1) if self.tutorial else None
-        for history in attached(trainer, LossHistory):
+        for history in callbacks_of(trainer, LossHistory):
             losses, val = history.steps, history.validations
             yield "loss_curve", figures.loss_curve(losses, ylim=ylim, val=val)
             if self.tutorial:

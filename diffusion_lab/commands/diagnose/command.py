@@ -40,7 +40,6 @@ from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.runs.sampling_options import chosen_sampler
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.sampling.description import planned
-from diffusion_lab.sampling.draw import draw
 from diffusion_lab.sampling.progress import planned_work, times
 from diffusion_lab.scoring.sample_files import read_samples
 from diffusion_lab.system.device import choose_device
@@ -198,17 +197,13 @@ def _given(file: str, shape: tuple[int, int, int]) -> Tensor:
 def _drawn(cfg: DictConfig, run: Run, sampler: Sampler, guide: Guide) -> Tensor:
     line = f"memorisation: drawing {times(cfg.num_samples, 'image')} by {sampler.name}"
     with planned_work(line, cfg.num_samples * sampler.num_steps):
-        images, _ = draw(
-            run.module,
-            sampler,
-            run.image_shape,
-            run.value_range,
-            num_samples=cfg.num_samples,
-            batch_size=cfg.batch_size,
+        return run.sample(
+            cfg.num_samples,
             seed=cfg.seed,
+            sampler=sampler,
             guide=guide,
+            batch_size=cfg.batch_size,
         )
-    return images
 
 
 def _memorisation(

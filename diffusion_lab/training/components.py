@@ -1,0 +1,153 @@
+"""The module, the callbacks and the Trainer, each from its part of the configuration."""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+)
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.callbacks import (
+    CompiledNetwork,
+    FIDEstimate,
+    Figures,
+    PostHocEMA,
+    SampleGrid,
+    StepLog,
+    TimeLimit,
+    ValidateAtTheEnd,
+)
+from diffusion_lab.callbacks.checkpoints.run_folder import RunFolder
+from diffusion_lab.config.instantiate import build
+from diffusion_lab.config.limits import seconds_of
+from diffusion_lab.config.validate import OWN_KEYS
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.runs.checkpoint import SafeCheckpointIO
+from diffusion_lab.system.device import check_gpu, why_no_gpu
+from diffusion_lab.system.precision import forks
+from diffusion_lab.training.checks import (
+    check_guidance,
+)
+from diffusion_lab.training.low_overhead import (
+    NoProfiler,
+)
+
+log = logging.getLogger(__name__)
+
+
+def quieten_lightning() -> None:
+    """Leave its warnings, drop what it says of itself."""
+    for name in (  # they set their own level when they are imported
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.distributed",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
+    # a run that is taken up again finds its own
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
+    # of the loaders for validation, where data.val_size=0 asks for none
+    warnings.filterwarnings("ignore", message="Total length of `list`")
+    # torch 2.9 of allow_tf32, which its own compiler still reads
+    warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
+
+
+def build_model(cfg: DictConfig) -> DiffusionModule:
+    """The module; UserError if its optimizer or the sampler of its pictures does not fit it."""
+    module: DiffusionModule = build(cfg.model)
+    channels_last = cfg.trainer.get("channels_last", "auto")
+    if isinstance(channels_last, bool):
+        module.lay_out(torch.channels_last if channels_last else torch.contiguous_format)
+    elif channels_last != "auto":
+        raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
+    build(cfg.sampler).check(module.noise_schedule)
+    check_guidance(cfg, module)
+    try:
+        module.make_optimizer(module.parameters())
+    except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
+        raise UserError(f"optimizer: {error}") from error
+    return module
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    """The Trainer; UserError in one line for what it refuses."""
+    profiler = {} if cfg.trainer.profiler else {"profiler": NoProfiler()}
+    settings = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
+    for name in OWN_KEYS["trainer"]:
+        settings.pop(name, None)
+    settings.pop("max_time")  # a callback has it
+    try:
+        trainer: L.Trainer = build(
+            settings,
+            callbacks=callbacks,
+            logger=loggers,
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+            plugins=[SafeCheckpointIO()],
+            **profiler,
+        )
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if cfg.trainer.accelerator in ("gpu", "cuda") and (why := why_no_gpu()):
+            raise UserError(
+                f"trainer.accelerator={cfg.trainer.accelerator}: {why}. Use "
+                "trainer.accelerator=cpu, or auto for what this machine has."
+            ) from error
+        known = cfg.trainer.accelerator in ("auto", "cpu", "gpu", "cuda", "mps")
+        if not known or "ccelerator" in reason.replace("auto accelerator", ""):
+            reason += " Use trainer.accelerator=cpu, gpu or auto."
+        raise UserError(f"trainer: {reason}") from error
+    if not forks(cfg.trainer.strategy):
+        check_gpu(trainer.strategy.root_device)
+    if settings["precision"] == "16-mixed" != trainer.precision:
+        log.warning("trainer.precision=16-mixed needs a GPU: this is %s", trainer.precision)
+    return trainer
+
+
+def build_callbacks(
+    cfg: DictConfig, *, any_logger: bool, clock: Callable[[], float] = time.monotonic
+) -> list[L.Callback]:
+    """The callbacks in their order, without those that would have nothing to do.
+
+    trainer.max_time goes by `clock`, in seconds.
+    """
+    # a node without a class holds an experiment's settings for a callback that is not there
+    nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
+    callbacks = [build(node) for node in nodes]
+    if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
+        raise UserError(
+            "callbacks: save_weights_only=true would leave out what sample.py and resume= read: "
+            "expected false"
+        )
+    if not any_logger:
+        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
+    if cfg.trainer.fast_dev_run:
+        left_out = SampleGrid | Figures | PostHocEMA | FIDEstimate
+        callbacks = [c for c in callbacks if not isinstance(c, left_out)]
+    at_the_end = [ValidateAtTheEnd()] if cfg.trainer.max_steps > 0 else []
+    seconds = seconds_of(cfg.trainer.max_time)
+    limits = [] if seconds is None else [TimeLimit(seconds, clock)]
+    return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog(), *limits]
+
+
+def compiled_network(cfg: DictConfig) -> list[CompiledNetwork]:
+    """The callback that trainer.compile asks for; UserError for a mode that would do nothing."""
+    mode = cfg.trainer.get("compile_mode", "default")
+    if cfg.trainer.get("compile"):
+        return [CompiledNetwork(mode)]
+    if mode != "default":
+        raise UserError(
+            f"trainer.compile_mode={mode} compiles nothing without trainer.compile=true"
+        )
+    return []

@@ -1,0 +1,80 @@
+"""Check a configuration before anything is built or loaded."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from omegaconf import DictConfig
+
+from diffusion_lab.config.limits import check_limits, seconds_of
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.validate import check_config, check_keys, check_seed
+from diffusion_lab.errors import UserError
+from diffusion_lab.system.threads import check_threads
+from diffusion_lab.training.initialization import InitialState, read_initial_state
+from diffusion_lab.training.resume import Start
+
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_nodes": 1,
+    "num_sanity_val_steps": -1,  # all batches
+}
+
+
+def preflight(start: Start) -> InitialState:
+    """Check all that needs neither data nor a network; -> pretrained weights and reflow pairs.
+
+    `start.config` becomes the configuration with the parts that these bring. Raises UserError.
+    """
+    check_keys(start.config, TrainConfig)
+    if start.cfg.replay is not None:
+        raise UserError("replay= trains nothing: type debug=replay replay=<run folder>/anomaly.pt")
+    continued = start.checkpoint is not None
+    initial, start.config = read_initial_state(start.cfg, start.config, start.run_dir, continued)
+    check_config(start.config)
+    check_limits(start.cfg)
+    if not continued:  # a run keeps the options it was trained with
+        check_trainer_options(start.cfg)
+    check_seed(start.cfg.seed)
+    check_threads(start.cfg.get("threads"))  # runs made before it existed lack the key
+    return initial
+
+
+def check_trainer_options(cfg: DictConfig) -> None:
+    """Raise UserError for an option of the Trainer that is out of range."""
+    for name, least in _LEAST.items():
+        value = cfg.trainer.get(name)
+        if value is not None and value < least:
+            raise UserError(f"trainer.{name}={value}: expected a whole number, at least {least}")
+    _check_interval(cfg.trainer.get("val_check_interval"))
+    profiler = cfg.trainer.get("profiler")
+    if profiler and not isinstance(profiler, str | DictConfig):
+        raise UserError(f"trainer.profiler={profiler}: expected simple, advanced, pytorch or null")
+    ends = (cfg.trainer.max_epochs, cfg.trainer.max_time)
+    if ends == (None, None) and cfg.trainer.max_steps in (None, -1):
+        raise UserError(
+            "trainer.max_epochs=null leaves the end to Lightning, which takes 1,000 epochs: give a "
+            "number, trainer.max_steps= or max_time=, or -1 for a training without end"
+        )
+
+
+def _check_interval(value: Any) -> None:
+    """`trainer.val_check_interval`: batches, a fraction of an epoch or a time."""
+    if value is None:
+        return
+    if isinstance(value, str | Mapping | DictConfig):
+        with suppress(UserError):
+            if seconds_of(value):
+                return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if (whole and value >= 1) or (isinstance(value, float) and 0 < value <= 1):
+        return
+    raise UserError(
+        f"trainer.val_check_interval={value}: expected a number of batches, a fraction of an epoch "
+        "between 0 and 1, or a time such as 00:00:02:00 for two minutes; "
+        "trainer.limit_val_batches=0 is for no validation"
+    )
