@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli.errors import fail
 from diffusion_lab.errors import UserError
-from diffusion_lab.runs.saved_config import CONFIG_FOLDER, check_same_run, write_config
+from diffusion_lab.runs.saved_config import CONFIG_FOLDER, check_start, write_config
 from diffusion_lab.runs.state import check_new
 from diffusion_lab.system.lock import is_first_process, locked
 
@@ -34,8 +34,7 @@ def claimed(cfg: DictConfig) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder))
-            check_new(folder)
-            check_same_run(cfg, folder)
+            check_start(cfg, folder)
         except UserError:
             _close_logs(folder)
             raise

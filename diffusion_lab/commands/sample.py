@@ -1,36 +1,25 @@
 """Images from a trained run, and the pictures of how they came about."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from diffusion_lab import figures
-from diffusion_lab.config.groups import sampler_word
 from diffusion_lab.config.schema import SampleConfig
 from diffusion_lab.config.validate import check_keys, check_seed
-from diffusion_lab.diffusion import Step
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.diffusers_pipeline import load_pipeline
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.runs.sampling_options import chosen_sampler, read_guides
-from diffusion_lab.sampling.conditioning import Guide
-from diffusion_lab.sampling.description import planned
-from diffusion_lab.sampling.draw import SHOWN
-from diffusion_lab.sampling.figures import grid_columns, trajectory_figure, visible
-from diffusion_lab.sampling.progress import planned_work, times
+from diffusion_lab.sampling.description import planned, work_line
+from diffusion_lab.sampling.figures import grid_columns, write_figures, write_guidance_figure
+from diffusion_lab.sampling.progress import planned_work
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.output import results_folder, save_arrays, write_json
 from diffusion_lab.system.precision import check_precision, chosen_precision
-
-MAX_CELL = 8  # images of one class at one scale in guidance.png
-MAX_ROWS = 16  # classes in it: clusters may be hundreds
 
 
 @dataclass
@@ -73,11 +62,7 @@ def sample(cfg: DictConfig) -> Samples:
     out = results_folder(cfg.out, run.dir / "samples")
 
     began = time.perf_counter()
-    several = f" at each of {len(guides)} guidance scales" if len(guides) > 1 else ""
-    line = (
-        f"drawing {times(cfg.num_samples, 'image')}{several} by {sampler_word(config)} in "
-        f"{times(sampler.num_steps, 'step')}"
-    )
+    line = work_line(cfg.num_samples, config, sampler, len(guides))
     with planned_work(line, len(guides) * cfg.num_samples * sampler.num_steps):
         drawn = [
             run.sample_with_steps(
@@ -92,17 +77,18 @@ def sample(cfg: DictConfig) -> Samples:
         ]
     seconds = time.perf_counter() - began
     lots, walks = [images for images, _ in drawn], [walk for _, walk in drawn]
-    labels = guides[0].labels_of(0, cfg.num_samples)
-    _draw_pictures(run, lots[0], walks[0], guides[0], cfg.trajectory_steps, out)
+    labels, scales = guides[0].labels_of(0, cfg.num_samples), [g.guidance_scale for g in guides]
+    schedule, value_range = run.module.noise_schedule, run.value_range
+    nrow = grid_columns(len(guides[0].labels))
+    write_figures(out, lots[0], walks[0], schedule, value_range, cfg.trajectory_steps, nrow)
     arrays: dict[str, Tensor] = {"images": torch.cat(lots)}
     if labels is not None:
         kind = "cluster" if run.has_clusters else "class"
-        figures.save_figure(_guidance_figure(lots, guides, kind), out / "guidance.png")
+        write_guidance_figure(out / "guidance.png", lots, guides[0].labels, scales, kind)
         # evaluate.py holds labels against what a classifier sees
         arrays["clusters" if run.has_clusters else "labels"] = labels.repeat(len(guides))
     if len(guides) > 1:
-        scales = torch.tensor([guide.guidance_scale for guide in guides])
-        arrays["guidance_scale"] = scales.repeat_interleave(cfg.num_samples)
+        arrays["guidance_scale"] = torch.tensor(scales).repeat_interleave(cfg.num_samples)
     save_arrays(out / "samples.npz", **arrays)
     write_json(
         out / "samples.json",
@@ -114,7 +100,7 @@ def sample(cfg: DictConfig) -> Samples:
             "seed": cfg.seed,
             "num_samples": cfg.num_samples,
             "labels": list(guides[0].labels),
-            "guidance_scale": [guide.guidance_scale for guide in guides],
+            "guidance_scale": scales,
             "guidance_interval": guides[0].interval,
             "autoguidance": cfg.autoguidance,
             "precision": chosen_precision(cfg.precision, device),
@@ -139,34 +125,3 @@ def _open(cfg: DictConfig) -> Run:
         if cfg[name] != default:
             raise UserError(f"{name}={cfg[name]} goes with run=, a pipeline folder has one network")
     return load_pipeline(cfg.pipeline)
-
-
-def _draw_pictures(
-    run: Run, images: Tensor, walk: list[Step], guide: Guide, trajectory_steps: int, out: Path
-) -> None:
-    schedule, value_range = run.module.noise_schedule, run.value_range
-    chosen = np.linspace(0, len(walk) - 1, min(trajectory_steps, len(walk))).round()
-    path = [walk[int(i)] for i in chosen]
-    frames = [visible(step, schedule, value_range) for step in walk]
-    final = images[:SHOWN].float() / 255
-    nrow = grid_columns(len(guide.labels))
-    figures.save_grid(final, out / "samples.png", nrow)
-    figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif", nrow)
-    figures.save_figure(trajectory_figure(path, schedule, value_range), out / "trajectory.png")
-
-
-def _guidance_figure(lots: Sequence[Tensor], guides: Sequence[Guide], kind: str) -> Figure:
-    """Rows the classes, columns the guidance scales; the same noise in every cell of a row.
-
-    With one image of a class at one scale the classes stand side by side.
-    """
-    classes = guides[0].labels
-    each = max(1, min(MAX_CELL, 16 // len(guides), len(lots[0]) // len(classes)))
-    rows = {
-        f"{kind} {label}": [lot[k :: len(classes)][:each].float() / 255 for lot in lots]
-        for k, label in enumerate(classes[: min(len(lots[0]), MAX_ROWS)])
-    }
-    scales = [f"scale {guide.guidance_scale:g}" for guide in guides]
-    if len(scales) == each == 1:
-        return figures.labelled_table({scales[0]: [row[0] for row in rows.values()]}, list(rows))
-    return figures.labelled_table(rows, scales)

@@ -108,3 +108,14 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_ob
                 raise UserError(f"{path}.{key}={node[key]}: expected a finite number")
             if key in hints and not _accepts(hints[key], node[key]):
                 raise UserError(f"{path}.{key}={node[key]}: expected {_expected(hints[key])}")
+
+
+MAX_THREADS = 1024
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UserError for a number that torch would not take; None is its own choice."""
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UserError(
+            f"threads={threads}: expected from 1 to {MAX_THREADS}, or null for torch's choice"
+        )

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion_lab.config.renamed import with_new_names
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.newest_checkpoint import has_checkpoint, read_newest
+from diffusion_lab.runs.state import check_new
 from diffusion_lab.system.atomic import replacing
 
 MAY_CHANGE = (
@@ -138,6 +139,12 @@ def merge(
         plain = merged.node(plain, _values(OmegaConf.create(plain)), true)
     plain["paths"], plain["command"] = places, _literal(trained["command"])
     return OmegaConf.create(plain), merged.keys
+
+
+def check_start(cfg: DictConfig, run_dir: Path) -> None:
+    """Raise UserError where a training would overwrite the run in a folder, or change it."""
+    check_new(run_dir)
+    check_same_run(cfg, run_dir)
 
 
 def check_same_run(cfg: DictConfig, run_dir: Path) -> None:

@@ -2,13 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.newest_checkpoint import has_checkpoint
-
-if TYPE_CHECKING:
-    pass
 
 
 def read_record(folder: Path) -> dict[str, Any]:

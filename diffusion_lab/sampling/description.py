@@ -8,6 +8,7 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.progress import times
 
 
 def planned(
@@ -24,6 +25,17 @@ def planned(
     schedule = module.noise_schedule
     calls = [sum(guide.network_calls(sampler, schedule, image_shape)) for guide in guides]
     return f"{sampling_words(config, sampler, guides)}; NFE {', '.join(map(str, calls))}"
+
+
+def work_line(
+    num_samples: int, config: Mapping[str, Any], sampler: Sampler, num_scales: int = 1
+) -> str:
+    """The line that a command prints before it samples; `config` is the sampler's."""
+    several = f" at each of {num_scales} guidance scales" if num_scales > 1 else ""
+    return (
+        f"drawing {times(num_samples, 'image')}{several} by {sampler_word(config)} in "
+        f"{times(sampler.num_steps, 'step')}"
+    )
 
 
 def sampling_words(config: Mapping[str, Any], sampler: Sampler, guides: Sequence[Guide]) -> str:

@@ -1,7 +1,9 @@
 """Figures of samples and of the way to them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -13,6 +15,12 @@ from diffusion_lab.diffusion import (
     Step,
     VPSchedule,
 )
+from diffusion_lab.sampling.draw import SHOWN
+
+MAX_CELL = 8
+"""Images of one class at one scale in guidance.png."""
+MAX_ROWS = 16
+"""Classes in it: clusters may be hundreds."""
 
 
 def grid_columns(num_classes: int | None) -> int:
@@ -69,3 +77,53 @@ def trajectory_figure(
         [unit(step.denoised) for step in steps],
         [f"t = {step.t.item():.4g}" for step in steps],
     )
+
+
+def write_figures(
+    out: Path,
+    images: Tensor,
+    steps: Sequence[Step],
+    schedule: NoiseSchedule,
+    value_range: ValueRange,
+    trajectory_steps: int,
+    nrow: int,
+) -> None:
+    """Write samples.png, denoising.gif and trajectory.png for uint8 images (N, C, H, W).
+
+    `steps` are those of the first images; `trajectory_steps` of them stand in trajectory.png, and
+    grids have `nrow` images in a row.
+    """
+    chosen = np.linspace(0, len(steps) - 1, min(trajectory_steps, len(steps))).round()
+    path = [steps[int(i)] for i in chosen]
+    frames = [visible(step, schedule, value_range) for step in steps]
+    final = images[:SHOWN].float() / 255
+    figures.save_grid(final, out / "samples.png", nrow)
+    figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif", nrow)
+    figures.save_figure(trajectory_figure(path, schedule, value_range), out / "trajectory.png")
+
+
+def write_guidance_figure(
+    path: Path,
+    sets: Sequence[Tensor],
+    classes: Sequence[int],
+    guidance_scales: Sequence[float],
+    kind: str,
+) -> None:
+    """Draw a row a class and a column a guidance scale; the noise in the cells of a row is equal.
+
+    `sets` are uint8 images (N, C, H, W), a set a scale, whose image k has class
+    k % len(classes); `kind` is class or cluster. With one image of a class at one scale the classes
+    stand side by side.
+    """
+    each = max(1, min(MAX_CELL, 16 // len(sets), len(sets[0]) // len(classes)))
+    rows = {
+        f"{kind} {label}": [images[k :: len(classes)][:each].float() / 255 for images in sets]
+        for k, label in enumerate(classes[: min(len(sets[0]), MAX_ROWS)])
+    }
+    scales = [f"scale {scale:g}" for scale in guidance_scales]
+    if len(scales) == each == 1:
+        table = {scales[0]: [row[0] for row in rows.values()]}
+        figure = figures.labelled_table(table, list(rows))
+    else:
+        figure = figures.labelled_table(rows, scales)
+    figures.save_figure(figure, path)

@@ -9,12 +9,6 @@ import torch
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from diffusion_lab.callbacks import (
-    PendingMetrics,
-    RandomState,
-    ResumeState,
-    SaveConfig,
-)
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.limits import check_an_end
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -40,13 +34,11 @@ from diffusion_lab.training.components import (
     build_trainer,
     compiled_network,
     quieten_lightning,
+    saving_callbacks,
 )
 from diffusion_lab.training.initialization import InitialState, check_same_data
 from diffusion_lab.training.loggers import build_loggers
-from diffusion_lab.training.low_overhead import (
-    leave_out_idle_hooks,
-    look_for_no_gpu_twice,
-)
+from diffusion_lab.training.low_overhead import leave_out_idle_hooks, look_for_no_gpu_twice
 from diffusion_lab.training.resume import Start
 
 
@@ -92,8 +84,7 @@ def build_parts(
     num_batches = load_data(start, initial, datamodule, module, trainer)
     check_monitored(cfg, callbacks, datamodule.provenance)
     check_best(cfg, callbacks, datamodule.provenance, trainer.world_size)
-    saves = [SaveConfig(start.config, datamodule.provenance), RandomState(), PendingMetrics()]
-    saves.append(ResumeState(was_finished))
+    saves = saving_callbacks(start.config, datamodule.provenance, was_finished)
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
     leave_out_idle_hooks(callbacks_of(trainer, L.Callback))
     warnings = [

@@ -21,8 +21,12 @@ from diffusion_lab.callbacks import (
     CompiledNetwork,
     FIDEstimate,
     Figures,
+    PendingMetrics,
     PostHocEMA,
+    RandomState,
+    ResumeState,
     SampleGrid,
+    SaveConfig,
     StepLog,
     TimeLimit,
     ValidateAtTheEnd,
@@ -139,6 +143,18 @@ def build_callbacks(
     seconds = seconds_of(cfg.trainer.max_time)
     limits = [] if seconds is None else [TimeLimit(seconds, clock)]
     return [RunFolder(cfg.paths.output_dir), *callbacks, *at_the_end, StepLog(), *limits]
+
+
+def saving_callbacks(
+    config: dict[str, Any], provenance: dict[str, Any], was_finished: bool
+) -> list[L.Callback]:
+    """The callbacks that add to every checkpoint what resuming and loading need."""
+    return [
+        SaveConfig(config, provenance),
+        RandomState(),
+        PendingMetrics(),
+        ResumeState(was_finished),
+    ]
 
 
 def compiled_network(cfg: DictConfig) -> list[CompiledNetwork]:

@@ -8,9 +8,8 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.limits import check_limits, seconds_of
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.validate import check_config, check_keys, check_seed
+from diffusion_lab.config.validate import check_config, check_keys, check_seed, check_threads
 from diffusion_lab.errors import UserError
-from diffusion_lab.system.threads import check_threads
 from diffusion_lab.training.initialization import InitialState, read_initial_state
 from diffusion_lab.training.resume import Start
 

@@ -16,8 +16,8 @@ from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import check_targets
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.newest_checkpoint import Resumed, newest_checkpoint
-from diffusion_lab.runs.saved_config import check_same_run, write_config
-from diffusion_lab.runs.state import check_new, has_saved, read_record
+from diffusion_lab.runs.saved_config import check_start, write_config
+from diffusion_lab.runs.state import has_saved, read_record
 from diffusion_lab.system.lightning import callbacks_of, finished_epochs
 from diffusion_lab.system.precision import resolve_precision
 from diffusion_lab.training.reflow import take_over
@@ -50,8 +50,7 @@ def restore(
     """
     checkpoint, first_step = None, None
     if not resume:
-        check_new(run_dir)
-        check_same_run(cfg, run_dir)
+        check_start(cfg, run_dir)
     if not (resume and (run_dir / ".hydra" / "config.yaml").exists()):
         rank_zero_only(write_config)(run_dir, cfg)
     if resume and not has_saved(run_dir):

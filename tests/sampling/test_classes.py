@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 from diffusion_lab import compose_config, load_run, train
-from diffusion_lab.commands import sample as module
 from diffusion_lab.data.mnist.bundled import bundled_digits
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling import figures as module
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import TINY, TINY_UNET_WORDS
 
@@ -62,8 +61,9 @@ def test_a_row_of_guidance_png_is_a_class_and_a_column_a_scale(monkeypatch):
         module.figures, "labelled_table", lambda rows, columns: shown.update(rows | {"": columns})
     )
     numbered = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
-    guides = [Guide((3, 7), scale) for scale in (1.0, 2.0)]
-    module._guidance_figure([numbered, numbered + 100], guides, "class")
+    monkeypatch.setattr(module.figures, "save_figure", lambda figure, path: path)
+    sets = [numbered, numbered + 100]
+    module.write_guidance_figure("guidance.png", sets, (3, 7), [1.0, 2.0], "class")
     assert shown.pop("") == ["scale 1", "scale 2"]
     found = {
         name: [(cell.flatten() * 255).round().int().tolist() for cell in cells]
