@@ -1,7 +1,9 @@
-"""README.md and docs/gpu.md: the commands compose, and the tables name what there is."""
+"""README.md and docs/: the commands compose, tables name what exists, links lead somewhere."""
 
+import itertools
 import re
 import shlex
+import string
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,37 +13,75 @@ from tests.gpu_check import commands, correctness, speed  # noqa: F401  (they ad
 from tests.gpu_check.place import ALONE, BESIDE, HERE
 from tests.support.forked import ROOT
 
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md"]
 GPU = (ROOT / "docs" / "gpu.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README + GPU, re.DOTALL)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+# extending.md brings the files that its own commands need, and a test that runs it
+COMPOSED = [page for page in PAGES if page.name != "extending.md"]
+LINES = [
+    pytest.param(line, id=f"{page.stem}: {line}")
+    for page in COMPOSED
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python scripts/")
+]
 ROWS = {
     group: row
-    for row in re.findall(r"^\| `\w+`.*\|$", README, re.MULTILINE)
+    for row in re.findall(r"^\| `\w+`.*\|$", CONFIGURATION, re.MULTILINE)
     for group in re.findall(r"`(\w+)`", row.split("|")[1])
     if (ROOT / "configs" / group).is_dir()
 }
+OWN = "experiment/mine.yaml"
+
+
+def anchor(heading: str) -> str:
+    """Return the name that GitHub gives to a heading."""
+    kept = string.ascii_lowercase + string.digits + "-_ "
+    return "".join(c for c in heading.lower() if c in kept).replace(" ", "-")
 
 
 def test_there_is_something_to_look_at():
-    assert len(LINES) > 40 and len(ROWS) == 15
+    assert len(LINES) > 70 and len(ROWS) == 15
+
+
+@pytest.fixture
+def own_folder(tmp_path):
+    """A folder with the recipe that docs/configuration.md shows."""
+    (recipe,) = re.findall(r"```yaml\n(# @package _global_.*?)```", CONFIGURATION, re.DOTALL)
+    (tmp_path / OWN).parent.mkdir()
+    (tmp_path / OWN).write_text(recipe)
+    return tmp_path
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_command_names_a_script_and_keys_that_there_are(line):
-    words = shlex.split(line, comments=True)
-    if words[1] == "-m":
+def test_a_command_names_a_script_and_options_that_exist(line, own_folder, typed):
+    line = re.sub(r"<[^>]*>", "x", line)
+    script, *words = shlex.split(line, comments=True)[1:]
+    assert (ROOT / script).is_file()
+    name = script.removeprefix("scripts/").removesuffix(".py")
+    if name in ("race", "gallery"):  # no options of Hydra
         return
-    assert (ROOT / words[1]).is_file()
-    if words[1] != "scripts/train.py" or {"-m", "--help"} & set(words):
-        return
-    taken_up = ("resume=", "rerun=", "replay=", "debug=replay")
-    given = [word for word in words[2:] if not word.startswith(taken_up)]
-    compose_config([re.sub(r"<[^>]*>", "x", word) for word in given])
+    if name == "train":  # a run that there is not
+        ways = ("resume=", "rerun=", "replay=", "debug=replay")
+        words = [word for word in words if not word.startswith(ways)]
+    if "--config-dir" in words:
+        words[words.index("--config-dir") + 1] = str(own_folder)
+    jobs = [words]
+    if "-m" in words:
+        words.remove("-m")
+        choices = [word.partition("=") for word in words]
+        values = ([f"{key}={value}" for value in many.split(",")] for key, _, many in choices)
+        jobs = [list(job) for job in itertools.product(*values)]
+    for job in jobs:
+        if not {"--help", "--cfg"} & set(job):
+            job += ["--cfg", "job"]  # print the composed configuration, run nothing
+        code, out, err = typed(name, *job)
+        assert (code, err) == (0, "") and len(out.splitlines()) > 5, job
 
 
 @pytest.mark.parametrize("group", ROWS)
-def test_a_row_names_every_word_of_its_group_and_no_other(group):
+def test_a_row_names_every_option_of_its_group_and_no_other(group):
     groups = [other for other in ROWS if ROWS[other] == ROWS[group]]
     there = {p.stem for other in groups for p in (ROOT / "configs" / other).glob("*.yaml")}
     named = set(re.findall(r"`(\w+)`", ROWS[group].split("|", 2)[2]))
@@ -58,14 +98,68 @@ def test_the_settings_for_a_gpu_have_the_defaults_that_are_named():
         assert {True: "true", False: "false", None: "null"}.get(value, value) == default, setting
 
 
-def test_what_was_found_on_a_gpu_is_told_for_every_check():
+def test_results_has_a_row_for_every_check_on_a_gpu():
     results = (ROOT / "RESULTS.md").read_text()
     told = results.split("## On a GPU")[1].split("\n## ")[0]
     for check in (*BESIDE, *HERE, *ALONE):
         assert f"| {check.what} |" in told, check.what
 
 
-def test_make_targets_that_are_named_are_there():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_that_are_named_exist(page):
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"`make ([a-z-]+)", README + GPU)):
+    for target in set(re.findall(r"`make ([a-z-]+)", page.read_text())):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_single_options_in_the_text_can_be_typed(page):
+    """`trainer.tf32=` and the like name a key of the training's configuration."""
+    cfg = compose_config(["callbacks=fid"])
+    for key in set(re.findall(r"`((?:trainer|data|model|optimizer)\.[\w.]+)=", page.read_text())):
+        node, _, leaf = key.rpartition(".")
+        assert leaf in OmegaConf.select(cfg, node) or key in EXTRA, key
+
+
+EXTRA = {"optimizer.adamw_lr"}
+"""Settings of other options of their groups."""
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)#\s]*#?[^)\s]*)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert heading in [anchor(title) for title in titles], target
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_tables_have_as_many_cells_in_every_row(page):
+    """GitHub drops what stands beyond the last column."""
+    table: list[int] = []
+    for line in [*page.read_text().splitlines(), ""]:
+        if line.startswith("|"):
+            table.append(len(re.findall(r"(?<!\\)\|", line)))
+        elif table:
+            assert len(table) > 2, line
+            assert len(set(table)) == 1, f"{page.name}: the table before {line!r}: {table}"
+            table = []
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+
+
+def test_headline_figures_of_results_come_first():
+    first = (ROOT / "RESULTS.md").read_text().split("\n## ")[0]
+    rows = [line for line in first.splitlines() if line.startswith("|")][2:]
+    assert 10 <= len(rows) <= 20
+    for row in rows:
+        *_, command, commit, date = (cell.strip() for cell in row.strip("|").split("|"))
+        assert "`" in command and re.fullmatch(r"[0-9a-f]{7}( to [0-9a-f]{7})?", commit), row
+        assert re.fullmatch(r"2026-\d\d-\d\d", date), row
