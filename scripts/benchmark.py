@@ -1,4 +1,4 @@
-"""Speed and memory against the plain way of doing the same: `python scripts/benchmark.py`."""
+"""Measure speed and memory against the plain way: `python scripts/benchmark.py`."""
 
 from diffusion_lab.cli import benchmark
 

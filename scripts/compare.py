@@ -1,4 +1,4 @@
-"""Hold evaluated runs against each other: `python scripts/compare.py runs=<run>,<run>`."""
+"""Compare evaluated runs: `python scripts/compare.py runs=<run>,<run>`."""
 
 from diffusion_lab.cli import compare
 

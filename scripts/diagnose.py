@@ -1,4 +1,4 @@
-"""What a run learned: `python scripts/diagnose.py run=<run folder>`."""
+"""Diagnose a run by noise level and for memorisation: `python scripts/diagnose.py run=<run>`."""
 
 from diffusion_lab.cli import diagnose
 

@@ -1,4 +1,4 @@
-"""Score images drawn from a trained run: `python scripts/evaluate.py run=<run folder>`."""
+"""Evaluate samples of a trained run: `python scripts/evaluate.py run=<run folder>`."""
 
 from diffusion_lab.cli import evaluate
 

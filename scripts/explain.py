@@ -1,4 +1,4 @@
-"""What a combination means: `python scripts/explain.py model=flow prediction=v_prediction`."""
+"""Describe a combination without training: `python scripts/explain.py model=flow`."""
 
 from diffusion_lab.cli import explain
 

@@ -1,4 +1,4 @@
-"""A trained run for diffusers: `python scripts/export.py run=<run folder> out=<new folder>`."""
+"""Export a run to diffusers: `python scripts/export.py run=<run folder> out=<new folder>`."""
 
 from diffusion_lab.cli import export
 

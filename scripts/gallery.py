@@ -1,4 +1,4 @@
-"""Samples of several runs in one figure: `python scripts/gallery.py out.png <run> [<run> ...]`."""
+"""Show samples of several runs in one figure: `python scripts/gallery.py out.png <run> ...`."""
 
 from diffusion_lab.tools.gallery import main
 

@@ -1,4 +1,4 @@
-"""Trainings one change apart, scored and drawn: `python scripts/ladder.py`."""
+"""Train and evaluate runs one change apart: `python scripts/ladder.py`."""
 
 from diffusion_lab.cli import ladder
 

@@ -1,4 +1,4 @@
-"""How likely a run finds real images: `python scripts/likelihood.py run=<run folder>`."""
+"""Compute bits per dimension: `python scripts/likelihood.py run=<run folder>`."""
 
 from diffusion_lab.cli import likelihood
 

@@ -1,4 +1,4 @@
-"""Draw images from a trained run: `python scripts/sample.py run=<run folder>`."""
+"""Sample images from a trained run: `python scripts/sample.py run=<run folder>`."""
 
 from diffusion_lab.cli import sample
 

@@ -1,4 +1,4 @@
-"""Weigh quality against cost of a run's samplers: `python scripts/tradeoff.py run=<run folder>`."""
+"""Measure quality against cost of samplers: `python scripts/tradeoff.py run=<run folder>`."""
 
 from diffusion_lab.cli import tradeoff
 

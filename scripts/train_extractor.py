@@ -1,4 +1,4 @@
-"""Train what judges images: `python scripts/train_extractor.py data=kmnist version=kmnist_v1`."""
+"""Train a feature extractor: `python scripts/train_extractor.py data=kmnist version=kmnist_v1`."""
 
 from diffusion_lab.cli import train_extractor
 

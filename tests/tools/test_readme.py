@@ -1,4 +1,4 @@
-"""README.md and docs/: the commands compose, tables name what exists, links lead somewhere."""
+"""README.md, docs/, --help: commands compose, tables name what exists, links lead somewhere."""
 
 import itertools
 import re
@@ -19,12 +19,11 @@ GPU = (ROOT / "docs" / "gpu.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 # extending.md brings the files that its own commands need, and a test that runs it
 COMPOSED = [page for page in PAGES if page.name != "extending.md"]
+HELPED = sorted((ROOT / "configs").glob("*.yaml"))  # whose --help shows commands, too
 LINES = [
     pytest.param(line, id=f"{page.stem}: {line}")
-    for page in COMPOSED
-    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("python scripts/")
+    for page in [*COMPOSED, *HELPED]
+    for line in re.findall(r"^(?: {8})?(python scripts/.*)$", page.read_text(), re.MULTILINE)
 ]
 ROWS = {
     group: row
