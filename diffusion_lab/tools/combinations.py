@@ -1,4 +1,4 @@
-"""docs/combinations.md: which parts go together, from the checks that runs themselves make."""
+"""Write docs/combinations.md: compatible options, from the checks that runs make."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class _Notes:
-    """Reasons, numbered in the order in which they turn up."""
+    """Footnotes, numbered in the order in which their reasons first occur."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -41,7 +41,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def combinations_page() -> str:
-    """The page, in Markdown."""
+    """Return the page as Markdown."""
     notes = _Notes()
     schedules = noise_schedules()
 
@@ -68,33 +68,38 @@ def combinations_page() -> str:
         rows.append([title, *(case(word, settings, path) for path in schedules)])
     by_sampler = _table(["sampler", *schedules], rows)
     reasons = "\n".join(f"{i}. {reason}" for i, reason in enumerate(notes.reasons, 1))
-    return f"""# What goes together
+    return f"""# Compatible options
 
 Written by `make combinations` from the checks that every run makes before it starts; a test
-holds this page against them. Any prediction goes with any sampler: a sampler sees only the
-denoised image.
+compares the two. A number in brackets marks a rejected combination; the reasons are listed below.
 
-## prediction by noise_schedule
+Any prediction works with any sampler, because a sampler sees only the denoised image.
+
+## prediction and noise_schedule
 
 {by_target}
 
-## sampler by noise_schedule
+## sampler and noise_schedule
 
-L, S, T: with `sampler.timestep_spacing=` leading, linspace, trailing (the default); yes: the
-sampler spaces its steps itself. On a path that is not its own a sampler walks the same noise
-levels with x rescaled, which is exact; between the timesteps of a VP path the network is asked at
-a fractional time.
+| mark | meaning |
+|---|---|
+| L, S, T | works with `sampler.timestep_spacing=` leading, linspace, trailing (the default) |
+| yes | works; the sampler spaces its steps itself |
+
+A sampler of one path works on another by visiting the same noise levels sigma / alpha with x
+rescaled, which is exact. Between the timesteps of a VP path the network is evaluated at a
+fractional time.
 
 {by_sampler}
 
-## Why not
+## Reasons
 
 {reasons}
 """
 
 
 def write_combinations(path: Path) -> None:
-    """Write the page."""
+    """Write the page to a file, replacing it whole."""
     with replacing(path) as part:
         part.write_text(combinations_page())
 
