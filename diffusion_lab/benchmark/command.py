@@ -28,7 +28,7 @@ from diffusion_lab.benchmark.settings import Settings
 from diffusion_lab.benchmark.table import Row, table
 from diffusion_lab.config.compose import compose_config
 from diffusion_lab.config.schema import BenchmarkConfig
-from diffusion_lab.config.validate import check_keys
+from diffusion_lab.config.validate import validate
 from diffusion_lab.data.dataset import SOURCES
 from diffusion_lab.data.folder import find_data_dir, is_named
 from diffusion_lab.data.mnist.files import SIDE
@@ -87,11 +87,8 @@ def benchmark(cfg: DictConfig) -> Benchmark:
     Raises UserError for a mistake in the configuration, before anything is measured, and whatever
     a measurement that breaks raises.
     """
-    check_keys(cfg, BenchmarkConfig)
+    validate(cfg, BenchmarkConfig)
     parts = _parts(cfg)
-    for name in ("repeats", "batch_size", "num_samples", "threads", "largest"):
-        if cfg[name] is not None and cfg[name] < 1:
-            raise UserError(f"{name}={cfg[name]}: expected at least 1")
     if not 0 < cfg.seconds < float("inf"):
         raise UserError(f"seconds={cfg.seconds}: expected a number above 0")
     if (cfg.data.channels, cfg.data.image_size) != (1, SIDE):

@@ -10,14 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.groups import sampler_word
 from diffusion_lab.config.schema import EvaluateConfig
-from diffusion_lab.config.validate import check_keys
+from diffusion_lab.config.validate import validate
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.evaluation.features.reference import load_reference
 from diffusion_lab.evaluation.scorer import Judge
-from diffusion_lab.runs.load import load_run
-from diffusion_lab.runs.sampling_options import chosen_sampler, read_guides
+from diffusion_lab.runs.sampling_options import chosen_sampler, open_run, read_guides
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.sampling.progress import planned_work, say, times
@@ -53,11 +52,8 @@ def evaluate(cfg: DictConfig) -> Evaluation:
 
     Raises UserError for a mistake in the configuration, before anything is drawn or written.
     """
-    check_keys(cfg, EvaluateConfig)
+    validate(cfg, EvaluateConfig)
     check_precision(cfg.precision)
-    for name, least in (("num_samples", 2), ("batch_size", 1)):
-        if cfg[name] is not None and cfg[name] < least:
-            raise UserError(f"{name}={cfg[name]}: expected at least {least}")
     if bool(cfg.run) == bool(cfg.images):
         raise UserError(
             "give one of run=logs/runs/<name>, a run folder, and images=<samples.npz>, images "
@@ -71,7 +67,7 @@ def _drawn(cfg: DictConfig) -> Evaluation:
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     seeds = read_seeds(SEEDS if plain["seeds"] is None else plain["seeds"])
     n = NUM_SAMPLES if cfg.num_samples is None else cfg.num_samples
-    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    run = open_run(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
     guide = read_guides(cfg, run)[0]
     judge = choose_judge(cfg.extractor, run, cfg.paths.data_dir)

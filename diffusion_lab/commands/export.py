@@ -8,14 +8,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.schema import ExportConfig
-from diffusion_lab.config.validate import check_keys
+from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
 from diffusion_lab.export import plan_export
 from diffusion_lab.export.card import model_card, sampler_words
 from diffusion_lab.export.onnx import check_onnx, export_onnx
 from diffusion_lab.export.publish import Hub
-from diffusion_lab.runs.load import load_run
-from diffusion_lab.runs.sampling_options import chosen_sampler
+from diffusion_lab.runs.sampling_options import chosen_sampler, open_run
 from diffusion_lab.system.atomic import new_folder
 
 
@@ -49,11 +48,11 @@ def export(cfg: DictConfig) -> Exported:
     for name in ("run", "out"):
         if OmegaConf.is_missing(cfg, name) or not cfg[name]:
             raise UserError(f"{name}= is missing: type run=logs/runs/<name> out=<new folder>")
-    check_keys(cfg, ExportConfig)
+    validate(cfg, ExportConfig)
     if cfg.onnx:
         check_onnx()
     hub = None if cfg.push is None else Hub(cfg.push, cfg.endpoint)
-    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    run = open_run(cfg)
     _, sampler = chosen_sampler(run, cfg.sampler)
     planned = plan_export(run.module, sampler, run.value_range, run.image_shape, run.guide())
     if "_target_" in cfg.sampler and not planned.exact:

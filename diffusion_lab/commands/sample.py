@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_lab.config.schema import SampleConfig
-from diffusion_lab.config.validate import check_keys, check_seed
+from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.diffusers_pipeline import load_pipeline
-from diffusion_lab.runs.load import Run, load_run
-from diffusion_lab.runs.sampling_options import chosen_sampler, read_guides
+from diffusion_lab.runs.load import Run
+from diffusion_lab.runs.sampling_options import chosen_sampler, open_run, read_guides
 from diffusion_lab.sampling.description import planned, work_line
 from diffusion_lab.sampling.figures import grid_columns, write_figures, write_guidance_figure
 from diffusion_lab.sampling.progress import planned_work
@@ -41,12 +41,8 @@ def sample(cfg: DictConfig) -> Samples:
 
     Raises UserError for a mistake in the configuration, before anything is drawn or written.
     """
-    for name in ("num_samples", "batch_size", "trajectory_steps"):
-        if cfg[name] < 1:
-            raise UserError(f"{name}={cfg[name]}: expected at least 1")
-    check_keys(cfg, SampleConfig)
+    validate(cfg, SampleConfig)
     check_precision(cfg.precision)
-    check_seed(cfg.seed)
     run = _open(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
     guides = read_guides(cfg, run)
@@ -120,7 +116,7 @@ def _open(cfg: DictConfig) -> Run:
             "pipeline"
         )
     if cfg.run:
-        return load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+        return open_run(cfg)
     for name, default in (("weights", None), ("autoguidance", None), ("checkpoint", "last")):
         if cfg[name] != default:
             raise UserError(f"{name}={cfg[name]} goes with run=, a pipeline folder has one network")

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from diffusion_lab.config.schema import TrainExtractorConfig
-from diffusion_lab.config.validate import check_keys, check_seed
+from diffusion_lab.config.validate import validate
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.errors import UserError
@@ -59,9 +59,8 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
 
     Raises UserError for a mistake in the configuration before anything is done or written.
     """
-    check_keys(cfg, TrainExtractorConfig)
+    validate(cfg, TrainExtractorConfig)
     _check_version(cfg)
-    check_seed(cfg.seed)
     affine = Affine(cfg.shift, cfg.rotation, cfg.scale)
     training = Training(cfg.max_epochs, cfg.lr, cfg.weight_decay, affine, cfg.seed)
     device = choose_device(cfg.accelerator)

@@ -5,9 +5,12 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union
 
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion_lab.config.schema.base import LARGEST_SEED
 from diffusion_lab.config.unknown_keys import unknown_option
 from diffusion_lab.config.user_modules import find_object
 from diffusion_lab.errors import UserError
@@ -70,10 +73,42 @@ def _hints(target: Any) -> dict[str, Any]:
         return {}
 
 
+def validate(config: Mapping[str, Any], schema: type) -> None:
+    """Raise UserError for an unknown key and for a number outside its limits.
+
+    `config` is a DictConfig or plain; `schema` a dataclass whose fields may have limits
+    (`schema.base.limited`). Missing values and null are left to the command.
+    """
+    check_keys(config, schema)
+    check_numbers(config, schema)
+
+
+def check_numbers(config: Mapping[str, Any], schema: type, prefix: str = "") -> None:
+    """Raise UserError for a number outside the limits of its field, at any depth."""
+    for setting in fields(schema):
+        value = _value(config, setting.name)
+        if value is None:
+            continue
+        if isinstance(setting.type, type) and is_dataclass(setting.type):
+            check_numbers(value, setting.type, f"{prefix}{setting.name}.")
+        least, most = setting.metadata.get("least"), setting.metadata.get("most")
+        if least is not None and not least <= value <= (value if most is None else most):
+            expected = f"at least {least}" if most is None else f"a whole number, {least} to {most}"
+            raise UserError(f"{prefix}{setting.name}={value}: expected {expected}")
+
+
 def check_seed(seed: int) -> None:
     """Raise UserError for a seed that NumPy and torch would not both take."""
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}: expected a whole number from 0 to {2**32 - 1}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed={seed}: expected a whole number, 0 to {LARGEST_SEED}")
+
+
+def _value(config: Mapping[str, Any], name: str) -> Any:
+    """The value of a key; None where it is absent, missing, or an unresolvable interpolation."""
+    try:
+        return config.get(name)
+    except OmegaConfBaseException:
+        return None
 
 
 def check_keys(config: Mapping[str, Any], schema: type) -> None:
@@ -108,14 +143,3 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_ob
                 raise UserError(f"{path}.{key}={node[key]}: expected a finite number")
             if key in hints and not _accepts(hints[key], node[key]):
                 raise UserError(f"{path}.{key}={node[key]}: expected {_expected(hints[key])}")
-
-
-MAX_THREADS = 1024
-
-
-def check_threads(threads: int | None) -> None:
-    """Raise UserError for a number that torch would not take; None is its own choice."""
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UserError(
-            f"threads={threads}: expected from 1 to {MAX_THREADS}, or null for torch's choice"
-        )

@@ -14,6 +14,18 @@ from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Guide
 
 
+def check_run(cfg: DictConfig) -> None:
+    """Raise UserError where no run folder is given."""
+    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
+        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
+
+
+def open_run(cfg: DictConfig) -> Run:
+    """The trained run that a command's `RunSource` options name; UserError if there is none."""
+    check_run(cfg)
+    return load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+
+
 def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler]:
     """The run's own sampler with the settings given; a sampler given whole stands alone.
 

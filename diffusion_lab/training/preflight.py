@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.limits import check_limits, seconds_of
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.validate import check_config, check_keys, check_seed, check_threads
+from diffusion_lab.config.validate import check_config, validate
 from diffusion_lab.errors import UserError
 from diffusion_lab.training.initialization import InitialState, read_initial_state
 from diffusion_lab.training.resume import Start
@@ -29,7 +29,7 @@ def preflight(start: Start) -> InitialState:
 
     `start.config` becomes the configuration with the parts that these bring. Raises UserError.
     """
-    check_keys(start.config, TrainConfig)
+    validate(start.config, TrainConfig)
     if start.cfg.replay is not None:
         raise UserError("replay= trains nothing: type debug=replay replay=<run folder>/anomaly.pt")
     continued = start.checkpoint is not None
@@ -38,8 +38,6 @@ def preflight(start: Start) -> InitialState:
     check_limits(start.cfg)
     if not continued:  # a run keeps the options it was trained with
         check_trainer_options(start.cfg)
-    check_seed(start.cfg.seed)
-    check_threads(start.cfg.get("threads"))  # runs made before it existed lack the key
     return initial
 
 

@@ -56,8 +56,6 @@ def read_teacher(cfg: DictConfig) -> Run:
             "teacher.run is not named: which trained run is to be made faster? "
             "teacher.run=logs/runs/<run>"
         )
-    if teacher.num_pairs < 1:
-        raise UserError(f"teacher.num_pairs={teacher.num_pairs}: expected at least 1")
     try:
         run = load_run(teacher.run)
     except UserError as error:

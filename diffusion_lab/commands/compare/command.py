@@ -21,7 +21,7 @@ from diffusion_lab.commands.compare.seed_groups import Group, group_runs
 from diffusion_lab.commands.compare.significance import Comparison, compare_groups
 from diffusion_lab.config.groups import sampler_config, sampler_word
 from diffusion_lab.config.schema import CompareConfig
-from diffusion_lab.config.validate import check_keys
+from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.score import METRICS
 from diffusion_lab.runs.checkpoint import read_checkpoint
@@ -54,7 +54,7 @@ def compare(cfg: DictConfig) -> Compared:
     Raises UserError for a mistake in the configuration, or runs that cannot be compared, before
     anything is written.
     """
-    check_keys(cfg, CompareConfig)
+    validate(cfg, CompareConfig)
     if OmegaConf.is_missing(cfg, "runs") or not cfg.runs:
         raise UserError(
             "runs= is missing: give run folders, runs=logs/runs/a,logs/runs/b, or a sweep folder"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from diffusion_lab import figures
@@ -30,14 +30,14 @@ from diffusion_lab.commands.diagnose.memorisation import (
     write_nearest,
 )
 from diffusion_lab.config.schema import DiagnoseConfig
-from diffusion_lab.config.validate import check_keys, check_seed
+from diffusion_lab.config.validate import validate
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.runs.data import run_data
-from diffusion_lab.runs.load import Run, load_run
-from diffusion_lab.runs.sampling_options import chosen_sampler
+from diffusion_lab.runs.load import Run
+from diffusion_lab.runs.sampling_options import chosen_sampler, open_run
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.sampling.progress import planned_work, times
@@ -105,17 +105,10 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
 
     Raises UserError for a mistake in the configuration, before anything is computed or written.
     """
-    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
-        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
-    check_keys(cfg, DiagnoseConfig)
-    check_seed(cfg.seed)
+    validate(cfg, DiagnoseConfig)
     if cfg.parts not in PARTS:
         raise UserError(f"parts={cfg.parts} is unknown: choose from {list(PARTS)}")
-    least = {"levels": 2, "num_images": 2, "batch_size": 1, "num_samples": 1, "num_held_out": 1}
-    for name, value in least.items():
-        if cfg[name] < value:
-            raise UserError(f"{name}={cfg[name]}: expected at least {value}")
-    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    run = open_run(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
     guide = run.guide()
     given = None if cfg.samples is None else _given(cfg.samples, run.image_shape)

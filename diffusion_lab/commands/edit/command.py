@@ -10,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffusion_lab import figures
-from diffusion_lab.commands.edit.edits import EDITS, SHOWN, Edited, check_at_least_one
+from diffusion_lab.commands.edit.edits import EDITS, SHOWN, Edited
 from diffusion_lab.commands.edit.input_images import read_images
-from diffusion_lab.config.validate import check_keys
+from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
-from diffusion_lab.runs.load import load_run
+from diffusion_lab.runs.sampling_options import check_run, open_run
 from diffusion_lab.sampling.progress import planned_work, times
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.output import results_folder, save_arrays, write_json
@@ -28,12 +28,10 @@ def edit(cfg: DictConfig) -> Edited:
 
     Raises UserError for a mistake in the configuration, before anything is done or written.
     """
-    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
-        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
+    check_run(cfg)
     kind = EDITS[cfg.edit]
-    check_keys(cfg, kind.schema)
-    check_at_least_one(cfg, "num_steps")
-    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    validate(cfg, kind.schema)
+    run = open_run(cfg)
     try:
         run.module.noise_schedule.timesteps(cfg.num_steps)
     except UserError as error:  # says it to a sampler

@@ -17,7 +17,6 @@ from diffusion_lab.config.schema import (
     InpaintConfig,
     InterpolateConfig,
 )
-from diffusion_lab.config.validate import check_seed
 from diffusion_lab.diffusion import Denoise
 from diffusion_lab.diffusion.editing import (
     check_resamplings,
@@ -94,11 +93,6 @@ class Edit(ABC):
 
 class Draw(Edit):
     """An edit that draws several results of each image; sample j of all begins at noise j."""
-
-    def __init__(self, cfg: DictConfig, run: Run, names: list[str], pixels: Tensor) -> None:
-        super().__init__(cfg, run, names, pixels)
-        check_at_least_one(cfg, "num_samples")
-        check_seed(cfg.seed)
 
     @abstractmethod
     def draw(
@@ -221,8 +215,6 @@ class Interpolate(Edit):
                 f"images={cfg.images} are {len(pixels)}: edit=interpolate goes from the first to "
                 "the second, from the third to the fourth; expected an even number, [a.png,b.png]"
             )
-        if cfg.num_points < 2:
-            raise UserError(f"num_points={cfg.num_points}: expected at least 2, the ends")
 
     def __call__(self, x0: Tensor) -> Edited:
         cfg, pairs = self.cfg, x0.view(-1, 2, *x0.shape[1:])
@@ -266,12 +258,6 @@ def _thinned(images: Tensor) -> Tensor:
     """At most SHOWN of the images (N, C, H, W), evenly, with the first and the last."""
     chosen = torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().long()
     return images[chosen.to(images.device)]
-
-
-def check_at_least_one(cfg: DictConfig, name: str) -> None:
-    """Raise UserError for a setting below 1."""
-    if cfg[name] < 1:
-        raise UserError(f"{name}={cfg[name]}: expected at least 1")
 
 
 def _guide(cfg: DictConfig, run: Run) -> Guide:

@@ -30,7 +30,7 @@ from diffusion_lab.commands.ladder.time_estimate import Estimate
 from diffusion_lab.commands.ladder.training_runs import RungRun, choose_ladder_judge
 from diffusion_lab.config.error_message import one_line
 from diffusion_lab.config.schema import LadderConfig
-from diffusion_lab.config.validate import check_keys
+from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.scorer import Judge
 from diffusion_lab.evaluation.statistics import Summary
@@ -63,12 +63,9 @@ def ladder(cfg: DictConfig) -> Ladder:
     goes on. Raises UserError for a mistake in the configuration, before any training. A training
     that fails is told of and leaves the others be.
     """
-    check_keys(cfg, LadderConfig)
+    validate(cfg, LadderConfig)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     seeds = read_seeds(plain["seeds"])
-    for name, least in (("num_samples", 2), ("batch_size", 1)):
-        if plain[name] < least:
-            raise UserError(f"{name}={plain[name]}: expected at least {least}")
     rungs = read_rungs(plain["ladder"], plain["words"])
     out = _folder(plain["out"], plain["paths"]["log_dir"])
     configs = [rung.config(plain["paths"]) for rung in rungs]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from diffusion_lab.commands.likelihood.bits_per_dim import (
@@ -20,13 +20,14 @@ from diffusion_lab.commands.likelihood.bits_per_dim import (
     level_width,
 )
 from diffusion_lab.config.schema import LikelihoodConfig
-from diffusion_lab.config.validate import check_keys, check_seed
+from diffusion_lab.config.validate import validate
 from diffusion_lab.diffusion import VPSchedule
 from diffusion_lab.diffusion.likelihood.ode import Progress, check_start
 from diffusion_lab.diffusion.likelihood.variational_bound import check_bound
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.data import run_data
-from diffusion_lab.runs.load import Run, load_run
+from diffusion_lab.runs.load import Run
+from diffusion_lab.runs.sampling_options import check_run, open_run
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.sampling.progress import advance, planned_work, times
 from diffusion_lab.system.device import choose_device
@@ -96,12 +97,8 @@ def likelihood(cfg: DictConfig) -> Likelihood:
 
     Raises UserError for a mistake in the configuration, before anything is done or written.
     """
-    check_keys(cfg, LikelihoodConfig)
-    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
-        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
-    for name in ("num_images", "batch_size", "probes", "draws"):
-        if cfg[name] < 1:
-            raise UserError(f"{name}={cfg[name]}: expected at least 1")
+    validate(cfg, LikelihoodConfig)
+    check_run(cfg)
     if not FINEST_TOLERANCE <= cfg.tolerance < 1:
         raise UserError(
             f"tolerance={cfg.tolerance:g}: expected {FINEST_TOLERANCE:g} (float32 carries no more) "
@@ -111,8 +108,7 @@ def likelihood(cfg: DictConfig) -> Likelihood:
         raise UserError(f"method={cfg.method} is unknown: choose from {[*METHODS, 'all']}")
     if cfg.labels not in ("none", "own"):
         raise UserError(f"labels={cfg.labels}: expected none, or own for each image's own class")
-    check_seed(cfg.seed)
-    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    run = open_run(cfg)
     methods = _methods(cfg, run)
     images = _images(cfg, run)
     run.module.to(choose_device(cfg.accelerator))

@@ -14,11 +14,12 @@ from tqdm import tqdm
 from diffusion_lab.commands.tradeoff.results import Weighed, draw_tradeoff, lines, write_csv
 from diffusion_lab.commands.tradeoff.sampler_grid import Cell, make_cells
 from diffusion_lab.config.schema import TradeoffConfig
-from diffusion_lab.config.validate import check_keys
+from diffusion_lab.config.validate import validate
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.scorer import Judge
-from diffusion_lab.runs.load import Run, load_run
+from diffusion_lab.runs.load import Run
+from diffusion_lab.runs.sampling_options import open_run
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.sampling.progress import planned_work, times
 from diffusion_lab.scoring.choose_scorer import choose_judge
@@ -50,14 +51,10 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     them. Then each is scored and written. An `out` that holds the beginning of the same is taken
     up. Raises UserError for a mistake in the configuration, before anything is drawn or written.
     """
-    check_keys(cfg, TradeoffConfig)
-    if OmegaConf.is_missing(cfg, "run") or not cfg.run:
-        raise UserError("run= is missing: give a run folder, run=logs/runs/<name>")
+    validate(cfg, TradeoffConfig)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     seeds = read_seeds(plain["seeds"])
-    if cfg.batch_size < 1:
-        raise UserError(f"batch_size={cfg.batch_size}: expected at least 1")
-    run = load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+    run = open_run(cfg)
     guide = run.guide(plain["labels"], plain["guidance_scale"])
     cells, skipped = make_cells(
         _words(plain["samplers"]),

@@ -1,14 +1,16 @@
-"""The types of the benchmark."""
+"""Schema of scripts/benchmark.py."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from diffusion_lab.config.schema.base import limited
+
 
 @dataclass
 class BenchmarkPathsConfig:
-    """Where the data are and where results go."""
+    """Folders of the data and of the results."""
 
     data_dir: str | None = None
     log_dir: str = MISSING
@@ -16,7 +18,7 @@ class BenchmarkPathsConfig:
 
 @dataclass
 class BenchmarkDataConfig:
-    """Which images, as in scripts/train.py."""
+    """The images, as in scripts/train.py."""
 
     name: str = MISSING
     channels: int = MISSING
@@ -28,19 +30,19 @@ class BenchmarkDataConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """Speed and memory against the plain way of doing the same."""
+    """scripts/benchmark.py."""
 
     parts: Any = None
-    repeats: int = 5
+    repeats: int = limited(5, least=1)
     seconds: float = 15.0
-    batch_size: int = 128
-    num_samples: int = 32
-    largest: int | None = None
+    batch_size: int = limited(128, least=1)
+    num_samples: int = limited(32, least=1)
+    largest: int | None = limited(None, least=1)
     run: str | None = None
     precision: str = "auto"
     words: list[str] = field(default_factory=list)
     data: BenchmarkDataConfig = field(default_factory=BenchmarkDataConfig)
     accelerator: str = "auto"
-    threads: int | None = None
+    threads: int | None = limited(None, least=1)
     out: str | None = None
     paths: BenchmarkPathsConfig = field(default_factory=BenchmarkPathsConfig)

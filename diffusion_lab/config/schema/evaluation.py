@@ -1,30 +1,27 @@
-"""The types of the commands that measure trained runs."""
+"""Schemas of the commands that measure trained runs."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from diffusion_lab.config.schema.sample import RunDataConfig
+from diffusion_lab.config.schema.base import RunDataConfig, RunSource, limited, seed_field
 
 
 @dataclass
-class EvaluateConfig:
-    """Scores of images drawn from a trained run."""
+class EvaluateConfig(RunSource):
+    """scripts/evaluate.py."""
 
-    run: str | None = None
+    run: str | None = None  # type: ignore[assignment]
     images: Any = None
     labels: Any = None
     autoguidance: str | None = None
     out: str | None = None
-    checkpoint: str = "last"
-    weights: str | None = None
-    trust: list[str] = field(default_factory=list)
     guidance_scale: float | None = None
     guidance_interval: Any = None
-    num_samples: int | None = None
+    num_samples: int | None = limited(None, least=2)
     seeds: Any = None
-    batch_size: int = 500
+    batch_size: int = limited(500, least=1)
     extractor: str | None = None
     accelerator: str = "auto"
     precision: str = "32-true"
@@ -33,48 +30,40 @@ class EvaluateConfig:
 
 
 @dataclass
-class DiagnoseConfig:
-    """What a trained run learned."""
+class DiagnoseConfig(RunSource):
+    """scripts/diagnose.py."""
 
-    run: str = MISSING
     parts: str = "all"
     out: str | None = None
-    checkpoint: str = "last"
-    weights: str | None = None
-    trust: list[str] = field(default_factory=list)
-    seed: int = 0
-    batch_size: int = 64
+    seed: int = seed_field()
+    batch_size: int = limited(64, least=1)
     accelerator: str = "auto"
-    levels: int = 16
-    num_images: int = 256
+    levels: int = limited(16, least=2)
+    num_images: int = limited(256, least=2)
     samples: str | None = None
-    num_samples: int = 256
-    num_held_out: int = 2000
+    num_samples: int = limited(256, least=1)
+    num_held_out: int = limited(2000, least=1)
     extractor: str | None = None
     sampler: Any = MISSING
     paths: RunDataConfig = field(default_factory=RunDataConfig)
 
 
 @dataclass
-class LikelihoodConfig:
-    """The likelihood of real images under a trained run."""
+class LikelihoodConfig(RunSource):
+    """scripts/likelihood.py."""
 
-    run: str = MISSING
     method: str = MISSING
     split: str = "test"
-    num_images: int = 64
+    num_images: int = limited(64, least=1)
     labels: str = "none"
-    seed: int = 0
-    batch_size: int = 64
+    seed: int = seed_field()
+    batch_size: int = limited(64, least=1)
     tolerance: float = 1e-3
-    probes: int = 1
-    draws: int = 1
+    probes: int = limited(1, least=1)
+    draws: int = limited(1, least=1)
     start_ratio: float | None = None
     variance: str = "fixed_small"
     num_timesteps: int | None = None
     out: str | None = None
-    checkpoint: str = "last"
-    weights: str | None = None
-    trust: list[str] = field(default_factory=list)
     accelerator: str = "auto"
     paths: RunDataConfig = field(default_factory=RunDataConfig)

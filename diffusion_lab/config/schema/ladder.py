@@ -1,9 +1,11 @@
-"""The types of a ladder of trainings."""
+"""Schema of scripts/ladder.py."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
+
+from diffusion_lab.config.schema.base import limited
 
 
 @dataclass
@@ -17,7 +19,7 @@ class RungConfig:
 
 @dataclass
 class RungsConfig:
-    """What all rungs have, as words of scripts/train.py, and what each adds."""
+    """Overrides of scripts/train.py that all rungs share, and those that each adds."""
 
     shared: list[str] = field(default_factory=list)
     rungs: list[RungConfig] = MISSING
@@ -25,7 +27,7 @@ class RungsConfig:
 
 @dataclass
 class LadderPathsConfig:
-    """Where the data are and where ladders go."""
+    """Folders of the data and of the results."""
 
     data_dir: str | None = None
     log_dir: str = MISSING
@@ -33,13 +35,13 @@ class LadderPathsConfig:
 
 @dataclass
 class LadderConfig:
-    """Trainings one change apart, at one budget."""
+    """scripts/ladder.py."""
 
     ladder: RungsConfig = field(default_factory=RungsConfig)
     words: list[str] = field(default_factory=list)
     seeds: Any = 3
-    num_samples: int = 2000
-    batch_size: int = 250
+    num_samples: int = limited(2000, least=2)
+    batch_size: int = limited(250, least=1)
     extractor: str | None = None
     out: str | None = None
     paths: LadderPathsConfig = field(default_factory=LadderPathsConfig)

@@ -1,43 +1,38 @@
-"""The types of what commands make of a trained run: samples, edits, exports."""
+"""Schemas of the commands that sample, edit or export."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from diffusion_lab.config.schema.base import RunDataConfig, RunSource, limited, seed_field
+
 
 @dataclass
-class SampleConfig:
-    """A drawing of images from a trained run."""
+class SampleConfig(RunSource):
+    """scripts/sample.py."""
 
-    run: str | None = None
+    run: str | None = None  # type: ignore[assignment]
     pipeline: str | None = None
     out: str | None = None
-    checkpoint: str = "last"
-    weights: str | None = None
-    trust: list[str] = field(default_factory=list)
     labels: Any = None
     guidance_scale: Any = None
     guidance_interval: Any = None
     autoguidance: str | None = None
-    num_samples: int = 64
-    batch_size: int = 64
-    seed: int = 0
+    num_samples: int = limited(64, least=1)
+    batch_size: int = limited(64, least=1)
+    seed: int = seed_field()
     accelerator: str = "auto"
     precision: str = "32-true"
-    trajectory_steps: int = 5
+    trajectory_steps: int = limited(5, least=1)
     sampler: Any = MISSING
 
 
 @dataclass
-class ExportConfig:
-    """A trained run made into a folder for diffusers."""
+class ExportConfig(RunSource):
+    """scripts/export.py."""
 
-    run: str = MISSING
     out: str = MISSING
-    checkpoint: str = "last"
-    weights: str | None = None
-    trust: list[str] = field(default_factory=list)
     onnx: bool = False
     license: str = "apache-2.0"
     push: str | None = None
@@ -47,24 +42,13 @@ class ExportConfig:
 
 
 @dataclass
-class RunDataConfig:
-    """Where a command looks for the run's data; None: where the run found them."""
-
-    data_dir: str | None = None
-
-
-@dataclass
-class EditConfig:
-    """An edit of given images by a trained run; what one kind of edit needs stands below."""
+class EditConfig(RunSource):
+    """scripts/edit.py; the classes below add the options of one kind of edit."""
 
     edit: str = MISSING
-    run: str = MISSING
     images: Any = MISSING
-    num_steps: int = MISSING
+    num_steps: int = limited(MISSING, least=1)
     out: str | None = None
-    checkpoint: str = "last"
-    weights: str | None = None
-    trust: list[str] = field(default_factory=list)
     labels: Any = "none"
     guidance_scale: float = 1.0
     accelerator: str = "auto"
@@ -76,17 +60,17 @@ class InpaintConfig(EditConfig):
     """edit=inpaint."""
 
     mask: str = MISSING
-    num_samples: int = MISSING
+    num_samples: int = limited(MISSING, least=1)
     resamplings: int | None = None
     jump_length: int = MISSING
-    seed: int = 0
+    seed: int = seed_field()
 
 
 @dataclass
 class InterpolateConfig(EditConfig):
     """edit=interpolate."""
 
-    num_points: int = MISSING
+    num_points: int = limited(MISSING, least=2)
 
 
 @dataclass
@@ -94,5 +78,5 @@ class ImageToImageConfig(EditConfig):
     """edit=image_to_image."""
 
     strength: float = MISSING
-    num_samples: int = MISSING
-    seed: int = 0
+    num_samples: int = limited(MISSING, least=1)
+    seed: int = seed_field()

@@ -1,14 +1,18 @@
-"""The types of a training's configuration."""
+"""Schema of scripts/train.py."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from diffusion_lab.config.schema.base import limited, seed_field
+
+MAX_THREADS = 1024
+
 
 @dataclass
 class PathsConfig:
-    """Where things are read from and written to."""
+    """Folders of the data, of all results, and of this run."""
 
     data_dir: str | None = None
     log_dir: str = MISSING
@@ -38,17 +42,17 @@ class DataConfig:
 
 @dataclass
 class TeacherConfig:
-    """The run that is made faster, and what it draws for that."""
+    """The run that reflow distils, and the pairs that it samples."""
 
     run: str | None = None
-    num_pairs: int = 40000
+    num_pairs: int = limited(40000, least=1)
     guidance_scale: float | None = None
     sampler: Any = None
 
 
 @dataclass
 class CommandConfig:
-    """How the configuration came about; filled in, not set."""
+    """The overrides and options of the command line; filled in, not set."""
 
     overrides: Any = MISSING
     choices: Any = MISSING
@@ -56,14 +60,14 @@ class CommandConfig:
 
 @dataclass
 class TrainConfig:
-    """A training run."""
+    """scripts/train.py."""
 
     command: CommandConfig = field(default_factory=CommandConfig)
 
-    seed: int = 0
+    seed: int = seed_field()
     guidance_scale: float = 1.0
     guidance_interval: Any = None
-    threads: int | None = None
+    threads: int | None = limited(None, 1, MAX_THREADS)
     init_from: str | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     replay: str | None = None

@@ -1,15 +1,16 @@
-"""The types of the configurations of what judges images."""
+"""Schema of scripts/train_extractor.py."""
 
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from diffusion_lab.config.schema.base import seed_field
 from diffusion_lab.config.schema.train import PathsConfig
 
 
 @dataclass
 class ExtractorDataConfig:
-    """Arguments of ImageDataModule; the range of values is the extractor's own."""
+    """Arguments of ImageDataModule; the value range is the extractor's own."""
 
     name: str = MISSING
     data_dir: str | None = "${paths.data_dir}"
@@ -25,7 +26,7 @@ class ExtractorDataConfig:
 
 @dataclass
 class TrainExtractorConfig:
-    """A training of the network that judges images."""
+    """scripts/train_extractor.py."""
 
     version: str = MISSING
     out: str = MISSING
@@ -37,5 +38,5 @@ class TrainExtractorConfig:
     shift: float = MISSING
     rotation: float = MISSING
     scale: float = MISSING
-    seed: int = MISSING
+    seed: int = seed_field(MISSING)
     accelerator: str = MISSING
