@@ -5,3 +5,9 @@ paths, the timestep on VP paths, the scaled log sigma on VE paths): a network th
 [0, 1] divides it. One made with `num_classes` needs labels (B,) from 0 to num_classes, the last
 being the null class.
 """
+
+from diffusion_lab.networks.basic_unet import BasicUNet
+from diffusion_lab.networks.fast_unet import FastUNet
+from diffusion_lab.networks.unet2d import UNet2D
+
+__all__ = ["BasicUNet", "FastUNet", "UNet2D"]

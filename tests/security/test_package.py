@@ -35,10 +35,14 @@ def run(installed, tmp_path, *command):
 
 
 def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
-    code = "import diffusion_lab.cli as cli; print(cli.__file__, cli.CONFIG_DIR)"
+    code = (
+        "from diffusion_lab import cli; from diffusion_lab.config.paths import CONFIG_DIR; "
+        "print(cli.__file__, CONFIG_DIR)"
+    )
     module, configs = run(installed, tmp_path, sys.executable, "-P", "-c", code).split()
     assert module.startswith(str(installed))
     assert configs == str(installed / "diffusion_lab" / "configs")
+    assert (installed / "diffusion_lab" / "py.typed").is_file()
 
 
 def test_console_commands_train_and_sample(installed, tmp_path):
