@@ -14,6 +14,7 @@ from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
+from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.cost import cost
 from diffusion_lab.sampling.description import planned
@@ -52,7 +53,10 @@ def explain(cfg: DictConfig) -> Explanation:
     figure = cost(module, shape, cfg.data.batch_size)
     fits, refused = [], []
     for word in words("sampler"):
-        reason = refusal(make_sampler(word), module.noise_schedule)
+        try:
+            reason = refusal(make_sampler(word), module.noise_schedule)
+        except UserError as error:  # of the user's own folder
+            reason = str(error)
         fits.append(word) if reason is None else refused.append(f"- {word}: {reason}")
     schedule = module.noise_schedule
     ends = schedule.span(2)

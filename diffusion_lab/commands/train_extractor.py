@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save
 from tqdm import tqdm
 
+from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.schema import TrainExtractorConfig
-from diffusion_lab.config.validate import validate
+from diffusion_lab.config.validate import check_config, validate
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.errors import UserError
@@ -65,6 +66,10 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     training = Training(cfg.max_epochs, cfg.lr, cfg.weight_decay, affine, cfg.seed)
     device = choose_device(cfg.accelerator)
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    own = settings["data"].get("images")
+    if own is not None:
+        check_config({"data": {"images": own}})
+        settings["data"]["images"] = build(own)
     data = ImageDataModule(**settings.pop("data"))
     if data.val_size < 2:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A training configuration without the command line, for notebooks and tests."""
+"""Compose a training configuration without the command line, for notebooks and tests."""
 
 import secrets
 import time
@@ -16,12 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion_lab.config.error_message import one_line
 from diffusion_lab.config.paths import CONFIG_DIR
 from diffusion_lab.config.resolvers import register
+from diffusion_lab.config.search_path import warn_of_hidden_files
 from diffusion_lab.errors import UserError
 
 
 @contextmanager
-def _hydra_to_ourselves() -> Iterator[None]:
-    """Set aside the Hydra of a notebook: there can be one in a process."""
+def _own_hydra() -> Iterator[None]:
+    """Set aside a Hydra that the caller has initialised: a process can have only one."""
     theirs, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
     GlobalHydra.instance().clear()
     try:
@@ -35,17 +36,18 @@ def _hydra_to_ourselves() -> Iterator[None]:
 def compose_config(
     overrides: Sequence[str] = (), output_dir: str | Path | None = None
 ) -> DictConfig:
-    """Compose what `scripts/train.py <overrides>` would train.
+    """Compose the configuration that `scripts/train.py <overrides>` would train.
 
     `output_dir` is the run folder, by default a new one under runs/ in `paths.log_dir`. Raises
-    UserError for an unknown word, key or value. A Hydra that the caller has initialised stays so.
+    UserError for an unknown option, key or value. A Hydra that the caller has initialised stays so.
     """
     register("train")
     try:
-        with _hydra_to_ourselves(), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        with _own_hydra(), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             cfg = compose("train", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error) or str(error)) from error
+    warn_of_hidden_files(overrides)
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     model = cfg.hydra.runtime.choices.model
     name = f"{stamp}_{model}_{secrets.token_hex(3)}"

@@ -1,69 +1,68 @@
-"""The words of the configuration groups as objects, and why some pairs of them make no sense."""
+"""Options of the configuration groups as objects, and which of them do not go together.
+
+Every list reads the whole search path: an option in the user's `./configs` counts as any other.
+"""
 
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
-
-from diffusion_lab.config.instantiate import build
-from diffusion_lab.config.paths import CONFIG_DIR
+from diffusion_lab.config.instantiate import build, build_part
+from diffusion_lab.config.search_path import options as words
+from diffusion_lab.config.search_path import read_option
+from diffusion_lab.config.validate import check_config
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler
 from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.errors import UserError
 
 
-def words(group: str) -> list[str]:
-    """The words of a group, in alphabetical order."""
-    return sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml"))
-
-
 def option(group: str, word: str, **settings: Any) -> Any:
-    """What a word of a group builds, with some of its settings changed."""
-    return build(_config(group, word) | settings, _convert_="all")
+    """Build an option of a group, with some of its settings changed.
+
+    Raises UserError for a class that cannot be imported or settings that it does not take.
+    """
+    config = read_option(group, word) | settings
+    check_config({group: config})
+    return build(config, _convert_="all")
 
 
-@cache
-def _config(group: str, word: str) -> dict[str, Any]:
-    path = Path(CONFIG_DIR, group, f"{word}.yaml")
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
-
-
-@cache
 def noise_schedules() -> dict[str, NoiseSchedule]:
-    """Every noise schedule by its word."""
+    """Every noise schedule by the name of its option."""
     return {word: option("noise_schedule", word) for word in words("noise_schedule")}
 
 
-@cache
 def predictions() -> dict[str, Prediction]:
-    """Every prediction by its word."""
+    """Every prediction by the name of its option."""
     return {word: option("prediction", word) for word in words("prediction")}
 
 
 def spacings(sampler: str) -> tuple[str | None, ...]:
-    """The timestep spacings a sampler takes; (None,) if it has its own."""
-    return SPACINGS if "timestep_spacing" in _config("sampler", sampler) else (None,)
+    """The timestep spacings that a sampler takes; (None,) if it has its own."""
+    return SPACINGS if "timestep_spacing" in read_option("sampler", sampler) else (None,)
 
 
 def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Sampler:
-    """A sampler by its word, with a timestep spacing where it takes one."""
+    """Build a sampler by the name of its option, with a timestep spacing if it takes one."""
     if spacing is not None:
         settings["timestep_spacing"] = spacing
-    return option("sampler", word, **settings)
+    config = read_option("sampler", word) | settings
+    check_config({"sampler": config})
+    sampler: Sampler = build_part("sampler", config, Sampler)
+    return sampler
 
 
 def sampler_config(word: str) -> dict[str, Any]:
-    """The settings that a sampler's word stands for."""
-    return dict(_config("sampler", word))
+    """The settings of a sampler option."""
+    return read_option("sampler", word)
 
 
 def sampler_word(config: Mapping[str, Any]) -> str:
-    """The word whose settings a sampler's configuration has most of; its class's name if none."""
+    """Name the option that a sampler's configuration shares most settings with.
+
+    The name of its class where no option has that class.
+    """
 
     def shared(word: str) -> int:
-        own = _config("sampler", word)
+        own = read_option("sampler", word)
         if any(own.get(key) != config.get(key) for key in ("_target_", "scheduler")):
             return 0
         return len([key for key in own if own[key] == config.get(key)])
@@ -73,7 +72,7 @@ def sampler_word(config: Mapping[str, Any]) -> str:
 
 
 def refusal(part: Sampler | Prediction, noise_schedule: NoiseSchedule) -> str | None:
-    """Why a sampler or prediction does not go with a noise schedule; None if it does."""
+    """The reason why a sampler or prediction does not fit a noise schedule; None if it does."""
     try:
         part.check(noise_schedule)
     except UserError as error:

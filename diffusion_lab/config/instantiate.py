@@ -1,4 +1,4 @@
-"""From a node of the configuration to its object."""
+"""Build the objects that the configuration names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from diffusion_lab.errors import UserError
 
 
 def build(node: Mapping[str, Any], **more: Any) -> Any:
-    """Hydra's instantiate, with a UserError from inside as it was raised."""
+    """Build a node by Hydra's instantiate; a UserError from inside is raised as it is."""
     try:
         return instantiate(node, **more)
     except InstantiationException as error:
@@ -20,3 +20,23 @@ def build(node: Mapping[str, Any], **more: Any) -> Any:
                 raise cause from None
             cause = cause.__cause__
         raise
+
+
+def build_part(name: str, node: Mapping[str, Any], kind: type) -> Any:
+    """Build the node `name`, which has to be a `kind`; UserError in one line if it is not."""
+    if "_target_" not in node:
+        raise no_class(name)
+    part = build(node, _convert_="all")
+    if not isinstance(part, kind):
+        raise UserError(
+            f"{name}: {node['_target_']} gives a {type(part).__name__}: expected a "
+            f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+        )
+    return part
+
+
+def no_class(name: str) -> UserError:
+    """Return the error for a node without `_target_`."""
+    return UserError(
+        f"{name} names no class: its YAML file needs a line such as _target_: my_module.MyClass"
+    )

@@ -1,4 +1,4 @@
-"""What the YAML files compute themselves, and what a command needs to compose them."""
+"""Resolvers that the YAML files use, and the registration of what a command needs."""
 
 import re
 import secrets
@@ -9,12 +9,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from diffusion_lab.config import schema
+from diffusion_lab.config.search_path import register_user_folders
 
 _LONGEST_NAME = 120  # file systems take 255 bytes
 
 
 def swept_keys(sweep_dir: Path) -> set[str] | None:
-    """The options that a sweep varies; None where its multirun.yaml does not say."""
+    """Read the options that a sweep varies; None if its multirun.yaml cannot be read."""
     try:
         saved = OmegaConf.load(sweep_dir / "multirun.yaml")
         typed = OverridesParser.create().parse_overrides(list(saved.hydra.overrides.task))
@@ -26,7 +27,7 @@ def swept_keys(sweep_dir: Path) -> set[str] | None:
 
 
 def swept(overrides: Sequence[str], sweep_dir: Path) -> list[str]:
-    """The overrides of a job that the sweep varies; all of them where that is not known."""
+    """Select the overrides of a job that its sweep varies; all if that is not known."""
     keys = swept_keys(sweep_dir)
     return [w for w in overrides if keys is None or w.partition("=")[0] in keys]
 
@@ -55,8 +56,9 @@ def tensorboard_name(run_dir: str) -> str:
 
 
 def register(command: str) -> None:
-    """What a command's YAML files need to be composed; every job of a sweep calls it again."""
+    """Register what a command's YAML files need; every job of a sweep calls it again."""
     schema.register(command)
+    register_user_folders()
     OmegaConf.register_new_resolver(
         "run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True
     )

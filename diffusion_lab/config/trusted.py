@@ -1,6 +1,12 @@
-"""From a saved configuration to its object, without Hydra and without trust in the file."""
+"""Build the objects of a saved configuration, which may have been written by anybody.
 
+Only classes of this project are built, and of the packages that the user trusts: by the option
+`trust=`, or on a machine of one's own for good by `DIFFUSION_LAB_TRUST=my_package,other`.
+"""
+
+import os
 import pkgutil
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,8 +20,10 @@ OWN = (
     "diffusion_lab.networks",
     "diffusion_lab.data.datamodule.ImageDataModule",
 )
-"""The packages whose classes a saved configuration may name, and a class by itself."""
-_BY_NAME = "hydra.utils.get_method"  # gives whatever its path says
+"""Packages, and one class, that every saved configuration may name."""
+_BY_NAME = "hydra.utils.get_method"  # returns the object that its `path` names
+VARIABLE = "DIFFUSION_LAB_TRUST"
+"""The environment variable."""
 TRAINING = (
     *OWN,
     "diffusion_lab.callbacks",
@@ -28,14 +36,18 @@ TRAINING = (
     "lightning.pytorch.profilers",
     _BY_NAME,
 )
-"""The same for one that is to be trained again."""
+"""Packages that a saved configuration may name if it is resumed or rerun."""
+
+
+def trusted_packages() -> list[str]:
+    """Return the packages that the environment variable DIFFUSION_LAB_TRUST names."""
+    return [name for name in re.split(r"[\s,;]+", os.environ.get(VARIABLE, "")) if name]
 
 
 def construct(node: Any, trust: Sequence[str] = ()) -> Any:
-    """What hydra's instantiate makes of a node, for classes from OWN or a package in `trust` only.
+    """Build a node as hydra's instantiate does, with classes of OWN and trusted packages only.
 
-    A configuration that came with a checkpoint may have been written by anybody: a name from
-    anywhere else raises UserError and is not imported.
+    Raises UserError for a name from anywhere else, which is not imported.
     """
     if isinstance(node, list):
         return [construct(child, trust) for child in node]
@@ -49,7 +61,7 @@ def construct(node: Any, trust: Sequence[str] = ()) -> Any:
 
 
 def check_targets(config: Any, trust: Sequence[str]) -> None:
-    """Raise UserError if a resolved configuration names what is not from TRAINING or `trust`."""
+    """Raise UserError if a resolved configuration names what is not of TRAINING or trusted."""
     if isinstance(config, list):
         for child in config:
             check_targets(child, trust)
@@ -64,10 +76,14 @@ def check_targets(config: Any, trust: Sequence[str]) -> None:
 
 
 def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> Any:
-    """What a dotted name stands for; UserError if it is not from `own` or a package in `trust`."""
+    """Return the object of a dotted name that is from `own` or a trusted package.
+
+    Raises UserError for any other, and for one that cannot be imported.
+    """
+    packages = (*own, *trust, *trusted_packages())
 
     def allowed(name: str) -> bool:
-        return any(name == p or name.startswith(f"{p}.") for p in (*own, *trust))
+        return any(name == p or name.startswith(f"{p}.") for p in packages)
 
     if allowed(name):
         make_importable(name)
@@ -85,6 +101,6 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
         + (
             "do not trust it"
             if package == "diffusion_lab"
-            else f"if you trust that code, say so with trust=[{package}]"
+            else f"if you trust that code, type trust=[{package}], or set {VARIABLE}={package}"
         )
     )

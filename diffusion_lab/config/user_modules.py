@@ -1,4 +1,4 @@
-"""Classes by their dotted names, also from a module in the folder where the command was typed."""
+"""Import objects by dotted name, also from modules in the working folder."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from diffusion_lab.errors import UserError
 
 
 def make_importable(name: str) -> None:
-    """Let a module in the working directory be imported if its name is found nowhere else.
+    """Add the working folder to sys.path if it alone holds the module of a dotted name.
 
     A script has its own folder on sys.path, a console command the one of the commands. Call it only
     for a name that the caller trusts: the folder stays on the path, last of all.
@@ -29,7 +29,7 @@ def make_importable(name: str) -> None:
 
 
 def find_object(name: str) -> Any:
-    """Return what a dotted name stands for; UserError with the reason in one line."""
+    """Import the object of a dotted name; UserError with the reason in one line."""
     from hydra.utils import get_object
 
     make_importable(name)

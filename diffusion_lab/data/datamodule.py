@@ -9,15 +9,11 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.clusters import Clusters
-from diffusion_lab.data.dataset import (
-    ImageSet,
-    fake_images,
-    fetch_images,
-    load_images,
-)
+from diffusion_lab.data.dataset import ImageSet, fake_images, fetch_images, load_images
 from diffusion_lab.data.folder import find_data_dir
 from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
 from diffusion_lab.data.mnist.files import NUM_CLASSES, SIDE
+from diffusion_lab.data.own import ReadImages, check_num_classes, check_own_settings, own_images
 from diffusion_lab.data.placement import check_on_device, keep
 from diffusion_lab.data.settings import check_images
 from diffusion_lab.data.split import padded, split_indices
@@ -47,7 +43,9 @@ class ImageDataModule(L.LightningDataModule):
         train_size: train on the first so many of the (shuffled) training images; None for all.
         num_images: only for fake: images in its training split, 10,000 if None.
         num_test_images: only for fake: images in its test split, 1,000 if None.
-        channels: of the images; published digits have 1, fake has 1 or 3, as is asked for.
+        channels: of the images; published digits have 1, others 1 or 3, as is asked for.
+        images: a function of the user's own data set; see `own_images`. `name` is then any name.
+        num_classes: only with `images`: labels are 0 to num_classes - 1, 10 if None.
         clusters: put so many groups of training images that look alike in place of the labels.
         on_device: keep the images in the GPU's memory: auto (if there is room), True or False.
 
@@ -72,6 +70,8 @@ class ImageDataModule(L.LightningDataModule):
         channels: int = 1,
         clusters: int | None = None,
         on_device: bool | str = "auto",
+        images: ReadImages | None = None,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         check_on_device(on_device)
@@ -87,11 +87,17 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.value_range = ValueRange(value_range)
         self.clusters, self.on_device = clusters, on_device
-        self.num_classes = NUM_CLASSES if clusters is None else clusters
+        check_num_classes(num_classes, images)
+        self._num_labels = NUM_CLASSES if num_classes is None else num_classes
+        self.num_classes = self._num_labels if clusters is None else clusters
 
         sizes = {"num_images": num_images, "num_test_images": num_test_images}
         given = {setting: size for setting, size in sizes.items() if size is not None}
-        check_images(name, source, given, channels, image_size)
+        if images is None:
+            check_images(name, source, given, channels, image_size)
+        else:
+            check_own_settings(name, source, given, channels, image_size, images)
+        self._read_own = images
         self._fake_sizes = given
         self.channels = channels
         self.image_size = SIDE if image_size is None else image_size
@@ -105,7 +111,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing; Lightning calls this in one process of a machine only."""
-        if self.dataset != "fake" and not self._fetched:
+        if self._read_own is None and self.dataset != "fake" and not self._fetched:
             fetch_images(self.dataset, self.named_dir, self.source)
         self._fetched = True
 
@@ -256,6 +262,9 @@ class ImageDataModule(L.LightningDataModule):
         return dict(self._provenance)
 
     def image_set(self) -> ImageSet:
+        """Return the whole data set, not padded; UserError if it cannot be had."""
+        if self._read_own is not None:
+            return own_images(self._read_own, self.dataset, self.image_shape, self._num_labels)
         if self.dataset == "fake":
             return fake_images(
                 image_size=self.image_size, channels=self.channels, **self._fake_sizes

@@ -137,6 +137,13 @@ def plan_export(
     return Export(drawn, walked, exact, _source(unet), guide)
 
 
+def check_exportable(module: DiffusionModule) -> None:
+    """Raise UserError where a part of the module has no counterpart in the exported pipelines."""
+    _source(_diffusers_model(module.network))
+    _path(module.noise_schedule)
+    _prediction(module.prediction)
+
+
 def _exportable(sampler: Sampler, schedule: NoiseSchedule) -> tuple[Sampler, bool]:
     """The sampler that a pipeline walks in this one's place, and whether it is the same."""
     if not isinstance(schedule, VPSchedule):

@@ -6,10 +6,12 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.config.instantiate import build_part
 from diffusion_lab.config.trusted import construct, trusted
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules.contracts import check_sampler
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Guide
 
@@ -35,10 +37,17 @@ def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler
     settings = {key: value for key, value in plain.items() if value is not None}
     if "_target_" in settings and plain.get("num_steps", 1) is None:
         raise UserError("sampler.num_steps=null: expected a whole number, at least 1")
-    config = settings if "_target_" in settings else run.config["sampler"] | settings
-    check_config({"sampler": config}, partial(trusted, trust=run.trust))
-    sampler: Sampler = construct(config, run.trust)
+    sampler: Sampler
+    if "_target_" in settings:  # chosen by whoever types the command, as in a training
+        config = settings
+        check_config({"sampler": config})
+        sampler = build_part("sampler", config, Sampler)
+    else:
+        config = run.config["sampler"] | settings
+        check_config({"sampler": config}, partial(trusted, trust=run.trust))
+        sampler = construct(config, run.trust)
     sampler.check(run.module.noise_schedule)
+    check_sampler(sampler, run.module.noise_schedule, run.image_shape)
     return config, sampler
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from diffusion_lab.callbacks import (
     CompiledNetwork,
@@ -32,11 +33,13 @@ from diffusion_lab.callbacks import (
     ValidateAtTheEnd,
 )
 from diffusion_lab.callbacks.checkpoints.run_folder import RunFolder
-from diffusion_lab.config.instantiate import build
+from diffusion_lab.config.instantiate import build, build_part, no_class
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.validate import OWN_KEYS
+from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, TimeSampling, Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.contracts import check_contracts
 from diffusion_lab.runs.checkpoint import SafeCheckpointIO
 from diffusion_lab.system.device import check_gpu, why_no_gpu
 from diffusion_lab.system.precision import forks
@@ -67,21 +70,55 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
 
 
+_KINDS: dict[str, type] = {
+    "network": nn.Module,
+    "noise_schedule": NoiseSchedule,
+    "prediction": Prediction,
+    "weighting": Weighting,
+    "time_sampling": TimeSampling,
+}
+
+
 def build_model(cfg: DictConfig) -> DiffusionModule:
-    """The module; UserError if its optimizer or the sampler of its pictures does not fit it."""
-    module: DiffusionModule = build(cfg.model)
+    """Build the module and check its parts, its optimizer and the run's sampler.
+
+    Raises UserError for the first that does not fit.
+    """
+    for group in _KINDS:
+        if cfg.get(group) is not None and "_target_" not in cfg[group]:
+            raise no_class(group)
+    module: DiffusionModule = build_part("model", cfg.model, DiffusionModule)
+    for group, kind in _KINDS.items():
+        if not isinstance(part := getattr(module, group), kind):
+            raise UserError(
+                f"{group}: a {type(part).__name__} is no {kind.__name__}; see docs/extending.md"
+            )
     channels_last = cfg.trainer.get("channels_last", "auto")
     if isinstance(channels_last, bool):
         module.lay_out(torch.channels_last if channels_last else torch.contiguous_format)
     elif channels_last != "auto":
         raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
-    build(cfg.sampler).check(module.noise_schedule)
+    sampler: Sampler = build_part("sampler", cfg.sampler, Sampler)
+    sampler.check(module.noise_schedule)
+    shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    if check_contracts(module, sampler, shape):
+        _note_export(module)
     check_guidance(cfg, module)
     try:
         module.make_optimizer(module.parameters())
     except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
         raise UserError(f"optimizer: {error}") from error
     return module
+
+
+def _note_export(module: DiffusionModule) -> None:
+    """Log the reason where export.py is going to reject the run."""
+    from diffusion_lab.export.folder import check_exportable  # imports diffusers' pipelines
+
+    try:
+        check_exportable(module)
+    except UserError as error:
+        log.info("this run can be sampled but not exported: %s", error)
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
@@ -129,6 +166,12 @@ def build_callbacks(
     # a node without a class holds an experiment's settings for a callback that is not there
     nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
     callbacks = [build(node) for node in nodes]
+    for callback in callbacks:
+        if not isinstance(callback, L.Callback):
+            raise UserError(
+                f"callbacks: {type(callback).__module__}.{type(callback).__name__} is no "
+                "lightning.Callback; see docs/extending.md"
+            )
     if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
         raise UserError(
             "callbacks: save_weights_only=true would leave out what sample.py and resume= read: "

@@ -1,6 +1,6 @@
 """Initial state of a training: pretrained weights (init_from=) and reflow pairs (teacher.run=)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,16 @@ class InitialState:
 
 
 def read_initial_state(
-    cfg: DictConfig, config: dict[str, Any], run_dir: Path, continued: bool
+    cfg: DictConfig,
+    config: dict[str, Any],
+    run_dir: Path,
+    continued: bool,
+    trust: Sequence[str] = (),
 ) -> tuple[InitialState, dict[str, Any]]:
     """Read pipeline and teacher, and put their parts into `cfg`; -> both, and `cfg` resolved.
 
-    Raises UserError where something is damaged or missing, or clashes with an override.
+    The teacher may name classes of the packages in `trust`. Raises UserError where something is
+    damaged or missing, or clashes with an override.
     """
     pipeline = None
     if cfg.init_from is not None:
@@ -87,7 +92,7 @@ def read_initial_state(
     pairs_file = run_dir / PAIRS_FILE
     if continued and pairs_file.exists():
         return InitialState(pipeline, pairs_file=pairs_file), config
-    teacher = read_teacher(cfg)
+    teacher = read_teacher(cfg, trust)
     return InitialState(pipeline, teacher, pairs_file), use_parts_of(teacher, cfg)
 
 

@@ -33,7 +33,9 @@ def preflight(start: Start) -> InitialState:
     if start.cfg.replay is not None:
         raise UserError("replay= trains nothing: type debug=replay replay=<run folder>/anomaly.pt")
     continued = start.checkpoint is not None
-    initial, start.config = read_initial_state(start.cfg, start.config, start.run_dir, continued)
+    initial, start.config = read_initial_state(
+        start.cfg, start.config, start.run_dir, continued, start.trust
+    )
     check_config(start.config)
     check_limits(start.cfg)
     if not continued:  # a run keeps the options it was trained with

@@ -4,7 +4,7 @@ import logging
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,16 @@ from diffusion_lab.system.precision import FULL, NARROW
 log = logging.getLogger(__name__)
 
 _PARTS = ("network", "noise_schedule", "prediction")
-_DATA = ("name", "channels", "image_size", "value_range", "clusters", "num_images")
+_DATA = (
+    "name",
+    "channels",
+    "image_size",
+    "value_range",
+    "clusters",
+    "num_images",
+    "images",
+    "num_classes",
+)
 _BATCH = 250
 
 
@@ -44,9 +53,10 @@ class Pairs:
     """Of unit scale, float32 (N, C, H, W)."""
 
 
-def read_teacher(cfg: DictConfig) -> Run:
-    """The run that `teacher.run` names, checked against the other settings of the teacher.
+def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
+    """Load the run that `teacher.run` names; check it against the other settings of the teacher.
 
+    Its folder may be anybody's: it may name classes of this project and of the packages in `trust`.
     Raises UserError where it cannot teach: a random sampler, a prediction that says nothing at the
     noise end, guidance it does not have.
     """
@@ -57,7 +67,7 @@ def read_teacher(cfg: DictConfig) -> Run:
             "teacher.run=logs/runs/<run>"
         )
     try:
-        run = load_run(teacher.run)
+        run = load_run(teacher.run, trust=trust)
     except UserError as error:
         text = str(error)
         raise UserError(f"teacher.{text}" if text.startswith("run=") else text) from error
@@ -99,7 +109,7 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     cfg.command.choices = dict(cfg.command.choices) | {
         group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")
     }
-    check_targets([run.config[part] for part in _PARTS], trust=())  # the folder may be anybody's
+    check_targets([run.config[part] for part in (*_PARTS, "data")], run.trust)
     take_over(cfg, run.config)
     cfg.teacher.run = str(run.dir.absolute())
     cfg.teacher.guidance_scale = _guide(run, cfg).guidance_scale
@@ -119,7 +129,8 @@ def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
     for part in _PARTS:
         cfg[part] = config[part]
     for key in _DATA:
-        cfg.data[key] = config["data"].get(key)
+        if key in cfg.data:  # runs of before an option had been there are taken up too
+            cfg.data[key] = config["data"].get(key)
     cfg.model.num_classes = config["model"].get("num_classes")
 
 

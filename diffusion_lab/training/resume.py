@@ -37,6 +37,8 @@ class Start:
     """None where the training starts at step 0."""
     first_step: int | None = None
     """None for a new run."""
+    trust: Sequence[str] = ()
+    """Packages whose classes a teacher's run folder may name."""
 
 
 def restore(
@@ -49,6 +51,8 @@ def restore(
     left to train, and for a name that is not trusted.
     """
     checkpoint, first_step = None, None
+    # the trust= in a saved configuration is the word of whoever wrote the folder
+    trusted = (cfg.get("trust") or ()) if trust is None else trust
     if not resume:
         check_start(cfg, run_dir)
     if not (resume and (run_dir / ".hydra" / "config.yaml").exists()):
@@ -64,7 +68,7 @@ def restore(
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     if trust is not None:
         check_targets(config, trust)
-    return Start(cfg, config, run_dir, checkpoint, first_step)
+    return Start(cfg, config, run_dir, checkpoint, first_step, trusted)
 
 
 def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:

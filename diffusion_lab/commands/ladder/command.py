@@ -71,14 +71,16 @@ def ladder(cfg: DictConfig) -> Ladder:
     configs = [rung.config(plain["paths"]) for rung in rungs]
     check_rungs(rungs, configs)
     runs = [
-        RungRun(rung, seed, folder, seeded(cfg, seed, folder))
+        RungRun(rung, seed, folder, seeded(cfg, seed, folder), plain["trust"])
         for seed in seeds  # so a ladder that is stopped was climbed whole by its first seeds
         for rung, cfg in zip(rungs, configs, strict=True)
         for folder in [out / f"rung_{rung.number}" / f"seed_{seed}"]
     ]
     for run in runs:
         run.check()
-    judge = choose_ladder_judge(plain["extractor"], configs[0], plain["paths"]["data_dir"])
+    judge = choose_ladder_judge(
+        plain["extractor"], configs[0], plain["paths"]["data_dir"], plain["trust"]
+    )
     features = judge.extractor.num_features
     if plain["num_samples"] <= features:
         raise UserError(

@@ -8,11 +8,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.compose import compose_config
-from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_config, check_keys
 from diffusion_lab.errors import UserError
-from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.training.components import build_model
 
 BUDGET = (
     "trainer.max_epochs",
@@ -130,8 +129,7 @@ def check_rungs(rungs: Sequence[Rung], configs: Sequence[DictConfig]) -> None:
             config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
             check_keys(config, TrainConfig)
             check_config(config)
-            module: DiffusionModule = build(cfg.model)
-            build(cfg.sampler).check(module.noise_schedule)
+            build_model(cfg)
         except UserError as error:
             raise UserError(f"{rung.title}: {error}") from error
         if cfg.trainer.max_steps < 1 or cfg.trainer.max_time is not None:

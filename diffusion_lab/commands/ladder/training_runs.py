@@ -1,6 +1,7 @@
 """One training of a ladder: trained, or gone on with, or found done; then scored."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from diffusion_lab.commands.ladder.rungs import Rung, differences
 from diffusion_lab.config.instantiate import build
+from diffusion_lab.config.trusted import check_targets
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.scorer import Judge
@@ -37,6 +39,8 @@ class RungRun:
     seed: int
     folder: Path
     config: DictConfig
+    trust: Sequence[str] = ()
+    """Packages whose classes it may name."""
 
     @property
     def title(self) -> str:
@@ -53,7 +57,9 @@ class RungRun:
         return self.record().get("status") == "finished"
 
     def check(self) -> None:
-        """Raise UserError if its folder holds another training."""
+        """Raise UserError if its folder holds another training, or it could not be loaded later."""
+        config = cast(dict[str, Any], OmegaConf.to_container(self.config, resolve=True))
+        check_targets([config["model"], config["sampler"], config["data"]], self.trust)
         if not (self.folder / ".hydra" / "config.yaml").is_file():
             return
         try:
@@ -81,7 +87,7 @@ class RungRun:
 
     def score(self, judge: Judge, num_samples: int, batch_size: int) -> dict[str, Any]:
         """Draw from it with its own seed and score that, if it was not done: evaluation.json."""
-        run = load_run(self.folder)
+        run = load_run(self.folder, trust=self.trust)
         about = {
             "run": str(run.dir),
             "checkpoint": "last",
@@ -124,7 +130,9 @@ class RungRun:
         return torch.from_numpy(np.load(newest.with_name("samples.npz"))["images"])
 
 
-def choose_ladder_judge(name: str | None, cfg: DictConfig, data_dir: str | None) -> Judge:
+def choose_ladder_judge(
+    name: str | None, cfg: DictConfig, data_dir: str | None, trust: Sequence[str] = ()
+) -> Judge:
     """The judge of all trainings of a ladder before there is one, from a configuration of theirs.
 
     Raises UserError if there is none for such data.
@@ -138,6 +146,7 @@ def choose_ladder_judge(name: str | None, cfg: DictConfig, data_dir: str | None)
         value_range=ValueRange(data["value_range"]),
         image_shape=(data["channels"], data["image_size"], data["image_size"]),
         weights="raw",
+        trust=trust,
     )
     return choose_judge(name, untrained, data_dir)
 

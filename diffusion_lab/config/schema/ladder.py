@@ -44,4 +44,5 @@ class LadderConfig:
     batch_size: int = limited(250, least=1)
     extractor: str | None = None
     out: str | None = None
+    trust: list[str] = field(default_factory=list)
     paths: LadderPathsConfig = field(default_factory=LadderPathsConfig)

@@ -37,6 +37,8 @@ class DataConfig:
     num_images: int | None = None
     clusters: int | None = None
     on_device: Any = "auto"
+    images: Any = None
+    num_classes: int | None = None
     seed: int = "${seed}"  # type: ignore[assignment]
 
 

@@ -1,6 +1,7 @@
 """Schema of scripts/train_extractor.py."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -21,6 +22,8 @@ class ExtractorDataConfig:
     val_size: int = MISSING
     train_size: int | None = None
     num_images: int | None = None
+    images: Any = None
+    num_classes: int | None = None
     seed: int = "${seed}"  # type: ignore[assignment]
 
 

@@ -1,0 +1,128 @@
+"""Folders of options: the package's own, the user's `./configs`, and what Hydra was given.
+
+The package's folder comes first. A `configs` folder of another project can hold files of the same
+names, `trainer/default.yaml` for one, which must not replace what every run is made of.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+from diffusion_lab.config.override_syntax import unquoted
+from diffusion_lab.config.paths import CONFIG_DIR
+from diffusion_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+USER_FOLDER = "configs"
+"""In the folder where a command is typed."""
+
+
+def config_folders() -> list[Path]:
+    """Return the folders that options are looked for in, the first that has one wins.
+
+    Within a command these are all folders of Hydra's search path, `--config-dir` included.
+    """
+    hydra = HydraConfig.instance().cfg
+    if hydra is None:
+        folders = [Path.cwd() / USER_FOLDER]
+    else:
+        runtime = hydra.hydra.runtime
+        found = (_folder(source.schema, source.path) for source in runtime.config_sources)
+        folders = [folder for folder in found if folder is not None]
+        folders.append(Path(runtime.cwd) / USER_FOLDER)
+    there = (folder.resolve() for folder in [CONFIG_DIR, *folders] if folder.is_dir())
+    return list(dict.fromkeys(there))
+
+
+def _folder(schema: str, path: str) -> Path | None:
+    """Return the folder of a source of Hydra's; None for one that is not a folder."""
+    if schema == "pkg":
+        try:
+            return Path(str(resources.files(path.replace("/", "."))))
+        except (ImportError, TypeError, ValueError):
+            return None
+    return Path(path) if schema == "file" else None
+
+
+class _UserFolders(SearchPathPlugin):
+    """Append the user's folders to the search path of this project's commands, and of no other."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        paths = [element.path or "" for element in search_path.get_path()]
+        if str(CONFIG_DIR) not in [path.removeprefix("file://") for path in paths]:
+            return
+        for folder in config_folders():
+            if folder != CONFIG_DIR.resolve():
+                search_path.append("user", f"file://{folder}")
+
+
+def register_user_folders() -> None:
+    """Let Hydra find the user's options."""
+    Plugins.instance().register(_UserFolders)
+
+
+def options(group: str) -> list[str]:
+    """Return the names of a group's options, in alphabetical order."""
+    return sorted({path.stem for folder in config_folders() for path in _files(folder, group)})
+
+
+def _files(folder: Path, group: str) -> Iterable[Path]:
+    return (folder / group).glob("*.yaml")
+
+
+def read_option(group: str, name: str) -> dict[str, Any]:
+    """Return the content of an option, unresolved, over those of the same group that it is made of.
+
+    Raises UserError for one that does not exist, and for a defaults list with other groups.
+    """
+    for folder in config_folders():
+        file = folder / group / f"{name}.yaml"
+        if file.is_file():
+            break
+    else:
+        folders = ", ".join(map(str, config_folders()))
+        raise UserError(f"there is no {group}/{name}.yaml in {folders}")
+    content = dict(_load(file, file.stat().st_mtime_ns))
+    merged: dict[str, Any] = {}
+    for other in content.pop("defaults", []):
+        if not isinstance(other, str) or other == name:
+            raise UserError(f"{file}: in defaults, {other} is not another option of {group}")
+        if other != "_self_":
+            merged |= read_option(group, other)
+    return merged | content
+
+
+@cache
+def _load(file: Path, changed: int) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)) or {})
+
+
+def hidden_files(overrides: Sequence[str]) -> list[str]:
+    """Return a line for each user's file that an override seems to ask for and does not get."""
+    lines = []
+    for word in overrides:
+        key, _, name = word.lstrip("+").partition("=")
+        group = key.partition("@")[0]
+        files = [folder / group / f"{unquoted(name)}.yaml" for folder in config_folders()]
+        there = [file for file in files if file.is_file()]
+        lines += [
+            f"{other} is not used: {word} is {there[0]}; give yours another name"
+            for other in there[1:]
+            if other.read_bytes() != there[0].read_bytes()
+        ]
+    return lines
+
+
+def warn_of_hidden_files(overrides: Sequence[str]) -> None:
+    """Log a warning for each of `hidden_files`."""
+    for line in hidden_files(overrides):
+        log.warning("%s", line)

@@ -1,0 +1,143 @@
+"""A data set of the user's own: one function that returns its images and labels."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.dataset import ImageSet
+from diffusion_lab.data.loader import check_whole_number
+from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
+from diffusion_lab.data.settings import check_channels
+from diffusion_lab.errors import UserError
+
+ReadImages = Callable[[], Any]
+"""() -> ((train images, train labels), (test images, test labels)), NumPy arrays or tensors.
+
+Images are uint8 (N, C, H, W), or (N, H, W) of one channel; labels are whole numbers (N,) from 0.
+"""
+MAX_CLASSES = 256
+"""References keep a label in a byte."""
+_EXAMPLE = "data.images={_target_: my_data.images, _partial_: true}"
+
+
+def check_num_classes(num_classes: int | None, images: ReadImages | None) -> None:
+    """Raise UserError for a number of classes out of range, or of a data set that has its own."""
+    if num_classes is None:
+        return
+    if images is None:
+        raise UserError("data.num_classes is of a data set of your own: leave it out here")
+    check_whole_number("num_classes", num_classes, least=1)
+    if num_classes > MAX_CLASSES:
+        raise UserError(f"data.num_classes={num_classes}: expected at most {MAX_CLASSES}")
+
+
+def check_own_settings(
+    name: str,
+    source: str,
+    sizes: Mapping[str, int],
+    channels: int,
+    image_size: int | None,
+    images: ReadImages,
+) -> None:
+    """Raise UserError for settings that a data set of the user's own cannot have."""
+    check_channels(channels)
+    if name in TORCHVISION_CLASS or name == "fake":
+        raise UserError(
+            f"data.name={name} is another data set, whose scores this one would get: give yours a "
+            "name of its own"
+        )
+    if not callable(images):
+        raise UserError(
+            f"data.images is a {type(images).__name__}: expected a function, for example {_EXAMPLE}"
+        )
+    if image_size is None:
+        raise UserError(f"data.image_size=null: give the side of the images of {name}")
+    check_whole_number("image_size", image_size, least=1)
+    if sizes or source != "auto":
+        key = next(iter(sizes), "source")
+        raise UserError(
+            f"data.{key} does nothing for {name}: pass it to its function, data.images.{key}=..."
+        )
+
+
+def own_images(
+    read: ReadImages, name: str, shape: tuple[int, int, int], num_classes: int
+) -> ImageSet:
+    """Call the function of a data set and check what it returns.
+
+    Args:
+        read: see `ReadImages`.
+        name: of the data set.
+        shape: (C, H, W) of an image after it was padded evenly with black, H = W.
+        num_classes: labels are 0 to num_classes - 1.
+
+    Raises:
+        UserError: for anything else than the images and labels of two splits.
+
+    """
+    function = _name(read)
+    try:
+        (train_images, train_labels), (test_images, test_labels) = read()
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"data.images: {function} failed ({type(error).__name__}: {reason}): expected "
+            "((train images, train labels), (test images, test labels))"
+        ) from error
+    train = _checked(function, "train", train_images, train_labels, shape, num_classes)
+    test = _checked(function, "test", test_images, test_labels, shape, num_classes)
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise UserError(
+            f"data.images: {function} gives train images {tuple(train[0].shape[1:])} and test "
+            f"images {tuple(test[0].shape[1:])}: expected one shape (C, H, W)"
+        )
+    return ImageSet(*train, *test, name=name, source="function", note=f"by {function}")
+
+
+def _name(function: Any) -> str:
+    inner = getattr(function, "func", function)  # of a partial
+    return f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__name__)}"
+
+
+def _checked(
+    function: str,
+    split: str,
+    images: Any,
+    labels: Any,
+    shape: tuple[int, int, int],
+    num_classes: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the images as (N, C, H, W) and the labels as int64 (N,) of a split."""
+
+    def wrong(given: str, expected: str) -> UserError:
+        return UserError(f"data.images: {function} gives {split} {given}: expected {expected}")
+
+    pixels, classes = torch.as_tensor(images), torch.as_tensor(labels)
+    if pixels.dtype != torch.uint8:
+        raise wrong(f"images of {pixels.dtype}", "torch.uint8, values from 0 to 255")
+    if pixels.ndim == 3:
+        pixels = pixels.unsqueeze(1)
+    channels, side, _ = shape
+    border = side - pixels.shape[-1] if pixels.ndim == 4 else -1
+    square = pixels.ndim == 4 and pixels.shape[2] == pixels.shape[3]
+    if not square or pixels.shape[1] != channels or border < 0 or border % 2:
+        raise wrong(
+            f"images of shape {tuple(pixels.shape)}",
+            f"(N, {channels}, {side}, {side}) by data.channels={channels} and "
+            f"data.image_size={side}, or smaller squares that even borders fill up",
+        )
+    if classes.is_floating_point() or classes.is_complex() or classes.ndim != 1:
+        raise wrong(f"labels of {classes.dtype} {tuple(classes.shape)}", "whole numbers (N,)")
+    if not len(pixels) or len(pixels) != len(classes):
+        raise wrong(f"{len(pixels)} images and {len(classes)} labels", "as many, at least 1")
+    low, high = int(classes.min()), int(classes.max())
+    if low < 0 or high >= num_classes:
+        raise wrong(
+            f"labels from {low} to {high}",
+            f"0 to {num_classes - 1}, or data.num_classes={high + 1}",
+        )
+    return pixels.contiguous(), classes.long()

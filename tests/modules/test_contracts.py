@@ -1,0 +1,142 @@
+"""Parts of the user's own: what breaks a contract is told before a training begins."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import diffusion_lab as dl
+from diffusion_lab.diffusion import BlendSampler, Flow, LinearSchedule, Sampler, Step, Weighting
+from diffusion_lab.errors import UserError
+from diffusion_lab.modules.contracts import check_contracts, check_sampler
+
+SHAPE = (1, 8, 8)
+
+
+class Net(nn.Module):
+    def __init__(self, rows=None):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.label = None if rows is None else nn.Embedding(rows, 1)
+
+    def forward(self, x, time, labels=None):
+        shift = 0 if self.label is None else self.label(labels)[:, :, None, None]
+        return self.scale * x + shift
+
+
+class Schedule(LinearSchedule):
+    pass
+
+
+class Velocity(Flow):
+    pass
+
+
+class Even(Weighting):
+    pass
+
+
+class Walk(BlendSampler):
+    pass
+
+
+def module(network=None, schedule=None, prediction=None, weighting=None, num_classes=None):
+    return dl.DiffusionModule(
+        network or Net(),
+        schedule or Schedule(),
+        prediction or Velocity(),
+        weighting=weighting or Even(),
+        num_classes=num_classes,
+    )
+
+
+def test_parts_that_keep_their_contracts_pass_and_no_random_number_is_drawn():
+    made, before = module(Net(rows=4), num_classes=3), torch.get_rng_state()
+    assert made.training
+    assert check_contracts(made, Walk(num_steps=2), SHAPE)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert made.training and made.network.scale.grad is None
+
+
+def test_parts_of_the_package_are_not_tried():
+    class Counting(dl.networks.BasicUNet):
+        calls = 0
+
+        def forward(self, *inputs):
+            Counting.calls += 1
+            return super().forward(*inputs)
+
+    Counting.__module__ = "diffusion_lab.networks.basic_unet"
+    made = dl.DiffusionModule(Counting(), LinearSchedule(), Flow())
+    assert not check_contracts(made, BlendSampler(num_steps=2), (1, 28, 28))
+    assert Counting.calls == 0
+
+
+def change(base, **methods):
+    return type(base.__name__, (base,), methods | {"__module__": __name__})
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        (
+            {"network": change(Net, forward=lambda self, x, time, labels=None: x[..., :4])()},
+            r"Net: forward gives the shape \(3, 1, 8, 4\), expected \(3, 1, 8, 8\)",
+        ),
+        ({"network": change(Net, forward=lambda self, x: x)()}, "Net.forward failed: TypeError"),
+        (
+            {"network": change(Net, forward=lambda self, x, t, labels: x / 0)()},
+            "forward gives nan or inf",
+        ),
+        ({"network": Net(rows=3), "num_classes": 3}, "labels go from 0 to 3, the null class"),
+        (
+            {"schedule": change(Schedule, alpha=lambda self, t: t.mean())()},
+            r"Schedule: alpha gives the shape \(\)",
+        ),
+        (
+            {"schedule": change(Schedule, sigma=lambda self, t: t * math.nan)()},
+            "sigma gives nan or inf",
+        ),
+        ({"schedule": change(Schedule, sigma=lambda self, t: 1 - t)()}, "it to grow with t"),
+        (
+            {"schedule": change(Schedule, network_time=lambda self, t: 2000 * t)()},
+            "expected numbers from 0 to 1000",
+        ),
+        (
+            {"prediction": change(Velocity, to_clean=lambda self, o, x, a, s: x)()},
+            "expected it to give x0 back",
+        ),
+        ({"prediction": change(Velocity, name=None)()}, "it has no name"),
+        (
+            {"weighting": change(Even, weight=lambda self, a, s, p: a[:, None] * s)()},
+            r"weight gives the shape \(3, 3\)",
+        ),
+    ],
+)
+def test_a_broken_contract_names_the_part(parts, told):
+    with pytest.raises(UserError, match=told) as error:
+        check_contracts(module(**parts), BlendSampler(num_steps=2), SHAPE)
+    assert "tests.modules.test_contracts." in str(error.value) and "\n" not in str(error.value)
+
+
+class Nothing(Sampler):
+    def steps(self, denoise, noise_schedule, noise, generators):
+        yield from ()
+
+
+class Shrinks(Sampler):
+    def steps(self, denoise, noise_schedule, noise, generators):
+        yield Step(torch.tensor(1.0), noise, noise, noise[:1])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "told"),
+    [
+        (Nothing(2), "steps yields nothing"),
+        (Shrinks(2), r"x_next of a step gives the shape \(1, 1, 8, 8\), expected \(2, 1, 8, 8\)"),
+    ],
+)
+def test_a_sampler_is_tried(sampler, told):
+    with pytest.raises(UserError, match=told):
+        check_sampler(sampler, LinearSchedule(), SHAPE)
