@@ -1,1 +1,1 @@
-"""The configuration: compose, check and build it."""
+"""The configuration: compose it, validate it, build its objects."""

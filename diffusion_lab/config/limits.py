@@ -1,4 +1,4 @@
-"""When a training ends: the trainer's limits, checked before it begins. Imports no torch."""
+"""Check the limits of a training (epochs, steps, time) before it begins. Imports no torch."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
 
 
 def seconds_of(max_time: Any) -> float | None:
-    """Of trainer.max_time, "DD:HH:MM:SS" or the arguments of a timedelta; None for no limit.
+    """Convert trainer.max_time, "DD:HH:MM:SS" or arguments of a timedelta; None for no limit.
 
     Raises UserError for anything else.
     """
@@ -34,7 +34,7 @@ def seconds_of(max_time: Any) -> float | None:
 
 
 def check_limits(cfg: DictConfig) -> None:
-    """Raise UserError for limits that are none of Lightning's, or leave nothing to train."""
+    """Raise UserError for limits that Lightning would reject, or that leave nothing to train."""
     seconds = seconds_of(cfg.trainer.max_time)
     if seconds is not None and seconds <= 0:
         raise UserError(f"trainer.max_time={cfg.trainer.max_time} leaves no time to train")
@@ -49,10 +49,10 @@ def check_limits(cfg: DictConfig) -> None:
 
 
 def check_an_end(cfg: DictConfig) -> None:
-    """Raise UserError for a training without end whose learning rate follows its end."""
+    """Raise UserError for a training without a limit if its learning rate depends on one."""
     trainer = cfg.trainer
     if trainer.max_epochs == -1 and trainer.max_steps == -1 and trainer.max_time is None:
         raise UserError(
-            "the learning rate follows the training to its end, and no limit says where that is: "
+            "the learning-rate schedule needs the length of the training, and no limit is set: "
             "give trainer.max_time=, max_epochs= or max_steps=, or take lr_scheduler=none"
         )

@@ -1,4 +1,4 @@
-"""Classes that moved: their old dotted names in saved configurations, and the new ones."""
+"""Old dotted names of moved classes, as saved configurations have them, and the new names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ MOVED = {
     "diffusion_lab.modules.lr_schedule.": "diffusion_lab.optim.lr_schedule.",
     "diffusion_lab.modules.muon.": "diffusion_lab.optim.muon.",
 }
-"""Beginnings of names."""
+"""Old prefixes of dotted names, and the new ones."""
 _KEYS = ("_target_", "path")
 
 
 def with_new_names(node: Any) -> Any:
-    """Return a configuration of plain types with the new names of what moved."""
+    """Replace old dotted names in a configuration of plain types."""
     if isinstance(node, Mapping):
         return {
             key: _new_name(value)
