@@ -16,11 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion_lab.cli.arguments import bracket_lists, flags_first
+from diffusion_lab.cli.early_checks import check_run_option
 from diffusion_lab.cli.errors import fail, line_of, told
 from diffusion_lab.cli.log_file import thread_failed
 from diffusion_lab.cli.working_dir import back_to_typed
 from diffusion_lab.config.paths import CONFIG_DIR
 from diffusion_lab.config.resolvers import register
+from diffusion_lab.config.search_path import warn_of_hidden_files
 from diffusion_lab.errors import UserError
 from diffusion_lab.system.lock import locked
 from diffusion_lab.system.malloc import keep_freed_memory
@@ -85,13 +87,15 @@ def prepare_arguments(*lists: str, first: Callable[[Sequence[str]], list[str]] =
 
 
 def task_of(work: str) -> Callable[[DictConfig], None]:
-    """What imports `work`, "module:function", when it begins, and prints what came of it.
+    """Return a task that imports `work`, "module:function", and prints its result.
 
-    Of its result that is `lines`, and last `out`, the path of what it made.
+    Printed are `lines` of the result, and last `out`, the path of what was made.
     """
 
     def task(cfg: DictConfig) -> None:
         back_to_typed()
+        warn_of_hidden_files(HydraConfig.get().overrides.task)
+        reporting(check_run_option, cfg)
         made = reporting(lambda cfg: pkgutil.resolve_name(f"diffusion_lab.{work}")(cfg), cfg)
         print(*made.lines, made.out, sep="\n")
 

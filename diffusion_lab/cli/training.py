@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffusion_lab.cli.arguments import flags_first
+from diffusion_lab.cli.early_checks import check_training
 from diffusion_lab.cli.errors import told
 from diffusion_lab.cli.output_folder import claimed
 from diffusion_lab.cli.resume_arguments import SavedRun, repeated_run, resumed_run
@@ -18,12 +20,14 @@ from diffusion_lab.cli.run_command import log, prepare_arguments, reporting, run
 from diffusion_lab.cli.working_dir import paths_as_typed
 from diffusion_lab.config.override_syntax import unquoted
 from diffusion_lab.config.resolvers import register
+from diffusion_lab.config.search_path import warn_of_hidden_files
 from diffusion_lab.runs.state import check_new
 from diffusion_lab.runs.sweep import job_folders
 from diffusion_lab.system.lock import locked
 
 
 def _train(cfg: DictConfig) -> float | None:
+    warn_of_hidden_files(HydraConfig.get().overrides.task)
     if cfg.command.choices.debug == "replay":
         from diffusion_lab.commands.train import replay_job
 
@@ -39,6 +43,8 @@ def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
     def run(cfg: DictConfig) -> Any:
         register("train")  # a job of a sweep may run in a process of its own
         cfg = paths_as_typed(cfg)
+        if cfg.command.choices.debug != "replay":  # which takes no more than a file
+            reporting(check_training, cfg)
         with ExitStack() as held:
             reporting(lambda cfg: held.enter_context(claimed(cfg)), cfg)
             return task(cfg)

@@ -1,17 +1,18 @@
-"""An exception in one line, for those that a person at the command line can do something about."""
+"""Describe an exception in one line, if the user can do something about it."""
 
 import re
 
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from diffusion_lab.config.suggestions import unknown_name
 from diffusion_lab.config.unknown_keys import unknown_key
 from diffusion_lab.errors import UserError
 from diffusion_lab.system.system_errors import fault
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """An error and what caused it."""
+    """An error and its causes."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
@@ -22,7 +23,7 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def one_line(error: BaseException) -> str | None:
-    """One line for a mistake that its author can mend or a fault of the machine, else None."""
+    """One line for a mistake of the user or a fault of the machine; None for any other error."""
     reason = _reason(error)
     if reason is None:
         return None
@@ -46,8 +47,11 @@ def _reason(error: BaseException) -> str | None:
             named = not link.full_key or link.full_key in line
             return line if named else f"{link.full_key}: {line}"
     if str(error).startswith("Config group override must be"):  # a bare ValueError of Hydra's
-        return "a group is null: give it a word of its own, or logger=[] for no logger"
+        return "a group is null: choose one of its options, or logger=[] for no logger"
     for link in links:
+        if isinstance(link, MissingConfigException) and link.options:
+            group, _, name = str(link.missing_cfg_file).rpartition("/")
+            return unknown_name(group, name, list(link.options))
         if isinstance(link, OverrideParseException):
             return _not_understood(link)
     if any(isinstance(link, HydraException) for link in links):
@@ -57,13 +61,13 @@ def _reason(error: BaseException) -> str | None:
 
 
 def _typed(links: list[BaseException]) -> str:
-    """The override of an unknown key, which Hydra's error repeats; "" for a key of a file."""
+    """The override with an unknown key, as Hydra's error repeats it; "" for a key of a file."""
     found = [re.search(r"To append to your config use \+(.*)", str(link)) for link in links]
     return next((match[1] for match in found if match), "")
 
 
 def _not_understood(error: OverrideParseException) -> str:
-    """Where Hydra's grammar says what it had expected, and not in which word."""
+    """The message for an override that is no valid syntax; Hydra's own does not repeat it."""
     word = error.override
     name, equals, value = word.partition("=")
     what = " ".join(error.message.partition("\nSee ")[0].split())

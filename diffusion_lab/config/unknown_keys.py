@@ -1,4 +1,4 @@
-"""Messages for an option that does not exist: the full name of what was probably meant."""
+"""Messages for an option that does not exist, with the full name of a similar one."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -56,6 +56,13 @@ _OTHER_NAMES = {
     "wd": ("weight_decay",),
 }
 """Names of options in other programs, and the names that they may have here."""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+_BY_PLAIN_NAME = {_plain(name): meant for name, meant in _OTHER_NAMES.items()}
 _NOT_FOR_TYPING = ("hydra", "command")
 _MOST = 6  # that are named
 
@@ -63,10 +70,10 @@ _MOST = 6  # that are named
 def unknown_option(
     key: str, config: Any, known: Iterable[str], typed: str = "", is_open: bool = False
 ) -> str:
-    """Tell which option was meant by the unknown `key` of a configuration, or what there is.
+    """Tell which option an unknown `key` of a configuration was meant to be, or list what there is.
 
-    `known` are the names in the place where it was looked for, `typed` is the override, "" for a
-    key of a file. An open node is one whose class may take a key that it does not have yet.
+    `known` are the keys of the node where it was looked for, `typed` is the override, "" for a key
+    of a file. An open node belongs to a class that may take more keys than the node has.
     """
     value = typed.partition("=")[2] if typed.startswith(f"{key}=") else ""
     there = [full for full in _all_keys(config) if full != key]
@@ -74,19 +81,20 @@ def unknown_option(
     meant = _meant(name, there, sorted(known), parent)
     line = f"{key} is unknown: "
     if meant:
-        line += f"type {' or '.join(f'{full}={value}' for full in meant[:_MOST])}"
+        full_names = [f"{full}={value}" if value else full for full in meant[:_MOST]]
+        line += f"did you mean {' or '.join(full_names)}?"
     else:
         line += f"choose from {sorted(known)}"
     if is_open and typed:
         line += (
-            "; where its class takes it, or under -m where a swept option brings it, "
-            f"add it by ++{typed}"
+            f"{'' if meant else ';'} If its class takes it, or another option swept by -m brings "
+            f"it, type ++{typed}"
         )
     return line
 
 
 def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[str]:
-    """Full names of the options that a name may stand for, the most probable kind only."""
+    """Full names of the options that a name may stand for, by the first rule that finds any."""
 
     def ending(names: Iterable[str]) -> list[str]:
         wanted = set(names)
@@ -94,10 +102,10 @@ def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[s
         return sorted(found, key=lambda full: (full.count("."), full))
 
     beside = f"{parent}." if parent else ""
-    others = _OTHER_NAMES.get(name.lower().replace("-", "_"), ())
+    others = _BY_PLAIN_NAME.get(_plain(name), ())
     if here := [f"{beside}{other}" for other in others if other in known]:
         return here
-    if close := get_close_matches(name, known, n=3, cutoff=0.75):
+    if close := get_close_matches(name, known, n=3, cutoff=0.7):
         return [f"{beside}{other}" for other in close]
     leaves = {full.rpartition(".")[2] for full in there}
     return ending(others) or ending([name]) or ending(get_close_matches(name, leaves, cutoff=0.8))

@@ -1,4 +1,4 @@
-"""Holds a composed configuration against the classes it names, before anything is built."""
+"""Validate a composed configuration against the signatures of the classes it names."""
 
 import inspect
 import math
@@ -11,6 +11,7 @@ from typing import Any, Literal, Union
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.schema.base import LARGEST_SEED
+from diffusion_lab.config.suggestions import near
 from diffusion_lab.config.unknown_keys import unknown_option
 from diffusion_lab.config.user_modules import find_object
 from diffusion_lab.errors import UserError
@@ -32,7 +33,7 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def _accepts(hint: Any, value: Any) -> bool:
-    """Whether a value from YAML fits a type hint; judged where numbers or truth values are due."""
+    """Return False for a value from YAML that a hint of numbers or truth values excludes."""
     union = typing.get_origin(hint) in (Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     if isinstance(value, str):
@@ -46,13 +47,13 @@ def _accepts(hint: Any, value: Any) -> bool:
 
 
 def _literals(options: Iterable[Any]) -> list[Any]:
-    """The values that the Literals among type hints name."""
+    """The values of all Literals among type hints."""
     literals = [option for option in options if typing.get_origin(option) is Literal]
     return [value for literal in literals for value in typing.get_args(literal)]
 
 
 def _expected(hint: Any) -> str:
-    """A type hint in the words of YAML."""
+    """A type hint as YAML users call it."""
     union = typing.get_origin(hint) in (Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     plain = [o for o in options if typing.get_origin(o) is not Literal]
@@ -62,7 +63,7 @@ def _expected(hint: Any) -> str:
 
 
 def _is_setting(value: float, path: str) -> bool:
-    """No nan; infinity may bound the noise levels of somebody's sampler, but no optimizer."""
+    """False for nan; infinity may bound the noise levels of a sampler, but is no learning rate."""
     return math.isfinite(value) or (math.isinf(value) and path != "optimizer")
 
 
@@ -120,9 +121,9 @@ def check_keys(config: Mapping[str, Any], schema: type) -> None:
 
 
 def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_object) -> None:
-    """Raise UserError for a key its class does not take or a value of another type.
+    """Raise UserError for a key that its class does not take, or a value of the wrong type.
 
-    `config` is a resolved, plain dictionary; `find` gives the class of a dotted name.
+    `config` is a resolved, plain dictionary; `find` returns the class of a dotted name.
     """
     for path, node in _targets(config):
         try:
@@ -135,9 +136,11 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_ob
         takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key in node.keys() - _HYDRA_KEYS:
             if key not in parameters and key not in own and not takes_more:
+                known = sorted([*parameters, *own])
+                meant = " or ".join(f"{path}.{other}" for other in near(str(key), known))
                 raise UserError(
-                    f"{path}.{key} is unknown: {target.__name__} takes "
-                    f"{sorted([*parameters, *own])}"
+                    f"{path}.{key} is unknown: "
+                    + (f"did you mean {meant}?" if meant else f"{target.__name__} takes {known}")
                 )
             if isinstance(node[key], float) and not _is_setting(node[key], path):
                 raise UserError(f"{path}.{key}={node[key]}: expected a finite number")

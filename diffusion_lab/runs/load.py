@@ -14,6 +14,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.runs.checkpoint import read_checkpoint
 from diffusion_lab.runs.post_hoc_ema import PREFIX, blend_snapshots
+from diffusion_lab.runs.state import checkpoint_file
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.sampling.draw import draw
 from diffusion_lab.system.precision import FULL
@@ -165,15 +166,7 @@ def load_run(
     `trust`. Raises UserError if the folder or the checkpoint is not there or cannot be read.
     """
     folder = Path(run_dir).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"run={run_dir} is no folder: give a run folder such as logs/runs/<name>")
-    path = folder / "checkpoints" / f"{checkpoint}.ckpt"
-    if not path.is_file():
-        there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
-        hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
-        if (folder / "model_index.json").is_file():
-            hint = f"it is a diffusers pipeline, of which sample.py pipeline={run_dir} draws"
-        raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
+    path = checkpoint_file(run_dir, checkpoint)
     state = read_checkpoint(path)
     config, raw = state["config"], state["state_dict"]
     kept = {"ema": state["ema"]["weights"], "raw": {}} if "ema" in state else {"raw": {}}

@@ -17,6 +17,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def checkpoint_file(run_dir: str | Path, checkpoint: str = "last") -> Path:
+    """Return the file of a run's checkpoint; UserError where there is no such run or file."""
+    folder = Path(run_dir).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"run={run_dir} is no folder: give a run folder such as logs/runs/<name>")
+    path = folder / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
+        hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
+        if (folder / "model_index.json").is_file():
+            hint = f"it is a diffusers pipeline, of which sample.py pipeline={run_dir} draws"
+        raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
+    return path
+
+
 def has_saved(run_dir: Path) -> bool:
     """Whether a run got as far as its first checkpoint, or says that it ended."""
     return has_checkpoint(run_dir) or read_record(run_dir).get("status") == "finished"

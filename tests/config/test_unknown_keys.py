@@ -33,7 +33,9 @@ def test_every_setting_is_found_by_its_bare_name():
         if name in TOP or name in _OTHER_NAMES or len(namesakes) > _MOST:
             continue
         line = unknown_option(name, config, TOP, f"{name}=7")
-        close = any(f"type {top}=" in line for top in TOP)  # such as optimizers -> optimizer
+        close = any(
+            f"did you mean {top}=" in line for top in TOP
+        )  # such as optimizers -> optimizer
         assert close or f"{'.'.join(path)}=7" in line, line
 
 
@@ -43,6 +45,6 @@ def test_what_others_call_an_option_leads_to_one_that_there_is():
     for file in (ROOT / "configs").rglob("*.yaml"):
         content = OmegaConf.to_container(OmegaConf.load(file))
         names |= {part for path in leaves(content) for part in path} if content else set()
-    names |= {f.name for f in fields(schema.training.DataConfig)} | {"resume"}
+    names |= {f.name for f in fields(schema.train.DataConfig)} | {"resume"}
     for other, meant in _OTHER_NAMES.items():
         assert set(meant) <= names, other

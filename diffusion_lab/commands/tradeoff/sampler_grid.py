@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_lab.config.groups import make_sampler, spacings, words
+from diffusion_lab.config.suggestions import unknown_name
 from diffusion_lab.diffusion import NoiseSchedule, Sampler
 from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.errors import UserError
@@ -59,7 +60,7 @@ def make_cells(
             raise UserError(f"spacings={asked}: choose from {', '.join(SPACINGS)}")
     for word in samplers or ():
         if word not in words("sampler"):
-            raise UserError(f"samplers={word}: choose from {', '.join(words('sampler'))}")
+            raise UserError(unknown_name("samplers", word, words("sampler")))
     cells: list[Cell] = []
     skipped: dict[str, str] = {}
     for word in dict.fromkeys(samplers or DEFAULT):

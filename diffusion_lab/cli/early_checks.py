@@ -1,0 +1,43 @@
+"""Checks of a composed configuration that need no torch, whose import takes seconds.
+
+The commands make the same checks, with all the others: notebooks call them without this.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.config.limits import check_limits
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.validate import check_keys, check_seed
+from diffusion_lab.errors import UserError
+from diffusion_lab.runs.state import checkpoint_file
+
+
+def check_run_option(cfg: DictConfig) -> None:
+    """Raise UserError where `run=` of a command names no run or no checkpoint."""
+    run = _given(cfg, "run")
+    if isinstance(run, str) and run:
+        checkpoint_file(run, _given(cfg, "checkpoint") or "last")
+
+
+def check_training(cfg: DictConfig) -> None:
+    """Raise UserError for keys, limits, a seed or a folder of a training that cannot be."""
+    check_keys(cast(dict[str, Any], OmegaConf.to_container(cfg)), TrainConfig)
+    check_limits(cfg)
+    check_seed(cfg.seed)
+    if teacher := _given(cfg, "teacher.run"):
+        try:
+            checkpoint_file(teacher)
+        except UserError as error:
+            raise UserError(f"teacher.{error}") from error
+    pipeline = _given(cfg, "init_from")
+    if pipeline and not Path(pipeline).expanduser().is_dir():
+        raise UserError(
+            f"init_from={pipeline} is no folder: give the folder of a diffusers pipeline"
+        )
+
+
+def _given(cfg: DictConfig, key: str) -> Any:
+    return OmegaConf.select(cfg, key, throw_on_missing=False)

@@ -1,0 +1,79 @@
+"""Mistyped names: what was probably meant, soon, and without an import of torch."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from diffusion_lab.config.suggestions import near, unknown_name
+
+PROGRAM = """
+import sys
+from diffusion_lab import cli
+name, *sys.argv[1:] = sys.argv[1:]
+try:
+    getattr(cli, name)()
+finally:
+    print("torch" in sys.modules, file=sys.stdout)
+"""
+EARLY = [
+    ("train model=flwo", "model=flwo is unknown: did you mean flow?"),
+    ("train model=zzz", "model=zzz is unknown: choose from basic_unet, ddpm, edm, flow"),
+    ("train sampler=huen", "did you mean heun?"),
+    ("train trainer.max_epoch=3", "did you mean trainer.max_epochs=3?"),
+    ("train optimizer.learningrate=3", "did you mean optimizer.lr=3?"),
+    ("train modle=flow", "did you mean model=flow?"),
+    ("train ++sede=3", "sede is unknown: did you mean seed?"),
+    ("train trainer.max_epochs=0", "trainer.max_epochs=0 leaves nothing to train"),
+    ("train trainer.max_time=soon", "trainer.max_time=soon: expected"),
+    ("train seed=-1", "seed=-1: expected"),
+    ("train teacher.run=nowhere", "teacher.run=nowhere is no folder"),
+    ("train init_from=nowhere", "init_from=nowhere is no folder"),
+    ("train resume=nowhere", "resume=nowhere is no run folder"),
+    ("sample run=nowhere", "run=nowhere is no folder"),
+    ("evaluate run=.", "run=. has no checkpoints/last.ckpt"),
+    ("export run=nowhere out=x", "run=nowhere is no folder"),
+    ("compare run=x", "run is unknown: did you mean runs=x?"),
+]
+
+
+@pytest.mark.parametrize(("line", "told"), EARLY)
+def test_a_mistake_that_needs_no_torch_is_told_without_it(line, told, tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *line.split()],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 2
+    assert told in result.stderr and result.stderr.count("\n") == 1
+    assert result.stdout.strip().endswith("False")
+    # of the processor: this machine may be busy with other tests
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 2
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_a_class_that_does_not_take_a_key_says_which_it_takes(typed):
+    code, _, err = typed("train", "+optimizer.weight_decy=0.1", "data=fake")
+    assert code == 2 and "did you mean optimizer.weight_decay" in err
+    code, _, err = typed("train", "+optimizer.zzz=0.1", "data=fake")
+    assert code == 2 and "Adam takes ['amsgrad'," in err
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("flwo", ["flow", "edm"], ["flow"]),
+        ("Heun", ["heun", "ddim"], ["heun"]),
+        ("solver", ["dpm_solver", "ddim"], ["dpm_solver"]),
+        ("zzz", ["heun", "ddim"], []),
+    ],
+)
+def test_near(name, known, meant):
+    assert near(name, known) == meant
+    line = unknown_name("sampler", name, known)
+    assert ("choose from heun, ddim" in line) == (not meant)
