@@ -20,9 +20,8 @@ from diffusion_lab.cli.early_checks import check_run_option
 from diffusion_lab.cli.errors import fail, line_of, told
 from diffusion_lab.cli.log_file import thread_failed
 from diffusion_lab.cli.working_dir import back_to_typed
-from diffusion_lab.config.paths import CONFIG_DIR
 from diffusion_lab.config.resolvers import register
-from diffusion_lab.config.search_path import warn_of_hidden_files
+from diffusion_lab.config.search_path import CONFIG_DIR, warn_of_hidden_files
 from diffusion_lab.errors import UserError
 from diffusion_lab.system.lock import locked
 from diffusion_lab.system.malloc import keep_freed_memory

@@ -14,9 +14,8 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.error_message import one_line
-from diffusion_lab.config.paths import CONFIG_DIR
 from diffusion_lab.config.resolvers import register
-from diffusion_lab.config.search_path import warn_of_hidden_files
+from diffusion_lab.config.search_path import CONFIG_DIR, warn_of_hidden_files
 from diffusion_lab.errors import UserError
 
 

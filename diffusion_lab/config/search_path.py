@@ -18,7 +18,6 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from diffusion_lab.config.override_syntax import unquoted
-from diffusion_lab.config.paths import CONFIG_DIR
 from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -126,3 +125,10 @@ def warn_of_hidden_files(overrides: Sequence[str]) -> None:
     """Log a warning for each of `hidden_files`."""
     for line in hidden_files(overrides):
         log.warning("%s", line)
+
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+# a wheel carries the configs inside the package, a checkout has them beside it
+CONFIG_DIR = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())

@@ -11,9 +11,8 @@ from typing import Any, Literal, Union
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.schema.base import LARGEST_SEED
-from diffusion_lab.config.suggestions import near
-from diffusion_lab.config.unknown_keys import unknown_option
-from diffusion_lab.config.user_modules import find_object
+from diffusion_lab.config.trusted import find_object
+from diffusion_lab.config.unknown_keys import near, unknown_option
 from diffusion_lab.errors import UserError
 
 OWN_KEYS: dict[str, dict[str, Any]] = {

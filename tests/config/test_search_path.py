@@ -9,8 +9,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab import compose_config
 from diffusion_lab.config.groups import make_sampler, sampler_word
-from diffusion_lab.config.paths import CONFIG_DIR
-from diffusion_lab.config.search_path import options, read_option
+from diffusion_lab.config.search_path import CONFIG_DIR, options, read_option
 from diffusion_lab.diffusion import HeunSampler
 from diffusion_lab.errors import UserError
 

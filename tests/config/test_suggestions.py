@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from diffusion_lab.config.suggestions import near, unknown_name
+from diffusion_lab.config.unknown_keys import near, unknown_name
 
 PROGRAM = """
 import sys

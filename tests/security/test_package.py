@@ -36,7 +36,7 @@ def run(installed, tmp_path, *command):
 
 def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
     code = (
-        "from diffusion_lab import cli; from diffusion_lab.config.paths import CONFIG_DIR; "
+        "from diffusion_lab import cli; from diffusion_lab.config.search_path import CONFIG_DIR; "
         "print(cli.__file__, CONFIG_DIR)"
     )
     module, configs = run(installed, tmp_path, sys.executable, "-P", "-c", code).split()

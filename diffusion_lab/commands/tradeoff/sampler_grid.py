@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_lab.config.groups import make_sampler, spacings, words
-from diffusion_lab.config.suggestions import unknown_name
+from diffusion_lab.config.unknown_keys import unknown_name
 from diffusion_lab.diffusion import NoiseSchedule, Sampler
 from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.errors import UserError

@@ -13,8 +13,8 @@ from diffusion_lab import load_run
 from diffusion_lab.commands.edit.edits import EDITS
 from diffusion_lab.commands.edit.input_images import read_images, read_mask
 from diffusion_lab.config.groups import words
-from diffusion_lab.config.paths import CONFIG_DIR
 from diffusion_lab.config.resolvers import register
+from diffusion_lab.config.search_path import CONFIG_DIR
 from diffusion_lab.data.mnist.files import idx_files
 from tests.cli.test_bad_input import assert_refused
 from tests.config.test_options import blank_idx

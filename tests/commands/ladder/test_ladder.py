@@ -15,7 +15,7 @@ from scipy import stats
 
 from diffusion_lab import compose_config
 from diffusion_lab.commands.ladder.rungs import differences, read_rungs
-from diffusion_lab.config.paths import CONFIG_DIR
+from diffusion_lab.config.search_path import CONFIG_DIR
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import last_line
 
