@@ -121,7 +121,7 @@ class CompiledNetwork(L.Callback):
                 began = time.perf_counter()
             torch.compiler.cudagraph_mark_step_begin()
             with trainer.precision_plugin.train_step_context():
-                loss = module.loss(*module.draw(*batch)).mean()
+                loss = module.losses(*module.draw(*batch))[1].mean()
             torch.autograd.grad(loss, weights, allow_unused=True)
         wait()
         return (time.perf_counter() - began) / _TIMED

@@ -22,7 +22,8 @@ def cost(module: DiffusionModule, shape: tuple[int, int, int], batch_size: int) 
     for _ in range(4):
         began = time.perf_counter()
         optimizer.zero_grad()
-        module.loss(x0, noise, times).mean().backward()
+        _, losses = module.losses(x0, noise, times)
+        losses.mean().backward()
         optimizer.step()
         seconds.append(time.perf_counter() - began)
     return {

@@ -20,13 +20,12 @@ from diffusion_lab.diffusion.prediction import Prediction
 from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
 from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.errors import UserError
+from diffusion_lab.modules.clipped_error import clipped_error
 from diffusion_lab.optim.lr_schedule import Constant, LRSchedule
 from diffusion_lab.system.lightning import callbacks_of, gathered_batches
 
 Pairing = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x0, noise, classes (B,) if any) -> the noise in another order. Images are (B, C, H, W)."""
-_MARGIN = 0.05
-"""Of the value range: more than the noise that one call leaves on black."""
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -112,36 +111,24 @@ class DiffusionModule(L.LightningModule):
         time = self.noise_schedule.network_time(t)
         return self.network(scaled.to(self.dtype), time, labels).to(x_t.dtype)
 
-    def error(self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Mean squared error on the target per image, (B,).
+    def losses(
+        self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Squared error on the target per image, and the weighted loss that training minimises.
 
-        noise and t are arguments, so that it can be repeated.
+        x0 and noise are (B, C, H, W), t and labels (B,) -> (B,) and (B,).
         """
         alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
-        x_t = self.noise_schedule.add_noise(x0, noise, t)
+        x_t = per_image(alpha, x0) * x0 + per_image(sigma, x0) * noise
         output = self(x_t, t, labels)
         if self.clipped_to is None:
-            difference = output - self.prediction.target(x0, noise, alpha, sigma)
-            return difference.square().flatten(1).mean(1)
-        low, high = self.clipped_to.low, self.clipped_to.high
-        margin = _MARGIN * (high - low)
-        black, white = x0 <= low, x0 >= high
-        safe = x0 - margin * black + margin * white
-        target = self.prediction.target(safe, noise, alpha, sigma)
-        clean, goal = (
-            self.prediction.to_clean(each, x_t, alpha, sigma) for each in (output.detach(), target)
-        )
-        beyond = black & (clean < goal) | white & (clean > goal)
-        return (output - target).masked_fill(beyond, 0).square().flatten(1).mean(1)
-
-    def weigh(self, error: Tensor, t: Tensor) -> Tensor:
-        """The losses (B,) of squared errors on the target (B,) at t (B,)."""
-        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
-        return self.weighting(error, alpha, sigma, self.prediction)
-
-    def loss(self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The weighted error per image, (B,): what training minimises."""
-        return self.weigh(self.error(x0, noise, t, labels), t)
+            target = self.prediction.target(x0, noise, alpha, sigma)
+            error = (output - target).square().flatten(1).mean(1)
+        else:
+            error = clipped_error(
+                output, x0, noise, x_t, alpha, sigma, self.prediction, self.clipped_to
+            )
+        return error, self.weighting(error, alpha, sigma, self.prediction)
 
     def denoise(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The clean images the network sees in x_t (B, C, H, W) at t (B,)."""
@@ -163,7 +150,7 @@ class DiffusionModule(L.LightningModule):
     def draw(
         self, x0: Tensor, labels: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """What `loss` takes for a batch: x0, its or fresh noise, times, the network's labels."""
+        """What `losses` takes for a batch: x0, its or fresh noise, times, the network's labels."""
         if noise is None:
             classes = None if self.num_classes is None else labels
             noise = self.pairing(x0, self.noise_schedule.draw_noise(x0), classes)
@@ -177,8 +164,7 @@ class DiffusionModule(L.LightningModule):
         the target, and "t".
         """
         x0, noise, t, labels = self.draw(*batch)
-        error = self.error(x0, noise, t, labels)
-        losses = self.weigh(error, t)
+        error, losses = self.losses(x0, noise, t, labels)
         loss = losses.mean()
         if self.logs_loss and self._trainer is not None:  # None where this is called by hand
             self.log("train/loss", loss, prog_bar=True)
@@ -227,16 +213,17 @@ class DiffusionModule(L.LightningModule):
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """The unweighted error with noise and times that depend on the batch alone.
 
-        So epochs compare, and so do weightings of the same target. -> per image (B,) "error", "t".
+        So epochs compare, and so do weightings of the same target. -> for callbacks, per image
+        (B,): the weighted "losses", "error" and "t".
         """
         x0, labels, *paired = batch
         number = batch_idx * self.trainer.world_size + self.global_rank
         generator = torch.Generator().manual_seed(number)
         noise = paired[0] if paired else self.noise_schedule.draw_noise(x0, generator)
         t = self.time_sampling.draw(len(x0), self.noise_schedule, "cpu", generator).to(x0.device)
-        error = self.error(x0, noise, t, self.network_labels(labels))
+        error, losses = self.losses(x0, noise, t, self.network_labels(labels))
         self.log("val/loss", error.mean(), prog_bar=True, sync_dist=True, batch_size=len(x0))
-        return {"error": error, "t": t}
+        return {"losses": losses, "error": error, "t": t}
 
     def training_progress(self, step: int) -> float:
         """Share of the training that is done after `step` optimizer steps, in [0, 1].

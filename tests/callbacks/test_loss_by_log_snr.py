@@ -38,7 +38,7 @@ class Witness(L.Callback):
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, *args):
         t, error = outputs["t"], outputs["error"]
-        self.val.append([t, error, pl_module.weigh(error, t)])
+        self.val.append([t, error, outputs["losses"]])
 
 
 QUICK = (

@@ -200,7 +200,7 @@ def test_the_learned_weight_is_trained_and_does_not_change_the_validation_error(
     x0, noise = torch.rand(2, 1, 28, 28), torch.randn(2, 1, 28, 28)
     t = torch.tensor([0.3, 0.6])
     plain = DiffusionModule(module.network, LinearSchedule(), Flow())
-    assert torch.equal(module.error(x0, noise, t), plain.loss(x0, noise, t))
+    assert torch.equal(module.losses(x0, noise, t)[0], plain.losses(x0, noise, t)[1])
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -247,7 +247,7 @@ def test_stratified_times_lower_the_variance_of_the_batch_loss():
                 noise = schedule.draw_noise(x0, generator)
                 t = sampling.draw(16, schedule, generator=generator)
                 # a loss that depends on the noise level, as every diffusion loss does
-                losses.append((module.error(x0, noise, t) * (1 + 4 * t)).mean())
+                losses.append((module.losses(x0, noise, t)[0] * (1 + 4 * t)).mean())
         return torch.stack(losses).std()
 
     assert spread(UniformTime(stratified=True)) < 0.5 * spread(UniformTime())

@@ -84,7 +84,8 @@ def losses(place: Place) -> Iterator[Row]:
             values = []
             for batch, _ in zip(data.train_dataloader(), range(steps), strict=False):
                 drawn = module.draw(*data.on_after_batch_transfer(batch, 0))
-                loss = module.loss(*(None if x is None else x.to(device) for x in drawn)).mean()
+                moved = (None if x is None else x.to(device) for x in drawn)
+                loss = module.losses(*moved)[1].mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -61,7 +61,7 @@ def test_every_cell_trains_two_steps_and_samples_two_images(path, target):
         for _ in range(2):
             x0 = torch.rand(4, 1, 8, 8)
             t = module.time_sampling.draw(4, schedule)
-            loss = module.loss(x0, schedule.draw_noise(x0), t).mean()
+            loss = module.losses(x0, schedule.draw_noise(x0), t)[1].mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

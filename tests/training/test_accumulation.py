@@ -46,7 +46,7 @@ def plain(network, module, batches, epoch, size, clip=None):
         for k in range(0, epoch, size):
             optimizer.zero_grad()
             group = left[k : k + size]
-            sum(module.loss(*batch).mean() for batch in group).div(len(group)).backward()
+            sum(module.losses(*batch)[1].mean() for batch in group).div(len(group)).backward()
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
             optimizer.step()

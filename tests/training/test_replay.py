@@ -20,14 +20,15 @@ def overflown(tmp_path, monkeypatch):
     def run(*overrides, value=1e25):
         torch.set_num_threads(1)
         losses = []
-        loss_of = DiffusionModule.weigh
+        losses_of = DiffusionModule.losses
 
-        def loss(self, *args):
-            losses.append(loss_of(self, *args))
-            return losses[-1]
+        def losses_kept(self, *args):
+            error, loss = losses_of(self, *args)
+            losses.append(loss)
+            return error, loss
 
         with monkeypatch.context() as patch:
-            patch.setattr(DiffusionModule, "weigh", loss)
+            patch.setattr(DiffusionModule, "losses", losses_kept)
             with pytest.raises(Diverged, match="the loss is nan"):
                 train_with(Poison(2, value=value), tmp_path / "run", *overrides)
         return tmp_path / "run", losses[-1].tolist()

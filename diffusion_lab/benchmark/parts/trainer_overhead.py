@@ -66,8 +66,8 @@ class BareLoop:
             moved = tuple(tensor.to(self.device) for tensor in next(self.batches))
             batch = self.data.on_after_batch_transfer(moved, 0)
             self.optimizer.zero_grad()
-            x0, noise, t, classes = self.module.draw(*batch)
-            self.module.loss(x0, noise, t, classes).mean().backward()
+            _, losses = self.module.losses(*self.module.draw(*batch))
+            losses.mean().backward()
             self.optimizer.step()
 
 
@@ -80,8 +80,8 @@ class PlainModule(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Mean loss of a batch, ()."""
-        x0, noise, t, classes = self.module.draw(*self.data.on_after_batch_transfer(batch, 0))
-        return self.module.loss(x0, noise, t, classes).mean()
+        drawn = self.module.draw(*self.data.on_after_batch_transfer(batch, 0))
+        return self.module.losses(*drawn)[1].mean()
 
     def configure_optimizers(self) -> Optimizer:
         """The module's own, without a schedule."""

@@ -98,8 +98,7 @@ class LossByNoise(L.Callback):
     ) -> None:
         """Add a batch, weighted as in training."""
         module = _diffusion(pl_module)
-        error, t = outputs["error"], outputs["t"]
-        self._add("val", module, module.weigh(error, t), error, t)
+        self._add("val", module, outputs["losses"], outputs["error"], outputs["t"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write and draw, and begin anew; an epoch that was cut short may be gone on with."""

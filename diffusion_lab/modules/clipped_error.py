@@ -1,0 +1,37 @@
+"""Squared error on the target for images that will be clipped to a value range."""
+
+from torch import Tensor
+
+from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.diffusion.prediction import Prediction
+
+MARGIN = 0.05
+"""Fraction of the value range: more than the noise that one network call leaves on black."""
+
+
+def clipped_error(
+    output: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    x_t: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    prediction: Prediction,
+    value_range: ValueRange,
+) -> Tensor:
+    """Mean squared error on the target per image, where overshooting black or white is no error.
+
+    Images are (B, C, H, W), alpha and sigma (B,). The target of a black or white pixel lies
+    MARGIN (of the range) beyond it at pure noise, and less on the way where the target depends on
+    x0. A prediction still farther out is clipped afterwards, so it counts nothing. -> (B,).
+    """
+    low, high = value_range.low, value_range.high
+    margin = MARGIN * (high - low)
+    black, white = x0 <= low, x0 >= high
+    safe = x0 - margin * black + margin * white
+    target = prediction.target(safe, noise, alpha, sigma)
+    clean, goal = (
+        prediction.to_clean(each, x_t, alpha, sigma) for each in (output.detach(), target)
+    )
+    beyond = black & (clean < goal) | white & (clean > goal)
+    return (output - target).masked_fill(beyond, 0).square().flatten(1).mean(1)
