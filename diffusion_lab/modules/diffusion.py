@@ -1,6 +1,5 @@
 """The training objective: noise an image, ask the network, compare with the target."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -84,15 +83,6 @@ class DiffusionModule(L.LightningModule):
         self.num_classes = num_classes
         self.label_dropout = label_dropout
         self.clipped_to = None if clipped_to is None else ValueRange(clipped_to)
-        self.logs_loss = True
-        """By `log`; a callback that does it for less sets it to False."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Spare Lightning's note of the hook it is in, forty a step, what torch asks of modules."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
         """Store the weights of convolutions in this order of dimensions."""
@@ -160,18 +150,13 @@ class DiffusionModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """Mean loss of a batch with fresh noise and times.
 
-        -> "loss" (), and for callbacks, per image (B,): "losses", whose mean that is, "error" on
-        the target, and "t".
+        -> "loss" (), and for callbacks, per image (B,): "losses", of which it is the mean, "error"
+        on the target, and "t". Logging `train/loss` is the work of the callback StepLog, which a
+        Trainer built by hand needs too.
         """
         x0, noise, t, labels = self.draw(*batch)
         error, losses = self.losses(x0, noise, t, labels)
-        loss = losses.mean()
-        if self.logs_loss and self._trainer is not None:  # None where this is called by hand
-            self.log("train/loss", loss, prog_bar=True)
-        return {"loss": loss, "losses": losses.detach(), "error": error.detach(), "t": t}
-
-    # Lightning asks for it in every step, and to find it takes a tenth of a millisecond
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+        return {"loss": losses.mean(), "losses": losses.detach(), "error": error.detach(), "t": t}
 
     def on_train_start(self) -> None:
         """Let a run that is taken up under another limit follow it from its first step on."""
@@ -193,12 +178,6 @@ class DiffusionModule(L.LightningModule):
         if size > 1 and (gathered := gathered_batches(self.trainer)) < size:
             loss = loss * (size / gathered)
         super().backward(loss, *args, **kwargs)
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """What the optimizer does itself, less what it tells torch's profiler and compiler."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
 
     def configure_gradient_clipping(
         self,

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 C = TypeVar("C", bound=L.Callback)
 
@@ -90,6 +91,45 @@ def settle(loops: dict[str, Any]) -> None:
             count["processed"] = count["completed"]
         elif count["processed"] == count["ready"]:
             count["completed"] = count["processed"]
+
+
+class CheckpointHooks(ModelCheckpoint):
+    """Lightning's, with two private decisions made public for subclasses."""
+
+    def is_stale(self, trainer: L.Trainer) -> bool:
+        """Return True to skip this save: the metric has not been measured anew."""
+        return False
+
+    def saves_at_epoch_end(self) -> bool:
+        """Return True to save at the end of a training epoch, whenever validation is."""
+        return False
+
+    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
+        return self.is_stale(trainer) or super()._should_skip_saving_checkpoint(trainer)
+
+    def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
+        return self.saves_at_epoch_end() or super()._should_save_on_train_epoch_end(trainer)
+
+
+class EarlyStoppingHooks(EarlyStopping):
+    """Lightning's, with two private decisions made public for subclasses."""
+
+    def is_stale(self, trainer: L.Trainer) -> bool:
+        """Return True to skip this check: the metric has not been measured anew."""
+        return False
+
+    def checks_at_epoch_end(self) -> bool:
+        """Return True to check at the end of a training epoch, whenever validation is."""
+        return False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Choose where the metric is checked."""
+        if self.checks_at_epoch_end():
+            self._check_on_train_epoch_end = True
+        super().setup(trainer, pl_module, stage)
+
+    def _should_skip_check(self, trainer: L.Trainer) -> bool:
+        return self.is_stale(trainer) or super()._should_skip_check(trainer)
 
 
 T = TypeVar("T")

@@ -38,7 +38,6 @@ from diffusion_lab.training.components import (
 )
 from diffusion_lab.training.initialization import InitialState, check_same_data
 from diffusion_lab.training.loggers import build_loggers
-from diffusion_lab.training.low_overhead import leave_out_idle_hooks, look_for_no_gpu_twice
 from diffusion_lab.training.resume import Start
 
 
@@ -86,7 +85,6 @@ def build_parts(
     check_best(cfg, callbacks, datamodule.provenance, trainer.world_size)
     saves = saving_callbacks(start.config, datamodule.provenance, was_finished)
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
-    leave_out_idle_hooks(callbacks_of(trainer, L.Callback))
     warnings = [
         bias_warning(module.noise_schedule, datamodule),
         limit_warning(trainer, num_batches),
@@ -138,4 +136,3 @@ def prepare_process(cfg: DictConfig, *, new: bool) -> None:
     use_tf32(cfg.trainer.get("tf32", True))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     quieten_lightning()
-    look_for_no_gpu_twice()

@@ -123,7 +123,6 @@ def _note_export(module: DiffusionModule) -> None:
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
     """The Trainer; UserError in one line for what it refuses."""
-    profiler = {} if cfg.trainer.profiler else {"profiler": NoProfiler()}
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
     for name in OWN_KEYS["trainer"]:
         settings.pop(name, None)
@@ -136,7 +135,6 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             plugins=[SafeCheckpointIO()],
-            **profiler,
         )
     except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]

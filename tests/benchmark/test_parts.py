@@ -159,7 +159,7 @@ def test_the_tutorials_loss_is_the_modules_loss():
     plain, own = PlainUNet(), BasicUNet()
     own.load_state_dict(plain.state_dict())
     x, noise, amount = torch.rand(6, 1, 28, 28), torch.rand(6, 1, 28, 28), torch.rand(6)
-    expected = BasicUNetModule(network=own).loss(x, noise, amount).mean()
+    expected = BasicUNetModule(network=own).losses(x, noise, amount)[1].mean()
     torch.testing.assert_close(plain_loss(plain, x, noise, amount), expected)
 
 
@@ -169,7 +169,7 @@ def test_the_tutorials_loss_of_unet2d_is_the_modules_loss():
     own = UNet2D(use_time=False)
     own.unet.load_state_dict(unet.state_dict())
     x, noise, amount = torch.rand(2, 1, 28, 28), torch.rand(2, 1, 28, 28), torch.rand(2)
-    expected = BasicUNetModule(network=own).loss(x, noise, amount).mean()
+    expected = BasicUNetModule(network=own).losses(x, noise, amount)[1].mean()
     torch.testing.assert_close(plain_loss(AtTimeZero(unet), x, noise, amount), expected)
 
 
@@ -213,10 +213,10 @@ def row(values, target, **details):
         (Target(1.2, at_least=False), 1.0, 5, "met"),
         (Target(1.2, at_least=False), 1.5, 5, "missed by 25 %"),
         (Target(1.2, at_least=False), 3.6, 5, "missed by 2"),
-        (Target(1.2, at_least=False, limit=1.0), 1.1, 0.5, "met"),
-        (Target(1.2, at_least=False, limit=1.0), 1.1, 1.5, "missed 1.5 is not below 1"),
-        (Target(1.2, at_least=False, limit=1.0), -0.2, -1.5, "unclear, the noise is larger"),
-        (Target(1.2, at_least=False, limit=1.0), 0.5, -0.1, "unclear, the noise is larger"),
+        (Target(1.5, at_least=False, limit=1.0), 1.1, 0.5, "met"),
+        (Target(1.5, at_least=False, limit=1.0), 1.1, 1.5, "missed 1.5 is not below 1"),
+        (Target(1.5, at_least=False, limit=1.0), -0.2, -1.5, "unclear, the noise is larger"),
+        (Target(1.5, at_least=False, limit=1.0), 0.5, -0.1, "unclear, the noise is larger"),
         (Target(1.2, at_least=False), math.nan, 1.0, "missed by nan %"),
     ],
 )

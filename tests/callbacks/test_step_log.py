@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion_lab import compose_config, train
-from diffusion_lab.callbacks import FiniteLoss, Throughput
+from diffusion_lab.callbacks import FiniteLoss, StepLog, Throughput
 from diffusion_lab.callbacks.monitoring import step_log
 from diffusion_lab.config.instantiate import build
 from tests.conftest import TINY
@@ -82,7 +82,7 @@ def test_it_is_written_while_the_training_runs(tmp_path, monkeypatch):
     assert found == [1, 1, 1, 4, 4, 4, 7, 7, 7]
 
 
-def test_another_trainer_has_the_loss_by_the_modules_own_log(tmp_path):
+def test_a_trainer_built_by_hand_has_the_loss_by_the_callback(tmp_path):
     cfg = compose_config([*RUN, "model.num_classes=null"], tmp_path)
     module, data = build(cfg.model), build(cfg.data)
     seen = []
@@ -94,7 +94,12 @@ def test_another_trainer_has_the_loss_by_the_modules_own_log(tmp_path):
 
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     L.Trainer(
-        max_epochs=1, limit_train_batches=3, accelerator="cpu", callbacks=[Watch()], **settings
+        max_epochs=1,
+        log_every_n_steps=1,
+        limit_train_batches=3,
+        accelerator="cpu",
+        callbacks=[StepLog(), Watch()],
+        **settings,
     ).fit(module, data)
     assert len(seen) == 3 and all(a == pytest.approx(b) for a, b in seen)
 

@@ -1,9 +1,13 @@
 """Lightning's private corners that stopping and resuming lean on: a rename fails here."""
 
+import csv
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -137,3 +141,104 @@ def test_a_time_limit_saves_what_lightnings_timer_does():
     theirs.load_state_dict({"time_elapsed": {"train": 3.0}})
     assert ours.time_elapsed() == theirs.time_elapsed() == 3.0
     assert ours.time_remaining() == theirs.time_remaining() == 2.0
+
+
+class Saves(lightning.CheckpointHooks):
+    stale, at_epoch_end = False, False
+
+    def is_stale(self, trainer):
+        return self.stale
+
+    def saves_at_epoch_end(self):
+        return self.at_epoch_end
+
+
+class Stops(lightning.EarlyStoppingHooks):
+    stale, at_epoch_end = False, False
+
+    def is_stale(self, trainer):
+        return self.stale
+
+    def checks_at_epoch_end(self):
+        return self.at_epoch_end
+
+
+def fitted(callback, *, val=None, **settings):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = L.Trainer(
+        accelerator="cpu", num_sanity_val_steps=0, callbacks=[callback], **quiet, **settings
+    )
+    images = torch.randn(10, 2)
+    trainer.fit(val or Net(), DataLoader(images), DataLoader(images[:1]))
+    return trainer
+
+
+@pytest.mark.parametrize(("stale", "saved"), [(False, True), (True, False)])
+def test_a_stale_metric_is_not_saved(stale, saved, tmp_path):
+    callback = Saves(dirpath=tmp_path, monitor="val")
+    callback.stale = stale
+    fitted(callback, max_epochs=1)
+    assert bool(list(tmp_path.glob("*.ckpt"))) == saved
+
+
+@pytest.mark.parametrize(("at_epoch_end", "steps"), [(False, {5, 10}), (True, {10})])
+def test_where_a_checkpoint_is_saved(at_epoch_end, steps, tmp_path):
+    callback = Saves(dirpath=tmp_path, monitor="val", save_top_k=-1, filename="{step}")
+    callback.at_epoch_end = at_epoch_end
+    fitted(callback, max_epochs=1, val_check_interval=5)
+    assert {int(path.stem.removeprefix("step=")) for path in tmp_path.glob("*.ckpt")} == steps
+
+
+class Rising(Net):
+    """Its validation metric gets worse."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", float(self.global_step))
+
+
+@pytest.mark.parametrize(
+    ("stale", "at_epoch_end", "steps"), [(False, False, 4), (False, True, 20), (True, False, 40)]
+)
+def test_where_a_metric_is_checked_for_early_stopping(stale, at_epoch_end, steps):
+    """Twice: at the first it is the best so far, at the second it has not fallen."""
+    callback = Stops(monitor="val", patience=1)
+    callback.stale, callback.at_epoch_end = stale, at_epoch_end
+    settings = {"max_epochs": 4, "val_check_interval": 2, "enable_checkpointing": False}
+    assert fitted(callback, val=Rising(), **settings).global_step == steps
+
+
+def test_metrics_and_their_step(tmp_path):
+    """The numbers that a logger gets are those that Lightning has, under the corrected step."""
+    seen = []
+
+    class Logs(Net):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.log("loss", loss)
+            return loss
+
+    class Read(L.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            value = lightning.metrics_to_log(trainer)["loss"]
+            seen.append((float(value), float(outputs["loss"])))
+            if batch_idx == 0:
+                lightning.move_logged_step(trainer, 100)
+
+    logger = CSVLogger(tmp_path)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=3,
+        log_every_n_steps=1,
+        logger=logger,
+        callbacks=[Read()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Logs(), DataLoader(torch.randn(10, 2)))
+    assert all(a == b for a, b in seen) and len(seen) == 3
+    assert [row["step"] for row in logger.experiment.metrics] == []  # all are written
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == [100, 101, 102]

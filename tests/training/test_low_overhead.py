@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffusion_lab import compose_config, train
 from diffusion_lab.callbacks import FiniteLoss, finite_loss
 from diffusion_lab.callbacks.monitoring import progress_bar as progress
-from diffusion_lab.training.low_overhead import NoProfiler, leave_out_idle_hooks
 from tests.conftest import TINY
 
 RUN = (*TINY, "network.channels=[4,4]", "data.num_images=400", "data.batch_size=4")
@@ -151,27 +150,6 @@ def test_a_monitored_loss_is_that_of_every_step(tmp_path):
         patch.setattr(FiniteLoss, "on_fit_start", on_fit_start)
         train(compose_config([*RUN, *words, "trainer.log_every_n_steps=50"], tmp_path))
     assert len(seen) == 5 and all(a == pytest.approx(b) for a, b in seen)
-
-
-def test_only_idle_hooks_are_left_out():
-    class Busy(L.Callback):
-        def on_train_batch_end(self, *args):
-            return "called"
-
-    busy = Busy()
-    leave_out_idle_hooks([busy])
-    assert busy.on_train_batch_end() == "called"
-    assert busy.on_train_batch_start is None and busy.on_before_zero_grad is None
-    assert callable(busy.on_train_start)
-
-
-def test_a_profiler_is_left_alone(tmp_path):
-    words = ["logger=csv", "callbacks=minimal"]
-    plain = train(compose_config([*RUN[:-5], *words, *RUN[-3:]], tmp_path / "plain"))
-    assert isinstance(plain.trainer.profiler, NoProfiler)
-    profiled = train(compose_config([*RUN, "debug=profiler"], tmp_path / "profiled"))
-    assert not isinstance(profiled.trainer.profiler, NoProfiler)
-    assert (tmp_path / "profiled" / "fit-profile.txt").stat().st_size
 
 
 def test_the_fused_optimizer_is_adam_within_rounding(tmp_path):

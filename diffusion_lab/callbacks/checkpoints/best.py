@@ -5,10 +5,9 @@ every epoch: an old figure says nothing of the new weights, and would count as n
 """
 
 import lightning as L
-from lightning.pytorch import callbacks
 
 from diffusion_lab.callbacks.samples.fid import FID, FIDEstimate
-from diffusion_lab.system.lightning import callbacks_of
+from diffusion_lab.system.lightning import CheckpointHooks, EarlyStoppingHooks, callbacks_of
 
 TRAIN_LOSS = "train/loss_epoch"
 _AT_EPOCH_END = (FID, TRAIN_LOSS)
@@ -19,29 +18,25 @@ def _is_new(trainer: L.Trainer) -> bool:
     return any(fid.is_new(trainer) for fid in callbacks_of(trainer, FIDEstimate))
 
 
-# Lightning has no public way to put a look off: the two questions that it asks itself are answered
-
-
-class ModelCheckpoint(callbacks.ModelCheckpoint):
+class ModelCheckpoint(CheckpointHooks):
     """Lightning's; a metric of an epoch's end is looked at there, whenever validation is."""
 
-    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
-        stale = self.monitor == FID and not _is_new(trainer)
-        return stale or super()._should_skip_saving_checkpoint(trainer)
+    def is_stale(self, trainer: L.Trainer) -> bool:
+        """Return True if the monitored FID is an old one."""
+        return self.monitor == FID and not _is_new(trainer)
 
-    def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
-        return self.monitor in _AT_EPOCH_END or super()._should_save_on_train_epoch_end(trainer)
+    def saves_at_epoch_end(self) -> bool:
+        """Return True for a metric that is measured there."""
+        return self.monitor in _AT_EPOCH_END
 
 
-class EarlyStopping(callbacks.EarlyStopping):
+class EarlyStopping(EarlyStoppingHooks):
     """Lightning's; its patience counts epochs' ends for a metric of those, estimates for FID."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Look where the metric is measured."""
-        if self.monitor in _AT_EPOCH_END:
-            self._check_on_train_epoch_end = True
-        super().setup(trainer, pl_module, stage)
+    def is_stale(self, trainer: L.Trainer) -> bool:
+        """Return True if the monitored FID is an old one."""
+        return self.monitor == FID and not _is_new(trainer)
 
-    def _should_skip_check(self, trainer: L.Trainer) -> bool:
-        stale = self.monitor == FID and not _is_new(trainer)
-        return stale or super()._should_skip_check(trainer)
+    def checks_at_epoch_end(self) -> bool:
+        """Return True for a metric that is measured there."""
+        return self.monitor in _AT_EPOCH_END

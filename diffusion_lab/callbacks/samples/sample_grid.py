@@ -68,9 +68,12 @@ class SampleGrid(L.Callback):
     @property
     def state_key(self) -> str:
         """So that a run may have several."""
-        return self._generate_state_key(
-            sampler=self.sampler.name, num_samples=self.num_samples, seed=self.seed
-        )
+        settings = {
+            "sampler": self.sampler.name,
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+        }
+        return f"{type(self).__qualname__}{settings!r}"
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
