@@ -6,6 +6,7 @@ from typing import Any
 MOVED = {
     "diffusion_lab.modules.lr_schedule.": "diffusion_lab.optim.lr_schedule.",
     "diffusion_lab.modules.muon.": "diffusion_lab.optim.muon.",
+    "diffusion_lab.diffusion.Weighting": "diffusion_lab.diffusion.UniformWeighting",
 }
 """Old prefixes of dotted names, and the new ones."""
 _KEYS = ("_target_", "path")

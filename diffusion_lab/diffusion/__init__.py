@@ -44,6 +44,7 @@ from diffusion_lab.diffusion.weighting import (
     LearnedWeighting,
     MinSNR,
     SigmaPower,
+    UniformWeighting,
     Weighting,
 )
 
@@ -75,6 +76,7 @@ __all__ = [
     "Step",
     "TimeSampling",
     "UniformTime",
+    "UniformWeighting",
     "VESchedule",
     "VPSchedule",
     "VPrediction",

@@ -45,7 +45,7 @@ def times_of(noise_schedule: NoiseSchedule, levels: Tensor) -> Tensor:
 
     Fewer than n where a path's own timesteps lie further apart. In the order given.
     """
-    t = noise_schedule.t_of_ratio(torch.exp(-levels / 2))
+    t = noise_schedule.time_at_noise_ratio(torch.exp(-levels / 2))
     if not noise_schedule.at(torch.zeros(1)).is_floating_point():
         t = t.round().long()
     return torch.tensor(list(dict.fromkeys(t.tolist())), dtype=t.dtype)

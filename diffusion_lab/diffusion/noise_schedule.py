@@ -17,6 +17,8 @@ from diffusion_lab.errors import UserError
 NOISES = ("gaussian", "uniform")
 GRID = 1000
 """Timesteps of the VP path that stands for a continuous path in diffusers' schedulers."""
+BISECTIONS = 40
+"""Halvings of the path in search of a noise level: 2^-40 is below the spacing of float32."""
 
 
 def per_image(coefficient: Tensor, like: Tensor) -> Tensor:
@@ -25,14 +27,18 @@ def per_image(coefficient: Tensor, like: Tensor) -> Tensor:
 
 
 class NoiseSchedule(ABC):
-    """A path, which noise lies at its end, and what the network gets of t.
+    """A path from images to noise. A subclass has to define `alpha` and `sigma` and nothing else.
+
+    By default t runs over [0, 1], 0 being the cleanest time that training draws and 1 the noisiest;
+    another range needs its own `at`. sigma / alpha must grow with t. Everything else is derived
+    from the two, and can be overridden where there is a closed form. A path of whole timesteps
+    overrides `at`, `time_at_noise_ratio` and `timesteps`.
 
     Not an nn.Module on purpose: its tables must stay float32 whatever the precision of the run.
     """
 
     noise: str = "gaussian"
-    init_noise_sigma: float = 1.0
-    """What a sampler multiplies fresh noise with to stand at the noisy end."""
+    """Distribution of the noise, one of NOISES."""
 
     @property
     def noise_mean(self) -> float:
@@ -41,37 +47,61 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Share of the clean image left at t, in [0, 1]. (B,) -> (B,)."""
+        """Fraction of the clean image left at t, in [0, 1]. (B,) -> (B,)."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """Scale of the noise at t. (B,) -> (B,)."""
 
-    @abstractmethod
     def at(self, position: Tensor) -> Tensor:
         """The t at a position along the path, from 0 (clean) to 1 (noise). (n,) -> (n,)."""
+        return position
 
-    @abstractmethod
-    def t_of_ratio(self, ratio: Tensor) -> Tensor:
-        """The t where sigma / alpha is `ratio`, clamped to the path. (n,) -> (n,) float32."""
+    def time_at_noise_ratio(self, ratio: Tensor) -> Tensor:
+        """The t where sigma / alpha is `ratio`, clamped to the path. (n,) -> (n,) float32.
 
-    @abstractmethod
+        By bisection along the path, to the precision of float32.
+        """
+        ratio = ratio.float()
+        low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            t = self.at(middle)
+            # no quotient: alpha may be 0 at the noisy end
+            below = self.sigma(t) < ratio * self.alpha(t)
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        position = torch.where(ratio >= self.max_ratio, 1.0, high)
+        return self.at(torch.where(ratio <= self.min_ratio, 0.0, position))
+
     def timesteps(self, num_steps: int) -> Tensor:
         """The times a sampler visits, noisiest first, without the clean end. -> (num_steps,)."""
+        return self.at(1 - torch.arange(num_steps) / num_steps)
 
-    @abstractmethod
     def network_time(self, t: Tensor) -> Tensor:
         """The number the network gets as time, float32 in [0, 1000]. (B,) -> (B,)."""
+        first, last = self.span(2).to(t)
+        return (1000 * (t - first) / (last - first)).float()
 
     @property
-    @abstractmethod
     def max_ratio(self) -> float:
         """Sigma / alpha at the noisy end; infinite where alpha is 0."""
+        return self._ratio_at(1.0)
 
     @property
-    @abstractmethod
     def min_ratio(self) -> float:
         """Sigma / alpha at the cleanest t that training draws; 0 on a path that begins at x0."""
+        return self._ratio_at(0.0)
+
+    def _ratio_at(self, position: float) -> float:
+        t = self.at(torch.tensor([position]))
+        alpha, sigma = self.alpha(t).item(), self.sigma(t).item()
+        # a cosine of pi / 2 is not quite 0 in float32
+        return sigma / alpha if alpha > 1e-7 * sigma else math.inf
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """The factor on noise of unit scale with which a sampler begins: sigma at the noisy end."""
+        return self.sigma(self.at(torch.ones(1))).item()
 
     @property
     def signal_at_end(self) -> float:
@@ -130,6 +160,7 @@ class LinearSchedule(NoiseSchedule):
 
     max_ratio = math.inf
     min_ratio = 0.0
+    init_noise_sigma = 1.0
 
     def __init__(self, noise: str = "gaussian") -> None:
         if noise not in NOISES:
@@ -142,14 +173,8 @@ class LinearSchedule(NoiseSchedule):
     def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def at(self, position: Tensor) -> Tensor:
-        return position
-
-    def t_of_ratio(self, ratio: Tensor) -> Tensor:
+    def time_at_noise_ratio(self, ratio: Tensor) -> Tensor:
         return 1 / (1 + 1 / ratio.float())  # also right where the ratio is 0 or infinite
-
-    def timesteps(self, num_steps: int) -> Tensor:
-        return 1 - torch.arange(num_steps) / num_steps
 
     def network_time(self, t: Tensor) -> Tensor:
         return t * 1000  # the range sinusoidal embeddings are made for
@@ -187,7 +212,6 @@ class VESchedule(NoiseSchedule):
             )
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
         self.spacing, self.rho = spacing, rho
-        self.init_noise_sigma = sigma_max
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -202,7 +226,7 @@ class VESchedule(NoiseSchedule):
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (low + position * (high - low)) ** self.rho
 
-    def t_of_ratio(self, ratio: Tensor) -> Tensor:
+    def time_at_noise_ratio(self, ratio: Tensor) -> Tensor:
         return ratio.float().clamp(self.sigma_min, self.sigma_max)
 
     def timesteps(self, num_steps: int) -> Tensor:
@@ -214,6 +238,10 @@ class VESchedule(NoiseSchedule):
 
     def input_scale(self, t: Tensor) -> Tensor:
         return (t.float() ** 2 + self.sigma_data**2) ** -0.5
+
+    @property
+    def init_noise_sigma(self) -> float:
+        return self.sigma_max
 
     @property
     def max_ratio(self) -> float:

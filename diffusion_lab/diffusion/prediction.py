@@ -13,10 +13,15 @@ from diffusion_lab.errors import UserError
 
 
 class Prediction(ABC):
-    """A prediction target and its inverse."""
+    """A prediction target and its inverse. A subclass has to define `target` and `to_clean`."""
 
-    name: str
-    needs_signal = False  # to_clean divides by alpha
+    needs_signal = False
+    """Whether `to_clean` divides by alpha, so that pure noise (alpha = 0) is out of reach."""
+
+    @property
+    def name(self) -> str:
+        """The name in errors and in exported files."""
+        return type(self).__name__
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -26,9 +31,14 @@ class Prediction(ABC):
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The clean image that an output of the network stands for."""
 
-    @abstractmethod
     def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Squared error on the target = this times squared error on x0. (B,) -> (B,)."""
+        """Squared error on the target = this times squared error on x0. (B,) -> (B,).
+
+        By default from the slope of `to_clean` in the output, which has to be affine.
+        """
+        x_t = alpha.new_zeros(len(alpha), 1, 1, 1)
+        slope = self.to_clean(x_t + 1, x_t, alpha, sigma) - self.to_clean(x_t, x_t, alpha, sigma)
+        return slope.flatten() ** -2
 
     def check(self, noise_schedule: NoiseSchedule) -> None:
         """Raise UserError where this prediction is undefined on that path."""

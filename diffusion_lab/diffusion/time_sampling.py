@@ -68,7 +68,9 @@ class LogNormalTime(TimeSampling):
         self.mean, self.std = mean, _positive(std)
 
     def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
-        t = noise_schedule.t_of_ratio(torch.exp(self.mean + self.std * _normal_quantile(u)))
+        t = noise_schedule.time_at_noise_ratio(
+            torch.exp(self.mean + self.std * _normal_quantile(u))
+        )
         # discrete paths are trained on their own timesteps
         whole = not noise_schedule.at(torch.zeros(1)).is_floating_point()
         return t.round().long() if whole else t

@@ -23,6 +23,8 @@ class VPSchedule(NoiseSchedule):
     ask for, interpolates log(sigma / alpha).
     """
 
+    init_noise_sigma = 1.0
+
     def __init__(
         self,
         beta_schedule: str = "linear",
@@ -112,7 +114,7 @@ class VPSchedule(NoiseSchedule):
     def span(self, n: int) -> Tensor:
         return torch.linspace(0, self.num_train_timesteps - 1, n).long()
 
-    def t_of_ratio(self, ratio: Tensor) -> Tensor:
+    def time_at_noise_ratio(self, ratio: Tensor) -> Tensor:
         log_ratios = self._ratios(ratio.device).log()
         value = ratio.float().log().clamp(log_ratios[0], log_ratios[-1])
         above = torch.searchsorted(log_ratios, value).clamp(1, self.num_train_timesteps - 1)

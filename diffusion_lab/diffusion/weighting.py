@@ -5,6 +5,7 @@ loss is divided by the prediction's x0_weight, so it means the same for every pr
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,12 @@ from diffusion_lab.diffusion.prediction import Prediction
 from diffusion_lab.errors import UserError
 
 
-class Weighting(nn.Module):
-    """Plain mean squared error on the target, and the base of the others."""
+class Weighting(nn.Module, ABC):
+    """Losses from squared errors, by noise level. A subclass has to define `weight`."""
 
+    @abstractmethod
     def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
         """The factor on the squared error of the target. -> (B,)."""
-        return torch.ones_like(sigma)
 
     def forward(
         self, error: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction
@@ -26,6 +27,13 @@ class Weighting(nn.Module):
         """Squared errors of the target (B,) -> losses (B,)."""
         # a draw of t may be exactly 0, where weights are inf / inf
         return self.weight(alpha, sigma.clamp(min=1e-6), prediction) * error
+
+
+class UniformWeighting(Weighting):
+    """Plain mean squared error on the target."""
+
+    def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
+        return torch.ones_like(sigma)
 
 
 class MinSNR(Weighting):

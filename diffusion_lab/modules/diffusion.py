@@ -17,7 +17,7 @@ from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
 from diffusion_lab.diffusion.pairing import independent
 from diffusion_lab.diffusion.prediction import Prediction
 from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
-from diffusion_lab.diffusion.weighting import Weighting
+from diffusion_lab.diffusion.weighting import UniformWeighting, Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.clipped_error import clipped_error
 from diffusion_lab.optim.lr_schedule import Constant, LRSchedule
@@ -75,7 +75,7 @@ class DiffusionModule(L.LightningModule):
         self.lay_out(getattr(network, "memory_format", torch.channels_last))
         self.noise_schedule = noise_schedule
         self.prediction = prediction
-        self.weighting = weighting or Weighting()
+        self.weighting = weighting or UniformWeighting()
         self.time_sampling = time_sampling or UniformTime()
         self.pairing = pairing
         self.make_optimizer = optimizer

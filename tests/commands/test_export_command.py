@@ -85,7 +85,7 @@ def test_what_has_no_counterpart_is_named(tmp_path):
         """Still a straight path, as far as anybody can tell."""
 
     class Another(NoiseSchedule):
-        alpha = sigma = at = t_of_ratio = timesteps = network_time = None
+        alpha = sigma = at = time_at_noise_ratio = timesteps = network_time = None
         max_ratio = min_ratio = 1.0
 
     def refused(module):

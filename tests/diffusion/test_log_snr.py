@@ -17,10 +17,10 @@ from diffusion_lab.diffusion import (
     LogNormalTime,
     Sample,
     UniformTime,
+    UniformWeighting,
     VESchedule,
     VPrediction,
     VPSchedule,
-    Weighting,
 )
 from diffusion_lab.diffusion.log_snr import (
     implied_weighting,
@@ -29,7 +29,7 @@ from diffusion_lab.diffusion.log_snr import (
     times_of,
 )
 
-UNIFORM, PLAIN = UniformTime(), Weighting()
+UNIFORM, PLAIN = UniformTime(), UniformWeighting()
 
 
 def sech(x):

@@ -22,10 +22,10 @@ from diffusion_lab.diffusion import (
     Score,
     SigmaPower,
     UniformTime,
+    UniformWeighting,
     VESchedule,
     VPrediction,
     VPSchedule,
-    Weighting,
 )
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
@@ -153,9 +153,9 @@ def test_score_times_sigma_squared_is_epsilon():
     guess = noise + 0.3
     errors = {}
     for name, prediction, weigh in (
-        ("epsilon", Epsilon(), Weighting()),
+        ("epsilon", Epsilon(), UniformWeighting()),
         ("score", Score(), SigmaPower(2.0)),
-        ("times_sigma", Score(times_sigma=True), Weighting()),
+        ("times_sigma", Score(times_sigma=True), UniformWeighting()),
     ):
         error = prediction.target(x0, guess, alpha, sigma) - prediction.target(
             x0, noise, alpha, sigma

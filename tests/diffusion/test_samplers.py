@@ -221,10 +221,10 @@ def test_a_path_is_walked_in_the_coordinates_of_another():
 
 
 @pytest.mark.parametrize("path", noise_schedules())
-def test_t_of_ratio_inverts_the_path(path):
+def test_time_at_noise_ratio_inverts_the_path(path):
     schedule = noise_schedules()[path]
     t = schedule.span(50)[1:-1]
-    back = schedule.t_of_ratio(schedule.sigma(t) / schedule.alpha(t))
+    back = schedule.time_at_noise_ratio(schedule.sigma(t) / schedule.alpha(t))
     torch.testing.assert_close(back, t.float(), rtol=1e-4, atol=1e-4)
 
 

@@ -144,7 +144,7 @@ def test_a_shifted_flow_begins_at_the_end_of_every_path(word, shift, path):
     sampler = make_sampler(word, num_steps=40, shift=shift)
     sampler.check(schedule)
     sigma = sampler.make_scheduler(schedule).sigmas[0].item()
-    end = LinearSchedule().t_of_ratio(torch.tensor([schedule.max_ratio])).item()
+    end = LinearSchedule().time_at_noise_ratio(torch.tensor([schedule.max_ratio])).item()
     assert sigma == pytest.approx(end, rel=1e-5)
     x = end_of(sampler, schedule, GaussianOracle(schedule, MEAN, STD))
     assert x.mean() == pytest.approx(MEAN, abs=0.02)

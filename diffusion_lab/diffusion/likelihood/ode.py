@@ -91,7 +91,7 @@ def log_density(
 
     def slope(angle: Tensor, state: Tensor) -> Tensor:
         """Of z and of the integrated divergence a dimension. (B,), (B, d + P) -> (B, d + P)."""
-        t = noise_schedule.t_of_ratio(angle.tan().float().to(images.device))
+        t = noise_schedule.time_at_noise_ratio(angle.tan().float().to(images.device))
         own = torch.hypot(noise_schedule.alpha(t), noise_schedule.sigma(t)).cpu()
         sin, cos = angle.sin()[:, None], angle.cos()[:, None]
         with torch.enable_grad():
@@ -118,7 +118,7 @@ def log_density(
     state, num_calls = _solve(slope, error_norm, state, (first, last), progress)
     z, divergence = state[:, :dims], state[:, dims:].T * dims
 
-    end = noise_schedule.t_of_ratio(torch.tensor([math.tan(last)]))
+    end = noise_schedule.time_at_noise_ratio(torch.tensor([math.tan(last)]))
     own_end = torch.hypot(noise_schedule.alpha(end), noise_schedule.sigma(end)).item()
     std = noise_schedule.init_noise_sigma / own_end
     prior = -0.5 * (z / std).square().sum(1) - dims * math.log(std * math.sqrt(2 * math.pi))

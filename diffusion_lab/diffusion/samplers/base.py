@@ -81,7 +81,7 @@ class LevelDenoiser:
 
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """X (B, C, H, W) at alpha (), sigma () -> the run's t (), its x_t and the denoised."""
-        t = self.noise_schedule.t_of_ratio(sigma / alpha)
+        t = self.noise_schedule.time_at_noise_ratio(sigma / alpha)
         own = torch.hypot(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t))
         x_t = x * (own / torch.hypot(alpha, sigma))
         return t, x_t, self.denoise(x_t, t.expand(len(x)))
