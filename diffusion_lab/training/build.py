@@ -18,7 +18,6 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.optim.lr_schedule import Constant
 from diffusion_lab.sampling.conditioning import Guide
 from diffusion_lab.system.device import use_tf32
-from diffusion_lab.system.lightning import callbacks_of
 from diffusion_lab.training.best_checkpoint import check_best
 from diffusion_lab.training.checks import (
     bias_warning,

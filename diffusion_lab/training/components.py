@@ -46,9 +46,6 @@ from diffusion_lab.system.precision import forks
 from diffusion_lab.training.checks import (
     check_guidance,
 )
-from diffusion_lab.training.low_overhead import (
-    NoProfiler,
-)
 
 log = logging.getLogger(__name__)
 
