@@ -64,7 +64,7 @@ class EMA(L.Callback):
         torch._foreach_lerp_(self._averages, weights, 1 - decay)
 
     @torch.no_grad()
-    def put_in(self, module: L.LightningModule) -> None:
+    def swap_in(self, module: L.LightningModule) -> None:
         """Let the module have the average until `take_out`."""
         parameters = dict(module.named_parameters())
         self._trained = {name: p.detach().clone() for name, p in parameters.items()}
@@ -72,7 +72,7 @@ class EMA(L.Callback):
             p.copy_(self.average[name])
 
     @torch.no_grad()
-    def take_out(self, module: L.LightningModule) -> None:
+    def swap_out(self, module: L.LightningModule) -> None:
         """Give the module back what training left in it; does nothing if it has that."""
         for name, p in module.named_parameters():
             if name in self._trained:
@@ -81,17 +81,17 @@ class EMA(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the average."""
-        self.put_in(pl_module)
+        self.swap_in(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Back to training; checkpoint callbacks come after this one."""
-        self.take_out(pl_module)
+        self.swap_out(pl_module)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """A run stopped in validation must not save the average as its weights."""
-        self.take_out(pl_module)
+        self.swap_out(pl_module)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -112,9 +112,9 @@ def averaged(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
     """The module with its moving average, if the run keeps one."""
     emas = callbacks_of(trainer, EMA)
     for ema in emas:
-        ema.put_in(module)
+        ema.swap_in(module)
     try:
         yield
     finally:
         for ema in emas:
-            ema.take_out(module)
+            ema.swap_out(module)

@@ -136,7 +136,7 @@ class FiniteLoss(L.Callback):
             self._judge_travelling(trainer, pl_module)
             self._travelling = verdict.sent()
             torch._foreach_copy_(self._before, self._weights)
-        elif not self._judge(trainer, pl_module, verdict):
+        elif not self._scorer(trainer, pl_module, verdict):
             # torch's optimizers pass over parameters without a gradient: their moments stay as well
             optimizer.zero_grad(set_to_none=True)
         self._batches, self._taken = [], step
@@ -193,9 +193,9 @@ class FiniteLoss(L.Callback):
     def _judge_travelling(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         verdict, self._travelling = self._travelling, None
         if verdict is not None:
-            self._judge(trainer, module, verdict)
+            self._scorer(trainer, module, verdict)
 
-    def _judge(self, trainer: L.Trainer, module: L.LightningModule, verdict: _Verdict) -> bool:
+    def _scorer(self, trainer: L.Trainer, module: L.LightningModule, verdict: _Verdict) -> bool:
         """Whether the step is to be taken; of a late verdict only False would be late, and raises.
 
         Raises Diverged where no more may be skipped.

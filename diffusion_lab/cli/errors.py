@@ -25,7 +25,7 @@ def fail(line: str, error: BaseException | None = None) -> NoReturn:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """One line and an exit code for what ends a command early."""
     try:
         with signal_handlers():

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.cli.arguments import bracket_lists, flags_first
 from diffusion_lab.cli.early_checks import check_run_option
-from diffusion_lab.cli.errors import fail, line_of, told
+from diffusion_lab.cli.errors import cli_errors, fail, line_of
 from diffusion_lab.cli.log_file import thread_failed
 from diffusion_lab.cli.working_dir import back_to_typed
 from diffusion_lab.config.resolvers import register
@@ -51,7 +51,7 @@ def run_command(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print
     threading.excepthook = thread_failed
     try:
-        with told(), locked(folder) if folder else nullcontext():
+        with cli_errors(), locked(folder) if folder else nullcontext():
             _check_folder(config_name)
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
                 task
@@ -80,7 +80,7 @@ def prepare_arguments(*lists: str, first: Callable[[Sequence[str]], list[str]] =
     # whoever set HYDRA_FULL_ERROR=1 wants tracebacks, which processes that Lightning starts know
     # from the other name; set but empty, it is no wish
     os.environ.setdefault("DIFFUSION_LAB_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR") or "0")
-    with told():
+    with cli_errors():
         words = flags_first(first(sys.argv[1:]))
     sys.argv[1:] = bracket_lists(words, lists, quotable=("runs", "images"))
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.cli.arguments import flags_first
 from diffusion_lab.cli.early_checks import check_training
-from diffusion_lab.cli.errors import told
+from diffusion_lab.cli.errors import cli_errors
 from diffusion_lab.cli.output_folder import claimed
 from diffusion_lab.cli.resume_arguments import SavedRun, repeated_run, resumed_run
 from diffusion_lab.cli.run_command import log, prepare_arguments, reporting, run_command
@@ -72,7 +72,7 @@ def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
 
 
 def _resume() -> None:
-    with told():
+    with cli_errors():
         saved = resumed_run(sys.argv[1:])
 
     def task(cfg: DictConfig) -> float | None:
@@ -84,7 +84,7 @@ def _resume() -> None:
 
 
 def _rerun() -> None:
-    with told():
+    with cli_errors():
         saved = repeated_run(sys.argv[1:])
 
     def task(cfg: DictConfig) -> None:
@@ -116,7 +116,7 @@ def train() -> None:
         many = {"-m", "--multirun"} & typed.keys()
         named = unquoted(typed.get("hydra.sweep.dir" if many else "hydra.run.dir", ""))
         there = Path(named) if named and Path(named).is_dir() else None
-        with told():
+        with cli_errors():
             for job in job_folders(there) if there and many else ():
                 check_new(job)
             if there and not many:

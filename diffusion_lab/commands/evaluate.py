@@ -15,13 +15,13 @@ from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.evaluation.features.reference import load_reference
-from diffusion_lab.evaluation.scorer import Judge
-from diffusion_lab.runs.sampling_options import chosen_sampler, open_run, read_guides
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.evaluation.scorer import ImageScorer
+from diffusion_lab.runs.sampling_options import chosen_sampler, open_run, read_conditionings
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.sampling.progress import planned_work, say, times
-from diffusion_lab.scoring.choose_scorer import choose_judge
-from diffusion_lab.scoring.draw_set import Drawn, draw_set
+from diffusion_lab.scoring.choose_scorer import choose_scorer
+from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.sample_files import read_samples
 from diffusion_lab.scoring.score_sets import Evaluation, read_seeds, score_sets
 from diffusion_lab.system.device import choose_device
@@ -69,22 +69,22 @@ def _drawn(cfg: DictConfig) -> Evaluation:
     n = NUM_SAMPLES if cfg.num_samples is None else cfg.num_samples
     run = open_run(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
-    guide = read_guides(cfg, run)[0]
-    judge = choose_judge(cfg.extractor, run, cfg.paths.data_dir)
+    conditioning = read_conditionings(cfg, run)[0]
+    scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir)
     device = choose_device(cfg.accelerator)
     run.module.to(device)
-    if guide.weak is not None:
-        guide.weak.to(device)
+    if conditioning.weak is not None:
+        conditioning.weak.to(device)
     out = results_folder(cfg.out, run.dir / "evaluation")
     about = {
-        "sampling": planned(config, sampler, [guide], run.module, run.image_shape),
+        "sampling": planned(config, sampler, [conditioning], run.module, run.image_shape),
         "run": str(run.dir),
         "checkpoint": cfg.checkpoint,
         "weights": run.weights,
         "sampler": config,
-        "labels": list(guide.labels),
-        "guidance_scale": guide.guidance_scale,
-        "guidance_interval": plain["guidance_interval"] or _interval(guide),
+        "labels": list(conditioning.labels),
+        "guidance_scale": conditioning.guidance_scale,
+        "guidance_interval": plain["guidance_interval"] or _interval(conditioning),
         "autoguidance": cfg.autoguidance,
         "num_samples": n,
         "seeds": seeds,
@@ -98,7 +98,7 @@ def _drawn(cfg: DictConfig) -> Evaluation:
             draw_set,
             run,
             sampler,
-            guide,
+            conditioning,
             num_samples=n,
             seed=seed,
             batch_size=cfg.batch_size,
@@ -109,15 +109,15 @@ def _drawn(cfg: DictConfig) -> Evaluation:
     line = (
         f"drawing {times(n, 'image')} for each of {times(len(seeds), 'seed')} by "
         f"{sampler_word(config)} in "
-        f"{times(sampler.num_steps, 'step')}, then scoring them by {judge.extractor.name}"
+        f"{times(sampler.num_steps, 'step')}, then scoring them by {scorer.extractor.name}"
     )
     with planned_work(line, len(seeds) * n * sampler.num_steps):
-        return score_sets(judge, draws, about, out)
+        return score_sets(scorer, draws, about, out)
 
 
-def _interval(guide: Guide) -> list[float] | None:
+def _interval(conditioning: Conditioning) -> list[float] | None:
     """As it is recorded: None for all noise levels."""
-    return None if guide.interval == EVERYWHERE else list(guide.interval)
+    return None if conditioning.interval == EVERYWHERE else list(conditioning.interval)
 
 
 def _read(cfg: DictConfig) -> Evaluation:
@@ -143,9 +143,9 @@ def _read(cfg: DictConfig) -> Evaluation:
     extractor = load_extractor(cfg.extractor)
     for each, _ in sets:
         extractor.fit(each)  # or refuse them
-    judge = Judge(extractor, load_reference(extractor))
+    scorer = ImageScorer(extractor, load_reference(extractor))
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
-    draws = [partial(Drawn, images, asked) for images, asked in sets]
+    draws = [partial(SampleSet, images, asked) for images, asked in sets]
     say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} by {extractor.name}")
-    return score_sets(judge, draws, about, out)
+    return score_sets(scorer, draws, about, out)

@@ -47,7 +47,7 @@ def explain(cfg: DictConfig) -> Explanation:
     module: DiffusionModule = build(cfg.model)
     own = build(cfg.sampler)
     own.check(module.noise_schedule)
-    guide = check_guidance(cfg, module)
+    conditioning = check_guidance(cfg, module)
     data: ImageDataModule = build(cfg.data)  # refuses what no training would take; loads nothing
     shape = data.image_shape
     figure = cost(module, shape, cfg.data.batch_size)
@@ -68,7 +68,7 @@ def explain(cfg: DictConfig) -> Explanation:
         "target": f"{module.prediction.name}. {_doc(module.prediction)}",
         "weighting": _doc(module.weighting),
         "noise levels": _doc(module.time_sampling),
-        "sampler": f"{_doc(own)} {planned(config['sampler'], own, [guide], module, shape)}",
+        "sampler": f"{_doc(own)} {planned(config['sampler'], own, [conditioning], module, shape)}",
         "samplers that fit": ", ".join(fits),
         "parameters": f"{figure['parameters']:,}",
         "FLOPs per image": f"{figure['flops']:,} forward, about three times that in training",

@@ -54,7 +54,7 @@ def export(cfg: DictConfig) -> Exported:
     hub = None if cfg.push is None else Hub(cfg.push, cfg.endpoint)
     run = open_run(cfg)
     _, sampler = chosen_sampler(run, cfg.sampler)
-    planned = plan_export(run.module, sampler, run.value_range, run.image_shape, run.guide())
+    planned = plan_export(run.module, sampler, run.value_range, run.image_shape, run.conditioning())
     if "_target_" in cfg.sampler and not planned.exact:
         raise UserError(
             f"{sampler.name} with {sampler.num_steps} steps has no pipeline for this run: "

@@ -13,7 +13,7 @@ from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.diffusers_pipeline import load_pipeline
 from diffusion_lab.runs.load import Run
-from diffusion_lab.runs.sampling_options import chosen_sampler, open_run, read_guides
+from diffusion_lab.runs.sampling_options import chosen_sampler, open_run, read_conditionings
 from diffusion_lab.sampling.description import planned, work_line
 from diffusion_lab.sampling.figures import grid_columns, write_figures, write_guidance_figure
 from diffusion_lab.sampling.progress import planned_work
@@ -45,7 +45,7 @@ def sample(cfg: DictConfig) -> Samples:
     check_precision(cfg.precision)
     run = _open(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
-    guides = read_guides(cfg, run)
+    conditionings = read_conditionings(cfg, run)
     if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:
         raise UserError(
             f"labels={cfg.labels} are {len(cfg.labels)} classes for num_samples={cfg.num_samples} "
@@ -53,37 +53,40 @@ def sample(cfg: DictConfig) -> Samples:
         )
     device = choose_device(cfg.accelerator)
     run.module.to(device)
-    if guides[0].weak is not None:
-        guides[0].weak.to(device)
+    if conditionings[0].weak is not None:
+        conditionings[0].weak.to(device)
     out = results_folder(cfg.out, run.dir / "samples")
 
     began = time.perf_counter()
-    line = work_line(cfg.num_samples, config, sampler, len(guides))
-    with planned_work(line, len(guides) * cfg.num_samples * sampler.num_steps):
+    line = work_line(cfg.num_samples, config, sampler, len(conditionings))
+    with planned_work(line, len(conditionings) * cfg.num_samples * sampler.num_steps):
         drawn = [
             run.sample_with_steps(
                 cfg.num_samples,
                 sampler,
-                guide,
+                conditioning,
                 seed=cfg.seed,
                 batch_size=cfg.batch_size,
                 precision=cfg.precision,
             )
-            for guide in guides
+            for conditioning in conditionings
         ]
     seconds = time.perf_counter() - began
     lots, walks = [images for images, _ in drawn], [walk for _, walk in drawn]
-    labels, scales = guides[0].labels_of(0, cfg.num_samples), [g.guidance_scale for g in guides]
+    labels, scales = (
+        conditionings[0].labels_of(0, cfg.num_samples),
+        [g.guidance_scale for g in conditionings],
+    )
     schedule, value_range = run.module.noise_schedule, run.value_range
-    nrow = grid_columns(len(guides[0].labels))
+    nrow = grid_columns(len(conditionings[0].labels))
     write_figures(out, lots[0], walks[0], schedule, value_range, cfg.trajectory_steps, nrow)
     arrays: dict[str, Tensor] = {"images": torch.cat(lots)}
     if labels is not None:
         kind = "cluster" if run.has_clusters else "class"
-        write_guidance_figure(out / "guidance.png", lots, guides[0].labels, scales, kind)
+        write_guidance_figure(out / "guidance.png", lots, conditionings[0].labels, scales, kind)
         # evaluate.py holds labels against what a classifier sees
-        arrays["clusters" if run.has_clusters else "labels"] = labels.repeat(len(guides))
-    if len(guides) > 1:
+        arrays["clusters" if run.has_clusters else "labels"] = labels.repeat(len(conditionings))
+    if len(conditionings) > 1:
         arrays["guidance_scale"] = torch.tensor(scales).repeat_interleave(cfg.num_samples)
     save_arrays(out / "samples.npz", **arrays)
     write_json(
@@ -95,16 +98,16 @@ def sample(cfg: DictConfig) -> Samples:
             "sampler": config,
             "seed": cfg.seed,
             "num_samples": cfg.num_samples,
-            "labels": list(guides[0].labels),
+            "labels": list(conditionings[0].labels),
             "guidance_scale": scales,
-            "guidance_interval": guides[0].interval,
+            "guidance_interval": conditionings[0].interval,
             "autoguidance": cfg.autoguidance,
             "precision": chosen_precision(cfg.precision, device),
             "seconds": round(seconds, 3),
         },
     )
     labels = arrays.get("clusters", arrays.get("labels"))
-    line = planned(config, sampler, guides, run.module, run.image_shape)
+    line = planned(config, sampler, conditionings, run.module, run.image_shape)
     return Samples(arrays["images"], labels, out, (line,))
 
 

@@ -56,7 +56,7 @@ _NEIGHBORS = (metrics.NUM_NEIGHBORS, metrics.NUM_NEIGHBORS_DENSITY)
 _KINDS = {"values": "features", "probabilities": "classes"}
 
 
-class Scorer:
+class FeatureScorer:
     """Scores sets of samples; what depends on the real images alone is computed once.
 
     Samples of any number are held against all test images of the reference. FID is too high by a
@@ -172,7 +172,7 @@ class Scorer:
 
 
 def floor(
-    scorer: Scorer,
+    scorer: FeatureScorer,
     n: int,
     seeds: Sequence[int],
     progress: Callable[[str], None] | None = None,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.evaluation.features.reference import Reference
-from diffusion_lab.evaluation.score import METRICS, Scorer, bounds_of, floor
+from diffusion_lab.evaluation.score import METRICS, FeatureScorer, bounds_of, floor
 from diffusion_lab.evaluation.statistics import Summary, summary
 
 FLOOR_DRAWS = 3
@@ -28,7 +28,7 @@ class Judged:
     """For the features and for the metrics."""
 
 
-class Judge:
+class ImageScorer:
     """Scores sets of images by one extractor against one reference.
 
     Args:
@@ -49,7 +49,7 @@ class Judge:
                 f"({extractor.sha256[:8]}): expected the reference of the same extractor"
             )
         self.extractor, self.reference, self.padded = extractor, reference, padded
-        self.scorer = Scorer(reference)
+        self.scorer = FeatureScorer(reference)
         self._floors: dict[int, dict[str, Summary]] = {}
 
     def check(self, image_shape: tuple[int, int, int]) -> None:

@@ -39,7 +39,7 @@ SAMPLER_WORDS = {
 
 def sampler_words(export: Export) -> str:
     """Overrides of scripts/sample.py that sample as an export does."""
-    sampler, guide = export.sampler, export.guide
+    sampler, conditioning = export.sampler, export.conditioning
     words = [f"sampler={SAMPLER_WORDS[sampler.name]}", f"sampler.num_steps={sampler.num_steps}"]
     if isinstance(sampler, DiffusersSampler):
         settings = sampler.config | {"eta": sampler.eta}
@@ -48,10 +48,10 @@ def sampler_words(export: Export) -> str:
             for key, value in settings.items()
             if key != "prediction_type" and value is not None
         ]
-    if guide.guidance_scale != 1:
-        words.append(f"guidance_scale={guide.guidance_scale:g}")
-    if guide.interval != EVERYWHERE:
-        words.append(f"guidance_interval={guide.interval[0]:g},{guide.interval[1]:g}")
+    if conditioning.guidance_scale != 1:
+        words.append(f"guidance_scale={conditioning.guidance_scale:g}")
+    if conditioning.interval != EVERYWHERE:
+        words.append(f"guidance_interval={conditioning.interval[0]:g},{conditioning.interval[1]:g}")
     return " ".join(words)
 
 
@@ -153,7 +153,7 @@ def _how_it_loads(export: Export) -> str:
         else "`trust_remote_code=True` lets diffusers run this repository's `pipeline.py`"
         + (" and `unet/network.py`. " if export.network_source else ". ")
     )
-    scale = export.guide.guidance_scale
+    scale = export.conditioning.guidance_scale
     guided = "" if scale == 1 else f"With `class_labels=` it is guided by {scale:g} by default. "
     stand_in = "" if export.exact else "The run's own sampler has no pipeline; this one stands in. "
     return (

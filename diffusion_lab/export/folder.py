@@ -30,7 +30,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.export import pipeline
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.unet2d import UNet2D
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.system.atomic import new_folder
 
 STOCK = {"DDIMScheduler": DDIMPipeline, "DDPMScheduler": DDPMPipeline}
@@ -51,7 +51,7 @@ class Export:
     """Whether that is the sampler asked for, step for step, and not a deterministic stand-in."""
     network_source: str | None
     """The file that defines the network, None for one of diffusers' own."""
-    guide: Guide
+    conditioning: Conditioning
     """Guidance of a call that names none; a stock pipeline has no classes."""
 
     @property
@@ -72,14 +72,14 @@ def export_pipeline(
     sampler: Sampler,
     value_range: ValueRange,
     image_shape: tuple[int, int, int],
-    guide: Guide | None = None,
+    conditioning: Conditioning | None = None,
 ) -> Export:
     """Write a module's current weights as a new pipeline folder, whole or not at all.
 
     Only reads the module, so it may be called in the middle of training. Raises UserError if the
     folder holds something or the module cannot be exported.
     """
-    export = plan_export(module, sampler, value_range, image_shape, guide)
+    export = plan_export(module, sampler, value_range, image_shape, conditioning)
     with new_folder(folder) as part:
         export.write(part)
     return export
@@ -90,7 +90,7 @@ def plan_export(
     sampler: Sampler,
     value_range: ValueRange,
     image_shape: tuple[int, int, int],
-    guide: Guide | None = None,
+    conditioning: Conditioning | None = None,
 ) -> Export:
     """Decide how a module is exported; a stock pipeline wherever one draws the same.
 
@@ -112,11 +112,13 @@ def plan_export(
         "num_classes": module.num_classes,
     }
     walked, exact = _exportable(sampler, schedule)
-    guide = guide or Guide.of(module)
+    conditioning = conditioning or Conditioning.of(module)
     settings |= {
         "num_inference_steps": walked.num_steps,
-        "guidance_scale": guide.guidance_scale,
-        "guidance_interval": None if guide.interval == EVERYWHERE else list(guide.interval),
+        "guidance_scale": conditioning.guidance_scale,
+        "guidance_interval": None
+        if conditioning.interval == EVERYWHERE
+        else list(conditioning.interval),
     }
     scheduler = None
     if isinstance(walked, DiffusersSampler):
@@ -129,12 +131,12 @@ def plan_export(
             and prediction.name in STOCK_PREDICTIONS
         ):
             scheduler.register_to_config(prediction_type=prediction.name)
-            return Export(STOCK[walked.name](unet, scheduler), walked, exact, None, guide)
+            return Export(STOCK[walked.name](unet, scheduler), walked, exact, None, conditioning)
         settings["step"] = {} if walked.eta is None else {"eta": walked.eta}
     else:
         settings["heun"] = isinstance(walked, HeunSampler)
     drawn = pipeline.DiffusionLabPipeline(unet, scheduler, settings)
-    return Export(drawn, walked, exact, _source(unet), guide)
+    return Export(drawn, walked, exact, _source(unet), conditioning)
 
 
 def check_exportable(module: DiffusionModule) -> None:

@@ -15,7 +15,7 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.runs.checkpoint import read_checkpoint
 from diffusion_lab.runs.post_hoc_ema import PREFIX, blend_snapshots
 from diffusion_lab.runs.state import checkpoint_file
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.draw import draw
 from diffusion_lab.system.precision import FULL
 from diffusion_lab.system.system_errors import fault
@@ -58,13 +58,13 @@ class Run:
         sampler.check(self.module.noise_schedule)
         return sampler
 
-    def guide(
+    def conditioning(
         self,
         labels: Sequence[int] | int | str | None = None,
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         weak: DiffusionModule | None = None,
-    ) -> Guide:
+    ) -> Conditioning:
         """Labels and guidance for sampling; what is None is the run's own.
 
         A run of before there were such defaults has none: guidance_scale=1. So has labels="none",
@@ -75,7 +75,7 @@ class Run:
             guidance_scale = self.config.get("guidance_scale", 1.0) if guided else 1.0
         if guidance_interval is None and guidance_scale != 1:
             guidance_interval = self.config.get("guidance_interval")
-        return Guide.of(self.module, labels, guidance_scale, guidance_interval, weak)
+        return Conditioning.of(self.module, labels, guidance_scale, guidance_interval, weak)
 
     def sample(
         self,
@@ -85,7 +85,7 @@ class Run:
         sampler: Sampler | None = None,
         labels: Sequence[int] | int | str | None = None,
         guidance_scale: float | None = None,
-        guide: Guide | None = None,
+        conditioning: Conditioning | None = None,
         batch_size: int = 64,
         precision: str = FULL,
         **settings: Any,
@@ -101,7 +101,8 @@ class Run:
             labels: one or several of a conditional run's classes, "all" (the default there) or
                 "none"; image k gets labels[k % len(labels)].
             guidance_scale: default the run's own.
-            guide: labels and guidance together, from `guide()`; then leave out the two above.
+            conditioning: labels and guidance together, from `conditioning()`; then leave out the
+                two above.
             batch_size: images in one call of the network.
             precision: 32-true, bf16-mixed or auto; of the network.
             settings: of the run's own sampler, such as num_steps=10.
@@ -113,7 +114,7 @@ class Run:
         images, _ = self.sample_with_steps(
             num_samples,
             sampler or self.sampler(**settings),
-            guide or self.guide(labels, guidance_scale),
+            conditioning or self.conditioning(labels, guidance_scale),
             seed=seed,
             batch_size=batch_size,
             precision=precision,
@@ -124,7 +125,7 @@ class Run:
         self,
         num_samples: int,
         sampler: Sampler,
-        guide: Guide,
+        conditioning: Conditioning,
         *,
         seed: int = 0,
         batch_size: int = 64,
@@ -139,7 +140,7 @@ class Run:
             num_samples=num_samples,
             batch_size=batch_size,
             seed=seed,
-            guide=guide,
+            conditioning=conditioning,
             precision=precision,
         )
 

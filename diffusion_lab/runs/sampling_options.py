@@ -13,7 +13,7 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.contracts import check_sampler
 from diffusion_lab.runs.load import Run, load_run
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 
 
 def check_run(cfg: DictConfig) -> None:
@@ -51,8 +51,8 @@ def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler
     return config, sampler
 
 
-def read_guides(cfg: DictConfig, run: Run) -> list[Guide]:
-    """One guide for each guidance scale, by default the run's own one.
+def read_conditionings(cfg: DictConfig, run: Run) -> list[Conditioning]:
+    """One conditioning for each guidance scale, by default the run's own.
 
     Raises UserError for what the run cannot do.
     """
@@ -67,8 +67,8 @@ def read_guides(cfg: DictConfig, run: Run) -> list[Guide]:
             "for example guidance_scale=0,1,3"
         )
     weak = None if cfg.autoguidance is None else _weak_run(cfg.autoguidance, run, cfg.weights)
-    guides = [
-        run.guide(
+    conditionings = [
+        run.conditioning(
             plain["labels"],
             scale,
             plain["guidance_interval"],
@@ -76,14 +76,14 @@ def read_guides(cfg: DictConfig, run: Run) -> list[Guide]:
         )
         for scale in scales
     ]
-    if all(guide.guidance_scale == 1 for guide in guides):
+    if all(conditioning.guidance_scale == 1 for conditioning in conditionings):
         if weak is not None:
             raise UserError(
                 "autoguidance= changes nothing at guidance_scale=1: try guidance_scale=2"
             )
         if cfg.guidance_interval is not None:
             raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
-    return guides
+    return conditionings
 
 
 def _weak_run(where: str, run: Run, weights: str | None) -> Run:

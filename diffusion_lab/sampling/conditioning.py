@@ -15,7 +15,7 @@ from diffusion_lab.modules.diffusion import DiffusionModule
 
 
 @dataclass(frozen=True)
-class Guide:
+class Conditioning:
     """Checked against a module by `Guide.of`; without labels and scale it changes nothing."""
 
     labels: tuple[int, ...] = ()
@@ -34,7 +34,7 @@ class Guide:
         guidance_scale: float = 1.0,
         interval: Sequence[float] | None = None,
         weak: DiffusionModule | None = None,
-    ) -> "Guide":
+    ) -> "Conditioning":
         """Raise UserError for what this module cannot do.
 
         `labels` is one class or several, "all" or "none"; None means all, where there are classes.

@@ -7,24 +7,27 @@ from diffusion_lab.config.groups import sampler_word
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.progress import times
 
 
 def planned(
     config: Mapping[str, Any],
     sampler: Sampler,
-    guides: Sequence[Guide],
+    conditionings: Sequence[Conditioning],
     module: DiffusionModule,
     image_shape: tuple[int, int, int],
 ) -> str:
-    """`sampling_words` and what an image costs, in network calls (NFE), for each guide.
+    """`sampling_words` and what an image costs, in network calls (NFE), for each conditioning.
 
     The calls are counted without the network, so that it can be said before anything is sampled.
     """
     schedule = module.noise_schedule
-    calls = [sum(guide.network_calls(sampler, schedule, image_shape)) for guide in guides]
-    return f"{sampling_words(config, sampler, guides)}; NFE {', '.join(map(str, calls))}"
+    calls = [
+        sum(conditioning.network_calls(sampler, schedule, image_shape))
+        for conditioning in conditionings
+    ]
+    return f"{sampling_words(config, sampler, conditionings)}; NFE {', '.join(map(str, calls))}"
 
 
 def work_line(
@@ -38,17 +41,20 @@ def work_line(
     )
 
 
-def sampling_words(config: Mapping[str, Any], sampler: Sampler, guides: Sequence[Guide]) -> str:
+def sampling_words(
+    config: Mapping[str, Any], sampler: Sampler, conditionings: Sequence[Conditioning]
+) -> str:
     """The overrides that sample so: sampler=unipc sampler.num_steps=5 guidance_scale=1.25.
 
-    `config` is the sampler's; of several guides only the scale may differ.
+    `config` is the sampler's; of several conditionings only the scale may differ.
     """
+    scales = ",".join(f"{each.guidance_scale:g}" for each in conditionings)
     words = [
         f"sampler={sampler_word(config)}",
         f"sampler.num_steps={sampler.num_steps}",
-        f"guidance_scale={','.join(f'{guide.guidance_scale:g}' for guide in guides)}",
+        f"guidance_scale={scales}",
     ]
-    low, high = guides[0].interval
+    low, high = conditionings[0].interval
     if (low, high) != EVERYWHERE:
         words.append(f"guidance_interval={low:g},{high:g}")
     return " ".join(words)

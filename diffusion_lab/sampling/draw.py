@@ -11,7 +11,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.progress import advance
 from diffusion_lab.system.precision import FULL, drawing_in
 
@@ -30,7 +30,7 @@ def draw(
     num_samples: int,
     batch_size: int,
     seed: int,
-    guide: Guide | None = None,
+    conditioning: Conditioning | None = None,
     precision: str = FULL,
 ) -> tuple[Tensor, list[Step]]:
     """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
@@ -42,7 +42,7 @@ def draw(
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
             raise UserError(f"{name}={value}: expected at least 1")
-    guide = guide or Guide()
+    conditioning = conditioning or Conditioning()
     images: list[Tensor] = []
     walk: list[Step] = []
     bar = tqdm(total=num_samples, unit=" images", disable=None, leave=False)  # terminals only
@@ -50,7 +50,7 @@ def draw(
         count = min(batch_size, num_samples - first)
         try:
             steps = sample_steps(
-                guide.denoiser(module, first, count),
+                conditioning.denoiser(module, first, count),
                 module.noise_schedule,
                 sampler,
                 image_shape,

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.runs.load import Run
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.system.precision import FULL
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampleSet:
     """A set of images; what they cost is None where they come from a file."""
 
     images: Tensor
@@ -46,26 +46,28 @@ def counting(*networks: nn.Module) -> Iterator[Callable[[], int]]:
 def draw_set(
     run: Run,
     sampler: Sampler,
-    guide: Guide,
+    conditioning: Conditioning,
     *,
     num_samples: int,
     seed: int,
     batch_size: int,
     precision: str = FULL,
-) -> Drawn:
+) -> SampleSet:
     """Draw the images that scripts/sample.py would, and count what they cost."""
-    networks = {run.module.network} | ({guide.weak.network} if guide.weak is not None else set())
+    networks = {run.module.network} | (
+        {conditioning.weak.network} if conditioning.weak is not None else set()
+    )
     with counting(*networks) as seen:
         began = time.perf_counter()
         images = run.sample(
             num_samples,
             seed=seed,
             sampler=sampler,
-            guide=guide,
+            conditioning=conditioning,
             batch_size=batch_size,
             precision=precision,
         )
         seconds = time.perf_counter() - began
     # clusters are no classes to judge by
-    asked = None if run.has_clusters else guide.labels_of(0, num_samples)
-    return Drawn(images, asked, seconds, seen() / num_samples)
+    asked = None if run.has_clusters else conditioning.labels_of(0, num_samples)
+    return SampleSet(images, asked, seconds, seen() / num_samples)

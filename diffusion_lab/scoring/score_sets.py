@@ -11,10 +11,10 @@ from diffusion_lab import figures
 from diffusion_lab.config.validate import check_seed
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.score import METRICS
-from diffusion_lab.evaluation.scorer import Judge, summaries
+from diffusion_lab.evaluation.scorer import ImageScorer, summaries
 from diffusion_lab.evaluation.statistics import Summary
 from diffusion_lab.sampling.draw import SHOWN
-from diffusion_lab.scoring.draw_set import Drawn
+from diffusion_lab.scoring.draw_set import SampleSet
 from diffusion_lab.system.git import git_commit
 from diffusion_lab.system.output import write_json
 
@@ -78,14 +78,14 @@ def read_seeds(given: Any) -> list[int]:
 
 
 def score_sets(
-    judge: Judge, draws: Sequence[Callable[[], Drawn]], about: dict[str, Any], out: Path
+    scorer: ImageScorer, draws: Sequence[Callable[[], SampleSet]], about: dict[str, Any], out: Path
 ) -> Evaluation:
     """Score one set of images after the other, so that only one is held; write evaluation.json.
 
     Args:
-        judge: scores.
-        draws: make the sets, one for each of about["seeds"].
-        about: what else the record says; its "num_samples" says how large the floor's sets are.
+        scorer: scores a set of images.
+        draws: sample the sets, one for each of about["seeds"].
+        about: the other entries of the record; "num_samples" is the size of the real sets too.
         out: an empty folder.
 
     """
@@ -94,7 +94,7 @@ def score_sets(
     calls: float | None = None
     for seed, make in zip(about["seeds"], draws, strict=True):
         drawn = make()
-        judged = judge(drawn.images, drawn.asked)
+        judged = scorer(drawn.images, drawn.asked)
         scores.append({"seed": seed} | judged.scores)
         for part, took in (judged.seconds | {"sampling": drawn.seconds or 0.0}).items():
             seconds[part] += took
@@ -103,18 +103,18 @@ def score_sets(
             calls = drawn.num_calls
         log.info("seed %s: FID %.4g", seed, judged.scores.get("fid", float("nan")))
     began = time.perf_counter()
-    floor = judge.floor(about["num_samples"])
+    floor = scorer.floor(about["num_samples"])
     seconds["floor"] = time.perf_counter() - began
     found = summaries([{k: v for k, v in of.items() if k != "seed"} for of in scores])
     images = about["num_samples"] * len(scores)
     record = about | {
         "num_calls": calls,
-        "extractor": {"name": judge.extractor.name, "sha256": judge.extractor.sha256},
-        "reference": {"data": judge.reference.data, "n": len(judge.reference.test)},
+        "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
+        "reference": {"data": scorer.reference.data, "n": len(scorer.reference.test)},
         "scores": scores,
         "summary": {name: asdict(of) for name, of in found.items()},
         "floor": {name: asdict(of) for name, of in floor.items()}
-        | {"num_samples": min(about["num_samples"], len(judge.reference.train))},
+        | {"num_samples": min(about["num_samples"], len(scorer.reference.train))},
         "seconds": {part: round(took, 3) for part, took in seconds.items()},
         "milliseconds_per_image": 1000 * seconds["sampling"] / images if calls else None,
         "git_commit": git_commit(),

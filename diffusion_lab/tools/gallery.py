@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from diffusion_lab import figures
-from diffusion_lab.cli.errors import told
+from diffusion_lab.cli.errors import cli_errors
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import load_run
 from diffusion_lab.system.output import check_picture
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, help="default: each run's own")
     parser.add_argument("--guidance-scale", type=float, help="default: each run's own")
     arguments = parser.parse_args()
-    with told():
+    with cli_errors():
         picture = gallery(
             arguments.runs,
             arguments.out,

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.evaluation.features.reference import load_reference
-from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.evaluation.scorer import ImageScorer
 
 Labelled = tuple[Tensor, Tensor]
 """uint8 images (N, C, H, W) and their labels (N,)."""
@@ -23,7 +23,7 @@ def _noised(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def spoiled(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
+def degraded_images(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
     """Real images, and the same worse in one way each; drawn from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     kept = labels < 7
@@ -45,16 +45,16 @@ def spoiled(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
     }
 
 
-def sanity(judge: Judge, images: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
+def sanity(scorer: ImageScorer, images: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
     """The scores of each set of `spoiled`."""
-    return {name: judge(*given).scores for name, given in spoiled(images, labels).items()}
+    return {name: scorer(*given).scores for name, given in degraded_images(images, labels).items()}
 
 
-def floors(judge: Judge, sizes: tuple[int, ...]) -> list[str]:
+def floors(scorer: ImageScorer, sizes: tuple[int, ...]) -> list[str]:
     """The floor at several numbers of images, as lines of a table."""
     lines = []
     for n in sizes:
-        found = judge.floor(n)
+        found = scorer.floor(n)
         figures = (
             f"{of.mean:.4g} ± {of.std:.2g}" if of.std else f"{of.mean:.4g}" for of in found.values()
         )
@@ -71,13 +71,15 @@ def main() -> None:
     parser.add_argument("--extractor", default="mnist_v1")
     arguments = parser.parse_args()
     extractor = load_extractor(arguments.extractor)
-    judge = Judge(extractor, load_reference(extractor))
+    scorer = ImageScorer(extractor, load_reference(extractor))
     print(f"extractor {extractor.name}, sha256 {extractor.sha256[:8]}\n")
-    print(*floors(judge, (1_000, 2_000, 5_000, 10_000)), sep="\n")
+    print(*floors(scorer, (1_000, 2_000, 5_000, 10_000)), sep="\n")
     # the images that the extractor was not trained on
-    data = ImageDataModule("mnist", arguments.data_dir, "full", val_size=len(judge.reference.train))
+    data = ImageDataModule(
+        "mnist", arguments.data_dir, "full", val_size=len(scorer.reference.train)
+    )
     data.setup()
-    found = sanity(judge, data.pixels("val"), torch.from_numpy(judge.reference.train_labels))
+    found = sanity(scorer, data.pixels("val"), torch.from_numpy(scorer.reference.train_labels))
     print(f"\n| {len(data.pixels('val')):,} training images | {' | '.join(found['real'])} |")
     print("|---" * (len(found["real"]) + 1) + "|")
     for name, scores in found.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_lab import figures
-from diffusion_lab.cli.errors import told
+from diffusion_lab.cli.errors import cli_errors
 from diffusion_lab.commands.compare.evaluated_runs import EvaluatedRun, find_runs, read_run
 from diffusion_lab.commands.compare.seed_groups import Group, group_runs
 from diffusion_lab.errors import UserError
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", nargs="+")
     arguments = parser.parse_args()
-    with told():
+    with cli_errors():
         check_picture(arguments.out)
         found = race(arguments.runs)
         print("\n".join(found.lines()))

@@ -16,7 +16,7 @@ from diffusion_lab.data.dataset import SOURCES
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.optim.lr_schedule import Constant
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.system.device import use_tf32
 from diffusion_lab.training.best_checkpoint import check_best
 from diffusion_lab.training.checks import (
@@ -49,7 +49,7 @@ class Parts:
     trainer: L.Trainer
     loggers: list[Logger]
     sampler: Sampler
-    conditioning: Guide
+    conditioning: Conditioning
     """Labels and guidance that the run samples with."""
     warnings: list[str]
 

@@ -16,7 +16,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import NoiseSchedule, VESchedule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 
 
 def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
@@ -36,7 +36,7 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
         )
 
 
-def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Guide:
+def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Conditioning:
     """Guidance that the run samples with; UserError where the module cannot do it.
 
     The configuration of a run of before there was such a default has none.
@@ -55,7 +55,7 @@ def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Guide:
         )
     if scale == 1 and interval is not None:
         raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
-    return Guide.of(module, None, scale, interval)
+    return Conditioning.of(module, None, scale, interval)
 
 
 def check_monitored(

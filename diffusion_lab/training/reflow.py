@@ -21,7 +21,7 @@ from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run, load_run
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.precision import FULL, NARROW
 
@@ -84,7 +84,7 @@ def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
                 f"{sampler.name} draws fresh noise on the way: take a deterministic one, "
                 "sampler@teacher.sampler=unipc"
             )
-        _guide(run, cfg)
+        _conditioning(run, cfg)
     except UserError as error:
         scale = teacher.guidance_scale
         guided = "" if scale is None else f" with teacher.guidance_scale={scale:g}"
@@ -112,7 +112,7 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     check_targets([run.config[part] for part in (*_PARTS, "data")], run.trust)
     take_over(cfg, run.config)
     cfg.teacher.run = str(run.dir.absolute())
-    cfg.teacher.guidance_scale = _guide(run, cfg).guidance_scale
+    cfg.teacher.guidance_scale = _conditioning(run, cfg).guidance_scale
     scale = cfg.get("guidance_scale", 1.0)
     if cfg.teacher.guidance_scale != 1 and scale != 1:
         log.warning(
@@ -144,11 +144,11 @@ def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> N
         count,
         seed=cfg.seed,
         sampler=_sampler(run, cfg),
-        guide=_guide(run, cfg),
+        conditioning=_conditioning(run, cfg),
         batch_size=_BATCH,
         precision=NARROW if cfg.trainer.precision == NARROW else FULL,
     )
-    labels = _guide(run, cfg).labels_of(0, count)
+    labels = _conditioning(run, cfg).labels_of(0, count)
     labels = torch.zeros(count, dtype=torch.int64) if labels is None else labels
     with replacing(file) as part, part.open("wb") as stream:
         np.savez(stream, images=images.numpy(), labels=labels.numpy())
@@ -197,5 +197,5 @@ def _sampler(run: Run, cfg: DictConfig) -> Sampler:
     return sampler
 
 
-def _guide(run: Run, cfg: DictConfig) -> Guide:
-    return run.guide(guidance_scale=cfg.teacher.guidance_scale)
+def _conditioning(run: Run, cfg: DictConfig) -> Conditioning:
+    return run.conditioning(guidance_scale=cfg.teacher.guidance_scale)

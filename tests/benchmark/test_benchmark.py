@@ -183,14 +183,14 @@ def test_time_to_fid_tries_longer_until_it_is_reached(typed, monkeypatch, tmp_pa
     found = iter([20.0, 11.0, 13.0, 11.0, 10.0, 11.2])
     judged = []
 
-    def judge(*_):
+    def scorer(*_):
         def look(images):
             judged.append(len(images))
             return SimpleNamespace(scores={"fid": next(found)})
 
         return look
 
-    monkeypatch.setattr(time_to_fid, "choose_judge", judge)
+    monkeypatch.setattr(time_to_fid, "choose_judge", scorer)
     words = ("data=mnist", "data.source=bundled", "repeats=1", "seconds=0.1", "out=made")
     code, out, err = typed("benchmark", "parts=time_to_fid", *words)
     assert code == 0, err

@@ -64,8 +64,8 @@ def test_flags_may_stand_behind_and_between_the_options_of_every_command(name, t
     ],
     ids=lambda value: " ".join(value),
 )
-def test_what_is_no_flag_is_told_in_one_line(name, words, told, typed):
-    assert_refused(typed(name, *words), *told)
+def test_what_is_no_flag_is_told_in_one_line(name, words, cli_errors, typed):
+    assert_refused(typed(name, *words), *cli_errors)
 
 
 def test_flags_first_is_what_argparse_makes_of_any_order():
@@ -122,8 +122,8 @@ def test_the_module_of_the_commands_is_none():
     result = subprocess.run(
         [sys.executable, "-m", "diffusion_lab.cli"], capture_output=True, text=True, cwd=ROOT
     )
-    told = (result.returncode, result.stdout, result.stderr)
-    assert_refused(told, "diffusion-lab-train", *(n for n in COMMANDS if n != "train"))
+    cli_errors = (result.returncode, result.stdout, result.stderr)
+    assert_refused(cli_errors, "diffusion-lab-train", *(n for n in COMMANDS if n != "train"))
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_the_module_of_the_commands_is_none():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_an_unknown_option_is_told_its_full_name(name, words, told, typed):
-    assert_refused(typed(name, *words), "is unknown", *told)
+def test_an_unknown_option_is_told_its_full_name(name, words, cli_errors, typed):
+    assert_refused(typed(name, *words), "is unknown", *cli_errors)
 
 
 @pytest.mark.parametrize("part", ["hydra", "all"])

@@ -143,11 +143,11 @@ def test_a_module_of_the_folder_is_not_imported_untrusted_nor_before_an_installe
         (".foo", "invalid dotstring"),
     ],
 )
-def test_a_class_that_cannot_be_had_is_told_once_in_one_line(own, target, told, command):
+def test_a_class_that_cannot_be_had_is_told_once_in_one_line(own, target, cli_errors, command):
     (own / "broken.py").write_text("import not_there_either")
     (own / "spelled.py").write_text("class :")
     result = command("train", *SHORT, f"network._target_={target}")
-    assert_refused((result.returncode, result.stdout, result.stderr), f"={target}: ", told)
+    assert_refused((result.returncode, result.stdout, result.stderr), f"={target}: ", cli_errors)
     assert "\\n" not in result.stderr and "Error" not in result.stdout
 
 

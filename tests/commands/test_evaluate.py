@@ -12,9 +12,9 @@ from diffusion_lab import load_run
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.evaluation.features.reference import load_reference
-from diffusion_lab.evaluation.score import Scorer, floor
+from diffusion_lab.evaluation.score import FeatureScorer, floor
 from diffusion_lab.sampling import draw
-from diffusion_lab.scoring.choose_scorer import choose_judge
+from diffusion_lab.scoring.choose_scorer import choose_scorer
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import last_line
 from tests.support import forked
@@ -52,7 +52,7 @@ def test_it_leaves_its_record_and_a_picture_and_prints_a_table(evaluated, runs):
 def test_the_figures_are_those_of_the_samples_of_each_seed(evaluated, runs, bars):
     found = json.loads((evaluated[0] / "evaluation.json").read_text())
     run, extractor = load_run(runs["conditional"]), load_extractor(str(bars))
-    scorer = Scorer(load_reference(extractor))
+    scorer = FeatureScorer(load_reference(extractor))
     for scores in found["scores"]:
         images = run.sample(70, seed=scores["seed"], batch_size=50)
         asked = np.arange(70) % 10
@@ -234,8 +234,12 @@ def test_the_border_of_padded_images_is_cut_off(runs, bars):
     images = torch.randint(0, 256, (80, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
     wide = torch.nn.functional.pad(images, (2, 2, 2, 2), value=255)
-    judge = choose_judge(str(bars), run, None)
-    assert judge(wide).scores == judge(images).scores == Scorer(judge.reference)(extractor(images))
+    scorer = choose_scorer(str(bars), run, None)
+    assert (
+        scorer(wide).scores
+        == scorer(images).scores
+        == FeatureScorer(scorer.reference)(extractor(images))
+    )
 
 
 def test_too_few_samples_warn_and_leave_fid_out(typed, runs, bars, caplog):

@@ -5,7 +5,7 @@ import pytest
 from diffusion_lab import compose_config
 from diffusion_lab.config.groups import make_sampler, words
 from diffusion_lab.diffusion import LinearSchedule
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from tests.support.forked import ROOT
 
 RECIPES = {
@@ -46,7 +46,7 @@ def test_the_page_on_the_recipes_has_the_same_numbers():
         name, sampler, steps, scale, calls = (cell.strip(" `") for cell in row)
         cfg = compose_config([name])
         assert [cfg.sampler.num_steps, cfg.guidance_scale] == [int(steps), float(scale)]
-        one = Guide((0,), cfg.guidance_scale)
+        one = Conditioning((0,), cfg.guidance_scale)
         built = make_sampler(sampler, num_steps=int(steps))
         assert sum(one.network_calls(built, LinearSchedule(), (1, 8, 8))) == int(calls)
         assert built.name == RECIPES[name.removeprefix("experiment=")][0]

@@ -12,8 +12,8 @@ from diffusion_lab.evaluation.features.extractor import Features
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.evaluation.features.reference import Reference, load_reference
 from diffusion_lab.evaluation.metrics import Moments
-from diffusion_lab.evaluation.score import METRICS, Scorer, floor
-from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.evaluation.score import METRICS, FeatureScorer, floor
+from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.tools.metric_sanity import sanity
 
 
@@ -33,14 +33,14 @@ def made_up_reference(n=200):
 
 @pytest.fixture(scope="module")
 def scorer():
-    return Scorer(made_up_reference())
+    return FeatureScorer(made_up_reference())
 
 
 def test_every_metric_is_there_and_told_as_it_comes(scorer):
-    told = []
+    cli_errors = []
     asked = np.zeros(100, dtype=int)
-    scores = scorer(features(100, 3), asked, progress=told.append)
-    assert list(scores) == told == list(METRICS)
+    scores = scorer(features(100, 3), asked, progress=cli_errors.append)
+    assert list(scores) == cli_errors == list(METRICS)
     assert "label_agreement" not in scorer(features(100, 3))
 
 
@@ -68,7 +68,7 @@ def test_label_agreement_is_the_share_of_right_classes(scorer):
 def test_too_few_samples_leave_out_what_does_not_stand_and_say_so_once(
     n, there, gone, said, caplog
 ):
-    scorer = Scorer(made_up_reference())
+    scorer = FeatureScorer(made_up_reference())
     with caplog.at_level(logging.WARNING):
         scores = scorer(features(n, 3))
         scorer(features(n, 4))
@@ -119,8 +119,8 @@ def spoiled_scores(tmp_path_factory):
     chosen = torch.randperm(5000, generator=torch.Generator().manual_seed(0))[:2000]
     pixels = torch.from_numpy(images)[chosen][:, None]
     extractor = load_extractor("mnist_v1")
-    judge = Judge(extractor, load_reference(extractor))
-    return sanity(judge, pixels, torch.from_numpy(labels.astype(np.int64))[chosen])
+    scorer = ImageScorer(extractor, load_reference(extractor))
+    return sanity(scorer, pixels, torch.from_numpy(labels.astype(np.int64))[chosen])
 
 
 def test_spoiled_digits_move_each_metric_the_way_they_should(spoiled_scores):

@@ -9,8 +9,8 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import Features
 from diffusion_lab.evaluation.features.reference import Reference
 from diffusion_lab.evaluation.metrics import Moments
-from diffusion_lab.evaluation.score import Scorer
-from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.evaluation.score import FeatureScorer
+from diffusion_lab.evaluation.scorer import ImageScorer
 
 NEIGHBOURHOODS = {"precision", "recall", "density", "coverage"}
 
@@ -39,7 +39,7 @@ def made_up_reference(n):
     ],
 )
 def test_too_few_real_images_leave_out_what_does_not_stand(n, gone, said, caplog):
-    scores = Scorer(made_up_reference(n))(features(50, 3))
+    scores = FeatureScorer(made_up_reference(n))(features(50, 3))
     assert (NEIGHBOURHOODS | {"fid"}) - scores.keys() == gone
     assert np.isfinite(list(scores.values())).all()
     assert caplog.messages == [] if not said else said in caplog.text
@@ -49,16 +49,16 @@ def test_too_few_real_images_leave_out_what_does_not_stand(n, gone, said, caplog
 def test_there_is_one_label_for_each_sample(shape):
     """(50, 1) against (50,) would be a table of 2,500 comparisons, and their mean a wrong share."""
     with pytest.raises(UserError, match=r"labels of shape \(.*\) for 50 samples"):
-        Scorer(made_up_reference(20))(features(50, 3), np.zeros(shape, dtype=int))
+        FeatureScorer(made_up_reference(20))(features(50, 3), np.zeros(shape, dtype=int))
 
 
 def test_other_classes_than_those_of_the_real_images_are_refused():
     with pytest.raises(UserError, match="7 classes, the reference of none has 10"):
-        Scorer(made_up_reference(20))(features(50, 3, num_classes=7))
+        FeatureScorer(made_up_reference(20))(features(50, 3, num_classes=7))
 
 
 def test_a_reference_that_another_extractor_saw_is_refused():
     reference = made_up_reference(20)
-    Judge(SimpleNamespace(name="none", sha256="0" * 64), reference)
+    ImageScorer(SimpleNamespace(name="none", sha256="0" * 64), reference)
     with pytest.raises(UserError, match=r"by extractor none \(sha256 00000000\).*other \(1111"):
-        Judge(SimpleNamespace(name="other", sha256="1" * 64), reference)
+        ImageScorer(SimpleNamespace(name="other", sha256="1" * 64), reference)

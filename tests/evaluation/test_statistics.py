@@ -9,7 +9,7 @@ from scipy import stats
 from diffusion_lab.evaluation.features.extractor import Features
 from diffusion_lab.evaluation.features.reference import Reference
 from diffusion_lab.evaluation.metrics import Moments
-from diffusion_lab.evaluation.score import METRICS, Scorer, bounds_of
+from diffusion_lab.evaluation.score import METRICS, FeatureScorer, bounds_of
 from diffusion_lab.evaluation.statistics import holm, paired, summary, welch
 
 
@@ -154,5 +154,5 @@ def test_every_metric_has_the_bounds_that_its_formula_has(name):
     moments = [Moments.of(of.values) for of in real]
     reference = Reference("d", "e", "s", real[0], labels, real[1], labels, *moments)
     for samples in (real[0], features(50, 1), features(0.1, 2)):
-        value = Scorer(reference)(samples, labels)[name]
+        value = FeatureScorer(reference)(samples, labels)[name]
         assert lowest <= value <= highest

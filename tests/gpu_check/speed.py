@@ -27,7 +27,7 @@ from diffusion_lab.benchmark.tutorial_baseline import (
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.networks.fast_unet import FastUNet
-from diffusion_lab.scoring.choose_scorer import choose_judge
+from diffusion_lab.scoring.choose_scorer import choose_scorer
 from tests.gpu_check.hooks import Steps
 from tests.gpu_check.place import (
     ALONE,
@@ -265,7 +265,7 @@ def quickstart(place: Place) -> Iterator[Row]:
     run = load_run(result.run_dir)
     run.module.to(place.device)
     images = run.sample(10_000, batch_size=2_000)  # ten calls each, as the recipe says
-    fid = choose_judge(None, run, None)(images).scores["fid"]
+    fid = choose_scorer(None, run, None)(images).scores["fid"]
     what = f"{' '.join(words)}: FID of 10,000, ten calls, {result.trainer.global_step} steps"
     yield goal(place, what, fid, "", QUICKSTART_FID, at_least=False)
 

@@ -114,8 +114,8 @@ def change(base, **methods):
         ),
     ],
 )
-def test_a_broken_contract_names_the_part(parts, told):
-    with pytest.raises(UserError, match=told) as error:
+def test_a_broken_contract_names_the_part(parts, cli_errors):
+    with pytest.raises(UserError, match=cli_errors) as error:
         check_contracts(module(**parts), BlendSampler(num_steps=2), SHAPE)
     assert "tests.modules.test_contracts." in str(error.value) and "\n" not in str(error.value)
 
@@ -137,6 +137,6 @@ class Shrinks(Sampler):
         (Shrinks(2), r"x_next of a step gives the shape \(1, 1, 8, 8\), expected \(2, 1, 8, 8\)"),
     ],
 )
-def test_a_sampler_is_tried(sampler, told):
-    with pytest.raises(UserError, match=told):
+def test_a_sampler_is_tried(sampler, cli_errors):
+    with pytest.raises(UserError, match=cli_errors):
         check_sampler(sampler, LinearSchedule(), SHAPE)

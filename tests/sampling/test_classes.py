@@ -219,6 +219,6 @@ def test_the_class_that_was_asked_for_is_drawn(tmp_path):
     run = load_run(tmp_path / "run")
     images = run.sample(100, labels="all", guidance_scale=2.0, num_steps=10)
     digits, classes = bundled_digits(tmp_path)
-    judge = KNeighborsClassifier(5).fit(digits.reshape(len(digits), -1), classes)
-    judged = judge.predict(images.flatten(1).numpy())
+    scorer = KNeighborsClassifier(5).fit(digits.reshape(len(digits), -1), classes)
+    judged = scorer.predict(images.flatten(1).numpy())
     assert (judged == np.arange(100) % 10).mean() > 0.8

@@ -129,7 +129,7 @@ def test_what_is_typed_wins_and_the_line_says_it(recipe, typed, arguments, line)
         given = dict(word.split("=") for word in arguments)
         scale = given.get("guidance_scale")
         low, _, high = given.get("guidance_interval", "").partition(",")
-        guide = run.guide(
+        conditioning = run.conditioning(
             given.get("labels"),
             None if scale is None else float(scale),
             [float(low), float(high)] if low else None,
@@ -140,7 +140,7 @@ def test_what_is_typed_wins_and_the_line_says_it(recipe, typed, arguments, line)
         with counting(run.module.network) as seen, torch.inference_mode():
             list(
                 sample_steps(
-                    guide.denoiser(run.module, 0, 3),
+                    conditioning.denoiser(run.module, 0, 3),
                     run.module.noise_schedule,
                     sampler,
                     run.image_shape,
@@ -211,7 +211,7 @@ def test_an_exported_interval_is_that_of_the_run(tmp_path, typed):
     with counting(pipe.unet) as seen:
         pipe(batch_size=4, class_labels=range(4), num_inference_steps=5)
     assert seen() == 4 * 7
-    assert sum(load_run(tmp_path / "run").guide().network_calls(
+    assert sum(load_run(tmp_path / "run").conditioning().network_calls(
         make_sampler("blend", num_steps=5), LinearSchedule(), (1, 28, 28)
     )) == 7  # fmt: skip
 

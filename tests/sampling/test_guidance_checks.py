@@ -11,7 +11,7 @@ from diffusion_lab.config.groups import make_sampler
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import VPSchedule, sample_steps
 from diffusion_lab.evaluation.features.load import load_extractor
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.scoring.draw_set import counting
 from tests.callbacks.test_fid import FAKE
 from tests.cli.test_bad_input import assert_refused
@@ -55,14 +55,14 @@ def test_guidance_that_cannot_be_is_rejected_before_training(typed, arguments, e
 def test_both_branches_of_guidance_are_foretold(word, steps, interval, bars, monkeypatch):
     module = random_module(schedule=VPSchedule() if word == "dpm_solver" else None)
     sampler, data = make_sampler(word, num_steps=steps), ImageDataModule(**FAKE)
-    guide = Guide.of(module, None, 2.0, interval)
-    forecast = Forecast(module, data, sampler, guide)
+    conditioning = Conditioning.of(module, None, 2.0, interval)
+    forecast = Forecast(module, data, sampler, conditioning)
     with counting(module.network) as seen, torch.inference_mode():
-        denoise = guide.denoiser(module, 0, 1)
+        denoise = conditioning.denoiser(module, 0, 1)
         path = module.noise_schedule
         list(sample_steps(denoise, path, sampler, (1, 28, 28), num_images=1, seed=0))
         assert forecast.num_calls == seen()
-        plain = sum(Guide().network_calls(sampler, path, (1, 28, 28)))
+        plain = sum(Conditioning().network_calls(sampler, path, (1, 28, 28)))
         assert seen() == 2 * plain if interval is None else plain < seen() < 2 * plain
         # by a clock that moves by a second for every image in a call, and for nothing else
         monkeypatch.setattr(forecasting, "monotonic", seen)
@@ -79,7 +79,7 @@ def test_a_grid_is_expected_to_take_both_branches(interval, calls, tmp_path, mon
     """
     seen = [0]
     monkeypatch.setattr(sample_grid, "monotonic", lambda: 60 * seen[0])
-    real = Guide.denoiser
+    real = Conditioning.denoiser
 
     def denoiser(self, module, first, count):
         guided = real(self, module, first, count)
@@ -92,7 +92,7 @@ def test_a_grid_is_expected_to_take_both_branches(interval, calls, tmp_path, mon
         guided.denoise = counted
         return guided
 
-    monkeypatch.setattr(Guide, "denoiser", denoiser)
+    monkeypatch.setattr(Conditioning, "denoiser", denoiser)
     words = [*SMALL, f"guidance_interval={interval}", "callbacks.figures=null"]
     with caplog.at_level("INFO"):
         train(compose_config(words, tmp_path))

@@ -17,7 +17,7 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.runs.load import Run, load_run
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.scoring.draw_set import counting
 from diffusion_lab.system.precision import chosen_precision
 
@@ -144,7 +144,7 @@ def _draw(run: Run, sampler: Sampler, settings: Settings) -> torch.Tensor:
     return run.sample(
         settings.num_samples,
         sampler=sampler,
-        guide=Guide(),
+        conditioning=Conditioning(),
         batch_size=settings.num_samples,
         precision=settings.precision,
     )

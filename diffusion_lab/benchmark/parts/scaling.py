@@ -19,7 +19,7 @@ from diffusion_lab.benchmark.timing import timed
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 
 BATCHES = (16, 32, 64, 128, 256, 512, 1024)
 SIDES = (28, 32, 40, 48, 64)  # the fast network halves twice
@@ -229,7 +229,7 @@ def _drawing(settings: Settings, name: str, values: Sequence[int], *, images: bo
         return lambda: run.sample(
             value if images else fixed,
             sampler=sampler,
-            guide=Guide(),
+            conditioning=Conditioning(),
             batch_size=batch_size,
         )
 

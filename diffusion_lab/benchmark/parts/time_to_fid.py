@@ -10,7 +10,7 @@ from diffusion_lab.benchmark.timing import Comparison, timed
 from diffusion_lab.benchmark.torchvision_files import write_torchvision_files
 from diffusion_lab.benchmark.tutorial_baseline import PlainTraining, PlainUNet, plain_loader
 from diffusion_lab.runs.load import load_run
-from diffusion_lab.scoring.choose_scorer import choose_judge
+from diffusion_lab.scoring.choose_scorer import choose_scorer
 from diffusion_lab.training.train import train
 
 FINAL_FID = 11.29
@@ -100,5 +100,5 @@ def _training(settings: Settings, budget: int, seed: int) -> _Training:
     run = load_run(result.run_dir)
     run.module.to(settings.device)
     images = run.sample(NUM_SAMPLES, batch_size=250)  # by the recipe's sampler: NFE 10 too
-    fid = choose_judge(None, run, None)(images).scores["fid"]
+    fid = choose_scorer(None, run, None)(images).scores["fid"]
     return _Training(seconds, fid, result.trainer.global_step)

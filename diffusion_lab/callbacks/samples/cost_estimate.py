@@ -7,7 +7,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 
 _ENOUGH = 0.3  # seconds of calls, after which a larger batch is not tried
 _STEPS = 3  # of which the first, which may have to set things up, does not count
@@ -25,17 +25,19 @@ class Forecast:
         module: DiffusionModule,
         data: ImageDataModule,
         sampler: Sampler,
-        guide: Guide | None = None,
+        conditioning: Conditioning | None = None,
     ) -> None:
         self.module, self.data, self.sampler = module, data, sampler
-        self.guide = guide or Guide.of(module)
-        self._calls = self.guide.network_calls(sampler, module.noise_schedule, data.image_shape)
+        self.conditioning = conditioning or Conditioning.of(module)
+        self._calls = self.conditioning.network_calls(
+            sampler, module.noise_schedule, data.image_shape
+        )
         self.num_calls = sum(self._calls)
         """For every image; with guidance both branches count."""
 
     def _steps(self, count: int) -> Iterator[Step]:
         return sample_steps(
-            self.guide.denoiser(self.module, 0, count),
+            self.conditioning.denoiser(self.module, 0, count),
             self.module.noise_schedule,
             self.sampler,
             self.data.image_shape,

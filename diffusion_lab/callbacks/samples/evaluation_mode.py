@@ -10,7 +10,7 @@ from diffusion_lab.callbacks.ema import averaged
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 
 
 def parts(trainer: L.Trainer, module: L.LightningModule) -> tuple[DiffusionModule, ImageDataModule]:
@@ -33,15 +33,15 @@ def evaluating(trainer: L.Trainer, module: DiffusionModule) -> Iterator[None]:
         module.train(training)
 
 
-def guide_of(
+def conditioning_of(
     module: DiffusionModule,
     sampler: Sampler,
     guidance_scale: float,
     guidance_interval: Sequence[float] | None,
-) -> Guide:
+) -> Conditioning:
     """Guidance of all classes in turn: image k is of class k % num_classes if there are any.
 
     Raises UserError for a sampler or a guidance that does not fit the module.
     """
     sampler.check(module.noise_schedule)
-    return Guide.of(module, None, guidance_scale, guidance_interval)
+    return Conditioning.of(module, None, guidance_scale, guidance_interval)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from diffusion_lab.callbacks.checkpoints.last import is_last_epoch
 from diffusion_lab.callbacks.samples.cost_estimate import Forecast
-from diffusion_lab.callbacks.samples.evaluation_mode import evaluating, guide_of, parts
+from diffusion_lab.callbacks.samples.evaluation_mode import conditioning_of, evaluating, parts
 from diffusion_lab.callbacks.samples.time_budget import Budget
 from diffusion_lab.diffusion import Sampler, sample_steps
 from diffusion_lab.errors import UserError
@@ -83,7 +83,9 @@ class FIDEstimate(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find what judges the images, or refuse."""
         module, data = parts(trainer, pl_module)
-        self._guide = guide_of(module, self.sampler, self.guidance_scale, self.guidance_interval)
+        self._conditioning = conditioning_of(
+            module, self.sampler, self.guidance_scale, self.guidance_interval
+        )
         name = self.extractor_name or extractor_for(data.dataset, "callbacks.fid.extractor")
         with torch.random.fork_rng(devices=[]):  # a network is made, which draws its first weights
             self.extractor = load_extractor(name)
@@ -185,7 +187,7 @@ class FIDEstimate(L.Callback):
         with evaluating(trainer, module):
             for first, count in bar:
                 *_, last = sample_steps(
-                    self._guide.denoiser(module, first, count),
+                    self._conditioning.denoiser(module, first, count),
                     module.noise_schedule,
                     self.sampler,
                     data.image_shape,
@@ -202,6 +204,6 @@ class FIDEstimate(L.Callback):
         module, data = parts(trainer, pl_module)
         sizes = [n for _, n in my_batches(trainer, self.num_samples, self.batch_size)]
         with evaluating(trainer, module):
-            forecast = Forecast(module, data, self.sampler, self._guide)
+            forecast = Forecast(module, data, self.sampler, self._conditioning)
             each = forecast.seconds_per_image(self.extractor, max(sizes, default=1))
         return forecast.num_calls, sum(sizes) * each

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffusion_lab import figures
 from diffusion_lab.callbacks.monitoring.loss_history import LossHistory
-from diffusion_lab.callbacks.samples.evaluation_mode import evaluating, guide_of, parts
+from diffusion_lab.callbacks.samples.evaluation_mode import conditioning_of, evaluating, parts
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import (
     BlendSampler,
@@ -82,7 +82,9 @@ class Figures(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raise UserError for a sampler or a guidance that does not fit the module."""
         module, _ = parts(trainer, pl_module)
-        self._guide = guide_of(module, self.sampler, self.guidance_scale, self.guidance_interval)
+        self._conditioning = conditioning_of(
+            module, self.sampler, self.guidance_scale, self.guidance_interval
+        )
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -123,7 +125,7 @@ class Figures(L.Callback):
 
         def walk(sampler: Sampler, num_images: int) -> list[Step]:
             steps = sample_steps(
-                self._guide.denoiser(module, 0, num_images),
+                self._conditioning.denoiser(module, 0, num_images),
                 schedule,
                 sampler,
                 data.image_shape,

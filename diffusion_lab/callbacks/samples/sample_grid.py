@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lab import figures
-from diffusion_lab.callbacks.samples.evaluation_mode import evaluating, guide_of, parts
+from diffusion_lab.callbacks.samples.evaluation_mode import conditioning_of, evaluating, parts
 from diffusion_lab.callbacks.samples.figures import figures_folder, log_picture
 from diffusion_lab.callbacks.samples.time_budget import Budget
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -56,8 +56,10 @@ class SampleGrid(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the network calls of an image, or raise UserError for what does not fit."""
         module, data = parts(trainer, pl_module)
-        self._guide = guide_of(module, self.sampler, self.guidance_scale, self.guidance_interval)
-        self._calls = self._guide.network_calls(
+        self._conditioning = conditioning_of(
+            module, self.sampler, self.guidance_scale, self.guidance_interval
+        )
+        self._calls = self._conditioning.network_calls(
             self.sampler, module.noise_schedule, data.image_shape
         )
 
@@ -94,7 +96,7 @@ class SampleGrid(L.Callback):
     def _draw(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:
         """The last step of the sampler; None where all of them would take too long."""
         steps = sample_steps(
-            self._guide.denoiser(module, 0, self.num_samples),
+            self._conditioning.denoiser(module, 0, self.num_samples),
             module.noise_schedule,
             self.sampler,
             data.image_shape,

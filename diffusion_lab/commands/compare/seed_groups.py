@@ -169,11 +169,11 @@ def _names(groups: Sequence[Sequence[EvaluatedRun]], columns: dict[str, list[str
         found = [{run.words.get(key, _ABSENT) for run in group} for group in groups]
         if all(len(w) == 1 for w in found):
             words[key] = [w.pop() for w in found]
-    told: dict[tuple[int, ...], str] = {}  # keys that divide the groups alike are one choice
+    cli_errors: dict[tuple[int, ...], str] = {}  # keys that divide the groups alike are one choice
     every = {k: v for k, v in words.items() if len(set(v)) > 1} | columns
     for key in every:
-        told.setdefault(tuple(every[key].index(v) for v in every[key]), key)
-    keys = list(told.values())
+        cli_errors.setdefault(tuple(every[key].index(v) for v in every[key]), key)
+    keys = list(cli_errors.values())
     sizes = [*range(1, min(3, len(keys)) + 1), len(keys)]
     chosen = next(
         chosen

@@ -38,7 +38,7 @@ from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.sampling_options import chosen_sampler, open_run
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.sampling.progress import planned_work, times
 from diffusion_lab.scoring.sample_files import read_samples
@@ -110,7 +110,7 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         raise UserError(f"parts={cfg.parts} is unknown: choose from {list(PARTS)}")
     run = open_run(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
-    guide = run.guide()
+    conditioning = run.conditioning()
     given = None if cfg.samples is None else _given(cfg.samples, run.image_shape)
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
     describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # or refuse images of this shape
@@ -137,12 +137,12 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         began = time.perf_counter()
         samples = given
         if samples is None:
-            samples = _drawn(cfg, run, sampler, guide)
-            found.sampling = planned(config, sampler, [guide], run.module, run.image_shape)
+            samples = _drawn(cfg, run, sampler, conditioning)
+            found.sampling = planned(config, sampler, [conditioning], run.module, run.image_shape)
         record["memorisation"] = {
             "samples_from": cfg.samples,
             "sampler": config if given is None else None,
-            "guidance_scale": guide.guidance_scale if given is None else None,
+            "guidance_scale": conditioning.guidance_scale if given is None else None,
             **_memorisation(cfg, samples, data, describe, found),
         }
         seconds["memorisation"] = time.perf_counter() - began
@@ -187,14 +187,14 @@ def _given(file: str, shape: tuple[int, int, int]) -> Tensor:
     return images
 
 
-def _drawn(cfg: DictConfig, run: Run, sampler: Sampler, guide: Guide) -> Tensor:
+def _drawn(cfg: DictConfig, run: Run, sampler: Sampler, conditioning: Conditioning) -> Tensor:
     line = f"memorisation: drawing {times(cfg.num_samples, 'image')} by {sampler.name}"
     with planned_work(line, cfg.num_samples * sampler.num_steps):
         return run.sample(
             cfg.num_samples,
             seed=cfg.seed,
             sampler=sampler,
-            guide=guide,
+            conditioning=conditioning,
             batch_size=cfg.batch_size,
         )
 

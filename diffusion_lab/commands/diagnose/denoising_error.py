@@ -89,8 +89,8 @@ def denoising_errors(
     times = times_of(schedule, torch.linspace(low, high, levels, dtype=torch.float64))
     device = module.device
     images, classes = data.examples(len(data.pixels("train")))
-    told = module.num_classes is not None
-    oracle = ideal_denoiser(schedule, images.to(device), classes.to(device) if told else None)
+    cli_errors = module.num_classes is not None
+    oracle = ideal_denoiser(schedule, images.to(device), classes.to(device) if cli_errors else None)
 
     found: list[Level] = []
     bar = tqdm(total=len(SPLITS) * len(times), unit=" levels", disable=None, leave=False)

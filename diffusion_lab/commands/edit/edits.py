@@ -31,7 +31,7 @@ from diffusion_lab.diffusion.editing import (
 from diffusion_lab.diffusion.samplers.base import image_generators
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.figures import visible_at
 from diffusion_lab.sampling.progress import advance
 
@@ -70,7 +70,7 @@ class Edit(ABC):
 
     def __init__(self, cfg: DictConfig, run: Run, names: list[str], pixels: Tensor) -> None:
         self.cfg, self.run, self.names, self.pixels = cfg, run, names, pixels
-        self.guide = _guide(cfg, run)
+        self.conditioning = _conditioning(cfg, run)
         self.schedule, self.value_range = run.module.noise_schedule, run.value_range
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Edit(ABC):
 
     def denoiser(self, first: int, count: int = 1) -> Denoise:
         """For the classes of results first .. first + count - 1; one goes for any batch."""
-        return self.guide.denoiser(self.run.module, first, count)
+        return self.conditioning.denoiser(self.run.module, first, count)
 
     def unit(self, x: Tensor) -> Tensor:
         """Values of the network's range as values of a picture, on the CPU."""
@@ -260,6 +260,6 @@ def _thinned(images: Tensor) -> Tensor:
     return images[chosen.to(images.device)]
 
 
-def _guide(cfg: DictConfig, run: Run) -> Guide:
+def _conditioning(cfg: DictConfig, run: Run) -> Conditioning:
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg))
-    return Guide.of(run.module, settings["labels"], settings["guidance_scale"])
+    return Conditioning.of(run.module, settings["labels"], settings["guidance_scale"])

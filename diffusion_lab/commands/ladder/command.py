@@ -22,8 +22,8 @@ from diffusion_lab.commands.ladder.table import (
     RungResult,
     Scored,
     as_json,
-    climb,
     lines,
+    summarise_rungs,
     write_csv,
 )
 from diffusion_lab.commands.ladder.time_estimate import Estimate
@@ -32,7 +32,7 @@ from diffusion_lab.config.error_message import one_line
 from diffusion_lab.config.schema import LadderConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.evaluation.statistics import Summary
 from diffusion_lab.scoring.score_sets import read_seeds
 from diffusion_lab.system.git import git_commit
@@ -78,25 +78,29 @@ def ladder(cfg: DictConfig) -> Ladder:
     ]
     for run in runs:
         run.check()
-    judge = choose_ladder_judge(
+    scorer = choose_ladder_judge(
         plain["extractor"], configs[0], plain["paths"]["data_dir"], plain["trust"]
     )
-    features = judge.extractor.num_features
+    features = scorer.extractor.num_features
     if plain["num_samples"] <= features:
         raise UserError(
             f"num_samples={plain['num_samples']}: FID needs more images than the {features} "
-            f"features of extractor {judge.extractor.name}"
+            f"features of extractor {scorer.extractor.name}"
         )
     with locked(out):
-        return _climb(rungs, runs, judge, plain, out)
+        return _climb(rungs, runs, scorer, plain, out)
 
 
 def _climb(
-    rungs: Sequence[Rung], runs: Sequence[RungRun], judge: Judge, plain: dict[str, Any], out: Path
+    rungs: Sequence[Rung],
+    runs: Sequence[RungRun],
+    scorer: ImageScorer,
+    plain: dict[str, Any],
+    out: Path,
 ) -> Ladder:
     began = time.perf_counter()
-    estimate = Estimate(runs[: len(rungs)], judge, plain["num_samples"], plain["batch_size"])
-    floor = judge.floor(plain["num_samples"])
+    estimate = Estimate(runs[: len(rungs)], scorer, plain["num_samples"], plain["batch_size"])
+    floor = scorer.floor(plain["num_samples"])
     todo = [run for run in runs if not run.trained]
     seeds = len({run.seed for run in runs})
     _say(
@@ -111,7 +115,7 @@ def _climb(
         try:
             if not was_trained:
                 run.train()
-            record = run.score(judge, plain["num_samples"], plain["batch_size"])
+            record = run.score(scorer, plain["num_samples"], plain["batch_size"])
         except Exception as error:
             line = one_line(error)
             if line is None:  # not a mistake of the one who typed it
@@ -145,16 +149,16 @@ def _climb(
         raise UserError(f"no training of the ladder came to its end: {errors[0]}")
     configs = [run.config for run in runs[: len(rungs)]]
     changed = [{}, *(differences(a, b) for a, b in pairwise(configs))]
-    results = climb(rungs, scored, changed)
+    results = summarise_rungs(rungs, scored, changed)
     made = Ladder(results, floor, errors, out)
-    made.lines = [*lines(results, floor), *_notes(judge, plain, seeds), *errors]
+    made.lines = [*lines(results, floor), *_notes(scorer, plain, seeds), *errors]
     write_csv(results, out / "ladder.csv")
     figures.save_figure(_picture(results, runs, floor, plain, seeds), out / "ladder.png")
     write_json(
         out / "ladder.json",
         {
             "command": plain,
-            "extractor": {"name": judge.extractor.name, "sha256": judge.extractor.sha256},
+            "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
             "rungs": as_json(results),
             "floor": {name: vars(found) for name, found in floor.items()},
             "errors": errors,
@@ -192,11 +196,11 @@ def _picture(
     return ladder_figure(shown, floor[HEADLINE].mean, title=title)
 
 
-def _notes(judge: Judge, plain: dict[str, Any], seeds: int) -> list[str]:
+def _notes(scorer: ImageScorer, plain: dict[str, Any], seeds: int) -> list[str]:
     return [
         f"mean ± standard deviation over {seeds} training seed{'s' * (seeds > 1)}, "
-        f"{plain['num_samples']:,} samples each; extractor {judge.extractor.name} (sha256 "
-        f"{judge.extractor.sha256[:8]}), against {len(judge.reference.test):,} test images; "
+        f"{plain['num_samples']:,} samples each; extractor {scorer.extractor.name} (sha256 "
+        f"{scorer.extractor.sha256[:8]}), against {len(scorer.reference.test):,} test images; "
         "differences of FID paired by seed with 95 % intervals, verdicts at 5 % after Holm"
     ]
 

@@ -58,7 +58,7 @@ class RungResult:
         return sum(values) / len(values) if values else None
 
 
-def climb(
+def summarise_rungs(
     rungs: Sequence[Rung],
     scored: Mapping[int, Sequence[Scored]],
     changed: Sequence[dict[str, tuple[Any, Any]]],

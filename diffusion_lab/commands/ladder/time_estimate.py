@@ -8,7 +8,7 @@ import torch
 from diffusion_lab.commands.ladder.training_runs import RungRun
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.diffusion import Sampler, sample_steps
-from diffusion_lab.evaluation.scorer import FLOOR_DRAWS, Judge
+from diffusion_lab.evaluation.scorer import FLOOR_DRAWS, ImageScorer
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.cost import cost
 
@@ -21,16 +21,16 @@ class Estimate:
     """
 
     def __init__(
-        self, lowest: Sequence[RungRun], judge: Judge, num_samples: int, batch_size: int
+        self, lowest: Sequence[RungRun], scorer: ImageScorer, num_samples: int, batch_size: int
     ) -> None:
         count = min(batch_size, num_samples)
         began = time.perf_counter()
         data = lowest[0].config.data
         shape = (data.channels, data.image_size, data.image_size)
-        judge.extractor(torch.zeros(count, *shape, dtype=torch.uint8))
+        scorer.extractor(torch.zeros(count, *shape, dtype=torch.uint8))
         seeing = (time.perf_counter() - began) * num_samples / count
         began = time.perf_counter()
-        judge.floor(num_samples)  # of real images: noise would be warned of
+        scorer.floor(num_samples)  # of real images: noise would be warned of
         judging = seeing + (time.perf_counter() - began) / FLOOR_DRAWS
         few = min(count, 32)
         self._training: dict[int, float] = {}

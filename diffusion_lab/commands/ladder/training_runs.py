@@ -16,11 +16,11 @@ from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import check_targets
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
-from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.runs.saved_config import read_config
-from diffusion_lab.scoring.choose_scorer import choose_judge
-from diffusion_lab.scoring.draw_set import Drawn, draw_set
+from diffusion_lab.scoring.choose_scorer import choose_scorer
+from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.score_sets import NAME, score_sets
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.output import results_folder, save_arrays
@@ -85,7 +85,7 @@ class RungRun:
             raise Diverged(record.get("error", "it diverged"))
         train(self.config, resume=bool(record))
 
-    def score(self, judge: Judge, num_samples: int, batch_size: int) -> dict[str, Any]:
+    def score(self, scorer: ImageScorer, num_samples: int, batch_size: int) -> dict[str, Any]:
         """Draw from it with its own seed and score that, if it was not done: evaluation.json."""
         run = load_run(self.folder, trust=self.trust)
         about = {
@@ -98,20 +98,20 @@ class RungRun:
         }
         for path in sorted(self.folder.glob(f"evaluation/*/{NAME}")):
             there = _read(path)
-            same_judge = there.get("extractor", {}).get("sha256") == judge.extractor.sha256
+            same_judge = there.get("extractor", {}).get("sha256") == scorer.extractor.sha256
             if same_judge and all(there.get(key) == about[key] for key in about if key != "run"):
                 return there
         device = choose_device(self.config.trainer.accelerator)
         run.module.to(device)
         out = results_folder(None, self.folder / "evaluation")
         sampler = run.sampler()
-        guide = run.guide()
+        conditioning = run.conditioning()
 
-        def draw() -> Drawn:
+        def draw() -> SampleSet:
             drawn = draw_set(
                 run,
                 sampler,
-                guide,
+                conditioning,
                 num_samples=num_samples,
                 seed=self.seed,
                 batch_size=batch_size,
@@ -120,7 +120,7 @@ class RungRun:
             return drawn
 
         more = {"batch_size": batch_size, "device": str(device), "threads": torch.get_num_threads()}
-        return score_sets(judge, [draw], about | more, out).record
+        return score_sets(scorer, [draw], about | more, out).record
 
     def samples(self) -> Tensor:
         """The first images that were scored last, uint8 (N, C, H, W)."""
@@ -132,7 +132,7 @@ class RungRun:
 
 def choose_ladder_judge(
     name: str | None, cfg: DictConfig, data_dir: str | None, trust: Sequence[str] = ()
-) -> Judge:
+) -> ImageScorer:
     """The judge of all trainings of a ladder before there is one, from a configuration of theirs.
 
     Raises UserError if there is none for such data.
@@ -148,7 +148,7 @@ def choose_ladder_judge(
         weights="raw",
         trust=trust,
     )
-    return choose_judge(name, untrained, data_dir)
+    return choose_scorer(name, untrained, data_dir)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.sampling_options import check_run, open_run
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.progress import advance, planned_work, times
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
@@ -184,7 +184,7 @@ def _images(cfg: DictConfig, run: Run) -> Images:
     if cfg.labels == "own" and run.module.num_classes is None:
         raise UserError("labels=own: this run has no classes, leave it out")
     if cfg.labels == "none":
-        Guide.of(run.module, "none")
+        Conditioning.of(run.module, "none")
     data = run_data(run, cfg.paths.data_dir)
     pixels, labels = data.pixels(cfg.split), data.labels(cfg.split)
     if cfg.num_images > len(pixels):

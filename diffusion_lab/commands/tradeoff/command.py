@@ -11,19 +11,19 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from diffusion_lab.commands.tradeoff.results import Weighed, draw_tradeoff, lines, write_csv
-from diffusion_lab.commands.tradeoff.sampler_grid import Cell, make_cells
+from diffusion_lab.commands.tradeoff.results import SamplerResult, draw_tradeoff, lines, write_csv
+from diffusion_lab.commands.tradeoff.sampler_grid import SamplerSetting, make_settings
 from diffusion_lab.config.schema import TradeoffConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.scorer import Judge
+from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.sampling_options import open_run
-from diffusion_lab.sampling.conditioning import Guide
+from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.progress import planned_work, times
-from diffusion_lab.scoring.choose_scorer import choose_judge
-from diffusion_lab.scoring.draw_set import Drawn, draw_set
+from diffusion_lab.scoring.choose_scorer import choose_scorer
+from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.score_sets import read_seeds
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
@@ -38,7 +38,7 @@ ROUNDS = 3
 class Tradeoff:
     """What was found."""
 
-    cells: list[Weighed]
+    cells: list[SamplerResult]
     out: Path
     lines: list[str]
     """What is printed."""
@@ -55,18 +55,18 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     seeds = read_seeds(plain["seeds"])
     run = open_run(cfg)
-    guide = run.guide(plain["labels"], plain["guidance_scale"])
-    cells, skipped = make_cells(
+    conditioning = run.conditioning(plain["labels"], plain["guidance_scale"])
+    cells, skipped = make_settings(
         _words(plain["samplers"]),
         _words(plain["spacings"]),
         _numbers_of_steps(plain["num_steps"]),
         run.module.noise_schedule,
     )
-    judge = choose_judge(cfg.extractor, run, cfg.paths.data_dir)
-    if cfg.num_samples <= judge.extractor.num_features:
+    scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir)
+    if cfg.num_samples <= scorer.extractor.num_features:
         raise UserError(
-            f"num_samples={cfg.num_samples}: FID by {judge.extractor.name} needs more than "
-            f"{judge.extractor.num_features} images"
+            f"num_samples={cfg.num_samples}: FID by {scorer.extractor.name} needs more than "
+            f"{scorer.extractor.num_features} images"
         )
     device = choose_device(cfg.accelerator)
     run.module.to(device)
@@ -76,23 +76,27 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
             "checkpoint": cfg.checkpoint,
             "checkpoint_sha256": _sha256(run.dir / "checkpoints" / f"{cfg.checkpoint}.ckpt"),
             "weights": run.weights,
-            "labels": list(guide.labels),
-            "guidance_scale": guide.guidance_scale,
-            **({} if guide.interval == EVERYWHERE else {"guidance_interval": guide.interval}),
+            "labels": list(conditioning.labels),
+            "guidance_scale": conditioning.guidance_scale,
+            **(
+                {}
+                if conditioning.interval == EVERYWHERE
+                else {"guidance_interval": conditioning.interval}
+            ),
             "cells": [cell.name for cell in cells],
             "num_samples": cfg.num_samples,
             "seeds": seeds,
             "batch_size": min(cfg.batch_size, cfg.num_samples),
             "device": str(device),
-            "extractor": {"name": judge.extractor.name, "sha256": judge.extractor.sha256},
-            "reference": {"data": judge.reference.data, "n": len(judge.reference.test)},
+            "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
+            "reference": {"data": scorer.reference.data, "n": len(scorer.reference.test)},
         },
         "git_commit": git_commit(),
         "skipped": skipped,
     }
     out, content = _opened(cfg.out, run.dir / "tradeoff", content)
 
-    work = _Work(run, guide, judge, content, out)
+    work = _Work(run, conditioning, scorer, content, out)
     with planned_work(work.plan(cells), work.units(cells)):
         work.time(cells)
         work.score(cells)
@@ -105,13 +109,18 @@ class _Work:
     """Fills the record of a comparison, and writes it whenever it has grown."""
 
     def __init__(
-        self, run: Run, guide: Guide, judge: Judge, content: dict[str, Any], out: Path
+        self,
+        run: Run,
+        conditioning: Conditioning,
+        scorer: ImageScorer,
+        content: dict[str, Any],
+        out: Path,
     ) -> None:
-        self.run, self.guide, self.judge = run, guide, judge
+        self.run, self.conditioning, self.scorer = run, conditioning, scorer
         self.content, self.out = content, out
         self.settings = content["settings"]
 
-    def plan(self, cells: Sequence[Cell]) -> str:
+    def plan(self, cells: Sequence[SamplerSetting]) -> str:
         """Return the line that is printed before the work begins."""
         there = sum(cell.name in self.content.get("scores", {}) for cell in cells)
         seeds = times(len(self.settings["seeds"]), "seed")
@@ -120,7 +129,7 @@ class _Work:
             f"already: {times(self.settings['num_samples'], 'image')} a seed, {seeds}"
         )
 
-    def units(self, cells: Sequence[Cell]) -> float:
+    def units(self, cells: Sequence[SamplerSetting]) -> float:
         """Return the images times steps that are still to be drawn."""
         settings, scores = self.settings, self.content.get("scores", {})
         timed = 0 if "costs" in self.content else (ROUNDS + 1) * settings["batch_size"]
@@ -129,7 +138,7 @@ class _Work:
             cell.num_steps * (timed + (0 if cell.name in scores else scored)) for cell in cells
         )
 
-    def time(self, cells: Sequence[Cell]) -> None:
+    def time(self, cells: Sequence[SamplerSetting]) -> None:
         """Draw a batch by each sampler in turn, again and again; keep the median of the rounds."""
         if "costs" in self.content:
             return
@@ -153,11 +162,11 @@ class _Work:
         }
         self._write(cells)
 
-    def score(self, cells: Sequence[Cell]) -> None:
+    def score(self, cells: Sequence[SamplerSetting]) -> None:
         """Draw and score num_samples images a seed by each sampler that has no scores yet."""
         n, costs = self.settings["num_samples"], self.content["costs"]
         if "floor" not in self.content:
-            self.content["floor"] = {k: s.mean for k, s in self.judge.floor(n).items()}
+            self.content["floor"] = {k: s.mean for k, s in self.scorer.floor(n).items()}
         scores = self.content.setdefault("scores", {})
         left = [cell for cell in cells if cell.name not in scores]
         total = sum(costs[cell.name]["calls"] for cell in left) * len(self.settings["seeds"])
@@ -168,15 +177,15 @@ class _Work:
                 found = []
                 for seed in self.settings["seeds"]:
                     drawn = self._draw(cell, n, seed)
-                    found.append({"seed": seed} | self.judge(drawn.images, drawn.asked).scores)
+                    found.append({"seed": seed} | self.scorer(drawn.images, drawn.asked).scores)
                     bar.update(round(costs[cell.name]["calls"]))
                 scores[cell.name] = found
                 self._write(cells)
 
-    def weighed(self, cells: Sequence[Cell]) -> list[Weighed]:
+    def weighed(self, cells: Sequence[SamplerSetting]) -> list[SamplerResult]:
         """What is known so far."""
         costs, scores = self.content["costs"], self.content.get("scores", {})
-        return Weighed.of_cells(
+        return SamplerResult.of_cells(
             [
                 (cell, costs[cell.name]["calls"], costs[cell.name]["milliseconds"], scores[name])
                 for cell in cells
@@ -184,17 +193,17 @@ class _Work:
             ]
         )
 
-    def _draw(self, cell: Cell, num_samples: int, seed: int) -> Drawn:
+    def _draw(self, cell: SamplerSetting, num_samples: int, seed: int) -> SampleSet:
         return draw_set(
             self.run,
             cell.sampler,
-            self.guide,
+            self.conditioning,
             num_samples=num_samples,
             seed=seed,
             batch_size=self.settings["batch_size"],
         )
 
-    def _write(self, cells: Sequence[Cell]) -> None:
+    def _write(self, cells: Sequence[SamplerSetting]) -> None:
         write_json(self.out / NAME, self.content)
         write_csv(self.weighed(cells), self.content["skipped"], self.out / "tradeoff.csv")
 

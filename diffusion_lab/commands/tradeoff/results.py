@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion_lab import figures
 from diffusion_lab.commands.tradeoff.figure import Point, tradeoff_figure
-from diffusion_lab.commands.tradeoff.sampler_grid import Cell
+from diffusion_lab.commands.tradeoff.sampler_grid import SamplerSetting
 from diffusion_lab.evaluation.pareto import pareto_front
 from diffusion_lab.evaluation.score import bounds_of
 from diffusion_lab.evaluation.statistics import Summary, summary
@@ -20,10 +20,10 @@ _LAST = ("front_calls", "front_milliseconds", "skipped")
 
 
 @dataclass(frozen=True)
-class Weighed:
+class SamplerResult:
     """A sampler's cost and quality, and whether another beats it in both."""
 
-    cell: Cell
+    cell: SamplerSetting
     calls: float
     """Of the network for an image."""
     milliseconds: float
@@ -35,8 +35,8 @@ class Weighed:
 
     @classmethod
     def of_cells(
-        cls, cells: Sequence[tuple[Cell, float, float, Sequence[Mapping[str, float]]]]
-    ) -> "list[Weighed]":
+        cls, cells: Sequence[tuple[SamplerSetting, float, float, Sequence[Mapping[str, float]]]]
+    ) -> "list[SamplerResult]":
         """Of (cell, calls, milliseconds, the scores of each seed)."""
         summaries = [
             {k: summary([s[k] for s in scores], bounds_of(k)) for k in scores[0] if k != "seed"}
@@ -51,7 +51,7 @@ class Weighed:
         ]
 
 
-def write_csv(found: Sequence[Weighed], skipped: Mapping[str, str], path: Path) -> None:
+def write_csv(found: Sequence[SamplerResult], skipped: Mapping[str, str], path: Path) -> None:
     """Write a row a cell, whole or not at all; those left out with their reason."""
     metrics = list(found[0].scores) if found else []
     spread = [column for metric in metrics for column in (metric, f"{metric}_std")]
@@ -78,7 +78,7 @@ def write_csv(found: Sequence[Weighed], skipped: Mapping[str, str], path: Path) 
             rows.writerow(row | {"skipped": reason})
 
 
-def draw_tradeoff(found: Sequence[Weighed], floor: Mapping[str, float], path: Path) -> None:
+def draw_tradeoff(found: Sequence[SamplerResult], floor: Mapping[str, float], path: Path) -> None:
     """Draw FID over both costs."""
     curves: dict[str, list[Point]] = {}
     for of in found:
@@ -88,7 +88,7 @@ def draw_tradeoff(found: Sequence[Weighed], floor: Mapping[str, float], path: Pa
     figures.save_figure(tradeoff_figure(curves, "FID", floor.get("fid")), path)
 
 
-def lines(found: Sequence[Weighed], content: Mapping[str, Any]) -> list[str]:
+def lines(found: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[str]:
     """What is printed of a comparison and its record."""
     settings = content["settings"]
     several = len(settings["seeds"]) > 1

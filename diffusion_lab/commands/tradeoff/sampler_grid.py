@@ -14,7 +14,7 @@ DEFAULT = ("blend", "heun", "ddim", "dpm_solver", "unipc", "euler_ancestral")
 
 
 @dataclass(frozen=True)
-class Cell:
+class SamplerSetting:
     """One way to draw."""
 
     word: str
@@ -34,12 +34,12 @@ class Cell:
         return f"{self.curve} {self.num_steps}"
 
 
-def make_cells(
+def make_settings(
     samplers: Sequence[str] | None,
     asked_spacings: Sequence[str] | None,
     num_steps: Sequence[int],
     noise_schedule: NoiseSchedule,
-) -> tuple[list[Cell], dict[str, str]]:
+) -> tuple[list[SamplerSetting], dict[str, str]]:
     """Build every combination that makes sense.
 
     Args:
@@ -61,7 +61,7 @@ def make_cells(
     for word in samplers or ():
         if word not in words("sampler"):
             raise UserError(unknown_name("samplers", word, words("sampler")))
-    cells: list[Cell] = []
+    cells: list[SamplerSetting] = []
     skipped: dict[str, str] = {}
     for word in dict.fromkeys(samplers or DEFAULT):
         own: tuple[str | None, ...] = (None,)
@@ -76,7 +76,7 @@ def make_cells(
                         raise UserError(f"{name} steps: {error}; or leave it out") from error
                     skipped[name] = str(error)
                 else:
-                    cells.append(Cell(word, spacing, steps, sampler))
+                    cells.append(SamplerSetting(word, spacing, steps, sampler))
     if asked_spacings and not any(cell.spacing for cell in cells):
         raise UserError("spacings= changes nothing: none of these samplers takes a spacing")
     if not cells:

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from diffusion_lab.commands.ladder.figure import LadderRow, ladder_figure
-from diffusion_lab.commands.ladder.table import Scored, climb, lines
+from diffusion_lab.commands.ladder.table import Scored, lines, summarise_rungs
 from tests.commands.ladder.test_ladder import rungs
 
 
@@ -18,7 +18,7 @@ def test_verdicts_are_paired_by_seed_and_hold_together():
     ladder = rungs()[:4]
     fids = [[90, 100, 110], [50, 61, 70], [49, 62, 69], []]
     scored = {k: [score(s, f) for s, f in enumerate(row)] for k, row in enumerate(fids)}
-    results = climb(ladder, scored, [{}] * 4)
+    results = summarise_rungs(ladder, scored, [{}] * 4)
     p = [stats.ttest_rel(fids[1], fids[0]).pvalue, stats.ttest_rel(fids[2], fids[1]).pvalue]
     assert results[1].p_holm == pytest.approx(min(2 * p[0], 1)) and p[0] < 0.001
     assert results[2].p_holm == pytest.approx(p[1])
@@ -26,7 +26,7 @@ def test_verdicts_are_paired_by_seed_and_hold_together():
     assert verdicts == ["", "better", "no difference shown", "not measured"]
     # the seeds that both have, whatever their order
     scored[1] = [score(2, 70), score(0, 50)]
-    [_, second, *_] = climb(ladder, scored, [{}] * 4)
+    [_, second, *_] = summarise_rungs(ladder, scored, [{}] * 4)
     assert second.difference.difference == pytest.approx(np.mean([50 - 90, 70 - 110]))
     table = lines(results, {"fid": results[0].summary["fid"]})
     assert "100 ± 10" in table[1] and "better" in table[2] and "not measured" in table[4]
@@ -34,7 +34,7 @@ def test_verdicts_are_paired_by_seed_and_hold_together():
 
 def test_a_difference_without_spread_says_nothing():
     scored = {0: [score(0, 2), score(1, 3)], 1: [score(0, 1), score(1, 2)]}
-    results = climb(rungs()[:2], scored, [{}] * 2)
+    results = summarise_rungs(rungs()[:2], scored, [{}] * 2)
     assert results[1].verdict == "no spread over seeds, not known"
 
 

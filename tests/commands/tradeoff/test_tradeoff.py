@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from diffusion_lab.commands.tradeoff.figure import Point, tradeoff_figure
-from diffusion_lab.commands.tradeoff.sampler_grid import DEFAULT, make_cells
+from diffusion_lab.commands.tradeoff.sampler_grid import DEFAULT, make_settings
 from diffusion_lab.config.groups import noise_schedules, words
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.classifier import Classifier
@@ -183,16 +183,16 @@ def test_what_does_not_fit_is_left_out_unless_it_was_named(typed, trained, extra
 def test_every_default_is_a_word_and_spacings_multiply_only_those_that_take_one():
     assert set(DEFAULT) <= set(words("sampler"))
     schedule = noise_schedules()["cosine"]
-    cells, skipped = make_cells(None, ["leading", "trailing"], [5, 10], schedule)
+    cells, skipped = make_settings(None, ["leading", "trailing"], [5, 10], schedule)
     assert not skipped
     names = [cell.name for cell in cells]
     assert names[:4] == ["blend 5", "blend 10", "heun 5", "heun 10"]
     assert "unipc leading 5" in names and len(names) == len(set(names)) == 2 * (2 + 2 * 4)
-    cells, skipped = make_cells(None, None, [5, 2000], schedule)
+    cells, skipped = make_settings(None, None, [5, 2000], schedule)
     assert len(cells) == len(skipped) == len(DEFAULT)
     assert "1000 timesteps" in skipped["dpm_solver 2000"]
     with pytest.raises(UserError, match=r"no sampler fits: .*1000 timesteps"):
-        make_cells(None, None, [2000], schedule)
+        make_settings(None, None, [2000], schedule)
 
 
 @pytest.mark.parametrize(
