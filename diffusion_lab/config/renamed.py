@@ -6,15 +6,21 @@ from typing import Any
 MOVED = {
     "diffusion_lab.modules.lr_schedule.": "diffusion_lab.optim.lr_schedule.",
     "diffusion_lab.modules.muon.": "diffusion_lab.optim.muon.",
+    "diffusion_lab.diffusion.LinearSchedule": "diffusion_lab.diffusion.StraightPath",
     "diffusion_lab.diffusion.Weighting": "diffusion_lab.diffusion.UniformWeighting",
 }
 """Old prefixes of dotted names, and the new ones."""
+_BY_PATH = "hydra.utils.get_method"
+_PAIRINGS = "diffusion_lab.diffusion."
+"""Functions of this project were named by their path."""
 _KEYS = ("_target_", "path")
 
 
 def with_new_names(node: Any) -> Any:
     """Replace old dotted names in a configuration of plain types."""
     if isinstance(node, Mapping):
+        if node.get("_target_") == _BY_PATH and str(node.get("path")).startswith(_PAIRINGS):
+            return {"_target_": node["path"], "_partial_": True}
         return {
             key: _new_name(value)
             if key in _KEYS and isinstance(value, str)

@@ -8,7 +8,12 @@ from diffusion_lab.diffusion.editing import (
     interpolate,
 )
 from diffusion_lab.diffusion.guidance import GuidedDenoiser
-from diffusion_lab.diffusion.noise_schedule import LinearSchedule, NoiseSchedule, VESchedule
+from diffusion_lab.diffusion.noise_schedule import (
+    LinearSchedule,
+    NoiseSchedule,
+    StraightPath,
+    VESchedule,
+)
 from diffusion_lab.diffusion.pairing import independent, optimal_transport
 from diffusion_lab.diffusion.prediction import (
     EDM,
@@ -77,6 +82,7 @@ __all__ = [
     "SigmaPower",
     "SigmoidSchedule",
     "Step",
+    "StraightPath",
     "TimeSampling",
     "UniformTime",
     "UniformWeighting",

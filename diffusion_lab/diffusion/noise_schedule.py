@@ -151,7 +151,7 @@ class NoiseSchedule(ABC):
         return draw(x0.shape, generator=generator, device=device).to(x0)
 
 
-class LinearSchedule(NoiseSchedule):
+class StraightPath(NoiseSchedule):
     """x_t = (1 - t) x0 + t noise, t in [0, 1]: the tutorial's corruption and rectified flow's path.
 
     Liu et al. 2022 (arXiv 2209.03003), eq. 1 with time reversed. With `noise="uniform"` (on [0, 1])
@@ -178,6 +178,10 @@ class LinearSchedule(NoiseSchedule):
 
     def network_time(self, t: Tensor) -> Tensor:
         return t * 1000  # the range sinusoidal embeddings are made for
+
+
+LinearSchedule = StraightPath
+"""The name in configurations of before."""
 
 
 class VESchedule(NoiseSchedule):

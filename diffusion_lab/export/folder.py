@@ -17,11 +17,11 @@ from diffusion_lab.diffusion import (
     BlendSampler,
     DiffusersSampler,
     HeunSampler,
-    LinearSchedule,
     NoiseSchedule,
     Prediction,
     Sampler,
     Score,
+    StraightPath,
     VESchedule,
     VPSchedule,
 )
@@ -188,7 +188,7 @@ def _source(model: nn.Module) -> str | None:
 def _path(schedule: NoiseSchedule) -> dict[str, Any]:
     if isinstance(schedule, VPSchedule):
         return {"path": "vp"}
-    if isinstance(schedule, LinearSchedule):
+    if isinstance(schedule, StraightPath):
         return {"path": "linear"}
     if isinstance(schedule, VESchedule):
         rho = schedule.rho if schedule.spacing == "karras" else None

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from diffusion_lab.diffusion.noise_schedule import LinearSchedule, NoiseSchedule
+from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, StraightPath
 from diffusion_lab.diffusion.prediction import Epsilon, Prediction, Sample
 from diffusion_lab.diffusion.vp_schedule import VPSchedule
 from diffusion_lab.errors import UserError
@@ -28,7 +28,7 @@ class BasicUNetModule(DiffusionModule):
     ) -> None:
         super().__init__(
             network=network or BasicUNet(),
-            noise_schedule=noise_schedule or LinearSchedule(noise="uniform"),
+            noise_schedule=noise_schedule or StraightPath(noise="uniform"),
             prediction=prediction or Sample(),
             **training,
         )

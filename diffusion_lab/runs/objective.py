@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from diffusion_lab.config.renamed import with_new_names
+
 # what a validation loss is made of, beside the network and its training
 _PARTS = (
     "noise_schedule",
@@ -75,7 +77,9 @@ def _saved(folder: Path) -> dict[str, Any]:
         saved = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
     except Exception:  # whatever a YAML parser makes of a broken file: the table says the rest
         return {}
-    return {str(key): value for key, value in saved.items()} if isinstance(saved, dict) else {}
+    if not isinstance(saved, dict):
+        return {}
+    return {str(key): value for key, value in with_new_names(saved).items()}
 
 
 def _part(config: Mapping[str, Any], path: str) -> Any:

@@ -104,7 +104,7 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
             f"teacher.run={cfg.teacher.run} brings network, noise schedule, prediction, classes "
             f"and data, which are others: leave out {' '.join(clashes)}"
         )
-    if cfg.pairing.get("path") != "diffusion_lab.diffusion.independent":
+    if cfg.pairing.get("_target_") != "diffusion_lab.diffusion.independent":
         raise UserError("teacher.run= makes the pairs of noise and image: leave out pairing=")
     cfg.command.choices = dict(cfg.command.choices) | {
         group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")

@@ -13,7 +13,7 @@ from diffusion_lab.callbacks import LossByNoise
 from diffusion_lab.callbacks.monitoring.loss_by_log_snr import loss_by_noise_figure
 from diffusion_lab.diffusion import (
     Flow,
-    LinearSchedule,
+    StraightPath,
 )
 from diffusion_lab.diffusion.log_snr import (
     implied_weighting,
@@ -110,7 +110,7 @@ def test_the_shares_are_of_the_whole_loss():
     some |= {kind: [1.0, math.nan, 0.5] for kind in ("error", "x0_error")}
     some |= {f"{kind}_se": [0.1] * 3 for kind in ("error", "x0_error")}
     none = {name: [0 if name == "n" else math.nan] * 3 for name in some}
-    implied = implied_weighting(UNIFORM, LinearSchedule(), PLAIN, Flow())
+    implied = implied_weighting(UNIFORM, StraightPath(), PLAIN, Flow())
     _, _, share, weighting = loss_by_noise_figure(edges, {"train": some, "val": none}, implied).axes
     training, drawn = share.lines
     np.testing.assert_allclose(training.get_ydata(), [0.2, 0, 0.3])
@@ -171,7 +171,7 @@ def test_other_objectives_and_precisions(tmp_path, words):
 
 
 def test_an_image_that_is_not_finite_is_left_out():
-    module = DiffusionModule(torch.nn.Identity(), LinearSchedule(), Flow())
+    module = DiffusionModule(torch.nn.Identity(), StraightPath(), Flow())
     callback = LossByNoise(bins=2)
     callback.edges = torch.tensor([-1.0, 0.0, 1.0]).double()
     t = torch.tensor([0.3, 0.3, 0.7])

@@ -13,8 +13,8 @@ from diffusion_lab.diffusion import (
     BlendSampler,
     Epsilon,
     Flow,
-    LinearSchedule,
     NoiseSchedule,
+    StraightPath,
     VPrediction,
     VPSchedule,
 )
@@ -81,7 +81,7 @@ def test_a_compiled_network_exports_without_prefixes(tmp_path, network):
 
 
 def test_what_has_no_counterpart_is_named(tmp_path):
-    class OwnPath(LinearSchedule):
+    class OwnPath(StraightPath):
         """Still a straight path, as far as anybody can tell."""
 
     class Another(NoiseSchedule):
@@ -97,11 +97,11 @@ def test_what_has_no_counterpart_is_named(tmp_path):
         return str(error.value)
 
     plain = nn.Conv2d(1, 1, 1)
-    assert "Conv2d" in refused(DiffusionModule(plain, LinearSchedule(), Flow()))
+    assert "Conv2d" in refused(DiffusionModule(plain, StraightPath(), Flow()))
     assert "Another" in refused(DiffusionModule(fast(), Another(), Flow()))
     flow = Flow()
     flow.name = "curl"
-    assert "prediction=curl" in refused(DiffusionModule(fast(), LinearSchedule(), flow))
+    assert "prediction=curl" in refused(DiffusionModule(fast(), StraightPath(), flow))
     parts = (BlendSampler(2), ValueRange("zero_one"), SHAPE)
     export_pipeline(DiffusionModule(fast(), OwnPath(), Flow()), tmp_path / "out", *parts)
 

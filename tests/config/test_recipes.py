@@ -4,7 +4,7 @@ import pytest
 
 from diffusion_lab import compose_config
 from diffusion_lab.config.groups import make_sampler, words
-from diffusion_lab.diffusion import LinearSchedule
+from diffusion_lab.diffusion import StraightPath
 from diffusion_lab.sampling.conditioning import Conditioning
 from tests.support.forked import ROOT
 
@@ -48,5 +48,5 @@ def test_the_page_on_the_recipes_has_the_same_numbers():
         assert [cfg.sampler.num_steps, cfg.guidance_scale] == [int(steps), float(scale)]
         one = Conditioning((0,), cfg.guidance_scale)
         built = make_sampler(sampler, num_steps=int(steps))
-        assert sum(one.network_calls(built, LinearSchedule(), (1, 8, 8))) == int(calls)
+        assert sum(one.network_calls(built, StraightPath(), (1, 8, 8))) == int(calls)
         assert built.name == RECIPES[name.removeprefix("experiment=")][0]

@@ -9,8 +9,8 @@ from diffusion_lab.diffusion import (
     DiffusersSampler,
     Epsilon,
     Flow,
-    LinearSchedule,
     Sample,
+    StraightPath,
     VPrediction,
     VPSchedule,
     sample_steps,
@@ -33,7 +33,7 @@ def batch(n=4):
 
 def test_corruption_at_zero_at_one_and_between():
     x0, noise = batch(3)
-    schedule = LinearSchedule(noise="uniform")
+    schedule = StraightPath(noise="uniform")
     amount = torch.tensor([0.0, 1.0, 0.3])
     x_t = schedule.add_noise(x0, noise, amount)
     assert torch.equal(x_t[0], x0[0])
@@ -43,8 +43,8 @@ def test_corruption_at_zero_at_one_and_between():
 
 def test_uniform_noise_is_uniform_and_gaussian_is_gaussian():
     x = torch.empty(64, *SHAPE)
-    uniform = LinearSchedule("uniform").draw_noise(x, torch.Generator().manual_seed(0))
-    gaussian = LinearSchedule("gaussian").draw_noise(x, torch.Generator().manual_seed(0))
+    uniform = StraightPath("uniform").draw_noise(x, torch.Generator().manual_seed(0))
+    gaussian = StraightPath("gaussian").draw_noise(x, torch.Generator().manual_seed(0))
     assert uniform.min() >= 0 and uniform.max() <= 1
     assert uniform.mean() == pytest.approx(0.5, abs=0.01)
     assert uniform.std() == pytest.approx(12**-0.5, abs=0.01)
@@ -68,7 +68,7 @@ def test_known_values_of_the_courses_schedules():
 
 
 @pytest.mark.parametrize("prediction", [Sample(), Epsilon(), VPrediction(), Flow()])
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPSchedule()], ids=["linear", "vp"])
+@pytest.mark.parametrize("schedule", [StraightPath(), VPSchedule()], ids=["linear", "vp"])
 def test_target_and_to_clean_are_inverse(prediction, schedule):
     x0, noise = batch()
     t = schedule.span(6)[1:5]
@@ -112,7 +112,7 @@ def test_objectives_differ_by_their_known_weights():
         error(VPrediction(), vp, t), x0_error / sigma**2, rtol=1e-4, atol=1e-6
     )
     t = torch.tensor([0.1, 0.3, 0.6, 0.9])
-    torch.testing.assert_close(error(Flow(), LinearSchedule(), t), x0_error / t**2)
+    torch.testing.assert_close(error(Flow(), StraightPath(), t), x0_error / t**2)
 
 
 def test_the_modules_loss_is_the_tutorials_written_out():
@@ -138,7 +138,7 @@ def test_the_ddpm_loss_is_the_one_of_diffusers_training_loop():
 @pytest.mark.parametrize("n", [1, 5, 40])
 def test_the_blend_is_the_tutorials_loop(n):
     torch.manual_seed(0)
-    net, schedule = BasicUNet(), LinearSchedule("uniform")
+    net, schedule = BasicUNet(), StraightPath("uniform")
     module = BasicUNetModule(net, schedule)
     steps = list(
         sample_steps(module.denoise, schedule, BlendSampler(n), SHAPE, num_images=4, seed=0)
@@ -157,9 +157,7 @@ def test_the_blend_is_the_tutorials_loop(n):
 
 def test_the_blend_on_the_straight_path_is_eulers_step():
     x0, noise = batch()
-    steps = list(
-        BlendSampler(5).steps(lambda x, t: 0.9 * x0, LinearSchedule(), noise, generators=[])
-    )
+    steps = list(BlendSampler(5).steps(lambda x, t: 0.9 * x0, StraightPath(), noise, generators=[]))
     for step in steps:
         velocity = (step.x_t - step.denoised) / step.t
         torch.testing.assert_close(step.x_next, step.x_t - velocity / 5)
@@ -247,7 +245,7 @@ def test_image_k_does_not_depend_on_the_batch(name):
 
 
 def test_seeds_do_not_share_images():
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     draws = [
         next(sample_steps(lambda x, t: x, schedule, BlendSampler(1), SHAPE, num_images=2, seed=s))
         for s in (0, 1)
@@ -258,7 +256,7 @@ def test_seeds_do_not_share_images():
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: LinearSchedule(noise="pink"), "gaussian"),
+        (lambda: StraightPath(noise="pink"), "gaussian"),
         (lambda: VPSchedule("quadratic"), "sigmoid"),
         (lambda: VPSchedule(beta_start=0.5, beta_end=0.1), "beta_start"),
         (lambda: VPSchedule(num_train_timesteps=1), "at least 2"),
@@ -267,11 +265,11 @@ def test_seeds_do_not_share_images():
         (lambda: DiffusersSampler("DDIMScheduler", 5, solver_order=2), "solver_order"),
         (lambda: DiffusersSampler("DDPMScheduler", 5, eta=1.0), "eta"),
         (lambda: DiffusersSampler("DDIMScheduler", 5, "random"), "trailing"),
-        (lambda: DiffusersSampler("DDPMScheduler", 5).check(LinearSchedule("uniform")), "blend"),
+        (lambda: DiffusersSampler("DDPMScheduler", 5).check(StraightPath("uniform")), "blend"),
         (lambda: DiffusersSampler("DDIMScheduler", 2000).check(VPSchedule()), "1000 timesteps"),
         (lambda: BlendSampler(2000).check(VPSchedule()), "1000 timesteps"),
-        (lambda: DDPMModule(noise_schedule=LinearSchedule()), "noise_schedule=linear"),
-        (lambda: DiffusionModule(BasicUNet(), LinearSchedule(), Epsilon()), "prediction=sample"),
+        (lambda: DDPMModule(noise_schedule=StraightPath()), "noise_schedule=linear"),
+        (lambda: DiffusionModule(BasicUNet(), StraightPath(), Epsilon()), "prediction=sample"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(make, word):

@@ -8,7 +8,7 @@ import torch
 from diffusion_lab.config.groups import noise_schedules
 from diffusion_lab.diffusion import (
     HeunSampler,
-    LinearSchedule,
+    StraightPath,
     VPSchedule,
     sample_steps,
 )
@@ -84,7 +84,7 @@ def test_inversion_converges_at_the_order_of_the_step(path, second_order):
 
 def test_on_the_uniform_path_a_single_image_comes_from_the_middle_of_the_noise():
     """Its path is the mean of all paths that end there; at the clean end the noise is its mean."""
-    schedule, image = LinearSchedule("uniform"), torch.rand(1, 1, 4, 4)
+    schedule, image = StraightPath("uniform"), torch.rand(1, 1, 4, 4)
 
     def denoise(x, t):
         return image.expand_as(x)
@@ -145,7 +145,7 @@ def test_image_to_image_begins_at_the_image_and_ends_at_a_sample(path):
 
 
 def test_image_to_image_at_full_strength_is_the_sampler():
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     oracle = GaussianOracle(schedule, MEAN, STD)
     *_, last = sample_steps(oracle, schedule, HeunSampler(8), (1, 4, 4), num_images=3, seed=2)
     x = image_to_image(
@@ -162,7 +162,7 @@ def test_image_to_image_at_full_strength_is_the_sampler():
 @pytest.mark.parametrize("strength", [0.0, -1.0, 1.01, math.nan])
 def test_a_strength_off_the_path_is_refused(strength):
     with pytest.raises(UserError, match="above 0, up to 1"):
-        strength_times(LinearSchedule(), strength, 10)
+        strength_times(StraightPath(), strength, 10)
 
 
 def test_a_short_way_on_whole_timesteps_is_walked_without_standing_still():
@@ -183,7 +183,7 @@ def test_interpolation_begins_and_ends_at_the_reconstructions(path):
 
 @pytest.mark.parametrize("noise", ["gaussian", "uniform"])
 def test_on_the_arc_a_pixel_keeps_its_mean_and_spread(noise):
-    schedule, generator = LinearSchedule(noise), torch.Generator().manual_seed(0)
+    schedule, generator = StraightPath(noise), torch.Generator().manual_seed(0)
     first, second = (schedule.draw_noise(torch.empty(1, 100, 100), generator) for _ in range(2))
     shares = torch.linspace(0, 1, 5)
     arc = spherical(first, second, shares, center=schedule.noise_mean)

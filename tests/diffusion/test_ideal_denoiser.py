@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab.config.groups import noise_schedules
-from diffusion_lab.diffusion import LinearSchedule
+from diffusion_lab.diffusion import StraightPath
 from diffusion_lab.diffusion.ideal_denoiser import ImagesOracle, UniformNoiseOracle, ideal_denoiser
 from diffusion_lab.errors import UserError
 
@@ -47,7 +47,7 @@ def test_at_hardly_any_noise_it_tells_images_apart_that_float32_cannot():
     other = base.clone()
     other[0, 0, 0, 0] += 1e-4
     images, t = torch.cat([base, other]), torch.tensor([2e-5]).double()
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     x_t = (1 - t) * base
     found = ImagesOracle(schedule, images)(x_t, t)
     expected = posterior_mean(schedule, images, x_t[0], t[0])
@@ -56,7 +56,7 @@ def test_at_hardly_any_noise_it_tells_images_apart_that_float32_cannot():
 
 
 def test_with_labels_the_images_of_the_class_alone(images):
-    schedule, labels = LinearSchedule(), torch.arange(9000) % 3
+    schedule, labels = StraightPath(), torch.arange(9000) % 3
     oracle = ideal_denoiser(schedule, images, labels)
     assert isinstance(oracle, ImagesOracle)
     x_t, t = (
@@ -74,7 +74,7 @@ def test_with_labels_the_images_of_the_class_alone(images):
 
 def test_its_error_is_the_least(images):
     """No other function of x_t does better on the set, here: itself shrunk and stretched."""
-    schedule, generator = LinearSchedule(), torch.Generator().manual_seed(3)
+    schedule, generator = StraightPath(), torch.Generator().manual_seed(3)
     few = images[:8]
     x0 = few[torch.randint(8, (4000,), generator=generator)]
     t = torch.full((4000,), 0.7)
@@ -86,7 +86,7 @@ def test_its_error_is_the_least(images):
 
 
 def test_under_uniform_noise_all_that_are_possible_are_equally_likely():
-    schedule, generator = LinearSchedule("uniform"), torch.Generator().manual_seed(0)
+    schedule, generator = StraightPath("uniform"), torch.Generator().manual_seed(0)
     images = torch.rand(60, 1, 2, 2, generator=generator)
     oracle = ideal_denoiser(schedule, images)
     assert isinstance(oracle, UniformNoiseOracle)
@@ -103,7 +103,7 @@ def test_under_uniform_noise_all_that_are_possible_are_equally_likely():
 
 
 def test_under_uniform_noise_it_says_where_it_is_undefined():
-    schedule = LinearSchedule("uniform")
+    schedule = StraightPath("uniform")
     black, white = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
     found = UniformNoiseOracle(schedule, black)(torch.cat([black, white]), torch.tensor([0.2, 0.2]))
     assert torch.equal(found[0], black[0])

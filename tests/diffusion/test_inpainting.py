@@ -8,7 +8,7 @@ import torch
 from diffusion_lab.config.groups import noise_schedules
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import (
-    LinearSchedule,
+    StraightPath,
     VESchedule,
     VPSchedule,
 )
@@ -47,7 +47,7 @@ def test_inpainting_leaves_known_pixels_and_depends_on_the_seed_and_k_alone(path
 
 
 @pytest.mark.parametrize(
-    "schedule", [LinearSchedule(), VPSchedule(), VESchedule(sigma_min=0.01)], ids=["rf", "vp", "ve"]
+    "schedule", [StraightPath(), VPSchedule(), VESchedule(sigma_min=0.01)], ids=["rf", "vp", "ve"]
 )
 def test_inpainting_draws_from_the_conditional_distribution(schedule):
     """1,000 pairs of correlated pixels, one known. In a single pass it is hardly heard."""
@@ -114,7 +114,7 @@ def test_the_order_of_resampling_is_diffusers(num_steps, resamplings, jump_lengt
 
 
 def test_resampling_is_refused_where_it_would_be_wrong_or_nothing():
-    uniform, gaussian = LinearSchedule("uniform"), LinearSchedule()
+    uniform, gaussian = StraightPath("uniform"), StraightPath()
     assert check_resamplings(uniform, 50, None, 5) == 1
     for arguments, word in [
         ((uniform, 50, 2, 5), "resamplings=1"),

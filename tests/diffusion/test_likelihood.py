@@ -12,14 +12,14 @@ from scipy import stats
 
 from diffusion_lab.commands.likelihood.bits_per_dim import Images, bits_by_ode, dequantise
 from diffusion_lab.data.value_range import ValueRange
-from diffusion_lab.diffusion import LinearSchedule, VESchedule, VPSchedule
+from diffusion_lab.diffusion import StraightPath, VESchedule, VPSchedule
 from diffusion_lab.diffusion.ideal_denoiser import GaussianOracle, ImagesOracle
 from diffusion_lab.diffusion.likelihood.ode import check_start, log_density, rademacher
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run
 
 PATHS = {
-    "linear": LinearSchedule(),
+    "linear": StraightPath(),
     "vp_linear": VPSchedule("linear"),
     "vp_cosine": VPSchedule("squaredcos_cap_v2"),
     "vp_zero_snr": VPSchedule("scaled_linear", rescale_betas_zero_snr=True),
@@ -81,7 +81,7 @@ def test_the_ode_gives_the_density_of_a_gaussian(name, dtype):
 @pytest.mark.parametrize(
     "schedule",
     # VE's prior leaves out what is left of the images at its end, a share of about 1 / sigma_max
-    [LinearSchedule(), VPSchedule("squaredcos_cap_v2"), VESchedule(sigma_max=5000.0)],
+    [StraightPath(), VPSchedule("squaredcos_cap_v2"), VESchedule(sigma_max=5000.0)],
     ids=["linear", "vp_cosine", "ve"],
 )
 def test_the_ode_gives_the_density_of_a_smoothed_mixture(schedule):
@@ -107,7 +107,7 @@ def test_the_ode_gives_the_density_of_a_smoothed_mixture(schedule):
 
 
 def test_the_mean_of_random_probes_is_the_trace_within_their_spread():
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     denoise = ImagesOracle(schedule, torch.rand(3, 1, 2, 2, generator=generators(1)[0]).double())
     x = torch.rand(4, 1, 2, 2, generator=generators(1, 1)[0]).double()
     settings = {"start_ratio": 0.4, "tolerance": 1e-2}
@@ -119,7 +119,7 @@ def test_the_mean_of_random_probes_is_the_trace_within_their_spread():
 
 
 def test_an_image_does_not_depend_on_its_batch():
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     images = torch.rand(3, 1, 2, 2, generator=generators(1)[0]).double()
     # at a mode, between two, near, and far away
     between = (images[:1] + images[1:2]) / 2
@@ -141,7 +141,7 @@ def test_a_denoiser_that_is_not_finite_is_told():
     with pytest.raises(UserError, match="step size"):
         log_density(
             lambda x, t: x * math.nan,
-            LinearSchedule(),
+            StraightPath(),
             torch.zeros(2, 1, 2, 2),
             torch.ones(1, 2, 1, 2, 2),
             start_ratio=0.01,
@@ -152,10 +152,10 @@ def test_a_denoiser_that_is_not_finite_is_told():
 @pytest.mark.parametrize(
     ("schedule", "ratio", "words"),
     [
-        (LinearSchedule("uniform"), 0.01, "uniform.*Gaussian"),
+        (StraightPath("uniform"), 0.01, "uniform.*Gaussian"),
         (VPSchedule(), 0.009, "start_ratio=0.009: .* from 0.01 "),
-        (LinearSchedule(), 0.0, "start_ratio=0"),
-        (LinearSchedule(), math.nan, "start_ratio=nan"),
+        (StraightPath(), 0.0, "start_ratio=0"),
+        (StraightPath(), math.nan, "start_ratio=nan"),
         (VESchedule(), 80.0, "below 80"),
     ],
 )
@@ -173,7 +173,7 @@ def test_dequantised_pixels_are_decoded_to_themselves_and_their_width_is_counted
             value_range.decode(dequantise(pixels, torch.tensor(share), value_range)) == pixels
         ).all()
 
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     module = SimpleNamespace(
         denoise=GaussianOracle(schedule, MEAN, STD), noise_schedule=schedule, device="cpu"
     )

@@ -12,10 +12,10 @@ from diffusion_lab.diffusion import (
     EDMWeighting,
     Epsilon,
     Flow,
-    LinearSchedule,
     LogitNormalTime,
     LogNormalTime,
     Sample,
+    StraightPath,
     UniformTime,
     UniformWeighting,
     VESchedule,
@@ -38,10 +38,10 @@ def sech(x):
 
 # Kingma & Gao 2023, table 1: w(lambda), the weighting of the epsilon loss, up to a factor
 TABLE = {
-    "flow": (UNIFORM, LinearSchedule(), PLAIN, Flow(), lambda x: np.exp(-x / 2)),
+    "flow": (UNIFORM, StraightPath(), PLAIN, Flow(), lambda x: np.exp(-x / 2)),
     "flow, sample": (
         UNIFORM,
-        LinearSchedule(),
+        StraightPath(),
         PLAIN,
         Sample(),  # InDI
         lambda x: np.exp(-x) * sech(x / 4) ** 2,
@@ -69,7 +69,7 @@ TABLE = {
     ),
     "SD3": (
         LogitNormalTime(0.0, 1.0),
-        LinearSchedule(),
+        StraightPath(),
         PLAIN,
         Flow(),
         lambda x: np.exp(-x / 2) * norm.pdf(x / 2) / (sech(x / 4) ** 2),
@@ -90,7 +90,7 @@ def test_implied_weightings_are_those_of_the_paper(name):
 
 
 def test_the_density_of_uniform_times_on_the_straight_path():
-    implied = implied_weighting(UNIFORM, LinearSchedule(), PLAIN, Flow())
+    implied = implied_weighting(UNIFORM, StraightPath(), PLAIN, Flow())
     inner = slice(10, -10)
     expected = sech(implied.log_snr / 4) ** 2 / 8
     np.testing.assert_allclose(implied.density[inner], expected[inner], rtol=0.02)
@@ -108,7 +108,7 @@ def test_any_number_of_timesteps_gives_a_smooth_density(count):
 
 
 @pytest.mark.parametrize(
-    "schedule", [LinearSchedule(), VPSchedule(), VPSchedule(rescale_betas_zero_snr=True)]
+    "schedule", [StraightPath(), VPSchedule(), VPSchedule(rescale_betas_zero_snr=True)]
 )
 def test_the_range_leaves_out_what_is_rare(schedule):
     low, high = log_snr_range(UNIFORM, schedule)

@@ -13,7 +13,6 @@ from diffusion_lab.diffusion import (
     Epsilon,
     Flow,
     LearnedWeighting,
-    LinearSchedule,
     LogitNormalTime,
     LogNormalTime,
     MinSNR,
@@ -21,6 +20,7 @@ from diffusion_lab.diffusion import (
     Sample,
     Score,
     SigmaPower,
+    StraightPath,
     UniformTime,
     UniformWeighting,
     VESchedule,
@@ -177,7 +177,7 @@ def test_weights_are_finite_at_both_ends(path, name, weighting):
 def test_the_learned_weight_finds_the_error_of_every_level():
     """u = log E[error] is the minimum of E[error] / exp(u) + u."""
     torch.manual_seed(0)
-    weighting, schedule = LearnedWeighting(), LinearSchedule()
+    weighting, schedule = LearnedWeighting(), StraightPath()
     optimizer = torch.optim.Adam(weighting.parameters(), lr=0.02)
     for _ in range(600):
         t = torch.rand(256) * 0.9 + 0.05
@@ -194,12 +194,12 @@ def test_the_learned_weight_finds_the_error_of_every_level():
 
 
 def test_the_learned_weight_is_trained_and_does_not_change_the_validation_error():
-    module = DiffusionModule(BasicUNet(), LinearSchedule(), Flow(), weighting=LearnedWeighting())
+    module = DiffusionModule(BasicUNet(), StraightPath(), Flow(), weighting=LearnedWeighting())
     names = [name for name, _ in module.named_parameters()]
     assert "weighting.out.weight" in names
     x0, noise = torch.rand(2, 1, 28, 28), torch.randn(2, 1, 28, 28)
     t = torch.tensor([0.3, 0.6])
-    plain = DiffusionModule(module.network, LinearSchedule(), Flow())
+    plain = DiffusionModule(module.network, StraightPath(), Flow())
     assert torch.equal(module.losses(x0, noise, t)[0], plain.losses(x0, noise, t)[1])
 
 
@@ -207,8 +207,8 @@ def test_the_learned_weight_is_trained_and_does_not_change_the_validation_error(
 @pytest.mark.parametrize(
     ("sampling", "schedule", "distribution"),
     [
-        (UniformTime, LinearSchedule(), stats.uniform()),
-        (LogitNormalTime, LinearSchedule(), None),
+        (UniformTime, StraightPath(), stats.uniform()),
+        (LogitNormalTime, StraightPath(), None),
         (
             LogNormalTime,
             VESchedule(sigma_min=1e-6, sigma_max=1e6),
@@ -235,7 +235,7 @@ def test_every_timestep_of_a_vp_path_is_drawn_as_often():
 
 def test_stratified_times_lower_the_variance_of_the_batch_loss():
     torch.manual_seed(0)
-    net, schedule = BasicUNet(), LinearSchedule("uniform")
+    net, schedule = BasicUNet(), StraightPath("uniform")
     module = DiffusionModule(net, schedule, Sample())
     x0 = torch.rand(16, 1, 28, 28)
 

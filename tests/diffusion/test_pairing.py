@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from diffusion_lab.diffusion import Flow, LinearSchedule, optimal_transport
+from diffusion_lab.diffusion import Flow, StraightPath, optimal_transport
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.fast_unet import FastUNet
 
@@ -50,7 +50,7 @@ def test_a_module_tells_the_pairing_its_classes_where_it_has_some():
     for num_classes in (10, None):
         net = FastUNet(width=4, depth=1, image_size=8, num_classes=num_classes)
         module = DiffusionModule(
-            net, LinearSchedule(), Flow(), pairing=pairing, num_classes=num_classes
+            net, StraightPath(), Flow(), pairing=pairing, num_classes=num_classes
         )
         module.draw(torch.rand(4, 1, 8, 8), labels)
     assert torch.equal(cli_errors[0], labels) and cli_errors[1] is None

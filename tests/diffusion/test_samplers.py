@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion_lab.config.groups import make_sampler, noise_schedules, refusal, spacings, words
-from diffusion_lab.diffusion import LinearSchedule, VESchedule, VPSchedule, sample_steps
+from diffusion_lab.diffusion import StraightPath, VESchedule, VPSchedule, sample_steps
 from diffusion_lab.diffusion.ideal_denoiser import GaussianOracle, ImagesOracle
 from diffusion_lab.diffusion.samplers.base import image_generators
 from diffusion_lab.errors import UserError
@@ -98,7 +98,7 @@ def test_flow_euler_is_diffusers_own_loop():
 
     torch.manual_seed(0)
     net = torch.nn.Conv2d(1, 1, 3, padding=1)
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     steps = list(
         sample_steps(
             lambda x, t: x - t.view(-1, 1, 1, 1) * net(x),
@@ -159,7 +159,7 @@ def test_vp_samplers_are_diffusers_own_loops_step_by_step(word, spacing):
 
 def test_the_tutorials_blend_is_euler_is_ddim_in_numbers():
     """One Gaussian oracle, one noise: three samplers in three coordinate systems agree."""
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     oracle = GaussianOracle(schedule, MEAN, STD)
     blend = walk(oracle, schedule, make_sampler("blend", num_steps=20))
     euler = walk(oracle, schedule, make_sampler("flow_euler", num_steps=20))
@@ -195,7 +195,7 @@ def test_ddim_refuses_spacings_that_its_step_does_not_follow(spacing, num_steps,
 
 
 def test_gradients_stay_as_they_are_where_the_steps_are_looked_at():
-    schedule = LinearSchedule()
+    schedule = StraightPath()
     sampler = make_sampler("blend")
     walked = sample_steps(lambda x, t: x, schedule, sampler, (1, 4, 4), num_images=1, seed=0)
     next(walked)
@@ -205,7 +205,7 @@ def test_gradients_stay_as_they_are_where_the_steps_are_looked_at():
 def test_a_path_is_walked_in_the_coordinates_of_another():
     """DDIM on a straight run visits the same ratios as on the VP path of the same betas."""
     torch.manual_seed(0)
-    for schedule in (LinearSchedule(), VESchedule()):
+    for schedule in (StraightPath(), VESchedule()):
         visited = []
 
         def denoise(x, t, schedule=schedule, visited=visited):

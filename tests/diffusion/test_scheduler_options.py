@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 
-from diffusion_lab.diffusion import LinearSchedule, VESchedule, VPSchedule, sample_steps
+from diffusion_lab.diffusion import StraightPath, VESchedule, VPSchedule, sample_steps
 from diffusion_lab.diffusion.ideal_denoiser import GaussianOracle
 from diffusion_lab.diffusion.samplers import DiffusersSampler
 from diffusion_lab.diffusion.samplers.base import image_generators
@@ -18,7 +18,7 @@ from diffusion_lab.diffusion.samplers.scheduler_spaces import EDM, FLOW, KARRAS,
 from diffusion_lab.errors import UserError
 
 MEAN, STD = -0.3, 0.4
-STRAIGHT, VE, VP = LinearSchedule(), VESchedule(), VPSchedule()
+STRAIGHT, VE, VP = StraightPath(), VESchedule(), VPSchedule()
 VALUES: dict[str, list] = {
     "algorithm_type": ["dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver", "deis"],
     "beta_end": [0.03],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab.config.groups import make_sampler, noise_schedules, refusal, words
-from diffusion_lab.diffusion import LinearSchedule, VPSchedule, sample_steps
+from diffusion_lab.diffusion import StraightPath, VPSchedule, sample_steps
 from diffusion_lab.diffusion.ideal_denoiser import GaussianOracle
 from diffusion_lab.diffusion.samplers import DiffusersSampler
 from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
@@ -144,7 +144,7 @@ def test_a_shifted_flow_begins_at_the_end_of_every_path(word, shift, path):
     sampler = make_sampler(word, num_steps=40, shift=shift)
     sampler.check(schedule)
     sigma = sampler.make_scheduler(schedule).sigmas[0].item()
-    end = LinearSchedule().time_at_noise_ratio(torch.tensor([schedule.max_ratio])).item()
+    end = StraightPath().time_at_noise_ratio(torch.tensor([schedule.max_ratio])).item()
     assert sigma == pytest.approx(end, rel=1e-5)
     x = end_of(sampler, schedule, GaussianOracle(schedule, MEAN, STD))
     assert x.mean() == pytest.approx(MEAN, abs=0.02)

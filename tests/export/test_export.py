@@ -24,9 +24,9 @@ from diffusion_lab.diffusion import (
     Flow,
     GuidedDenoiser,
     HeunSampler,
-    LinearSchedule,
     Sample,
     Score,
+    StraightPath,
     VESchedule,
     VPrediction,
     VPSchedule,
@@ -94,7 +94,7 @@ def cases():
     """Name -> module, sampler, value range."""
     torch.manual_seed(0)
     vp, zero_snr = VPSchedule(), VPSchedule("scaled_linear", rescale_betas_zero_snr=True)
-    line, edm, ladder = LinearSchedule(), VESchedule(), VESchedule(0.01, 2, spacing="geometric")
+    line, edm, ladder = StraightPath(), VESchedule(), VESchedule(0.01, 2, spacing="geometric")
     basic = BasicUNet(image_size=16, channels=(4, 4))
     for parameter in basic.parameters():
         parameter.data *= 3  # as made it draws nothing but black

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from diffusion_lab.diffusion import EDM, Epsilon, Flow, LinearSchedule, VESchedule, VPSchedule
+from diffusion_lab.diffusion import EDM, Epsilon, Flow, StraightPath, VESchedule, VPSchedule
 from diffusion_lab.errors import UserError
 from diffusion_lab.export import onnx
 from diffusion_lab.modules import DiffusionModule
@@ -150,7 +150,7 @@ def test_the_onnx_file_is_the_denoiser(tmp_path, kind):
     onnxruntime = pytest.importorskip("onnxruntime")
     schedule, prediction = {
         "betas": (VPSchedule(), Epsilon()),
-        "flow": (LinearSchedule(), Flow()),
+        "flow": (StraightPath(), Flow()),
         "edm": (VESchedule(), EDM()),
     }[kind]
     torch.manual_seed(0)
@@ -174,7 +174,7 @@ def test_the_onnx_file_is_the_denoiser(tmp_path, kind):
 
 def test_an_onnx_file_that_differs_is_refused(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    module = DiffusionModule(FastUNet(width=8, depth=1), LinearSchedule(), Flow()).eval()
+    module = DiffusionModule(FastUNet(width=8, depth=1), StraightPath(), Flow()).eval()
     monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match=r"denoiser\.onnx"):
         onnx.export_onnx(module, (1, 28, 28), tmp_path / "denoiser.onnx")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion_lab.diffusion import Flow, LinearSchedule
+from diffusion_lab.diffusion import Flow, StraightPath
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.basic_unet import BasicUNet
@@ -28,7 +28,7 @@ def test_beyond_black_and_white_is_no_error_where_it_will_be_clipped(t):
     # on the straight path x0 = x_t - t (noise - x0)
     output = ((1 - t) * x0 + t * noise - clean) / t
     module = DiffusionModule(
-        Answer(output), LinearSchedule("gaussian"), Flow(), clipped_to="minus_one_one"
+        Answer(output), StraightPath("gaussian"), Flow(), clipped_to="minus_one_one"
     )
     error, _ = module.losses(x0, noise, time)
     counts = torch.tensor([0.0, 1, 0, 1, 1, 1]).view(1, 1, 1, 6)
@@ -38,7 +38,7 @@ def test_beyond_black_and_white_is_no_error_where_it_will_be_clipped(t):
     torch.testing.assert_close(error, expected[None])
     error.sum().backward()
     assert (module.network.output.grad != 0).equal(counts != 0)
-    plain = DiffusionModule(Answer(output), LinearSchedule("gaussian"), Flow())
+    plain = DiffusionModule(Answer(output), StraightPath("gaussian"), Flow())
     torch.testing.assert_close(
         plain.losses(x0, noise, time)[0], ((clean - x0) ** 2 / t**2).mean()[None]
     )
@@ -46,4 +46,4 @@ def test_beyond_black_and_white_is_no_error_where_it_will_be_clipped(t):
 
 def test_a_value_range_that_is_none():
     with pytest.raises(UserError, match=r"model\.clipped_to=unit: expected zero_one"):
-        DiffusionModule(BasicUNet(), LinearSchedule(), Flow(), clipped_to="unit")
+        DiffusionModule(BasicUNet(), StraightPath(), Flow(), clipped_to="unit")

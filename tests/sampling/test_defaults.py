@@ -14,7 +14,7 @@ from diffusion_lab import compose_config, figures, load_run, train
 from diffusion_lab.commands.compare.evaluated_runs import read_run
 from diffusion_lab.commands.compare.seed_groups import group_runs
 from diffusion_lab.config.groups import make_sampler
-from diffusion_lab.diffusion import HeunSampler, LinearSchedule, sample_steps
+from diffusion_lab.diffusion import HeunSampler, StraightPath, sample_steps
 from diffusion_lab.sampling.figures import grid_columns
 from diffusion_lab.scoring.draw_set import counting
 from tests.conftest import TINY
@@ -212,7 +212,7 @@ def test_an_exported_interval_is_that_of_the_run(tmp_path, typed):
         pipe(batch_size=4, class_labels=range(4), num_inference_steps=5)
     assert seen() == 4 * 7
     assert sum(load_run(tmp_path / "run").conditioning().network_calls(
-        make_sampler("blend", num_steps=5), LinearSchedule(), (1, 28, 28)
+        make_sampler("blend", num_steps=5), StraightPath(), (1, 28, 28)
     )) == 7  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab.data.value_range import ValueRange
-from diffusion_lab.diffusion import BlendSampler, Flow, LinearSchedule
+from diffusion_lab.diffusion import BlendSampler, Flow, StraightPath
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.fast_unet import FastUNet
 from diffusion_lab.sampling.draw import draw
@@ -39,7 +39,7 @@ def module():
     torch.manual_seed(0)
     network = Narrow(image_size=8, width=4, depth=1)
     torch.nn.init.normal_(network.conv_out.weight)
-    return DiffusionModule(network, LinearSchedule(), Flow())
+    return DiffusionModule(network, StraightPath(), Flow())
 
 
 def test_a_batch_too_large_for_the_memory_is_drawn_in_halves(module, caplog):

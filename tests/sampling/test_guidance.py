@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab import compose_config, train
-from diffusion_lab.diffusion import Flow, GuidedDenoiser, LinearSchedule, VPSchedule
+from diffusion_lab.diffusion import Flow, GuidedDenoiser, StraightPath, VPSchedule
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.fast_unet import FastUNet
 from diffusion_lab.networks.unet2d import UNet2D
@@ -30,7 +30,7 @@ def random_module(network=FastUNet, schedule=None, **settings):
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return DiffusionModule(
-        net, schedule or LinearSchedule(), Flow(), num_classes=10, **settings
+        net, schedule or StraightPath(), Flow(), num_classes=10, **settings
     ).eval()
 
 
@@ -52,7 +52,7 @@ def test_labels_change_the_output_and_none_means_the_null_class(network, batch):
         assert not torch.allclose(module(x, t), outputs, atol=1e-3)
 
 
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPSchedule()])
+@pytest.mark.parametrize("schedule", [StraightPath(), VPSchedule()])
 def test_one_guided_call_equals_two(schedule, batch):
     x, labels = batch
     module = random_module(schedule=schedule)
@@ -82,7 +82,7 @@ def test_autoguidance_extrapolates_away_from_the_weaker_model(batch):
     x, labels = batch
     module, t = random_module(), torch.full((6,), 0.3)
     torch.manual_seed(7)
-    weaker = DiffusionModule(FastUNet(width=4, num_classes=10), LinearSchedule(), Flow())
+    weaker = DiffusionModule(FastUNet(width=4, num_classes=10), StraightPath(), Flow())
     weaker.num_classes = 10
     guided = GuidedDenoiser(
         module.denoise,

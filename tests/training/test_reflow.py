@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusion_lab import compose_config, load_run, train
-from diffusion_lab.diffusion import LinearSchedule, NoiseEndTime, VPSchedule
+from diffusion_lab.diffusion import NoiseEndTime, StraightPath, VPSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from tests.conftest import TINY
 
@@ -189,7 +189,7 @@ def test_without_classes_or_guidance(tmp_path):
     assert result.module.num_classes is None and result.trainer.global_step == 2
 
 
-@pytest.mark.parametrize("noise_schedule", [LinearSchedule(), VPSchedule()])
+@pytest.mark.parametrize("noise_schedule", [StraightPath(), VPSchedule()])
 def test_noise_end_draws_its_share_there(noise_schedule):
     generator = torch.Generator().manual_seed(0)
     t = NoiseEndTime(0.3).draw(4000, noise_schedule, generator=generator).double()

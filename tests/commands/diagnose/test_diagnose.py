@@ -15,7 +15,7 @@ from diffusion_lab.commands.diagnose.memorisation import memorisation
 from diffusion_lab.diffusion import (
     BlendSampler,
     Flow,
-    LinearSchedule,
+    StraightPath,
     UniformTime,
     Weighting,
     sample_steps,
@@ -116,7 +116,7 @@ def test_the_shares_and_the_weighting_are_those_of_a_flow():
         for split in ("train", "test")
         for level, time in zip(x, t, strict=True)
     ]
-    implied = implied_weighting(UniformTime(), LinearSchedule(), Weighting(), Flow())
+    implied = implied_weighting(UniformTime(), StraightPath(), Weighting(), Flow())
     *_, share, weighting = levels_figure(levels, implied).axes
     density = 1 / np.cosh(x / 4) ** 2
     for line in share.lines:
