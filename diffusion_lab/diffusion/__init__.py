@@ -1,4 +1,4 @@
-"""The diffusion core: paths, predictions, weightings, samplers. torch, diffusers and scipy only."""
+"""The diffusion process: noise schedules, predictions, weightings and samplers."""
 
 from diffusion_lab.diffusion.editing import (
     decode,

@@ -1,4 +1,4 @@
-"""Editing given images with a denoiser: encoding, interpolation, image to image, inpainting.
+"""Image editing with a denoiser: encoding, interpolation, image to image, inpainting.
 
 Every function takes `denoise(x_t, t) -> x0_hat` and works on any path. Images are (B, C, H, W) in
 the network's range; where noise is drawn, there is one generator an image, as in sampling.
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import Denoise, first_noise, fresh_noise
-from diffusion_lab.diffusion.samplers.ode import Levels, levels_to_clean, walk
+from diffusion_lab.diffusion.samplers.ode import Levels, levels_to_clean, solve
 from diffusion_lab.errors import UserError
 
 RESAMPLINGS = 10
-"""How often `inpaint` walks every part of a Gaussian path if nothing else is said."""
+"""Default number of passes of `inpaint` over every part of a path with Gaussian noise."""
 
 
 def _whole_path(noise_schedule: NoiseSchedule, num_steps: int, like: Tensor) -> Levels:
@@ -32,13 +32,13 @@ def encode(
     num_steps: int,
     second_order: bool = True,
 ) -> Tensor:
-    """The noise that the deterministic path leads from to the images, in a sampler's unit scale.
+    """Solve the ODE from images to their noise, in a sampler's unit scale.
 
     Song et al. 2020 (arXiv 2010.02502), section 4.3. Heun's steps, or Euler's, from the clean end
     up through the levels that a sampler of num_steps steps comes down. (B, C, H, W) -> same.
     """
     levels = _whole_path(noise_schedule, num_steps, images).flip()
-    *_, last = walk(denoise, noise_schedule, images, levels, second_order=second_order)
+    *_, last = solve(denoise, noise_schedule, images, levels, second_order=second_order)
     return last.x_next / noise_schedule.init_noise_sigma
 
 
@@ -51,14 +51,14 @@ def decode(
     num_steps: int,
     second_order: bool = True,
 ) -> Tensor:
-    """The images that the deterministic path leads to from noise: HeunSampler, or BlendSampler.
+    """Solve the ODE from noise to images, as HeunSampler does, or BlendSampler.
 
     Like them it ends on the prediction, right where images fill little of their space, and an error
     of (sigma / alpha)^2 of the last level where their density is smooth. (B, C, H, W) -> same.
     """
     levels = _whole_path(noise_schedule, num_steps, noise)
     x = noise * noise_schedule.init_noise_sigma
-    *_, last = walk(denoise, noise_schedule, x, levels, second_order=second_order)
+    *_, last = solve(denoise, noise_schedule, x, levels, second_order=second_order)
     return last.x_next
 
 
@@ -88,7 +88,7 @@ def interpolate(
     num_steps: int,
     second_order: bool = True,
 ) -> Tensor:
-    """Encode two images (C, H, W), go from one noise to the other on an arc, decode.
+    """Interpolate between two images (C, H, W) on an arc between their encodings.
 
     Song et al. 2020 (arXiv 2010.02502), section 5.3, around the mean of the path's noise. The ends
     are the reconstructions of the two images. -> (num_points, C, H, W).
@@ -115,16 +115,16 @@ def image_to_image(
     num_steps: int,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Noise the images up to a position on the path and walk down the rest, num_steps Heun steps.
+    """Add noise up to a position on the path and denoise from there, in num_steps Heun steps.
 
-    SDEdit: Meng et al. 2021 (arXiv 2108.01073), algorithm 1, with the deterministic walk, which is
-    right for any noise. strength is in (0, 1]; at 1 nothing is left of the image on a path that
+    SDEdit: Meng et al. 2021 (arXiv 2108.01073), algorithm 1, by the ODE, which is right for any
+    noise. strength is in (0, 1]; at 1 nothing is left of the image on a path that
     ends at pure noise. (B, C, H, W) -> same.
     """
     times = strength_times(noise_schedule, strength, num_steps).to(images.device)
     x = noised(noise_schedule, images, times[:1], generators)
     levels = levels_to_clean(noise_schedule, times)
-    *_, last = walk(denoise, noise_schedule, x, levels, second_order=True)
+    *_, last = solve(denoise, noise_schedule, x, levels, second_order=True)
     return last.x_next
 
 
@@ -162,12 +162,12 @@ def inpaint(
     resamplings: int | None = None,
     jump_length: int = 2,
 ) -> Tensor:
-    """Paint the pixels that are not known so that they go with those that are.
+    """Fill in the unknown pixels so that they fit the known ones.
 
     RePaint: Lugmayr et al. 2022 (arXiv 2201.09865), algorithm 1, for any alpha and sigma. At every
     level the known pixels are the image, noised to that level, the others an ancestral step of the
     denoiser. So that the two agree, each stretch of jump_length steps is noised back by the forward
-    process and walked again, `resamplings` times in all (see `check_resamplings`).
+    process and denoised again, `resamplings` times in all (see `check_resamplings`).
 
     That needs Gaussian noise twice: for the noise an ancestral step adds and for a forward process
     between two levels. On a path with other noise the step is the deterministic one, the known
@@ -204,7 +204,7 @@ def inpaint(
 def check_resamplings(
     noise_schedule: NoiseSchedule, num_steps: int, resamplings: int | None, jump_length: int
 ) -> int:
-    """The number of passes: RESAMPLINGS, or 1 where the noise is not Gaussian, if None is asked.
+    """Return the number of passes, by default RESAMPLINGS, or 1 where the noise is not Gaussian.
 
     Raises UserError for more than 1 there: x_noisier given x is no Gaussian step then.
     """

@@ -1,4 +1,4 @@
-"""Guidance: a denoiser for asked-for classes, pushed away from what a weaker one would say."""
+"""Classifier-free guidance and autoguidance: a denoiser extrapolated away from a weaker one."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ EVERYWHERE = (0.0, math.inf)
 
 
 class GuidedDenoiser:
-    """weak + guidance_scale (strong - weak), a denoiser of images with given labels.
+    """Guided denoiser of images with given labels: weak + guidance_scale (strong - weak).
 
     Labels are (B,), or (1,) for all alike. Without `weak` the weak side is the same network at the
     null class, in one batched call with the strong side: classifier-free guidance, Ho & Salimans
@@ -48,7 +48,7 @@ class GuidedDenoiser:
         self.weak = weak
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_t (B, C, H, W) at t (B,), one noise level for the batch -> denoised (B, C, H, W)."""
+        """Denoise x_t (B, C, H, W) at t (B,), one noise level for the batch. -> (B, C, H, W)."""
         labels = None if self.labels is None else self.labels.expand(len(x_t))
         scale = self.guidance_scale if self._inside(t) else 1.0
         if scale == 1:

@@ -1,4 +1,4 @@
-"""Denoisers that are known in closed form, to hold samplers and networks against.
+"""Ideal denoisers in closed form, as a reference for samplers and networks.
 
 All are called like a run's denoiser, (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
 """
@@ -29,7 +29,7 @@ class GaussianOracle:
         return self.mean + gain * (x_t - alpha * self.mean)
 
     def transport(self, noise: Tensor) -> Tensor:
-        """Where the exact deterministic path takes unit noise from a path's pure-noise end."""
+        """Exact solution of the ODE that begins with unit noise at a path's pure-noise end."""
         return self.mean + self.std * noise
 
 

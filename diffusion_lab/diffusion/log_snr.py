@@ -1,4 +1,4 @@
-"""Where along a path a training objective looks, by the logarithm of the signal-to-noise ratio.
+"""Training noise-level distribution and implied weighting as functions of log-SNR.
 
 log_snr = log(alpha^2 / sigma^2) names a noise level on every path alike; it falls as t grows.
 """
@@ -19,7 +19,7 @@ from diffusion_lab.errors import UserError
 _DRAWS = 2**17  # of the quantile function, evenly
 _POINTS = 1000  # of a curve
 RARE = 1e-3
-"""The share of draws at either end of a path that its range leaves out."""
+"""Fraction of draws at either end of a path that its range leaves out."""
 
 
 def log_snr(noise_schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def log_snr(noise_schedule: NoiseSchedule, t: Tensor) -> Tensor:
 def log_snr_range(
     time_sampling: TimeSampling, noise_schedule: NoiseSchedule
 ) -> tuple[float, float]:
-    """The finite log-SNRs between which all but a share RARE of the draws lie, at either end."""
+    """Range of the finite log-SNRs that are drawn, without a fraction RARE at either end."""
     levels = log_snr(noise_schedule, time_sampling.quantile(_even(_POINTS), noise_schedule))
     levels = levels[levels.isfinite()].double().sort().values
     _check_several(levels.unique())
@@ -53,7 +53,7 @@ def times_of(noise_schedule: NoiseSchedule, levels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ImpliedWeighting:
-    """What an objective asks for at every noise level, as curves over log_snr (n,), rising.
+    """Implied weighting of an objective, as curves over log_snr (n,), rising.
 
     A training loss is the integral over log_snr of `on_x0` times the squared error on x0, and of
     `on_epsilon` times that on the noise. The latter is, up to a factor, w(lambda) of Kingma & Gao

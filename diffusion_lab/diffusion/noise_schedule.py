@@ -122,7 +122,7 @@ class NoiseSchedule(ABC):
 
     @property
     def scheduler_config(self) -> dict[str, Any]:
-        """What diffusers' VP schedulers need to walk this path, rescaled to unit variance.
+        """Settings of diffusers' VP schedulers for this path, rescaled to unit variance.
 
         Betas with the same sigma / alpha at GRID times: alpha_bar = 1 / (1 + ratio^2).
         """
@@ -133,11 +133,11 @@ class NoiseSchedule(ABC):
         return {"num_train_timesteps": GRID, "trained_betas": betas}
 
     def input_scale(self, t: Tensor) -> Tensor:
-        """What x_t is multiplied with before the network sees it: 1 but on VE paths. (B,)."""
+        """The factor on x_t before the network sees it: 1 except on VE paths. (B,) -> (B,)."""
         return torch.ones_like(t, dtype=torch.float32)
 
     def span(self, n: int) -> Tensor:
-        """N times evenly over the whole path, from the cleanest to the noisiest. -> (n,)."""
+        """Spread n times evenly over the path, from the cleanest to the noisiest. -> (n,)."""
         return self.at(torch.linspace(0, 1, n))
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class NoiseSchedule(ABC):
         return per_image(self.alpha(t), x0) * x0 + per_image(self.sigma(t), x0) * noise
 
     def draw_noise(self, x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Noise of this path shaped like x0; drawn where the generator lives, then moved."""
+        """Draw noise shaped like x0, on the generator's device, then moved to that of x0."""
         draw = torch.rand if self.noise == "uniform" else torch.randn
         device = x0.device if generator is None else generator.device
         return draw(x0.shape, generator=generator, device=device).to(x0)
@@ -181,14 +181,14 @@ class StraightPath(NoiseSchedule):
 
 
 LinearSchedule = StraightPath
-"""The name in configurations of before."""
+"""Old name, found in saved configurations."""
 
 
 class VESchedule(NoiseSchedule):
     """Variance exploding, x_t = x0 + t noise: t is sigma, in [sigma_min, sigma_max].
 
-    `spacing="karras"` walks sigma^(1/rho) evenly (Karras et al. 2022, arXiv 2206.00364, eq. 5),
-    `spacing="geometric"` log sigma (Song & Ermon 2019, arXiv 1907.05600, section 4). The network
+    `spacing="karras"` is even in sigma^(1/rho) (Karras et al. 2022, arXiv 2206.00364, eq. 5),
+    `spacing="geometric"` in log sigma (Song & Ermon 2019, arXiv 1907.05600, section 4). The network
     sees x_t / sqrt(sigma^2 + sigma_data^2), EDM's c_in, and log sigma as time, EDM's c_noise moved
     to the range of sinusoidal embeddings.
     """

@@ -1,15 +1,15 @@
-"""Which noise is paired with which image of a batch."""
+"""Pairings of noise with the images of a batch."""
 
 from torch import Tensor
 
 
 def independent(x0: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-    """The noise as it was drawn. (B, C, H, W) -> (B, C, H, W)."""
+    """Return the noise as it was drawn. (B, C, H, W) -> (B, C, H, W)."""
     return noise
 
 
 def optimal_transport(x0: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-    """The noise in the order that makes the summed squared distances to x0 least.
+    """Reorder the noise so that the sum of squared distances to x0 is least.
 
     Minibatch optimal transport: Tong et al. 2023 (arXiv 2302.00482), section 3.2, the exact plan of
     a batch being a permutation. With labels (B,) it stays among images of a class: otherwise bright

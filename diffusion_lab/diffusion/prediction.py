@@ -1,4 +1,4 @@
-"""What the network is asked for, and how its answer becomes a clean image.
+"""Prediction targets of the network, and the clean image that an output stands for.
 
 `target` is built from x0 and noise, never by dividing a residual by sigma; `to_clean` inverts it
 given x_t = alpha x0 + sigma noise. Images are (B, C, H, W), alpha and sigma (B,).
@@ -25,11 +25,11 @@ class Prediction(ABC):
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network should return for this pair."""
+        """The target output for this pair. (B, C, H, W)."""
 
     @abstractmethod
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The clean image that an output of the network stands for."""
+        """The clean image that an output of the network stands for. (B, C, H, W)."""
 
     def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Squared error on the target = this times squared error on x0. (B,) -> (B,).

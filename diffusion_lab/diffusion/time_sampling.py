@@ -1,4 +1,4 @@
-"""How training draws its noise levels: a quantile function over the path, applied to U(0, 1)."""
+"""Distributions of the training times: quantile functions applied to U(0, 1)."""
 
 from abc import ABC, abstractmethod
 
@@ -10,7 +10,7 @@ from diffusion_lab.errors import UserError
 
 
 class TimeSampling(ABC):
-    """Draws a t for every image of a batch.
+    """A distribution of the training times, one t an image.
 
     `stratified` puts one draw into each of B equal slices of (0, 1), in random order: every t is
     distributed as before, but the batch covers the path evenly and the loss of a step varies less
@@ -22,7 +22,7 @@ class TimeSampling(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
-        """The t below which a share u of the draws lies. (B,) -> (B,)."""
+        """The t below which a fraction u of the draws lies. (B,) -> (B,)."""
 
     def draw(
         self,
@@ -77,7 +77,7 @@ class LogNormalTime(TimeSampling):
 
 
 class NoiseEndTime(TimeSampling):
-    """A share at the noise itself, the rest evenly along the path.
+    """A fraction `share` of the draws at pure noise, the rest evenly along the path.
 
     For straightened paths (`teacher.run=`), whose first step matters most: Lee et al. 2024 (arXiv
     2405.20320) draw both ends of the path more often than its middle.

@@ -1,4 +1,4 @@
-"""How much the error at a noise level counts. All quantities are per image, (B,).
+"""Loss weightings by noise level. All quantities are per image, (B,).
 
 The error is that of the network's own target; a weighting that the literature defines on the x0
 loss is divided by the prediction's x0_weight, so it means the same for every prediction.
@@ -97,7 +97,7 @@ class LearnedWeighting(Weighting):
         nn.init.zeros_(self.out.weight)
 
     def uncertainty(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """u, (B,)."""
+        """The logarithm u of the error that is expected at a noise level. -> (B,)."""
         c_noise = (sigma / alpha).clamp(1e-3, 1e3).log() / 4  # finite on every path
         features = torch.cos(c_noise[:, None] * self.frequencies + self.phases)
         # under 16-true precision the weights are narrow

@@ -1,4 +1,4 @@
-"""The cost of a training step: parameters, multiplications, memory."""
+"""The cost of a model: parameters, FLOPs and seconds of a training step."""
 
 import time
 
@@ -9,7 +9,7 @@ from diffusion_lab.modules import DiffusionModule
 
 
 def cost(module: DiffusionModule, shape: tuple[int, int, int], batch_size: int) -> dict[str, float]:
-    """Parameters, FLOPs of a forward pass per image, seconds of a training step here."""
+    """Measure parameters, FLOPs of a forward pass per image and seconds of a training step."""
     x = torch.zeros(1, *shape)
     t = module.noise_schedule.at(torch.full((1,), 0.5))
     with FlopCounterMode(display=False) as flops, torch.no_grad():

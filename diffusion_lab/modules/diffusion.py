@@ -1,4 +1,4 @@
-"""The training objective: noise an image, ask the network, compare with the target."""
+"""The training objective: noise images, denoise them with the network, compare with the target."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -31,20 +31,18 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 class DiffusionModule(L.LightningModule):
     """Any network, noise schedule, prediction and weighting, trained by squared error.
 
-    The network is called as network(x_t, time), with `time` (B,) float32 in [0, 1000] for every
-    noise schedule, not in [0, 1].
-    Batches are (x0 (B, C, H, W), labels (B,)), or bring the noise (B, C, H, W) that each x0 is to
-    be blended with: of pairs (noise, what a trained model makes of it) the loss is that of reflow,
-    Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With `num_classes` the network gets labels; a
-    share of them, `label_dropout`, is replaced by the null class, so that one network learns both
-    branches of guidance (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1).
+    The network is called as network(x_t, time, labels), with `time` (B,) float32 in [0, 1000] for
+    every noise schedule, not in [0, 1]. Batches are (x0 (B, C, H, W), labels (B,)), or (x0, labels,
+    noise) with the noise (B, C, H, W) of each x0: with the noise that a trained model made x0 from,
+    the loss is that of reflow, Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With `num_classes`
+    the network gets labels; a fraction `label_dropout` of them is replaced by the null class, so
+    that one network learns both branches of guidance (Ho & Salimans 2022, arXiv 2207.12598,
+    algorithm 1).
 
-    `clipped_to` names a value range to which what is drawn will be clipped: a pixel that is black
-    or white is wanted beyond that, by a twentieth of the range at pure noise and less on the way
-    (where the target depends on x0), and still farther is no error. It is for networks whose one
-    answer is the image, which otherwise leave some of the noise on black; not for those whose
-    answer is a mean over images. Raises UserError when the prediction is undefined on the noise
-    schedule.
+    `clipped_to` names the value range to which samples will be clipped; overshooting its ends is
+    no error then (see `clipped_error`). It is for networks that make an image in one evaluation,
+    which otherwise leave some noise on black, not for those whose output is a mean over images.
+    Raises UserError when the prediction is undefined on the noise schedule.
     """
 
     def __init__(
@@ -69,8 +67,8 @@ class DiffusionModule(L.LightningModule):
             raise UserError(
                 f"model.clipped_to={clipped_to}: expected {' or '.join(RANGES)}, or null"
             )
-        # 1.3 to 1.7 times faster on the CPU it was tried on, and what tensor cores want; a network
-        # for which that is not so says what it wants
+        # 1.3 to 1.7 times faster on a CPU, and the layout of tensor cores; a network for which
+        # another one is faster names it
         self.network = network
         self.lay_out(getattr(network, "memory_format", torch.channels_last))
         self.noise_schedule = noise_schedule
@@ -85,14 +83,14 @@ class DiffusionModule(L.LightningModule):
         self.clipped_to = None if clipped_to is None else ValueRange(clipped_to)
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
-        """Store the weights of convolutions in this order of dimensions."""
+        """Set the memory format of the network's weights."""
         self.memory_format = memory_format
         self.network.to(memory_format=memory_format)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output at x_t (B, C, H, W) and t (B,).
 
-        Labels (B,) are classes, num_classes being the null class, which no labels stand for.
+        Labels (B,) are classes; num_classes is the null class, the default.
         """
         if self.num_classes is not None and labels is None:
             labels = torch.full((len(x_t),), self.num_classes, device=x_t.device)
@@ -121,14 +119,14 @@ class DiffusionModule(L.LightningModule):
         return error, self.weighting(error, alpha, sigma, self.prediction)
 
     def denoise(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The clean images the network sees in x_t (B, C, H, W) at t (B,)."""
+        """Estimate the clean images from x_t (B, C, H, W) at t (B,). -> (B, C, H, W)."""
         alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
         return self.prediction.to_clean(self(x_t, t, labels), x_t, alpha, sigma)
 
     def network_labels(self, labels: Tensor, dropout: float = 0.0) -> Tensor | None:
-        """What the network gets of a batch's labels (B,): None if it takes none.
+        """Labels (B,) for the network; None if it takes none.
 
-        A share `dropout` of them becomes the null class.
+        A fraction `dropout` of them becomes the null class.
         """
         if self.num_classes is None:
             return None
@@ -140,7 +138,7 @@ class DiffusionModule(L.LightningModule):
     def draw(
         self, x0: Tensor, labels: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """What `losses` takes for a batch: x0, its or fresh noise, times, the network's labels."""
+        """Draw the arguments of `losses` for a batch: x0, noise, times, the network's labels."""
         if noise is None:
             classes = None if self.num_classes is None else labels
             noise = self.pairing(x0, self.noise_schedule.draw_noise(x0), classes)
@@ -159,7 +157,7 @@ class DiffusionModule(L.LightningModule):
         return {"loss": losses.mean(), "losses": losses.detach(), "error": error.detach(), "t": t}
 
     def on_train_start(self) -> None:
-        """Let a run that is taken up under another limit follow it from its first step on."""
+        """Set the learning rate of a resumed run whose limit was changed."""
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, LambdaLR) and self.trainer.global_step:
@@ -170,7 +168,7 @@ class DiffusionModule(L.LightningModule):
                     group["lr"] = lr * factor
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Gather gradients, those of an epoch's last, smaller group divided by its own number.
+        """Accumulate gradients; an epoch's last, smaller group is divided by its own size.
 
         Lightning has divided the loss by `accumulate_grad_batches`, the number of a whole group.
         """
@@ -185,7 +183,7 @@ class DiffusionModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As the trainer says, but not in a step that is left out: torch clips no empty list."""
+        """Clip gradients, except in a skipped step, which has none: torch clips no empty list."""
         if any(p.grad is not None for p in self.parameters()):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -205,7 +203,7 @@ class DiffusionModule(L.LightningModule):
         return {"losses": losses, "error": error, "t": t}
 
     def training_progress(self, step: int) -> float:
-        """Share of the training that is done after `step` optimizer steps, in [0, 1].
+        """Fraction of the training that is done after `step` optimizer steps, in [0, 1].
 
         Whichever limit is nearer counts, steps (or epochs) or `trainer.max_time`, by the clock of
         this process: a progress bar asks in one process alone, where others must not be waited for.
@@ -220,7 +218,7 @@ class DiffusionModule(L.LightningModule):
         return min(share, 1.0)
 
     def _lr_factor(self, step: int) -> float:
-        if isinstance(self.lr_schedule, Constant):  # whatever the share, which takes time to find
+        if isinstance(self.lr_schedule, Constant):  # the fraction takes time to calculate
             return 1.0
         share = self.training_progress(step) if step else 0.0
         if self.trainer.world_size > 1:  # clocks differ, learning rates must not
@@ -228,7 +226,7 @@ class DiffusionModule(L.LightningModule):
         return self.lr_schedule(share)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, its lr scaled after every step by the schedule."""
+        """Build the optimizer and the schedule of its learning rate."""
         optimizer = self.make_optimizer(self.parameters())
         # a fused one would take unscaling over from the scaler of 16-mixed, and clipping and
         # FiniteLoss, which come before its step, would see scaled gradients

@@ -1,4 +1,4 @@
-"""The two models of the lesson, as modules of their own."""
+"""The tutorial's two models as modules of their own."""
 
 from typing import Any
 
@@ -50,7 +50,8 @@ class DDPMModule(DiffusionModule):
         noise_schedule = noise_schedule or VPSchedule()
         if not isinstance(noise_schedule, VPSchedule):
             raise UserError(
-                f"model=ddpm goes by betas, {type(noise_schedule).__name__} has none: choose "
+                "model=ddpm needs a noise schedule of betas, and "
+                f"{type(noise_schedule).__name__} has none: choose "
                 "noise_schedule=linear, scaled_linear, cosine, sigmoid, sigmoid_jabri or zero_snr, "
                 "or another model"
             )

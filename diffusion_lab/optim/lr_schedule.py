@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the share of training that is done, from 0 to 1.
+"""Learning-rate schedules as functions of the training's progress, from 0 to 1.
 
 So the same schedule follows steps, epochs or, under `trainer.max_time`, the clock.
 """
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from diffusion_lab.errors import UserError
 
 LRSchedule = Callable[[float], float]
-"""Share of training done, in [0, 1] -> factor on the optimizer's lr, in [0, 1]."""
+"""Fraction of training done, in [0, 1] -> factor on the optimizer's lr, in [0, 1]."""
 
 
 class Constant:
-    """The optimizer's lr from beginning to end."""
+    """The optimizer's lr throughout."""
 
     def __call__(self, progress: float) -> float:
         return 1.0
@@ -26,7 +26,7 @@ def _anneal(start: float, end: float, share: float) -> float:
 class Cosine:
     """Half a cosine from 1 to `final` (Loshchilov & Hutter 2016, arXiv 1608.03983, eq. 5).
 
-    `warmup` is the share of training over which the factor first rises linearly from 0.
+    `warmup` is the fraction of training over which the factor first rises linearly from 0.
     """
 
     def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:

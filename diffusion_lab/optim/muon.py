@@ -105,7 +105,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both parts."""
+        """Update all parameters; return the closure's loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -121,7 +121,7 @@ class Muon(Optimizer):
         return loss
 
     def _kept(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
-        """The state of that name of all parameters, zero at first."""
+        """State tensors of that name, one a parameter, zero at first."""
         for p in parameters:
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)

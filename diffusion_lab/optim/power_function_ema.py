@@ -1,4 +1,4 @@
-"""Averages of the weights over training by power functions, and new ones out of stored ones.
+"""Power-function EMA and post-hoc EMA reconstruction.
 
 Karras et al. 2024 (arXiv 2312.02696), section 3 and appendix C. After step t the average of width
 sigma_rel weighs the weights of time tau by the profile
@@ -28,8 +28,8 @@ def check_width(sigma_rel: float, setting: str) -> None:
     """Raise UserError, naming the setting, unless the width is one of gamma >= 0."""
     if not 0.001 <= sigma_rel <= MAX_WIDTH:
         raise UserError(
-            f"{setting}: {sigma_rel:g} is no width, expected one from 0.001 to {MAX_WIDTH:.4f}, "
-            "a share of the training, for example 0.1"
+            f"{setting}: {sigma_rel:g} is not a valid width, expected 0.001 to {MAX_WIDTH:.4f}, "
+            "a fraction of the training, for example 0.1"
         )
 
 

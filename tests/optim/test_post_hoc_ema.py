@@ -223,8 +223,8 @@ def test_sampling_by_a_width(followed, typed):
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ("posthoc:0.5", ["0.5 is no width", "0.2887"]),
-        ("posthoc:0", ["0 is no width"]),
+        ("posthoc:0.5", ["0.5 is not a valid width", "0.2887"]),
+        ("posthoc:0", ["0 is not a valid width"]),
         ("posthoc:wide", ["expected posthoc:<width>", "posthoc:0.1"]),
         ("posthoc:0.1.2", ["expected posthoc:<width>"]),
         ("posthoc:0.1@39", ["no snapshot of step 39", "36, 40"]),
@@ -258,8 +258,8 @@ def test_a_damaged_snapshot_is_named(followed, tmp_path):
     [
         ("widths=[0.05]", ["at least two"]),
         ("widths=[0.1,0.1]", ["at least two different"]),
-        ("widths=[0.05,0.4]", ["0.4 is no width", "0.2887"]),
-        ("widths=[-0.1,0.1]", ["-0.1 is no width"]),
+        ("widths=[0.05,0.4]", ["0.4 is not a valid width", "0.2887"]),
+        ("widths=[-0.1,0.1]", ["-0.1 is not a valid width"]),
         ("every_n_steps=0", ["every_n_steps=0", "at least 1"]),
     ],
 )

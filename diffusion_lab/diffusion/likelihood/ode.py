@@ -1,4 +1,4 @@
-"""How likely images are under a trained path, by the ordinary differential equation that walks it.
+"""Log-likelihood of images under a trained model, by the probability-flow ODE.
 
 Images are (B, C, H, W) in the network's range, d = C H W, log densities in nats. The denoiser is
 all that is asked: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
@@ -23,7 +23,7 @@ Progress = Callable[[float], None]
 
 
 class Density(NamedTuple):
-    """What the probability-flow ODE says of B images."""
+    """Log densities of B images by the probability-flow ODE."""
 
     log_density: Tensor
     """float64 (P, B), nats of the image at the start level x_t / alpha, for each probe."""
@@ -90,7 +90,7 @@ def log_density(
     first, last = math.atan(start_ratio), math.atan(noise_schedule.max_ratio)
 
     def slope(angle: Tensor, state: Tensor) -> Tensor:
-        """Of z and of the integrated divergence a dimension. (B,), (B, d + P) -> (B, d + P)."""
+        """Derivative of z and of the integrated divergence per dimension. -> (B, d + P)."""
         t = noise_schedule.time_at_noise_ratio(angle.tan().float().to(images.device))
         own = torch.hypot(noise_schedule.alpha(t), noise_schedule.sigma(t)).cpu()
         sin, cos = angle.sin()[:, None], angle.cos()[:, None]

@@ -1,4 +1,4 @@
-"""From noise to images: a sampler walks a noise schedule with a denoiser and yields every step.
+"""Samplers: from noise to images along a noise schedule, one yielded step at a time.
 
 A sampler never sees the network or its prediction type, only `denoise(x_t, t) -> x0_hat`.
 """
@@ -24,15 +24,15 @@ class Step(NamedTuple):
     t: Tensor
     """() the time of this step, in the noise schedule's unit."""
     x_t: Tensor
-    """What the denoiser got."""
+    """Input of the denoiser."""
     denoised: Tensor
-    """The clean image it saw in that."""
+    """Its estimate of the clean image."""
     x_next: Tensor
-    """Where the sampler went; of the last step, the result."""
+    """Result of the step; of the last one, the images."""
 
 
 class Sampler(ABC):
-    """Walks from noise to images in `num_steps` steps; stochastic ones draw fresh noise on the way.
+    """A sampler of `num_steps` steps from noise to images; stochastic ones add fresh noise.
 
     Fresh noise is Gaussian, so a stochastic sampler is only right on a path whose noise is.
     """
@@ -46,11 +46,11 @@ class Sampler(ABC):
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name in errors."""
         return type(self).__name__
 
     def check(self, noise_schedule: NoiseSchedule) -> None:
-        """Raise UserError if this sampler cannot walk that path."""
+        """Raise UserError if this sampler cannot be used on that path."""
         if self.stochastic and noise_schedule.noise != "gaussian":
             raise UserError(
                 f"{self.name} adds Gaussian noise on the way, and this noise schedule's noise is "
@@ -65,7 +65,7 @@ class Sampler(ABC):
         noise: Tensor,
         generators: Sequence[torch.Generator],
     ) -> Iterator[Step]:
-        """Yield every step from noise (B, C, H, W) of unit scale on; one generator an image."""
+        """Yield every step from noise (B, C, H, W) of unit scale; one generator an image."""
 
 
 class LevelDenoiser:
@@ -80,7 +80,7 @@ class LevelDenoiser:
         self.noise_schedule = noise_schedule
 
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """X (B, C, H, W) at alpha (), sigma () -> the run's t (), its x_t and the denoised."""
+        """Denoise x (B, C, H, W) at alpha (), sigma (). -> the run's t (), x_t, denoised."""
         t = self.noise_schedule.time_at_noise_ratio(sigma / alpha)
         own = torch.hypot(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t))
         x_t = x * (own / torch.hypot(alpha, sigma))
@@ -128,7 +128,7 @@ def sample_steps(
     first: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[Step]:
-    """Walk images first .. first + num_images - 1 of a seed from noise; shape is (C, H, W)."""
+    """Sample images first .. first + num_images - 1 of a seed, (C, H, W) each, step by step."""
     sampler.check(noise_schedule)
     generators = image_generators(seed, first, num_images)
     noise = first_noise(noise_schedule, torch.Size(shape), generators).to(device)

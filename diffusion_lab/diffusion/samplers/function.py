@@ -24,7 +24,7 @@ LARGEST_SIGMA = 80.0
 
 
 class FunctionSampler(Sampler):
-    """Samples by a function of three arguments: function(denoise, x, sigmas, **options).
+    """A sampler that is a function of three arguments: function(denoise, x, sigmas, **options).
 
     They are in the coordinates x0 + sigma noise, whatever path the run was trained on:
 

@@ -1,4 +1,4 @@
-"""The two deterministic steps, each one formula for every path, and the walk that both take.
+"""Euler and Heun solvers of the probability-flow ODE, for any noise schedule.
 
 Both integrate dx = x0_hat dalpha + noise_hat dsigma with noise_hat = (x_t - alpha x0_hat) / sigma,
 the ordinary differential equation that moves the distribution of x_t along the path. It assumes
@@ -16,7 +16,7 @@ from diffusion_lab.diffusion.samplers.base import Denoise, Sampler, Step
 
 
 class Levels(NamedTuple):
-    """The noise levels of a walk, (n + 1,) each, one after the other."""
+    """The noise levels of n steps, (n + 1,) each, one after the other."""
 
     times: Tensor
     """At the clean end, which has no t of its own on every path, its neighbour's."""
@@ -24,7 +24,7 @@ class Levels(NamedTuple):
     sigmas: Tensor
 
     def flip(self) -> "Levels":
-        """The same levels the other way."""
+        """Reverse the order."""
         return Levels(*(values.flip(0) for values in self))
 
 
@@ -38,7 +38,7 @@ def levels_to_clean(noise_schedule: NoiseSchedule, times: Tensor) -> Levels:
     )
 
 
-def walk(
+def solve(
     denoise: Denoise,
     noise_schedule: NoiseSchedule,
     x: Tensor,
@@ -46,7 +46,7 @@ def walk(
     *,
     second_order: bool,
 ) -> Iterator[Step]:
-    """Walk x (B, C, H, W) from the first level to the last, towards the noise or away from it.
+    """Solve the ODE for x (B, C, H, W) from the first level to the last, in either direction.
 
     The denoiser is never asked at the clean end. There x is the image itself, and the noise that a
     vanishing sigma has added to it could be any: noise_hat is the mean of the path's noise. A
@@ -56,7 +56,7 @@ def walk(
     clean = (sigmas == 0).tolist()
 
     def slopes(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
-        """x0_hat and noise_hat, what x moves along as alpha and sigma change."""
+        """Derivatives of x by alpha and sigma: x0_hat and noise_hat."""
         if clean[i]:
             return x, torch.full_like(x, noise_schedule.noise_mean)
         denoised = denoise(x, times[i].expand(len(x)))
@@ -101,7 +101,7 @@ class BlendSampler(Sampler):
         times = noise_schedule.timesteps(self.num_steps).to(noise.device)
         levels = levels_to_clean(noise_schedule, times)
         x = noise * noise_schedule.init_noise_sigma
-        return walk(denoise, noise_schedule, x, levels, second_order=self.second_order)
+        return solve(denoise, noise_schedule, x, levels, second_order=self.second_order)
 
 
 class HeunSampler(BlendSampler):

@@ -21,7 +21,7 @@ from diffusion_lab.errors import UserError
 
 
 class _ScoreSampler(Sampler):
-    """Holds the geometric ladder of noise levels, kept within what the path reaches."""
+    """Base with a geometric ladder of noise levels, within those of the path."""
 
     stochastic = True
 
