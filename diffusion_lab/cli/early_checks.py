@@ -33,9 +33,9 @@ def check_training(cfg: DictConfig) -> None:
         except UserError as error:
             raise UserError(f"teacher.{error}") from error
     pipeline = _given(cfg, "init_from")
-    if pipeline and not Path(pipeline).expanduser().is_dir():
+    if pipeline and not Path(pipeline).expanduser().exists():
         raise UserError(
-            f"init_from={pipeline} is no folder: give the folder of a diffusers pipeline"
+            f"init_from={pipeline} does not exist: give the folder of a diffusers pipeline"
         )
 
 

@@ -36,8 +36,8 @@ def tensorboard_name(run_dir: str) -> str:
     """Name the folder of TensorBoard's files in a run folder, "" for the run folder itself.
 
     TensorBoard shows the path of that folder as the run's name. A job of a sweep, whose own folder
-    is just a number, gets what tells it from the others: `model=ddpm,seed=1`. Where files lie
-    already the name stays, so that a resumed run goes on in them.
+    is just a number, is named by the options that the sweep varies: `model=ddpm,seed=1`. A folder
+    that already holds such files keeps its name, so that a resumed run appends to them.
     """
     folder = Path(run_dir)
     if any(folder.glob("events.out.tfevents*")):

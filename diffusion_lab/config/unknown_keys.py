@@ -105,7 +105,7 @@ def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[s
     others = _BY_PLAIN_NAME.get(_plain(name), ())
     if here := [f"{beside}{other}" for other in others if other in known]:
         return here
-    if close := get_close_matches(name, known, n=3, cutoff=0.7):
+    if close := get_close_matches(name, known, n=3, cutoff=0.75):
         return [f"{beside}{other}" for other in close]
     leaves = {full.rpartition(".")[2] for full in there}
     return ending(others) or ending([name]) or ending(get_close_matches(name, leaves, cutoff=0.8))

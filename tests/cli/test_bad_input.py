@@ -21,7 +21,7 @@ def assert_refused(result, *words):
     [
         (["trainer.accelerator=gpu"], ["gpu", "trainer.accelerator=cpu"]),
         (["trainer.accelerator=warp"], ["trainer.accelerator", "warp"]),
-        (["model=stylegan"], ["model/stylegan", "basic_unet", "ddpm", "unet2d"]),
+        (["model=stylegan"], ["model=stylegan", "basic_unet", "ddpm", "unet2d"]),
         (["noise_schedule=square"], ["cosine", "sigmoid"]),
         (["logger=null"], ["a group is null", "logger=[]"]),
         (["nothing=1"], ["nothing is unknown", "seed", "model"]),
@@ -68,11 +68,11 @@ def assert_refused(result, *words):
         (["trainer.gradient_clip_val=-1"], ["gradient_clip_val=-1", "null for no clipping"]),
         (
             ["lr_scheduler=cosine", "trainer.max_epochs=-1"],
-            ["no limit says where that is", "trainer.max_time=", "lr_scheduler=none"],
+            ["no limit is set", "trainer.max_time=", "lr_scheduler=none"],
         ),
         (
             ["experiment=quickstart_classes", "trainer.max_epochs=-1", "trainer.max_time=null"],
-            ["no limit says where that is"],
+            ["no limit is set"],
         ),
         (["prediction=epsilon"], ["prediction=epsilon", "prediction=sample"]),
         (["data.value_range=percent"], ["zero_one"]),

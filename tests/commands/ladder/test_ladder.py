@@ -243,7 +243,7 @@ def other_ladder(folder, text):
         (["extractor=nowhere"], ["extractor=nowhere"]),
         (["trainer.max_steps=-1"], ["trainer.max_steps=-1", "number of steps"]),
         (["+trainer.max_time=00:00:01:00"], ["max_time"]),
-        (["ladder=nowhere"], ["ladder/nowhere", "toy_to_ddpm"]),
+        (["ladder=nowhere"], ["ladder=nowhere", "toy_to_ddpm"]),
         (["ladder.rungs=[]"], ["ladder.rungs is empty"]),
         (["out=taken"], ["out=taken holds notes.txt"]),
         (["out=taken/notes.txt"], ["is a file"]),

@@ -1,0 +1,36 @@
+"""Options of the user's own that name nothing, or something else: rejected before any training."""
+
+import pytest
+
+from diffusion_lab import compose_config, train
+from diffusion_lab.errors import UserError
+from tests.conftest import RUN
+
+WORDS = [word for word in RUN if not word.startswith(("network", "sampler", "callbacks"))]
+
+
+@pytest.mark.parametrize(
+    ("group", "content", "told"),
+    [
+        ("network", "width: 8", "network names no class: its YAML file needs a line such as _targ"),
+        ("sampler", "num_steps: 2", "sampler names no class"),
+        ("prediction", "a: 1", "prediction names no class"),
+        ("network", "_target_: diffusion_lab.diffusion.Flow", "a Flow is no Module"),
+        ("weighting", "_target_: diffusion_lab.diffusion.Flow", "a Flow is no Weighting"),
+        ("sampler", "_target_: diffusion_lab.diffusion.Flow", "gives a Flow: expected a diffus"),
+        (
+            "callbacks",
+            "mine: {_target_: diffusion_lab.diffusion.Flow}",
+            "callbacks: diffusion_lab.diffusion.prediction.Flow is no lightning.Callback",
+        ),
+    ],
+)
+def test_an_option_that_is_no_such_part(group, content, told, tmp_path, monkeypatch):
+    folder = tmp_path / "configs" / group
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(f"{content}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=told) as error:
+        train(compose_config([*WORDS, f"{group}=mine"], tmp_path / "run"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
