@@ -116,7 +116,7 @@ def test_the_rest_of_the_page_runs(mine, folder):
     for words in COMMANDS[1:]:
         last_line(run(words, folder, DIFFUSION_LAB_TRUST=TRUST))
     tradeoff = next((mine / "tradeoff").glob("*/tradeoff.json"))
-    assert list(json.loads(tradeoff.read_text())["scores"]) == ["mine 2", "heun 2"]
+    assert list(json.loads(tradeoff.read_text())["scores"]) == ["mine 2", "my_euler 2", "heun 2"]
     student = json.loads((folder / "logs" / "student" / "metrics.json").read_text())
     assert student["status"] == "finished" and student["data"]["num_val"] == 40
     ladder = next((folder / "logs" / "ladders").glob("*/ladder.json"))
