@@ -1,1 +1,1 @@
-"""The commands: each one file, or one folder whose command.py is its entry."""
+"""The commands. Each is one file, or one folder with its entry point in command.py."""

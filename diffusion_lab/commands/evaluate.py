@@ -1,4 +1,4 @@
-"""Scores of the images that a run draws, beside those of real images."""
+"""scripts/evaluate.py: score the samples of a run, next to equally many real images."""
 
 import logging
 from functools import partial
@@ -31,7 +31,7 @@ from diffusion_lab.system.precision import check_precision, chosen_precision
 log = logging.getLogger(__name__)
 NUM_SAMPLES = 10_000
 SEEDS = 3
-_OF_DRAWING = (
+_SAMPLING_OPTIONS = (
     "checkpoint",
     "weights",
     "trust",
@@ -44,26 +44,26 @@ _OF_DRAWING = (
     "accelerator",
     "precision",
 )
-"""What images that are drawn already have no use for."""
+"""Options that are rejected with images=, whose samples exist already."""
 
 
 def evaluate(cfg: DictConfig) -> Evaluation:
-    """Score the images of each seed, drawn or read; leave evaluation.json and samples.png.
+    """Score the images of each seed, sampled or read; write evaluation.json and samples.png.
 
-    Raises UserError for a mistake in the configuration, before anything is drawn or written.
+    Raises UserError for a mistake in the configuration, before anything is sampled or written.
     """
     validate(cfg, EvaluateConfig)
     check_precision(cfg.precision)
     if bool(cfg.run) == bool(cfg.images):
         raise UserError(
-            "give one of run=logs/runs/<name>, a run folder, and images=<samples.npz>, images "
-            "that were drawn before"
+            "expected one of run= and images=: type run=logs/runs/<name> to sample from a run, or "
+            "images=<samples.npz> to score existing samples"
         )
-    return _drawn(cfg) if cfg.run else _read(cfg)
+    return _evaluate_run(cfg) if cfg.run else _evaluate_files(cfg)
 
 
-def _drawn(cfg: DictConfig) -> Evaluation:
-    """Of a run."""
+def _evaluate_run(cfg: DictConfig) -> Evaluation:
+    """Sample from the run `cfg.run` with each seed and score the images."""
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     seeds = read_seeds(SEEDS if plain["seeds"] is None else plain["seeds"])
     n = NUM_SAMPLES if cfg.num_samples is None else cfg.num_samples
@@ -107,45 +107,50 @@ def _drawn(cfg: DictConfig) -> Evaluation:
         for seed in seeds
     ]
     line = (
-        f"drawing {times(n, 'image')} for each of {times(len(seeds), 'seed')} by "
+        f"sampling {times(n, 'image')} for each of {times(len(seeds), 'seed')} with "
         f"{sampler_word(config)} in "
-        f"{times(sampler.num_steps, 'step')}, then scoring them by {scorer.extractor.name}"
+        f"{times(sampler.num_steps, 'step')}, then scoring them with {scorer.extractor.name}"
     )
     with planned_work(line, len(seeds) * n * sampler.num_steps):
         return score_sets(scorer, draws, about, out)
 
 
 def _interval(conditioning: Conditioning) -> list[float] | None:
-    """As it is recorded: None for all noise levels."""
+    """The guidance interval for the record: None for all noise levels."""
     return None if conditioning.interval == EVERYWHERE else list(conditioning.interval)
 
 
-def _read(cfg: DictConfig) -> Evaluation:
-    """Of files: each stands for a seed."""
+def _evaluate_files(cfg: DictConfig) -> Evaluation:
+    """Score the images in the files `cfg.images`, one file for each seed."""
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    given = [name for name in _OF_DRAWING if plain[name] != getattr(EvaluateConfig(), name)]
+    given = [name for name in _SAMPLING_OPTIONS if plain[name] != getattr(EvaluateConfig(), name)]
     given += ["sampler"] if any(value is not None for value in plain["sampler"].values()) else []
     if given:
-        raise UserError(f"{given[0]}= goes with run=: the images= are drawn already")
+        raise UserError(
+            f"{given[0]}= has no effect on images=, which are sampled already: leave it out"
+        )
     if cfg.extractor is None:
-        raise UserError("images= does not say of what: name the extractor, extractor=mnist_v1")
+        raise UserError(
+            "images= needs extractor=, as the files do not name their data set: type "
+            "extractor=mnist_v1"
+        )
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
     sets = [read_samples(file, cfg.num_samples) for file in files]
     if len({images.shape for images, _ in sets}) > 1 or len({a is None for _, a in sets}) > 1:
         shapes = [tuple(images.shape) for images, _ in sets]
         raise UserError(
-            f"images= differ, {shapes}: expected as many of one size in each file, with labels in "
-            "all or in none"
+            f"images=: the files hold arrays of shapes {shapes}: expected the same shape in every "
+            "file, with labels in all files or in none"
         )
     images = sets[0][0]
     if len(images) < 2:
-        raise UserError(f"{files[0]} holds {len(images)} images: expected at least 2 to compare")
+        raise UserError(f"images={files[0]} holds {len(images)} images: expected at least 2")
     extractor = load_extractor(cfg.extractor)
     for each, _ in sets:
-        extractor.fit(each)  # or refuse them
+        extractor.fit(each)  # raises UserError for images that the extractor cannot take
     scorer = ImageScorer(extractor, load_reference(extractor))
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
     draws = [partial(SampleSet, images, asked) for images, asked in sets]
-    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} by {extractor.name}")
+    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with {extractor.name}")
     return score_sets(scorer, draws, about, out)

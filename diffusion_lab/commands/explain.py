@@ -1,4 +1,4 @@
-"""What a combination of parts means, in one page."""
+"""scripts/explain.py: describe a training configuration on one page, without training."""
 
 import logging
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Explanation:
-    """A page, and where it and its picture lie."""
+    """The text of explanation.md and the folder it was written to."""
 
     page: str
     out: Path
 
     @property
     def lines(self) -> list[str]:
-        """What is printed."""
+        """The lines to print."""
         return [self.page]
 
 
@@ -48,14 +48,14 @@ def explain(cfg: DictConfig) -> Explanation:
     own = build(cfg.sampler)
     own.check(module.noise_schedule)
     conditioning = check_guidance(cfg, module)
-    data: ImageDataModule = build(cfg.data)  # refuses what no training would take; loads nothing
+    data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
     shape = data.image_shape
     figure = cost(module, shape, cfg.data.batch_size)
     fits, refused = [], []
     for word in words("sampler"):
         try:
             reason = refusal(make_sampler(word), module.noise_schedule)
-        except UserError as error:  # of the user's own folder
+        except UserError as error:  # a broken sampler in the user's own folder
             reason = str(error)
         fits.append(word) if reason is None else refused.append(f"- {word}: {reason}")
     schedule = module.noise_schedule
@@ -69,28 +69,28 @@ def explain(cfg: DictConfig) -> Explanation:
         "weighting": _doc(module.weighting),
         "noise levels": _doc(module.time_sampling),
         "sampler": f"{_doc(own)} {planned(config['sampler'], own, [conditioning], module, shape)}",
-        "samplers that fit": ", ".join(fits),
+        "compatible samplers": ", ".join(fits),
         "parameters": f"{figure['parameters']:,}",
-        "FLOPs per image": f"{figure['flops']:,} forward, about three times that in training",
-        "training here": f"{speed:,.0f} images a second, by the best of 3 steps of "
-        f"{cfg.data.batch_size} images in float32 ({figure['step_seconds']:.3f} s)",
-        "what training makes of the x0 loss": "weighting.png, by log-SNR",
+        "FLOPs per image": f"{figure['flops']:,} forward, about three times as many in training",
+        "training speed here": f"{speed:,.0f} images per second (fastest of 3 float32 steps of "
+        f"{cfg.data.batch_size} images, {figure['step_seconds']:.3f} s)",
+        "implied weighting of the x0 loss": "weighting.png, by log-SNR",
     }
     title = f"{type(module.network).__name__}, {module.prediction.name} on "
     page = f"# {title}{type(schedule).__name__}\n\n"
     page += "\n".join(f"- {name}: {fact}" for name, fact in facts.items()) + "\n"
     if refused:
-        page += "\nSamplers that do not fit:\n" + "\n".join(refused) + "\n"
+        page += "\nIncompatible samplers:\n" + "\n".join(refused) + "\n"
     out = Path(cfg.paths.output_dir).absolute()
     implied = implied_weighting(module.time_sampling, schedule, module.weighting, module.prediction)
-    low, high = log_snr_range(module.time_sampling, schedule)  # beyond it weights go to 0 or inf
+    low, high = log_snr_range(module.time_sampling, schedule)  # outside, weights go to 0 or inf
     seen = (low <= implied.log_snr) & (implied.log_snr <= high)
     level, weight = implied.log_snr[seen], implied.on_x0[seen]
     plot = {
-        "noise levels drawn": (level, implied.density[seen]),
+        "density of training noise levels": (level, implied.density[seen]),
         "implied weight of |x0 - x0_hat|^2": (level, weight / np.trapezoid(weight, level)),
     }
-    xlabel = "log-SNR, noise on the left"
+    xlabel = "log-SNR (pure noise on the left)"
     figures.save_figure(figures.line_plot(plot, xlabel=xlabel), out / "weighting.png")
     (out / "explanation.md").write_text(page)
     return Explanation(page, out)

@@ -1,4 +1,4 @@
-"""A trained run as a pipeline folder, with a model card, an ONNX file and a place on the Hub."""
+"""scripts/export.py: write a run as a diffusers pipeline folder, and push it to the Hub."""
 
 import json
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ from diffusion_lab.system.atomic import new_folder
 
 @dataclass
 class Exported:
-    """What an export left."""
+    """Result of an export."""
 
     out: Path
     """The pipeline folder."""
     pipeline: str
-    """The name of the pipeline's class."""
+    """Class name of the pipeline."""
     sampler: str
-    """What to type to draw the same by scripts/sample.py."""
+    """Options with which scripts/sample.py gives the same images."""
     onnx_difference: float | None
-    """Of denoiser.onnx from torch, at most."""
+    """Largest absolute difference between denoiser.onnx and torch; None without onnx=true."""
     url: str | None
-    """Of the repository it was pushed to."""
+    """URL of the Hub repository; None if nothing was pushed."""
 
     @property
     def lines(self) -> list[str]:
-        """What is printed."""
+        """The lines to print."""
         pushed = [] if self.url is None else [self.url]
-        return [f"{self.pipeline}, draws as {self.sampler}", *pushed]
+        return [f"{self.pipeline}, samples as {self.sampler}", *pushed]
 
 
 def export(cfg: DictConfig) -> Exported:
-    """Write a run's pipeline folder, whole or not at all, and push it if asked to.
+    """Write a run's pipeline folder, whole or not at all, and push it with push=.
 
     Raises UserError for a mistake in the configuration before anything is written.
     """
@@ -57,8 +57,9 @@ def export(cfg: DictConfig) -> Exported:
     planned = plan_export(run.module, sampler, run.value_range, run.image_shape, run.conditioning())
     if "_target_" in cfg.sampler and not planned.exact:
         raise UserError(
-            f"{sampler.name} with {sampler.num_steps} steps has no pipeline for this run: "
-            "leave it out, or take sampler=ddim or ddpm on a path from betas, else blend or heun"
+            f"sampler={sampler.name} with {sampler.num_steps} steps has no diffusers pipeline for "
+            "this run: leave it out, or type sampler=ddim or sampler=ddpm for a VP schedule, "
+            "sampler=blend or sampler=heun for any other"
         )
 
     out = Path(cfg.out).expanduser().absolute()
@@ -83,12 +84,14 @@ def export(cfg: DictConfig) -> Exported:
     try:
         url = None if hub is None else hub.upload(out)
     except UserError as error:
-        raise UserError(f"{error}; the folder is whole: hf upload {cfg.push} {out}") from error
+        raise UserError(
+            f"{error}; the folder itself is complete: type hf upload {cfg.push} {out}"
+        ) from error
     return Exported(out, type(planned.pipeline).__name__, sampler_words(planned), difference, url)
 
 
 def _record(run_dir: Path) -> dict[str, Any]:
-    """The run's metrics.json; empty where there is none to be read."""
+    """The run's metrics.json; {} if it is missing or damaged."""
     try:
         record = json.loads((run_dir / "metrics.json").read_text())
     except (OSError, ValueError):

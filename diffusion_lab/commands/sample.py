@@ -1,4 +1,4 @@
-"""Images from a trained run, and the pictures of how they came about."""
+"""scripts/sample.py: sample images from a trained run, with figures of the sampling."""
 
 import time
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ from diffusion_lab.system.precision import check_precision, chosen_precision
 
 @dataclass
 class Samples:
-    """What was drawn."""
+    """Result of sample.py."""
 
     images: Tensor
-    """uint8, (N, C, H, W), on the CPU; with several guidance scales one lot after the other."""
+    """uint8, (N, C, H, W), on the CPU; grouped by guidance scale if there are several."""
     labels: Tensor | None
-    """The class, or cluster, of each, (N,); None for images without."""
+    """Class or cluster of each image, (N,); None for unconditional samples."""
     out: Path
-    """The folder with the pictures and samples.npz."""
+    """The folder with the figures and samples.npz."""
     lines: tuple[str, ...] = ()
-    """What is printed."""
+    """The lines to print."""
 
 
 def sample(cfg: DictConfig) -> Samples:
-    """Draw `num_samples` images a guidance scale; leave pictures of them and samples.npz.
+    """Sample `num_samples` images for each guidance scale; write figures and samples.npz.
 
-    Raises UserError for a mistake in the configuration, before anything is drawn or written.
+    Raises UserError for a mistake in the configuration, before anything is sampled or written.
     """
     validate(cfg, SampleConfig)
     check_precision(cfg.precision)
@@ -48,8 +48,9 @@ def sample(cfg: DictConfig) -> Samples:
     conditionings = read_conditionings(cfg, run)
     if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:
         raise UserError(
-            f"labels={cfg.labels} are {len(cfg.labels)} classes for num_samples={cfg.num_samples} "
-            "images: raise num_samples="
+            f"labels={cfg.labels} names {len(cfg.labels)} classes but num_samples="
+            f"{cfg.num_samples}: expected at least one image for each; type "
+            f"num_samples={len(cfg.labels)}"
         )
     device = choose_device(cfg.accelerator)
     run.module.to(device)
@@ -60,7 +61,7 @@ def sample(cfg: DictConfig) -> Samples:
     began = time.perf_counter()
     line = work_line(cfg.num_samples, config, sampler, len(conditionings))
     with planned_work(line, len(conditionings) * cfg.num_samples * sampler.num_steps):
-        drawn = [
+        sampled = [
             run.sample_with_steps(
                 cfg.num_samples,
                 sampler,
@@ -72,19 +73,19 @@ def sample(cfg: DictConfig) -> Samples:
             for conditioning in conditionings
         ]
     seconds = time.perf_counter() - began
-    lots, walks = [images for images, _ in drawn], [walk for _, walk in drawn]
+    by_scale, steps = [images for images, _ in sampled], [steps for _, steps in sampled]
     labels, scales = (
         conditionings[0].labels_of(0, cfg.num_samples),
         [g.guidance_scale for g in conditionings],
     )
     schedule, value_range = run.module.noise_schedule, run.value_range
     nrow = grid_columns(len(conditionings[0].labels))
-    write_figures(out, lots[0], walks[0], schedule, value_range, cfg.trajectory_steps, nrow)
-    arrays: dict[str, Tensor] = {"images": torch.cat(lots)}
+    write_figures(out, by_scale[0], steps[0], schedule, value_range, cfg.trajectory_steps, nrow)
+    arrays: dict[str, Tensor] = {"images": torch.cat(by_scale)}
     if labels is not None:
         kind = "cluster" if run.has_clusters else "class"
-        write_guidance_figure(out / "guidance.png", lots, conditionings[0].labels, scales, kind)
-        # evaluate.py holds labels against what a classifier sees
+        write_guidance_figure(out / "guidance.png", by_scale, conditionings[0].labels, scales, kind)
+        # evaluate.py compares "labels" with a classifier's predictions, which clusters have none of
         arrays["clusters" if run.has_clusters else "labels"] = labels.repeat(len(conditionings))
     if len(conditionings) > 1:
         arrays["guidance_scale"] = torch.tensor(scales).repeat_interleave(cfg.num_samples)
@@ -112,15 +113,18 @@ def sample(cfg: DictConfig) -> Samples:
 
 
 def _open(cfg: DictConfig) -> Run:
-    """The run or the diffusers pipeline that is to be drawn from."""
+    """Load the run of run= or the diffusers pipeline of pipeline=."""
     if bool(cfg.run) == bool(cfg.pipeline):
         raise UserError(
-            "give one of run=logs/runs/<name>, a run folder, and pipeline=<folder>, a diffusers "
-            "pipeline"
+            "expected one of run= and pipeline=: type run=logs/runs/<name>, or pipeline=<folder> "
+            "for a diffusers pipeline"
         )
     if cfg.run:
         return open_run(cfg)
     for name, default in (("weights", None), ("autoguidance", None), ("checkpoint", "last")):
         if cfg[name] != default:
-            raise UserError(f"{name}={cfg[name]} goes with run=, a pipeline folder has one network")
+            raise UserError(
+                f"{name}={cfg[name]} works with run= only: a pipeline folder holds one set of "
+                "weights; leave it out"
+            )
     return load_pipeline(cfg.pipeline)

@@ -1,4 +1,4 @@
-"""scripts/train.py: train, or run a step of a diverged run again."""
+"""scripts/train.py: train, or replay the step at which a run diverged."""
 
 import gc
 import logging
@@ -24,18 +24,20 @@ log = logging.getLogger(__name__)
 def run_job(
     cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = None
 ) -> float | None:
-    """The task of scripts/train.py: train, print a table and the run folder.
+    """Train; print the table of metrics and the run folder.
 
-    Returns the monitored metric for a sweeper, None where it was not measured.
+    Returns the monitored metric, which a Hydra sweeper may minimise; None if it was not measured.
     """
     if Path(cfg.paths.output_dir) != Path(HydraConfig.get().runtime.output_dir):
-        raise UserError("paths.output_dir follows the run: choose a folder with hydra.run.dir=")
+        raise UserError(
+            "paths.output_dir= cannot be set, it is the run folder: type hydra.run.dir=<folder>"
+        )
     began = time.perf_counter()
     result = train(cfg, resume, trust)
     say(summary(result.metrics, result.trainer, time.perf_counter() - began))
     value = result.metrics.get(cfg.monitor)
     rank_zero_only(print)(result.run_dir)
-    # the jobs of a sweep share this process: leave no model behind in it
+    # the jobs of a sweep share this process: free the memory of this job's model
     del result
     gc.collect()
     if torch.cuda.is_available():
@@ -43,17 +45,18 @@ def run_job(
     return value
 
 
-_OWN_WORDS = ("debug=", "replay=", "trust=", "paths.log_dir=", "hydra")
+_REPLAY_OPTIONS = ("debug=", "replay=", "trust=", "paths.log_dir=", "hydra")
 
 
 def replay_job(cfg: DictConfig) -> None:
-    """The task of `scripts/train.py debug=replay`: print what was seen and leave replay.json."""
+    """Replay the step in an anomaly.pt (debug=replay); print its numbers, write replay.json."""
     if OmegaConf.is_missing(cfg, "replay") or not cfg.replay:
         raise UserError("replay= is missing: type debug=replay replay=<run folder>/anomaly.pt")
-    idle = [word for word in cfg.command.overrides if not word.lstrip("+~").startswith(_OWN_WORDS)]
+    given = cfg.command.overrides
+    idle = [word for word in given if not word.lstrip("+~").startswith(_REPLAY_OPTIONS)]
     if idle:
         raise UserError(
-            f"debug=replay takes everything but replay= and trust= from the file: leave out "
+            "debug=replay accepts replay= and trust= only, all else comes from the file: leave out "
             f"{' '.join(idle)}"
         )
     seen = replay(cfg.replay, cfg.trust)
@@ -61,17 +64,18 @@ def replay_job(cfg: DictConfig) -> None:
     name, value = seen.largest_gradient
     for index, loss in zip(seen.indices, seen.losses, strict=True):
         log.info("train:%d  loss %.9g", index, loss)
-    log.info("the run said: %s", seen.message)
-    log.info("loss %.9g, %s", seen.loss, "as in the run" if seen.same else "another than the run's")
-    log.info("first not finite: %s", seen.first or "nothing")
+    log.info("message of the run: %s", seen.message)
+    same = "as in the run" if seen.same else "unlike the run's"
+    log.info("loss %.9g, %s", seen.loss, same)
+    log.info("first non-finite value: %s", seen.first or "none")
     log.info("largest gradient: %g in %s", value, name)
-    log.info("gradients not finite: %s", ", ".join(seen.gradients) or "none")
+    log.info("non-finite gradients: %s", ", ".join(seen.gradients) or "none")
     write_json(out / "replay.json", _as_text(vars(seen)))
     print(out)
 
 
 def _as_text(value: Any) -> Any:
-    """The same with "nan", "inf" and "-inf" for the numbers that JSON has no word for."""
+    """Copy a value with "nan", "inf" and "-inf" as text, since JSON has no such numbers."""
     if isinstance(value, Mapping):
         return {k: _as_text(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

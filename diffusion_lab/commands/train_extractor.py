@@ -1,4 +1,4 @@
-"""The training of the network that judges images, and the folder that keeps it."""
+"""scripts/train_extractor.py: train a feature extractor for the metrics and save it."""
 
 import hashlib
 import logging
@@ -37,28 +37,28 @@ PACKAGES = ("diffusion-lab", "torch", "numpy", "safetensors")
 
 @dataclass
 class TrainedFolder:
-    """What a training left."""
+    """Result of an extractor's training."""
 
     out: Path
     """The folder: <version>.safetensors, <version>.json, <version>.reference.safetensors."""
     record: dict[str, Any]
-    """The content of the json."""
+    """The content of <version>.json."""
 
     @property
     def lines(self) -> list[str]:
-        """What is printed."""
+        """The lines to print."""
         accuracy = self.record["accuracy"]
         return [
-            f"{split.replace('_', '-')} images: {found['errors']} of {found['images']} misjudged, "
-            f"{100 - 100 * found['errors'] / found['images']:.2f} % right"
-            for split, found in accuracy.items()
+            f"{split.replace('_', '-')} images: {counts['errors']} of {counts['images']} "
+            f"misclassified, accuracy {100 - 100 * counts['errors'] / counts['images']:.2f} %"
+            for split, counts in accuracy.items()
         ] + [f"{self.record['parameters']} parameters, {self.record['seconds']:.0f} s"]
 
 
 def train_extractor(cfg: DictConfig) -> TrainedFolder:
-    """Train a classifier, look at the real images with it and leave both in a new folder.
+    """Train a classifier; write its weights and the real images' features to a new folder.
 
-    Raises UserError for a mistake in the configuration before anything is done or written.
+    Raises UserError for a mistake in the configuration, before anything is trained or written.
     """
     validate(cfg, TrainExtractorConfig)
     _check_version(cfg)
@@ -73,8 +73,8 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     data = ImageDataModule(**settings.pop("data"))
     if data.val_size < 2:
         raise UserError(
-            f"data.val_size={data.val_size}: held-out images choose the epoch and are the floor "
-            "of the scores, give 2 at least"
+            f"data.val_size={data.val_size}: expected at least 2; held-out images choose the best "
+            "epoch and give the real-data baseline of the scores"
         )
     out, commit = Path(cfg.out).expanduser().absolute(), git_commit()
     with new_folder(out) as part:
@@ -88,7 +88,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
         with tqdm(total=training.max_epochs, unit="epoch") as bar:
 
             def progress(epoch: int, loss: float, errors: int) -> None:
-                bar.set_postfix_str(f"loss {loss:.4f}, {errors} held-out images misjudged")
+                bar.set_postfix_str(f"loss {loss:.4f}, {errors} held-out images misclassified")
                 bar.update()
 
             network = training(train, held_out, data.num_classes, device, progress)
@@ -135,13 +135,13 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
 
 def _check_version(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "version"):
-        raise UserError("version= is missing: give the extractor a new name, version=mnist_v2")
+        raise UserError("version= is missing: type a new name, version=mnist_v2")
     if not re.fullmatch(r"\w[\w.-]*", cfg.version):
         raise UserError(f"version={cfg.version}: expected a name such as mnist_v2")
     if cfg.version in (*shipped_versions(), INCEPTION):
         raise UserError(
-            f"version={cfg.version} exists: scores by another network do not compare with its "
-            f"own, give a new name such as version={cfg.version.rstrip('0123456789')}2"
+            f"version={cfg.version} exists already: scores of different extractors are not "
+            f"comparable; type a new name, version={cfg.version.rstrip('0123456789')}2"
         )
 
 

@@ -131,7 +131,7 @@ def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["give one of run="]),
+        ([], ["expected one of run= and pipeline=", "run=logs/runs/<name>"]),
         (["run=nowhere"], ["run=nowhere is no folder"]),
         (["run=."], ["no checkpoints/last.ckpt"]),
         (["run={run}", "checkpoint=first"], ["best and last"]),
@@ -144,7 +144,7 @@ def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
         (["run={run}", "sampler=ddpm", "+sampler.variance_type=fixed_large_log"], ["fixed_large"]),
         (["run={run}", "sampler=dpm_solver", "sampler.solver_order=4"], ["from 1 to 3"]),
         (["run={run}", "sampler=flow_euler", "+sampler.stochastic_sampling=true"], ["reverse_sde"]),
-        (["run="], ["give one of run="]),
+        (["run="], ["expected one of run= and pipeline=", "run=logs/runs/<name>"]),
         (["run={run}", "model=ddpm"], ["model"]),
         (["run={run}", "sampler=ddim", "sampler.eta=-3"], ["from 0 to 1"]),
         (["run={run}", "out=/proc/nowhere"], ["out=/proc/nowhere"]),

@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: the figures are those of the images that sample.py draws."""
+"""scripts/evaluate.py: its scores are those of the images that sample.py writes."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ def evaluated(runs, bars, tmp_path_factory):
     return last_line(process), process.stdout
 
 
-def test_it_leaves_its_record_and_a_picture_and_prints_a_table(evaluated, runs):
+def test_writes_a_record_and_a_figure_and_prints_a_table(evaluated, runs):
     folder, out = evaluated
     assert folder.parent == runs["conditional"] / "evaluation"
     assert sorted(p.name for p in folder.iterdir()) == ["evaluation.json", "samples.png"]
@@ -49,7 +49,7 @@ def test_it_leaves_its_record_and_a_picture_and_prints_a_table(evaluated, runs):
         assert f"\n{title}  " in out
 
 
-def test_the_figures_are_those_of_the_samples_of_each_seed(evaluated, runs, bars):
+def test_scores_are_those_of_the_samples_of_each_seed(evaluated, runs, bars):
     found = json.loads((evaluated[0] / "evaluation.json").read_text())
     run, extractor = load_run(runs["conditional"]), load_extractor(str(bars))
     scorer = FeatureScorer(load_reference(extractor))
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_samples_of_each_seed(evaluated, runs, bars
     assert found["floor"]["fid"]["mean"] == pytest.approx(np.mean(real))
 
 
-def test_the_record_says_what_was_measured_how(evaluated, runs, bars):
+def test_record_holds_all_settings_of_the_evaluation(evaluated, runs, bars):
     found = json.loads((evaluated[0] / "evaluation.json").read_text())
     extractor = load_extractor(str(bars))
     assert found["extractor"] == {"name": "bars_v1", "sha256": extractor.sha256}
@@ -77,8 +77,8 @@ def test_the_record_says_what_was_measured_how(evaluated, runs, bars):
     assert found["seconds"].keys() == {"sampling", "features", "metrics", "floor"}
 
 
-def test_network_calls_are_counted_in_the_network(typed, runs, bars):
-    """Heun of n steps calls 2 n - 1 times, guidance doubles that."""
+def test_nfe_is_counted_in_the_network(typed, runs, bars):
+    """Heun with n steps has NFE 2 n - 1, guidance doubles it."""
     words = ("sampler=heun", "sampler.num_steps=3", "guidance_scale=2")
     code, out, err = typed(
         "evaluate", f"run={runs['conditional']}", f"extractor={bars}", *SMALL, *words
@@ -87,8 +87,8 @@ def test_network_calls_are_counted_in_the_network(typed, runs, bars):
     assert record(out)["num_calls"] == 2 * (2 * 3 - 1)
 
 
-def test_files_score_like_the_run_that_drew_them(typed, runs, bars, evaluated, tmp_path):
-    drawn = []
+def test_files_score_like_the_run_they_were_sampled_from(typed, runs, bars, evaluated, tmp_path):
+    files = []
     for seed in (0, 1):
         code, _, err = typed(
             "sample",
@@ -99,12 +99,12 @@ def test_files_score_like_the_run_that_drew_them(typed, runs, bars, evaluated, t
             f"out={tmp_path / str(seed)}",
         )
         assert code == 0, err
-        drawn.append(str(tmp_path / str(seed) / "samples.npz"))
-    code, out, err = typed("evaluate", f"images={','.join(drawn)}", f"extractor={bars}")
+        files.append(str(tmp_path / str(seed) / "samples.npz"))
+    code, out, err = typed("evaluate", f"images={','.join(files)}", f"extractor={bars}")
     assert code == 0, err
     ours, theirs = record(out), json.loads((evaluated[0] / "evaluation.json").read_text())
     assert ours["summary"] == theirs["summary"]
-    assert ours["seeds"] == drawn and ours["num_calls"] is None
+    assert ours["seeds"] == files and ours["num_calls"] is None
 
 
 def test_one_seed_has_no_spread(typed, runs, bars):
@@ -124,7 +124,7 @@ def save(path, images, **more):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["run=", "images="]),
+        ([], ["expected one of run= and images=", "run=logs/runs/<name>"]),
         (["num_samples=1"], ["num_samples=1", "at least 2"]),
         (["batch_size=0"], ["batch_size=0"]),
         (["seeds=0"], ["seeds=0", "seeds=3"]),
@@ -140,7 +140,7 @@ def save(path, images, **more):
         (["+speed=3"], ["speed is unknown"]),
     ],
 )
-def test_mistakes_of_a_run_are_one_line_before_anything_is_drawn(
+def test_mistakes_about_a_run_give_one_line_before_sampling(
     typed, runs, bars, tmp_path, arguments, words
 ):
     given = [f"run={runs['conditional']}", f"extractor={bars}"] if arguments else []
@@ -174,13 +174,13 @@ def test_a_run_without_an_average_has_no_ema_weights(typed, bars, tmp_path):
         (np.full((80, 1, 28, 28), 9, np.uint8), {"guidance_scale": np.ones(80)}, ["guidance"]),
     ],
 )
-def test_images_that_cannot_be_scored_are_one_line(typed, bars, tmp_path, images, more, words):
+def test_images_that_cannot_be_scored_give_one_line(typed, bars, tmp_path, images, more, words):
     file = save(tmp_path / "images.npz", images, **more)
     assert_refused(typed("evaluate", f"images={file}", f"extractor={bars}"), *words)
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_mistakes_about_files_are_one_line(typed, bars, tmp_path):
+def test_mistakes_about_files_give_one_line(typed, bars, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (80, 1, 28, 28), dtype=np.uint8)
     file = save(tmp_path / "images.npz", images)
     fewer = save(tmp_path / "fewer.npz", images[:70])
@@ -190,13 +190,13 @@ def test_mistakes_about_files_are_one_line(typed, bars, tmp_path):
     text.write_text("no arrays")
     given = f"extractor={bars}"
     for arguments, words in {
-        (f"images={file}",): ["name the extractor"],
+        (f"images={file}",): ["images= needs extractor=", "extractor=mnist_v1"],
         (f"images={tmp_path}/none.npz", given): ["No such file"],
         (f"images={other}", given): ["pictures", "images"],
         (f"images={text}", given): ["cannot be read"],
-        (f"images={file},{fewer}", given): ["differ"],
+        (f"images={file},{fewer}", given): ["same shape in every file"],
         (f"images={file}", "num_samples=81", given): ["num_samples=81", "80"],
-        (f"images={file}", "labels=all", given): ["labels="],
+        (f"images={file}", "labels=all", given): ["labels= has no effect on images="],
         (f"images={file}", "sampler=heun", given): ["sampler="],
         (f"images={file}", "seeds=3", given): ["seeds="],
         (f"images={file}", "guidance_scale=2", given): ["guidance_scale="],
@@ -206,7 +206,7 @@ def test_mistakes_about_files_are_one_line(typed, bars, tmp_path):
         assert_refused(typed("evaluate", *arguments), *words)
 
 
-def test_an_image_that_is_not_finite_is_refused_and_not_drawn_black(runs, monkeypatch):
+def test_a_non_finite_image_is_an_error_and_not_saved_as_black(runs, monkeypatch):
     run = load_run(runs["stock"])
     denoise = run.module.denoise
 
@@ -229,7 +229,7 @@ def test_an_image_that_is_not_finite_is_refused_and_not_drawn_black(runs, monkey
 
 
 def test_the_border_of_padded_images_is_cut_off(runs, bars):
-    """data.image_size=32 pads with black; what a poor model draws there is not looked at."""
+    """data.image_size=32 pads with black; a poor model's pixels in the border are not scored."""
     run, extractor = load_run(runs["stock"]), load_extractor(str(bars))
     images = torch.randint(0, 256, (80, 1, 28, 28), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)

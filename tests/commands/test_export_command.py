@@ -1,4 +1,4 @@
-"""What an export leaves alone, what it refuses, and which weights it takes."""
+"""scripts/export.py: side effects on a training, rejected options, and the exported weights."""
 
 import json
 
@@ -47,7 +47,7 @@ def steps_of_training(tmp_path, exports):
     return module, torch.get_rng_state(), flags
 
 
-def test_an_export_in_the_middle_leaves_training_untouched(tmp_path):
+def test_an_export_during_training_does_not_change_it(tmp_path):
     plain, random, flags = steps_of_training(tmp_path, exports=False)
     interrupted, *same = steps_of_training(tmp_path, exports=True)
     assert torch.equal(same[0], random) and same[1] == flags
@@ -80,9 +80,9 @@ def test_a_compiled_network_exports_without_prefixes(tmp_path, network):
     assert index == json.loads((tmp_path / "plain" / "model_index.json").read_text())
 
 
-def test_what_has_no_counterpart_is_named(tmp_path):
+def test_the_error_names_a_part_without_a_diffusers_counterpart(tmp_path):
     class OwnPath(StraightPath):
-        """Still a straight path, as far as anybody can tell."""
+        """A subclass that changes nothing: still a straight path."""
 
     class Another(NoiseSchedule):
         alpha = sigma = at = time_at_noise_ratio = timesteps = network_time = None
@@ -106,7 +106,7 @@ def test_what_has_no_counterpart_is_named(tmp_path):
     export_pipeline(DiffusionModule(fast(), OwnPath(), Flow()), tmp_path / "out", *parts)
 
 
-def test_a_folder_is_new_and_whole_or_not_there(tmp_path):
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     def interrupted():
         with new_folder(tmp_path / "out") as part:
             (part / "half").touch()
@@ -142,7 +142,7 @@ def test_a_folder_is_new_and_whole_or_not_there(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_export_refuses(typed, runs, tmp_path, arguments, words):
+def test_export_rejects_bad_input(typed, runs, tmp_path, arguments, words):
     before = sorted(runs["stock"].rglob("*"))
     contents = (runs["stock"] / "metrics.json").read_bytes()
     assert_refused(typed("export", *(a.format(run=runs["stock"]) for a in arguments)), *words)
@@ -172,7 +172,7 @@ def test_the_averaged_weights_are_the_default(runs, tmp_path):
     assert not torch.equal(kept["ema"][name], kept["raw"][name])
 
 
-def test_a_stock_export_can_be_sampled_from_like_the_run(runs, tmp_path):
+def test_an_export_samples_the_same_images_as_the_run(runs, tmp_path):
     export(config(run=str(runs["stock"]), out=str(tmp_path / "out")))
     run, back = load_run(runs["stock"]), load_pipeline(tmp_path / "out")
     sampler = run.sampler(num_steps=4)
@@ -180,7 +180,7 @@ def test_a_stock_export_can_be_sampled_from_like_the_run(runs, tmp_path):
     assert (images.int() - again.int()).abs().max() <= 1
 
 
-def test_the_command_ends_with_the_folder(typed, runs, tmp_path):
+def test_the_last_line_is_the_folder(typed, runs, tmp_path):
     for words, pipeline in (([], "DDIMPipeline"), (["sampler=ddpm"], "DDPMPipeline")):
         code, out, err = typed("export", f"run={runs['stock']}", f"out={pipeline}", *words)
         assert code == 0, err

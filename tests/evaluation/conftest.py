@@ -16,5 +16,5 @@ def fake_extractor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [*TINY_EXTRACTOR, "version=fake_v1", "max_epochs=3", "accelerator=cpu"]
     process = forked.run("train_extractor", *words, cwd=folder, CUDA_VISIBLE_DEVICES="")
     assert process.returncode == 0, process.stderr
-    assert "of 60 misjudged" in process.stdout and "of 1000 misjudged" in process.stdout
+    assert "of 60 misclassified" in process.stdout and "of 1000 misclassified" in process.stdout
     return Path(process.stdout.strip().splitlines()[-1])

@@ -81,7 +81,7 @@ def test_explain_describes_the_combination(typed):
     code, out, err = typed("explain", *TINY, "model=flow", "prediction=v_prediction")
     assert code == 0, err
     assert "v_prediction on StraightPath" in out
-    assert "345,412" in out and "samplers that fit: blend, ddim" in out
+    assert "345,412" in out and "compatible samplers: blend, ddim" in out
     folder = out.strip().splitlines()[-1]
     from pathlib import Path
 
