@@ -1,4 +1,4 @@
-"""Images edited by a trained run, and a picture of what became of them."""
+"""scripts/edit.py: edit images with a trained run and write a figure of the results."""
 
 import time
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from diffusion_lab.sampling.progress import planned_work, times
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.output import results_folder, save_arrays, write_json
 
-_SIDE_BY_SIDE = 8  # images in a row of the picture, where the images edited are fewer
+_SIDE_BY_SIDE = 8  # images in a row of the figure, where fewer than that are edited
 _LONGEST_NAME = 20
 
 
 def edit(cfg: DictConfig) -> Edited:
-    """Edit the images given and leave edit.png, edit.npz and edit.json.
+    """Edit the images of images=; write edit.png, edit.npz and edit.json.
 
-    Raises UserError for a mistake in the configuration, before anything is done or written.
+    Raises UserError for a mistake in the configuration, before anything is edited or written.
     """
     check_run(cfg)
     kind = EDITS[cfg.edit]
@@ -34,7 +34,7 @@ def edit(cfg: DictConfig) -> Edited:
     run = open_run(cfg)
     try:
         run.module.noise_schedule.timesteps(cfg.num_steps)
-    except UserError as error:  # says it to a sampler
+    except UserError as error:  # its message names the option of a sampler
         raise UserError(str(error).removeprefix("sampler.")) from error
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     names, pixels = read_images(settings["images"], run, cfg.paths.data_dir)
@@ -66,9 +66,9 @@ def edit(cfg: DictConfig) -> Edited:
 
 
 def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
-    """Rows of what was given and what came of it; of few images the results stand side by side."""
+    """Plot the originals and their results in rows; results of few images stand side by side."""
     rows = {name: row[:SHOWN] for name, row in list(edited.rows.items())[:SHOWN]}
-    if not edited.drawn:
+    if not edited.result_name:
         return figures.labelled_rows(rows)
     results = edited.edited[:SHOWN].float() / 255  # (images, results, C, H, W)
     images, count = results.shape[:2]
@@ -77,7 +77,7 @@ def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
     table = {name: [_filled(image[None], each) for image in row] for name, row in rows.items()}
     for k, part in enumerate(parts[: SHOWN - len(rows)]):
         first, last = k * each + 1, k * each + part.shape[1]
-        name = f"{edited.drawn} {first}" + (f" - {last}" if last > first else "")
+        name = f"{edited.result_name} {first}" + (f" - {last}" if last > first else "")
         table[name] = [_filled(cell, each) for cell in part]
     if each == 1:
         return figures.labelled_rows({name: torch.cat(row) for name, row in table.items()})
@@ -85,7 +85,7 @@ def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
 
 
 def _filled(images: Tensor, count: int) -> Tensor:
-    """Images (N, C, H, W) and as many white ones as make them `count`."""
+    """Pad images (N, C, H, W) with white ones to (count, C, H, W)."""
     return torch.cat([images, images.new_ones(count - len(images), *images.shape[1:])])
 
 

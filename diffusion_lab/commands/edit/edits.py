@@ -1,4 +1,4 @@
-"""The kinds of edits: what each does with images, and what its picture shows."""
+"""The kinds of edits, each with its results and the rows of its figure."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -35,36 +35,39 @@ from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.figures import visible_at
 from diffusion_lab.sampling.progress import advance
 
-SHOWN = 16  # images, pairs of images or rows in the picture
+SHOWN = 16  # images, pairs of images or rows in the figure, at most
 
 
 @dataclass
 class Edited:
-    """What became of N images."""
+    """Results of editing N images."""
 
     original: Tensor
     """uint8, (N, C, H, W), on the CPU."""
     edited: Tensor
-    """uint8, (N, results of one image, C, H, W); of an interpolation N is the number of pairs."""
+    """uint8, (N, results per image, C, H, W); for an interpolation N is the number of pairs."""
     rows: dict[str, Tensor]
-    """The picture: the name of a row and its images in [0, 1], (columns, C, H, W)."""
-    drawn: str = ""
-    """Name of the results in the picture, where there are several; "" where `rows` has them."""
+    """Rows of the figure: name -> images in [0, 1], (columns, C, H, W)."""
+    result_name: str = ""
+    """Row name of the sampled results in the figure; "" if `rows` holds the results already."""
     more: dict[str, Tensor] = field(default_factory=dict)
-    """What else goes into edit.npz."""
+    """Further arrays for edit.npz."""
     measured: dict[str, float] = field(default_factory=dict)
-    """What is printed and recorded."""
+    """Quantities to print and to record in edit.json."""
     out: Path = Path()
     """The folder with edit.png, edit.npz and edit.json."""
 
     @property
     def lines(self) -> list[str]:
-        """What is printed."""
+        """The lines to print."""
         return [f"{name}: {value:.4f}" for name, value in self.measured.items()]
 
 
 class Edit(ABC):
-    """One kind of edit. Made before anything is done or written: mistakes show in __init__."""
+    """One kind of edit.
+
+    `__init__` checks the options and raises UserError, so that no work begins with a mistake.
+    """
 
     schema: type[EditConfig] = EditConfig
 
@@ -78,46 +81,49 @@ class Edit(ABC):
         """Edit the encoded images x0 (N, C, H, W), on the module's device."""
 
     def denoiser(self, first: int, count: int = 1) -> Denoise:
-        """For the classes of results first .. first + count - 1; one goes for any batch."""
+        """Return the denoiser for the classes of results first to first + count - 1.
+
+        With count 1 it takes batches of any size.
+        """
         return self.conditioning.denoiser(self.run.module, first, count)
 
     def unit(self, x: Tensor) -> Tensor:
-        """Values of the network's range as values of a picture, on the CPU."""
+        """Map images from the network's value range to [0, 1], on the CPU."""
         return self.value_range.to_unit(x).cpu()
 
     def reconstruction_error(self, x: Tensor, x0: Tensor) -> dict[str, float]:
-        """How far x is from x0 in the root mean square, pixels in [0, 1]."""
+        """Return the root-mean-square error of x against x0, pixels in [0, 1]."""
         error = (self.unit(x) - self.unit(x0)).square().mean().sqrt().item()
         return {"reconstruction error (RMSE, pixels in [0, 1])": error}
 
 
-class Draw(Edit):
-    """An edit that draws several results of each image; sample j of all begins at noise j."""
+class SampledEdit(Edit):
+    """An edit that samples several results of each image; result j of any image uses noise j."""
 
     @abstractmethod
-    def draw(
+    def sample(
         self, denoise: Denoise, images: Tensor, generators: Sequence[torch.Generator]
     ) -> Tensor:
-        """One result of each of the images (B, C, H, W), all alike."""
+        """Sample a result for each of B copies of one image, (B, C, H, W) -> (B, C, H, W)."""
 
     def results(self, x0: Tensor) -> Tensor:
-        """uint8, (N, num_samples, C, H, W), on the CPU."""
+        """Sample the results of all images: uint8, (N, num_samples, C, H, W), on the CPU."""
         count = self.cfg.num_samples
-        drawn = []
+        results = []
         for k, image in enumerate(x0):
-            drawn.append(
-                self.draw(
+            results.append(
+                self.sample(
                     self.denoiser(k),
                     image.expand(count, *image.shape),
                     image_generators(self.cfg.seed, 0, count),
                 )
             )
             advance(1)
-        return self.value_range.decode(torch.stack(drawn)).cpu()
+        return self.value_range.decode(torch.stack(results)).cpu()
 
 
-class Inpaint(Draw):
-    """The pixels of a mask painted anew."""
+class Inpaint(SampledEdit):
+    """Resample the masked pixels to match the rest (RePaint, Lugmayr et al. 2022)."""
 
     schema = InpaintConfig
 
@@ -126,7 +132,7 @@ class Inpaint(Draw):
         check_resamplings(self.schedule, cfg.num_steps, cfg.resamplings, cfg.jump_length)
         self.known = read_mask(cfg.mask, run.image_shape)
 
-    def draw(
+    def sample(
         self, denoise: Denoise, images: Tensor, generators: Sequence[torch.Generator]
     ) -> Tensor:
         return inpaint(
@@ -147,8 +153,8 @@ class Inpaint(Draw):
         return Edited(self.pixels, edited, rows, "inpainted", more={"known": self.known})
 
 
-class ImageToImage(Draw):
-    """The images noised to a strength and denoised."""
+class ImageToImage(SampledEdit):
+    """Add noise up to a strength and denoise from there (SDEdit, Meng et al. 2022)."""
 
     schema = ImageToImageConfig
 
@@ -156,7 +162,7 @@ class ImageToImage(Draw):
         super().__init__(cfg, run, names, pixels)
         self.first_time = strength_times(self.schedule, cfg.strength, cfg.num_steps)[:1]
 
-    def draw(
+    def sample(
         self, denoise: Denoise, images: Tensor, generators: Sequence[torch.Generator]
     ) -> Tensor:
         return image_to_image(
@@ -180,7 +186,7 @@ class ImageToImage(Draw):
 
 
 class Invert(Edit):
-    """The images encoded to noise and decoded again."""
+    """Encode images to noise by the probability-flow ODE and decode them again."""
 
     def __call__(self, x0: Tensor) -> Edited:
         num_steps = self.cfg.num_steps
@@ -204,7 +210,7 @@ class Invert(Edit):
 
 
 class Interpolate(Edit):
-    """From one image to another by the noise they come from."""
+    """Interpolate between pairs of images in the noise space of the probability-flow ODE."""
 
     schema = InterpolateConfig
 
@@ -212,8 +218,8 @@ class Interpolate(Edit):
         super().__init__(cfg, run, names, pixels)
         if len(pixels) % 2:
             raise UserError(
-                f"images={cfg.images} are {len(pixels)}: edit=interpolate goes from the first to "
-                "the second, from the third to the fourth; expected an even number, [a.png,b.png]"
+                f"images={cfg.images}: expected an even number of images, got {len(pixels)}; "
+                "edit=interpolate takes pairs, type images=[a.png,b.png]"
             )
 
     def __call__(self, x0: Tensor) -> Edited:
@@ -255,7 +261,7 @@ EDITS: dict[str, type[Edit]] = {
 
 
 def _thinned(images: Tensor) -> Tensor:
-    """At most SHOWN of the images (N, C, H, W), evenly, with the first and the last."""
+    """Pick at most SHOWN of the images (N, C, H, W), evenly spaced, first and last included."""
     chosen = torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().long()
     return images[chosen.to(images.device)]
 

@@ -1,4 +1,4 @@
-"""Images that a person names: picture files, or the run's own data by split and index."""
+"""Read the images of `images=` (files, or the run's data by split and index) and masks."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ MASKS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
     "bottom": lambda h, w: (slice(h // 2, None), slice(None)),
     "center": lambda h, w: (slice(h // 4, h - h // 4), slice(w // 4, w - w // 4)),
 }
-"""The parts of (H, W) images that are painted anew, by their words."""
+"""Masked parts of (H, W) images, by the value of mask=."""
 
 _INDEX = re.compile(r"(train|val|test):(\d+)(?:-(\d+))?")
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -30,93 +30,100 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], Tensor]:
-    """The images of `images=`: their names, and uint8 (N, C, H, W).
+    """Read the images of `images=`: their names, and uint8 (N, C, H, W).
 
-    `data_dir` is where the run's data are now; None where they were when it was trained. Raises
-    UserError for a file or an index that is not there, and for images unlike the run's.
+    `data_dir` is the folder of the run's data; None for the folder recorded in training. Raises
+    UserError for a missing file or index, and for images of another shape than the run's.
     """
-    words = [given] if isinstance(given, str) else given
-    if not isinstance(words, Sequence) or not words or not all(isinstance(w, str) for w in words):
-        raise UserError(f"images={given}: expected test:3, test:0-7, a picture file, or a list")
+    items = [given] if isinstance(given, str) else given
+    if not isinstance(items, Sequence) or not items or not all(isinstance(i, str) for i in items):
+        raise UserError(f"images={given}: expected test:3, test:0-7, an image file, or a list")
 
     @cache
     def pixels(split: str) -> Tensor:
-        # to find clusters takes long, and says nothing of pixels
+        # without clusters: computing them is slow and does not change the pixels
         return run_data(run, data_dir, clusters=None).pixels(split)
 
     names: list[str] = []
     images: list[Tensor] = []
-    for word in words:
-        match = _INDEX.fullmatch(word)
+    for item in items:
+        match = _INDEX.fullmatch(item)
         if match is None:
-            names.append(Path(word).stem)
-            images.append(_read_picture("images", word, run.image_shape))
+            names.append(Path(item).stem)
+            images.append(_read_image("images", item, run.image_shape))
             continue
         split, first, last = match[1], int(match[2]), int(match[3] or match[2])
-        there = len(pixels(split))
+        size = len(pixels(split))
         if last < first:
             raise UserError(
-                f"images={word}: expected the first index before the last, from 0 to {there - 1}"
+                f"images={item}: expected the first index before the last, from 0 to {size - 1}"
             )
-        if last >= there:
-            expected = f"an index from 0 to {there - 1}" if there else "another split"
+        if last >= size:
+            expected = f"an index from 0 to {size - 1}" if size else "another split"
             raise UserError(
-                f"images={word}: the {split} images of this run are {there}, expected {expected}"
+                f"images={item}: expected {expected}; this run has {size} {split} images"
             )
         names += [f"{split}:{k}" for k in range(first, last + 1)]
         images += pixels(split)[first : last + 1]
     return names, torch.stack(images)
 
 
-def read_mask(word: str, shape: tuple[int, int, int]) -> Tensor:
-    """Which pixels of an image (C, H, W) are known, bool (H, W): those the mask leaves black."""
-    if word in MASKS:
+def read_mask(mask: str, shape: tuple[int, int, int]) -> Tensor:
+    """Return the known pixels of images (C, H, W), bool (H, W): those that stay as they are.
+
+    `mask` is a key of MASKS or an image file, whose pixels below 128 of 255 are known. Raises
+    UserError for a file that is missing, has another size or leaves nothing to inpaint.
+    """
+    if mask in MASKS:
         known = torch.ones(shape[1:], dtype=torch.bool)
-        known[MASKS[word](*shape[1:])] = False
+        known[MASKS[mask](*shape[1:])] = False
         return known
-    known = _read_picture("mask", word, (1, *shape[1:]))[0] < 128
+    known = _read_image("mask", mask, (1, *shape[1:]))[0] < 128
     if known.all():
-        raise UserError(f"mask={word} is black: what is painted anew must be white")
+        raise UserError(f"mask={mask} is all black: paint the pixels to inpaint white")
     return known
 
 
-def _read_picture(setting: str, word: str, shape: tuple[int, int, int]) -> Tensor:
-    """A picture file as uint8 of the shape (C, H, W), gray or RGB as C asks."""
-    path = Path(word).expanduser()
+def _read_image(option: str, file: str, shape: tuple[int, int, int]) -> Tensor:
+    """Read an image file as uint8 (C, H, W): gray for one channel, RGB for three.
+
+    Raises UserError that names the option if the file cannot be read or has another size.
+    """
+    path = Path(file).expanduser()
     if not path.is_file():
-        words = f"one of {list(MASKS)}" if setting == "mask" else "an index such as test:3"
-        raise UserError(f"{setting}={word}: there is no such file; expected a picture or {words}")
+        other = f"one of {list(MASKS)}" if option == "mask" else "an index such as test:3"
+        raise UserError(f"{option}={file}: no such file; expected an image file or {other}")
     channels, height, width = shape
     if channels not in _MODES:
         raise UserError(
-            f"{setting}={word}: no picture has the {channels} channels of this run's images; "
-            "expected an index such as test:3"
+            f"{option}={file}: an image file has 1 or 3 channels, this run's images have "
+            f"{channels}; expected an index such as test:3"
         )
     try:
-        with Image.open(path) as picture:
-            if picture.size != (width, height):
+        with Image.open(path) as image:
+            if image.size != (width, height):
                 raise UserError(
-                    f"{setting}={word} is {picture.width} x {picture.height} pixels: this run's "
-                    f"images are {width} x {height}"
+                    f"{option}={file}: expected {width} x {height} pixels like this run's images, "
+                    f"got {image.width} x {image.height}"
                 )
-            if picture.mode not in _EIGHT_BITS:
+            if image.mode not in _EIGHT_BITS:
                 raise UserError(
-                    f"{setting}={word} is in Pillow's mode {picture.mode}: expected 8 bits a "
-                    "channel, gray or RGB"
+                    f"{option}={file}: expected 8 bits per channel, gray or RGB, got Pillow's mode "
+                    f"{image.mode}"
                 )
-            if picture.has_transparency_data:
-                opaque, _ = picture.convert("RGBA").getchannel("A").getextrema()
+            if image.has_transparency_data:
+                opaque, _ = image.convert("RGBA").getchannel("A").getextrema()
                 if opaque != 255:
                     raise UserError(
-                        f"{setting}={word} has transparent pixels: save it without them"
+                        f"{option}={file} has transparent pixels: save it without transparency"
                     )
             # to gray by Pillow's weights (ITU-R 601): 0.299 red + 0.587 green + 0.114 blue
-            array = np.array(picture.convert(_MODES[channels]))
+            array = np.array(image.convert(_MODES[channels]))
     except UserError:
         raise
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+    except Exception as error:  # Pillow raises many types of errors for broken files
         raise UserError(
-            f"{setting}={word} cannot be read as a picture ({type(error).__name__}): "
+            f"{option}={file} cannot be read as an image ({type(error).__name__}): "
             "expected for example a PNG"
         ) from error
     return torch.from_numpy(array).view(height, width, channels).permute(2, 0, 1).contiguous()

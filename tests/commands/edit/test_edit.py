@@ -1,4 +1,4 @@
-"""scripts/edit.py: every edit leaves its picture, every mistake one line and no folder."""
+"""scripts/edit.py: every edit writes its figure; a mistake gives one line and no folder."""
 
 import json
 from dataclasses import replace
@@ -29,22 +29,22 @@ SHORT = {
 }
 
 
-def picture(path, size=(28, 28), mode="L", color=255):
+def image_file(path, size=(28, 28), mode="L", color=255):
     Image.new(mode, size, color).save(path)
     return path
 
 
 @pytest.mark.parametrize("model", ["basic_unet", "ddpm"])
 @pytest.mark.parametrize("edit", SHORT)
-def test_every_edit_leaves_its_picture(typed, trained, tmp_path, edit, model):
+def test_every_edit_writes_its_figure(typed, trained, tmp_path, edit, model):
     run = trained[model]
     code, out, err = typed("edit", f"run={run}", f"edit={edit}", *SMALL, *SHORT[edit])
     assert code == 0, err
     folder = Path(out.strip().splitlines()[-1])
     assert folder.parent == run / "edits"
     assert sorted(p.name for p in folder.iterdir()) == ["edit.json", "edit.npz", "edit.png"]
-    with Image.open(folder / "edit.png") as drawn:
-        assert min(drawn.size) > 40
+    with Image.open(folder / "edit.png") as figure:
+        assert min(figure.size) > 40
     arrays = np.load(folder / "edit.npz")
     original, edited = arrays["original"], arrays["edited"]
     assert original.shape == (2, 1, 28, 28) and original.dtype == edited.dtype == np.uint8
@@ -65,8 +65,8 @@ def test_every_edit_leaves_its_picture(typed, trained, tmp_path, edit, model):
         assert record["seed"] == 0
 
 
-def test_an_edit_from_the_command_line_repeats_itself(command, trained, typed, tmp_path):
-    """In a process of its own, and again elsewhere: the same images, nothing overwritten."""
+def test_an_edit_is_reproducible_and_overwrites_nothing(command, trained, typed, tmp_path):
+    """Once in a process of its own and once in this one: the same images."""
     arguments = (f"run={trained['ddpm']}", "edit=image_to_image", *SMALL, "num_samples=2")
     out = last_line(command("edit", *arguments, "out=mine"))
     assert out == tmp_path / "mine"
@@ -77,11 +77,11 @@ def test_an_edit_from_the_command_line_repeats_itself(command, trained, typed, t
     assert_refused(typed("edit", *arguments, "out=mine"), "out=mine", "already holds something")
 
 
-def test_pictures_are_read_as_the_run_wants_them(typed, trained, tmp_path):
+def test_image_files_are_converted_to_the_runs_channels(typed, trained, tmp_path):
     pixels = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)
     Image.fromarray(pixels).save(tmp_path / "gray.png")
-    picture(tmp_path / "red.png", mode="RGB", color=(255, 0, 0))
-    picture(tmp_path / "opaque.png", mode="RGBA", color=(255, 255, 255, 255))
+    image_file(tmp_path / "red.png", mode="RGB", color=(255, 0, 0))
+    image_file(tmp_path / "opaque.png", mode="RGBA", color=(255, 255, 255, 255))
     run = load_run(trained["basic_unet"])
     given = [str(tmp_path / f"{name}.png") for name in ("gray", "red", "opaque")]
     names, images = read_images(given, run, None)
@@ -109,8 +109,8 @@ def test_pictures_are_read_as_the_run_wants_them(typed, trained, tmp_path):
     assert code == 0, err
 
 
-def test_the_data_are_looked_for_where_they_are_now(trained, tmp_path, monkeypatch):
-    """paths.data_dir or DIFFUSION_LAB_DATA beat the folder that the run was trained from."""
+def test_the_current_data_folder_beats_the_recorded_one(trained, tmp_path, monkeypatch):
+    """paths.data_dir and DIFFUSION_LAB_DATA win over the folder recorded in training."""
     for file in idx_files("fashion_mnist", tmp_path):
         blank_idx(file.path, file.shape)
     run = load_run(trained["basic_unet"])
@@ -131,7 +131,7 @@ def test_the_data_are_looked_for_where_they_are_now(trained, tmp_path, monkeypat
     assert data_dir() is None
 
 
-def test_every_word_is_an_edit_and_every_edit_has_its_word():
+def test_every_edit_has_an_option_and_every_option_an_edit():
     assert words("edit") == sorted(EDITS) == sorted(SHORT)
 
 
@@ -141,14 +141,14 @@ def test_every_word_is_an_edit_and_every_edit_has_its_word():
         (["edit=invert", "run="], ["run= is missing"]),
         (["run=nowhere", "edit=invert"], ["run=nowhere is no folder"]),
         (["run={run}"], ["edit=", "inpaint", "invert"]),
-        (["run={run}", "edit=paint"], ["edit/paint", "inpaint", "invert"]),
+        (["run={run}", "edit=paint"], ["edit=paint", "inpaint", "invert"]),
         (["run={run}", "edit=invert", "strength=0.5"], ["strength"]),
         (["run={run}", "edit=invert", "seed=1"], ["seed"]),
         (["run={run}", "edit=invert", "+mask=left"], ["mask"]),
         (["run={run}", "edit=invert", "images=gone.png"], ["gone.png", "no such file", "test:3"]),
         (["run={run}", "edit=invert", "images=text.png"], ["text.png", "cannot be read"]),
         (["run={run}", "edit=invert", "images=broken.png"], ["broken.png", "cannot be read"]),
-        (["run={run}", "edit=invert", "images=wide.png"], ["30 x 28", "28 x 28"]),
+        (["run={run}", "edit=invert", "images=wide.png"], ["expected 28 x 28", "got 30 x 28"]),
         (["run={run}", "edit=invert", "images=clear.png"], ["transparent"]),
         (["run={run}", "edit=invert", "images=deep.png"], ["I;16", "8 bits"]),
         (["run={run}", "edit=invert", "images=test:1000"], ["1000", "0 to 999"]),
@@ -161,7 +161,7 @@ def test_every_word_is_an_edit_and_every_edit_has_its_word():
         (["run={run}", "edit=invert", "accelerator=gpu"], ["accelerator=gpu"]),
         (["run={run}", "edit=invert", "out=/proc/nowhere"], ["out=/proc/nowhere"]),
         (["run={ddpm}", "edit=invert", "num_steps=1001"], ["error: num_steps", "1000 timesteps"]),
-        (["run={run}", "edit=interpolate", "images=test:0-2"], ["are 3", "even number"]),
+        (["run={run}", "edit=interpolate", "images=test:0-2"], ["even number", "got 3"]),
         (["run={run}", "edit=interpolate", "num_points=1"], ["num_points=1"]),
         (["run={run}", "edit=image_to_image", "strength=0"], ["strength=0", "above 0, up to 1"]),
         (["run={run}", "edit=image_to_image", "strength=1.5"], ["strength=1.5"]),
@@ -170,21 +170,21 @@ def test_every_word_is_an_edit_and_every_edit_has_its_word():
         (["run={run}", "edit=image_to_image", "seed=-1"], ["seed=-1"]),
         (["run={run}", "edit=inpaint", "num_samples=0"], ["num_samples=0"]),
         (["run={run}", "edit=inpaint", "mask=half"], ["mask=half", "left", "center"]),
-        (["run={run}", "edit=inpaint", "mask=wide.png"], ["mask=wide.png", "30 x 28"]),
-        (["run={run}", "edit=inpaint", "mask=black.png"], ["mask=black.png", "white"]),
+        (["run={run}", "edit=inpaint", "mask=wide.png"], ["mask=wide.png", "got 30 x 28"]),
+        (["run={run}", "edit=inpaint", "mask=black.png"], ["mask=black.png is all black", "white"]),
         (["run={run}", "edit=inpaint", "resamplings=3"], ["uniform", "resamplings=1"]),
         (["run={ddpm}", "edit=inpaint", "jump_length=50"], ["jump_length=50", "num_steps=50"]),
         (["run={ddpm}", "edit=inpaint", "jump_length=0"], ["jump_length=0", "at least 1"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_edit_refuses(typed, trained, tmp_path, arguments, words):
-    (tmp_path / "text.png").write_text("no picture")
-    whole = picture(tmp_path / "white.png").read_bytes()
+def test_edit_rejects_bad_input(typed, trained, tmp_path, arguments, words):
+    (tmp_path / "text.png").write_text("not an image")
+    whole = image_file(tmp_path / "white.png").read_bytes()
     (tmp_path / "broken.png").write_bytes(whole[: len(whole) // 2])
-    picture(tmp_path / "wide.png", size=(30, 28))
-    picture(tmp_path / "black.png", color=0)
-    picture(tmp_path / "clear.png", mode="RGBA", color=(0, 0, 0, 0))
+    image_file(tmp_path / "wide.png", size=(30, 28))
+    image_file(tmp_path / "black.png", color=0)
+    image_file(tmp_path / "clear.png", mode="RGBA", color=(0, 0, 0, 0))
     Image.fromarray(np.full((28, 28), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
     run, ddpm = trained["basic_unet"], trained["ddpm"]
     before = [*run.rglob("*"), *ddpm.rglob("*")]

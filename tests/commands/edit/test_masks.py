@@ -1,4 +1,4 @@
-"""Masks by word and by picture."""
+"""Inpainting masks: the named halves and image files."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from diffusion_lab.commands.edit.input_images import read_mask
 
 
 @pytest.mark.parametrize(
-    ("word", "inside"),
+    ("mask", "inside"),
     [
         ("left", np.s_[:, :14]),
         ("right", np.s_[:, 14:]),
@@ -17,13 +17,13 @@ from diffusion_lab.commands.edit.input_images import read_mask
         ("center", np.s_[7:21, 7:21]),
     ],
 )
-def test_a_word_paints_its_part_anew(word, inside):
-    painted = np.zeros((28, 28), bool)
-    painted[inside] = True
-    assert (read_mask(word, (1, 28, 28)).numpy() == ~painted).all()
+def test_a_named_mask_covers_its_part(mask, inside):
+    masked = np.zeros((28, 28), bool)
+    masked[inside] = True
+    assert (read_mask(mask, (1, 28, 28)).numpy() == ~masked).all()
 
 
-def test_grays_count_as_white_from_128_on(tmp_path):
+def test_gray_levels_from_128_count_as_white(tmp_path):
     grays = np.arange(28 * 28).clip(0, 255).astype(np.uint8).reshape(28, 28)
     Image.fromarray(grays).save(tmp_path / "mask.png")
     known = read_mask(str(tmp_path / "mask.png"), (1, 28, 28)).flatten()
