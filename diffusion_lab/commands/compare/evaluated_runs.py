@@ -1,4 +1,4 @@
-"""Runs with what they were and what their newest evaluation found; nothing of them is executed."""
+"""Read run folders with their newest evaluation. Only data are read; no code of a run is called."""
 
 import json
 import logging
@@ -23,37 +23,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run folder as read, with one evaluation of it."""
+    """Contents of a run folder and of one of its evaluations."""
 
     dir: Path
     config: dict[str, Any]
-    """As it was saved, interpolations unresolved."""
+    """The saved configuration, interpolations unresolved."""
     words: dict[str, str]
-    """The word taken of each group of the configuration."""
+    """The chosen option of each group of the configuration: group -> option."""
     record: dict[str, Any]
-    """metrics.json."""
+    """Content of metrics.json."""
     file: Path
-    """The evaluation.json."""
+    """Path of the evaluation.json."""
     evaluation: dict[str, Any]
+    """Content of the evaluation.json."""
 
     @property
     def scores(self) -> list[dict[str, Any]]:
-        """A dictionary of metrics for each sampling seed."""
+        """The metrics of each sampling seed."""
         return cast(list[dict[str, Any]], self.evaluation["scores"])
 
     @property
     def sampler(self) -> str:
-        """The word of the sampler that drew the images."""
+        """Name of the sampler of the scored images."""
         return sampler_word(self.evaluation["sampler"])
 
 
 def find_runs(named: Sequence[str]) -> list[Path]:
-    """Run folders of names, patterns and sweep folders, in that order, each once.
+    """List the run folders that paths, patterns and sweep folders stand for, each once.
 
-    Those of a pattern or a folder that never saved a checkpoint are left out with a warning. Raises
-    UserError for a name that leads to no run.
+    Runs of a pattern or a sweep that never saved a checkpoint are left out with a warning. Raises
+    UserError for a path that leads to no run.
     """
-    found: dict[Path, Path] = {}
+    folders_of: dict[Path, Path] = {}
     for name in named:
         path = Path(name).expanduser()
         folders = [path] if path.is_dir() else _matches(path)
@@ -65,12 +66,12 @@ def find_runs(named: Sequence[str]) -> list[Path]:
         if not begun:
             reason = "holds no run" if folders else "is no folder"
             raise UserError(
-                f"runs={name} {reason}: give run folders, runs=logs/runs/a,logs/runs/b, a pattern, "
+                f"runs={name} {reason}: type run folders, runs=logs/runs/a,logs/runs/b, a pattern, "
                 "runs='logs/runs/2026*', or a sweep folder, runs=logs/sweeps/<name>"
             )
         for run in begun:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
+            folders_of.setdefault(run.resolve(), run)
+    return list(folders_of.values())
 
 
 def _is_run(folder: Path) -> bool:
@@ -78,14 +79,14 @@ def _is_run(folder: Path) -> bool:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """Itself, or the runs below it, such as the jobs of a sweep."""
+    """The folder itself if it is a run, else the runs below it, such as the jobs of a sweep."""
     if _is_run(folder):
         return [folder]
     return job_folders(folder) if folder.is_dir() else []
 
 
 def _evaluations(folder: Path) -> list[Path]:
-    """The newest first: they are named by their time."""
+    """The evaluations of a run, newest first; their folders are named by date and time."""
     return sorted(folder.glob("evaluation/*/evaluation.json"), reverse=True)
 
 
@@ -102,9 +103,9 @@ def _by_number(path: str | Path) -> tuple[int, str]:
 def read_run(
     folder: Path, sampler: str | None = None, num_samples: int | None = None
 ) -> EvaluatedRun:
-    """Read a run and its newest evaluation, of those by a sampler (a word) or of a number.
+    """Read a run and its newest evaluation with this sampler and number of samples, where given.
 
-    Raises UserError if there is none, or a file cannot be read.
+    Raises UserError if there is no such evaluation or a file cannot be read.
     """
     evaluations = [(path, _read(path, _evaluation)) for path in _evaluations(folder)]
     fitting = [
@@ -119,7 +120,7 @@ def read_run(
         has = sorted({_settings(content) for _, content in evaluations})
         raise UserError(
             f"{folder} has no evaluation{' with' if asked else ''}{asked}"
-            f"{', but with ' + ' or '.join(has) if has else ''}: make one, "
+            f"{', only with ' + ' or '.join(has) if has else ''}: type "
             f"python scripts/evaluate.py run={folder}{asked}"
         )
     config = _config(folder)
@@ -127,23 +128,24 @@ def read_run(
     return EvaluatedRun(
         folder,
         config,
-        _words_of(folder, config),
+        _choices_of(folder, config),
         _read(record, _json) if record.is_file() else {},
         *fitting[0],
     )
 
 
 def check_comparable(runs: Sequence[EvaluatedRun]) -> None:
-    """Raise UserError unless all were measured alike: scores of other measures do not compare."""
+    """Raise UserError unless all evaluations agree in MEASURES, or scores were not comparable."""
     first = runs[0]
     for what, of in MEASURES.items():
         for run in runs[1:]:
             mine, its = of(first.evaluation), of(run.evaluation)
             if mine != its:
                 raise UserError(
-                    f"{first.dir} was evaluated with {what} {mine}, {run.dir} with {its}: choose "
-                    "sampler= or num_samples= that both have, or evaluate one as the other, "
-                    f"python scripts/evaluate.py run={run.dir} {_settings(first.evaluation)}"
+                    f"{first.dir} was evaluated with {what} {mine}, {run.dir} with {its}: type "
+                    "sampler= or num_samples= that both have, or evaluate again with the same "
+                    "settings, python scripts/evaluate.py "
+                    f"run={run.dir} {_settings(first.evaluation)}"
                 )
 
 
@@ -151,9 +153,9 @@ MEASURES: dict[str, Callable[[dict[str, Any]], str]] = {
     "extractor": lambda e: f"{e['extractor']['name']} ({str(e['extractor']['sha256'])[:8]})",
     "reference": lambda e: f"{e['reference']['data']} ({e['reference']['n']} images)",
     "num_samples": lambda e: str(e["num_samples"]),
-    "network calls per image": lambda e: str(e["num_calls"]),
+    "NFE": lambda e: str(e["num_calls"]),
 }
-"""What evaluations must have in common."""
+"""Properties in which evaluations must agree to be compared."""
 
 
 def _settings(evaluation: dict[str, Any]) -> str:
@@ -169,8 +171,8 @@ def _read(path: Path, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         return read(path.read_text())
     except (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(
-            f"{path} is damaged or of another kind ({type(error).__name__}): leave that run out or "
-            "move the file away"
+            f"{path} is damaged or holds something else ({type(error).__name__}): leave that run "
+            "out or move the file away"
         ) from error
 
 
@@ -211,12 +213,12 @@ def _yaml(text: str) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def _words_of(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """From Hydra's own record, or from the configuration where it was composed in Python."""
+def _choices_of(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """The chosen option of each group, from the configuration or else from .hydra/hydra.yaml."""
     choices = (config.get("command") or {}).get("choices")
     hydra = folder / ".hydra" / "hydra.yaml"
     if not isinstance(choices, dict) and hydra.is_file():
         saved = _read(hydra, lambda text: OmegaConf.to_container(OmegaConf.create(text)))  # type: ignore[arg-type, return-value]
         choices = saved.get("hydra", {}).get("runtime", {}).get("choices")
     groups = choices if isinstance(choices, dict) else {}
-    return {group: str(word) for group, word in groups.items() if "/" not in group}
+    return {group: str(option) for group, option in groups.items() if "/" not in group}

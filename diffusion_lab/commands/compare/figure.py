@@ -1,4 +1,4 @@
-"""Figures of several runs beside each other: their scores and their losses."""
+"""Figures that compare several runs: their scores and their losses."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _LONGEST_NAME = 34
 
 @dataclass(frozen=True)
 class Spread:
-    """What one row of a panel shows."""
+    """Values of one row of a panel, with their mean and its interval."""
 
     values: Sequence[float]
-    """A point each."""
+    """One point each."""
     mean: float
     low: float | None
-    """None: no interval is known."""
+    """Ends of the interval of the mean; None where it is unknown."""
     high: float | None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One measure of all rows."""
+    """One metric for all rows."""
 
     title: str
     rows: Sequence[Spread]
@@ -55,15 +55,15 @@ class Panel:
 def spread_panels(
     names: Sequence[str], panels: Sequence[Panel], title: str | None = None
 ) -> Figure:
-    """Draw a panel a measure: points for values, a bar for the interval of their mean.
+    """Plot one panel for each metric: points for values, a bar for the interval of their mean.
 
     Args:
-        names: of the rows, from above.
-        panels: each with a row for every name; two stand side by side.
-        title: a line over the figure.
+        names: names of the rows, from the top.
+        panels: each with a row for every name; two panels stand side by side.
+        title: heading of the figure.
 
     Raises:
-        ValueError: no panel, or one with another number of rows.
+        ValueError: for no panel, or a panel with another number of rows.
 
     """
     if not panels or any(len(panel.rows) != len(names) for panel in panels):
@@ -107,12 +107,12 @@ def loss_curves(
     curves: Mapping[str, Sequence[tuple[ArrayLike, Sequence[tuple[float, float]]]]],
     title: str | None = None,
 ) -> Figure:
-    """Draw the losses of several runs: lines the training's running mean, dots the validation.
+    """Plot losses of several runs: the running mean in training as lines, validation as dots.
 
     Args:
         curves: name -> for each of its runs the loss of every step, (N,), and the points (step,
             validation loss); either may be empty.
-        title: a line over the figure.
+        title: heading of the figure.
 
     """
     figure = new_figure(WIDTH, 3.8 + 0.18 * len(curves))
@@ -140,7 +140,7 @@ def loss_curves(
 
 
 def _folded(name: str) -> str:
-    """A name in lines of about _LONGEST_NAME, broken at its commas."""
+    """Break a name at its commas into lines of about _LONGEST_NAME characters."""
     lines = [""]
     for part in name.split(", "):
         if lines[-1] and len(lines[-1]) + len(part) > _LONGEST_NAME:

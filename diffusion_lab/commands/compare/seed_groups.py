@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed are one group, named by what sets it apart."""
+"""Group runs that differ in their seed only, and name each group by its distinctive settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any
 from diffusion_lab.commands.compare.evaluated_runs import EvaluatedRun
 from diffusion_lab.errors import UserError
 
-# what does not shape the images: which words were typed, where things lie, who is told,
-# how it was computed, what was drawn on the way
+# settings without influence on the final images: the command line, folders, loggers, the way of
+# computing, samples and figures during training
 _IGNORED = (
     "seed",
     "command",
@@ -17,7 +17,7 @@ _IGNORED = (
     "data.data_dir",
     "logger",
     "threads",
-    "sampler",  # the evaluation has its own
+    "sampler",  # the evaluation records its own
     "guidance_scale",
     "guidance_interval",
     "data.on_device",
@@ -32,8 +32,8 @@ _IGNORED = (
         for name in ("samples", "figures", "progress", "losses", "throughput", "learning_rate")
     ),
 )
-# of several ways to tell runs apart the first is the one that says most
-_WORDS = (
+# groups of the configuration that may name a row, the most informative first
+_NAMING_GROUPS = (
     "model",
     "network",
     "noise_schedule",
@@ -48,8 +48,8 @@ _WORDS = (
     "trainer",
     "callbacks",
 )
-# of an evaluation, what shapes the images that it scored; the sampler comes by its word
-_DRAWN = (
+# settings of an evaluation that influence its images, beside the sampler
+_SAMPLING = (
     "checkpoint",
     "weights",
     "labels",
@@ -64,28 +64,29 @@ _NULL = "null"
 
 @dataclass(frozen=True)
 class Group:
-    """Trainings of one configuration."""
+    """Trainings with the same configuration but for the seed."""
 
     name: str
     runs: tuple[EvaluatedRun, ...]
     settings: dict[str, str]
-    """Those in which the groups differ."""
+    """The settings in which the groups differ, with this group's values."""
 
     @property
     def unit(self) -> str:
-        """What the spread of `values` is over."""
+        """The kind of seeds over which `values` vary."""
         return "training seeds" if len(self.runs) > 1 else "sampling seeds"
 
     def values(self, metric: str) -> list[float]:
-        """One value a training, the mean of its sampling seeds; of one training, one a seed.
+        """Return a metric for each training, averaged over its sampling seeds.
 
-        NaN where the evaluation has no finite number.
+        A single training gives one value for each sampling seed. NaN where the evaluation holds no
+        finite number.
         """
         by_run = [[_number(s.get(metric)) for s in run.scores] for run in self.runs]
         return by_run[0] if len(by_run) == 1 else [sum(v) / len(v) for v in by_run]
 
     def recorded(self, *path: str) -> float:
-        """The mean over the runs of an entry of metrics.json; NaN where one has none."""
+        """Return the mean of an entry of metrics.json over the runs; NaN if one run lacks it."""
         values = []
         for run in self.runs:
             entry: Any = run.record
@@ -96,24 +97,23 @@ class Group:
 
 
 def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
-    """Put runs that are equal but for their seed and paths together, and name what tells apart.
+    """Group runs that are equal but for seed and paths, in order of their first run.
 
-    The groups are in order of their first run. Raises UserError for two runs of one configuration
-    and one seed, which are one training.
+    Raises UserError for two runs with the same configuration and seed: they are one training.
     """
     together: dict[tuple[tuple[str, str], ...], list[EvaluatedRun]] = {}
     for run in runs:
-        # a setting that was not there yet is one that is not set
-        there = {key: value for key, value in settings(run).items() if value != _NULL}
-        together.setdefault(tuple(sorted(there.items())), []).append(run)
+        # an option that an older run did not know yet counts as null
+        given = {key: value for key, value in settings(run).items() if value != _NULL}
+        together.setdefault(tuple(sorted(given.items())), []).append(run)
     for same in together.values():
         by_seed: dict[int, EvaluatedRun] = {}
         for run in same:
             other = by_seed.setdefault(run.config["seed"], run)
             if other is not run:
                 raise UserError(
-                    f"{other.dir} and {run.dir} are one training, the same configuration and "
-                    f"seed={run.config['seed']}: leave one out"
+                    f"{other.dir} and {run.dir} are the same training, with the same configuration "
+                    f"and seed={run.config['seed']}: leave one out"
                 )
     columns = _differing([dict(key) for key in together])
     names = _names(list(together.values()), columns)
@@ -124,19 +124,22 @@ def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
 
 
 def settings(run: EvaluatedRun) -> dict[str, str]:
-    """What shaped a run's images, flat: its configuration, its data, how they were drawn."""
+    """Collect the settings that influence a run's images: key -> value as text.
+
+    They come from its configuration, the hash of its data and the sampling of its evaluation.
+    """
     flat = {
         key: value
         for key, value in _flat(run.config).items()
         if not any(key == name or key.startswith(f"{name}.") for name in _IGNORED)
     }
-    drawn = {key: run.evaluation.get(key) for key in _DRAWN}
+    sampling = {key: run.evaluation.get(key) for key in _SAMPLING}
     sampler = {k: v for k, v in run.evaluation["sampler"].items() if k != "_target_"}
-    # data.source=auto may stand for several sets
+    # data.source=auto may stand for different data sets
     data = (run.record.get("data") or {}).get("sha256")
     return flat | _flat(
         {
-            "evaluation": drawn | {"sampler": {"word": run.sampler} | sampler},
+            "evaluation": sampling | {"sampler": {"word": run.sampler} | sampler},
             "data": {"sha256": data},
         }
     )
@@ -160,20 +163,23 @@ def _differing(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def _names(groups: Sequence[Sequence[EvaluatedRun]], columns: dict[str, list[str]]) -> list[str]:
-    """The smallest set of keys that tells all groups apart; words before single settings."""
+    """Name groups by the smallest set of keys that distinguishes all of them.
+
+    Groups of the configuration (model=flow) come before single settings (optimizer.lr=0.1).
+    """
     if len(groups) == 1:
         first = groups[0][0]
         return [f"model={first.words['model']}" if "model" in first.words else first.dir.name]
-    words = {}
-    for key in _WORDS:
-        found = [{run.words.get(key, _ABSENT) for run in group} for group in groups]
-        if all(len(w) == 1 for w in found):
-            words[key] = [w.pop() for w in found]
-    cli_errors: dict[tuple[int, ...], str] = {}  # keys that divide the groups alike are one choice
-    every = {k: v for k, v in words.items() if len(set(v)) > 1} | columns
+    choices = {}
+    for key in _NAMING_GROUPS:
+        options = [{run.words.get(key, _ABSENT) for run in group} for group in groups]
+        if all(len(o) == 1 for o in options):
+            choices[key] = [o.pop() for o in options]
+    by_division: dict[tuple[int, ...], str] = {}  # of keys that divide the groups alike, the first
+    every = {k: v for k, v in choices.items() if len(set(v)) > 1} | columns
     for key in every:
-        cli_errors.setdefault(tuple(every[key].index(v) for v in every[key]), key)
-    keys = list(cli_errors.values())
+        by_division.setdefault(tuple(every[key].index(v) for v in every[key]), key)
+    keys = list(by_division.values())
     sizes = [*range(1, min(3, len(keys)) + 1), len(keys)]
     chosen = next(
         chosen

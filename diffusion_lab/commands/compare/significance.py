@@ -1,4 +1,4 @@
-"""Which differences between groups of runs are ones, in numbers and in words."""
+"""Significance tests between groups of runs (Welch's t-test, Holm correction)."""
 
 import math
 from collections.abc import Sequence
@@ -13,26 +13,28 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric of a group, and how it stands to the baseline's."""
+    """A metric of one group, with its difference to the baseline."""
 
     group: str
     metric: str
     unit: str
-    """What the values are over: "training seeds", or "sampling seeds" of a lone run."""
+    """The kind of seeds over which the values vary: "training seeds" or, for a single run,
+    "sampling seeds".
+    """
     values: list[float]
     summary: Summary
     difference: Difference | None
     """None for the baseline itself."""
     p_holm: float | None
-    """Corrected over all tests of the table; None where nothing was tested."""
+    """p-value, Holm-corrected for all tests of the table; None where nothing was tested."""
     verdict: str
 
 
 def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comparison]:
-    """Every metric of every group, the first of which is the baseline.
+    """Compare every metric of every group with the first group, the baseline.
 
-    Only like is tested against like: several trainings against several, or the sampling seeds of
-    one training against those of another. Holm's correction is over all tests that come back.
+    Tests are made between several trainings and several others, or between the sampling seeds of
+    two single trainings, never across. Holm's correction covers all tests returned.
     """
     baseline = groups[0]
     cells = [(metric, group) for metric in metrics for group in groups]
@@ -41,14 +43,14 @@ def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comp
         if group is baseline:
             differences.append(None)
             continue
-        found = welch(group.values(metric), baseline.values(metric), bounds_of(metric))
-        if group.unit != baseline.unit:  # the spread of one side is not known
-            found = Difference(found.difference, None, None, None)
-        differences.append(found)
+        difference = welch(group.values(metric), baseline.values(metric), bounds_of(metric))
+        if group.unit != baseline.unit:  # the spread over trainings of one side is unknown
+            difference = Difference(difference.difference, None, None, None)
+        differences.append(difference)
     tested = {
         i: d.p_value
         for i, d in enumerate(differences)
-        if d is not None and d.p_value is not None and _spread(d)
+        if d is not None and d.p_value is not None and _has_interval(d)
     }
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [
@@ -66,8 +68,8 @@ def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comp
     ]
 
 
-def _spread(difference: Difference) -> bool:
-    """Whether an interval is known; not so where no value differs from another, or one is NaN."""
+def _has_interval(difference: Difference) -> bool:
+    """Return True for an interval of some width; equal values and NaN give none."""
     low, high = difference.low, difference.high
     return low is not None and high is not None and low < high
 
@@ -79,19 +81,19 @@ def verdict(
     difference: Difference | None,
     p_holm: float | None,
 ) -> str:
-    """A difference in words."""
+    """Describe a difference in words: "higher", "lower", "no difference shown" or the obstacle."""
     if difference is None:
         return "baseline"
     if math.isnan(difference.difference):
-        return "no number: cannot say"
+        return "not tested: a score is not finite"
     if group.unit != baseline.unit:
-        return "one training against several: cannot say"
+        return "not tested: one training against several"
     if min(len(group.values(metric)), len(baseline.values(metric))) < 2:
-        return "one seed: cannot say"
+        return "not tested: one seed"
     if difference.low == difference.high and difference.difference:
-        return "no spread over seeds: cannot say"
+        return "not tested: no spread over seeds"
     if p_holm is None or p_holm >= SIGNIFICANCE:
-        return "no difference shown"
+        return "no significant difference"
     word = "lower" if difference.difference < 0 else "higher"
-    # sampling seeds say nothing of what another training would give
-    return word if group.unit == "training seeds" else f"{word}, of these two trainings"
+    # sampling seeds do not show the spread between trainings
+    return word if group.unit == "training seeds" else f"{word}, for these two trainings only"

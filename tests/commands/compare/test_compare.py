@@ -1,4 +1,4 @@
-"""scripts/compare.py: rows, intervals and verdicts of evaluations with known scores."""
+"""scripts/compare.py: rows, intervals and verdicts for evaluations with known scores."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tests.cli.test_bad_input import assert_refused
 from tests.conftest import last_line
 from tests.support.evaluated_runs import HEUN, evaluate, make_run
 
-MIXED = "one training against several: cannot say"
+MIXED = "not tested: one training against several"
 
 
 def compared(typed, *arguments, metrics="fid,kid"):
@@ -30,7 +30,7 @@ def compared(typed, *arguments, metrics="fid,kid"):
     return {(row["group"], row["metric"]): row for row in rows}, folder, out
 
 
-def test_trainings_of_several_seeds_are_rows_with_scipys_figures(command, typed, tmp_path):
+def test_means_and_tests_over_training_seeds_equal_scipys(command, typed, tmp_path):
     """In a process of its own: known means, Welch's test and its interval from scipy."""
     values = {"a": ([9.0, 11.0], [10.5], [12.0, 12.0, 12.0]), "b": ([20.0], [21.0], [19.5], [20.5])}
     for name, runs in values.items():
@@ -69,15 +69,15 @@ def test_trainings_of_several_seeds_are_rows_with_scipys_figures(command, typed,
     assert record["groups"][1]["settings"] == {"optimizer.lr": "0.002"}
     assert record["groups"][0]["val/loss"] == 0.25
     for name in ("comparison.png", "losses.png"):
-        with Image.open(out / name) as drawn:
-            assert min(drawn.size) > 300
-    # the other way round, named by a folder or by the row's name
+        with Image.open(out / name) as figure:
+            assert min(figure.size) > 300
+    # with the baselines exchanged, named by a folder or by the row's name
     for baseline in ("baseline=logs/b2", "baseline='model=ddpm'"):
         rows, _, text = compared(typed, "runs=logs/a*,logs/b*", baseline)
         assert rows["model=ddpm", "fid"]["verdict"] == "baseline"
         assert rows["model=flow", "fid"]["verdict"] == "lower"
         row = next(line for line in text.splitlines() if "3 training seeds" in line)
-        # 120 seconds of training are told in minutes
+        # 120 seconds of training are printed as minutes
         assert [cell.strip() for cell in row.split("│")[-3:-1]] == ["2.0", "1,000"]
 
 
@@ -88,10 +88,10 @@ def test_equal_groups_show_no_difference(typed, tmp_path):
     rows, _, _ = compared(typed, "runs=a*,b*")
     row = rows["optimizer.lr=0.2", "fid"]
     assert float(row["difference"]) == 0 and float(row["p"]) == 1
-    assert row["verdict"] == "no difference shown"
+    assert row["verdict"] == "no significant difference"
 
 
-def test_holm_may_take_back_what_one_test_alone_would_show(typed, tmp_path):
+def test_holm_correction_may_remove_significance(typed, tmp_path):
     fids = {
         0.1: [10, 10.5, 11],
         0.2: [11.4, 11.9, 12.4],
@@ -104,26 +104,21 @@ def test_holm_may_take_back_what_one_test_alone_would_show(typed, tmp_path):
     rows, _, _ = compared(typed, "runs=lr*", metrics="fid")
     row = rows["optimizer.lr=0.2", "fid"]
     assert float(row["p"]) < 0.05 < float(row["p_holm"]) == pytest.approx(3 * float(row["p"]))
-    assert row["verdict"] == "no difference shown"
+    assert row["verdict"] == "no significant difference"
 
 
 @pytest.mark.parametrize(
     ("a", "b", "verdict", "over"),
     [
-        ([[5.0]], [[9.0]], "one seed: cannot say", "sampling seeds"),
-        ([[5.0, 5.2]], [[9.0, 9.1]], "higher, of these two trainings", "sampling seeds"),
-        (
-            [[5.0], [5.2]],
-            [[9.0, 9.1]],
-            "one training against several: cannot say",
-            "training seeds",
-        ),
+        ([[5.0]], [[9.0]], "not tested: one seed", "sampling seeds"),
+        ([[5.0, 5.2]], [[9.0, 9.1]], "higher, for these two trainings only", "sampling seeds"),
+        ([[5.0], [5.2]], [[9.0, 9.1]], MIXED, "training seeds"),
         ([[5.0], [5.2]], [[9.0], [9.1]], "higher", "training seeds"),
-        ([[5.0, 5.0]], [[9.0, 9.0]], "no spread over seeds: cannot say", "sampling seeds"),
-        ([[5.0, 5.1]], [[9.0, None]], "no number: cannot say", "sampling seeds"),
+        ([[5.0, 5.0]], [[9.0, 9.0]], "not tested: no spread over seeds", "sampling seeds"),
+        ([[5.0, 5.1]], [[9.0, None]], "not tested: a score is not finite", "sampling seeds"),
     ],
 )
-def test_the_verdict_says_what_the_seeds_allow(typed, tmp_path, a, b, verdict, over):
+def test_verdicts_depend_on_the_kind_and_number_of_seeds(typed, tmp_path, a, b, verdict, over):
     for name, lr, runs in (("a", 0.1, a), ("b", 0.2, b)):
         for seed, fids in enumerate(runs):
             make_run(tmp_path / f"{name}{seed}", fids, seed, {"optimizer": {"lr": lr}})
@@ -135,7 +130,7 @@ def test_the_verdict_says_what_the_seeds_allow(typed, tmp_path, a, b, verdict, o
         assert rows["optimizer.lr=0.2", "fid"]["p"] == ""
 
 
-def test_rows_are_named_by_the_fewest_words_that_tell_them_apart(typed, tmp_path):
+def test_rows_are_named_by_the_fewest_settings_that_distinguish_them(typed, tmp_path):
     for i, (model, schedule, lr) in enumerate(
         [("flow", "linear", 0.1), ("flow", "cosine", 0.1), ("ddpm", "cosine", 0.3)]
     ):
@@ -159,7 +154,7 @@ def test_rows_are_named_by_the_fewest_words_that_tell_them_apart(typed, tmp_path
     assert "differ in 4 settings" in out
 
 
-def test_where_things_lie_and_who_is_told_makes_no_other_row(typed, tmp_path):
+def test_folders_and_loggers_do_not_make_a_row_of_their_own(typed, tmp_path):
     make_run(tmp_path / "a", [5.0], 0)
     moved = {"paths": {"output_dir": "/else"}, "logger": {"csv": {"name": "y"}}}
     make_run(tmp_path / "b", [6.0], 1, moved | {"data": {"data_dir": "/there"}})
@@ -169,7 +164,7 @@ def test_where_things_lie_and_who_is_told_makes_no_other_row(typed, tmp_path):
     assert "difference to" not in out
 
 
-def test_the_newest_evaluation_that_was_asked_for(typed, tmp_path):
+def test_options_select_the_newest_matching_evaluation(typed, tmp_path):
     for i, lr in enumerate((0.1, 0.2)):
         run = make_run(tmp_path / f"r{i}", [5.0 + i, 6.0 + i], 0, {"optimizer": {"lr": lr}})
         evaluate(run, [3.0 + i, 3.5 + i], "2026-01-02_00-00-00_b", sampler=HEUN, num_calls=39.0)
@@ -196,13 +191,13 @@ def test_the_newest_evaluation_that_was_asked_for(typed, tmp_path):
     [
         ({"extractor": {"name": "mine", "sha256": "cd" * 32}}, ["mnist_v1 (abababab)", "mine"]),
         ({"reference": {"data": "kmnist", "n": 10000}}, ["reference", "kmnist"]),
-        ({"num_calls": 79.0}, ["network calls per image", "40", "79"]),
+        ({"num_calls": 79.0}, ["NFE 40", "79"]),
         ({"scores": []}, ["evaluation.json is damaged"]),
         ({"scores": [{"seed": 0, "fid": "low"}]}, ["evaluation.json is damaged"]),
         ({"sampler": None}, ["evaluation.json is damaged"]),
     ],
 )
-def test_unlike_evaluations_are_not_mixed(typed, tmp_path, changed, words):
+def test_evaluations_with_different_settings_are_rejected(typed, tmp_path, changed, words):
     make_run(tmp_path / "a", [5.0, 6.0], 0)
     make_run(tmp_path / "b", [5.0, 6.0], 1, **changed)
     assert_refused(typed("compare", "runs=a,b", "metrics=fid"), *words)
@@ -220,18 +215,21 @@ def test_unlike_evaluations_are_not_mixed(typed, tmp_path, changed, words):
         (["runs=a"], ["is one run"]),
         (["runs=a,./a"], ["is one run"]),
         (["runs=a,bare"], ["bare has no evaluation", "python scripts/evaluate.py run=bare"]),
-        (["runs=a,same"], ["a and same are one training", "seed=0"]),
+        (["runs=a,same"], ["a and same are the same training", "seed=0"]),
         (["runs=a,b", "metrics=beauty"], ["metrics=beauty", "fid, kid"]),
         (["runs=a,b", "metrics=[]"], ["metrics=[]", "fid, kid"]),
         (["runs=a,b", "baseline=c"], ["baseline=c", "baseline=a"]),
         (["runs=a,b", "out=a"], ["out=a already holds something"]),
         (["runs=a,b", "+colour=red"], ["colour is unknown"]),
         (["runs=a,b", "num_samples=many"], ["num_samples", "many"]),
-        (["runs=a,b", "sampler=brush"], ["sampler/brush", "blend", "heun"]),
-        (["runs=a,b", "sampler=heun", "sampler.num_steps=3"], ["sampler=heun and no more"]),
+        (["runs=a,b", "sampler=brush"], ["sampler=brush is unknown", "blend", "heun"]),
+        (
+            ["runs=a,b", "sampler=heun", "sampler.num_steps=3"],
+            ["sampler's name only", "type sampler=heun and leave out"],
+        ),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_one_line(typed, tmp_path, arguments, words):
+def test_compare_rejects_bad_input(typed, tmp_path, arguments, words):
     make_run(tmp_path / "a", [5.0, 6.0], 0)
     make_run(tmp_path / "b", [5.0, 6.0], 1)
     make_run(tmp_path / "same", [5.0, 6.0], 0)
@@ -242,7 +240,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(typed, tmp_path, argumen
     assert_refused(typed("compare", *arguments, *metrics), *words)
 
 
-def test_what_never_saved_is_left_out_of_a_folder_and_told_of(tmp_path, monkeypatch, caplog):
+def test_runs_without_a_checkpoint_are_left_out_with_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     for name in ("good", "typo"):
         make_run(Path("runs") / name, [5.0])
@@ -252,10 +250,11 @@ def test_what_never_saved_is_left_out_of_a_folder_and_told_of(tmp_path, monkeypa
     assert [record.getMessage() for record in caplog.records] == [
         "runs/typo is left out: it never saved a checkpoint"
     ] * 2
-    assert find_runs(["runs/typo"]) == [Path("runs/typo")]  # named, it is told what it lacks
+    # a run that is named itself stays: reading it reports what is missing
+    assert find_runs(["runs/typo"]) == [Path("runs/typo")]
 
 
-def test_a_sweep_folder_is_its_jobs_in_order(tmp_path, monkeypatch):
+def test_a_sweep_folder_stands_for_its_jobs_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for job in (0, 2, 10):
         make_run(Path("sweep") / str(job), [5.0], job)
@@ -264,9 +263,9 @@ def test_a_sweep_folder_is_its_jobs_in_order(tmp_path, monkeypatch):
     assert [str(p) for p in found] == ["sweep/0", "sweep/2", "sweep/10", "[odd]"]
 
 
-@pytest.mark.parametrize("word", words("sampler"))
-def test_a_sampler_is_called_by_its_word_whatever_its_settings(word):
-    assert sampler_word(sampler_config(word) | {"num_steps": 7}) == word
+@pytest.mark.parametrize("name", words("sampler"))
+def test_a_samplers_name_does_not_depend_on_its_settings(name):
+    assert sampler_word(sampler_config(name) | {"num_steps": 7}) == name
     assert sampler_word({"_target_": "mine.Own"}) == "Own"
 
 
@@ -276,10 +275,10 @@ def test_panels_show_every_value_and_interval():
         ["model=a, network.width=128, optimizer.lr=0.1", "b"], [Panel("fid", rows, 0.5)]
     )
     ax = figure.axes[0]
-    drawn = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata())]
+    plotted = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata())]
     for data in ((0.5, 0.5), (-1.0, 4.0), (1.0, 2.0), (1.5,), (3.0,)):
-        assert data in [tuple(map(float, d)) for d in drawn]
+        assert data in [tuple(map(float, d)) for d in plotted]
     assert ax.get_yticklabels()[0].get_text().count("\n") == 1
-    assert math.isclose(ax.get_ylim()[0], 1.5)  # from above
+    assert math.isclose(ax.get_ylim()[0], 1.5)  # the first row on top
     with pytest.raises(ValueError, match="row for every name"):
         spread_panels(["a"], [Panel("fid", rows)])

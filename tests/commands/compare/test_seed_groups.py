@@ -1,4 +1,4 @@
-"""Which runs are one row of a comparison, and what a damaged file costs it."""
+"""The grouping of runs into rows of a comparison, and damaged files."""
 
 import json
 
@@ -20,7 +20,7 @@ from tests.support.evaluated_runs import BLEND, HEUN, make_run
         ("sampler", [BLEND, HEUN]),
     ],
 )
-def test_how_the_images_were_drawn_sets_rows_apart_too(typed, tmp_path, setting, values):
+def test_different_sampling_settings_make_different_rows(typed, tmp_path, setting, values):
     for seed, value in enumerate(values):
         make_run(tmp_path / str(seed), [5.0, 6.0], seed, **{setting: value})
     rows, _, _ = compared(typed, "runs=0,1", metrics="fid")
@@ -29,8 +29,8 @@ def test_how_the_images_were_drawn_sets_rows_apart_too(typed, tmp_path, setting,
     assert all(name.startswith(f"evaluation.{setting}") for name in names)
 
 
-def test_what_was_trained_on_sets_rows_apart_too(typed, tmp_path):
-    """data.source=auto is the full set in one place and the bundled digits in another."""
+def test_different_training_data_make_different_rows(typed, tmp_path):
+    """data.source=auto is the full data set on one machine and the bundled digits on another."""
     for seed, data in enumerate(("aa", "bb")):
         folder = make_run(tmp_path / str(seed), [5.0, 6.0], seed)
         record = json.loads((folder / "metrics.json").read_text())
@@ -39,7 +39,7 @@ def test_what_was_trained_on_sets_rows_apart_too(typed, tmp_path):
     assert {group for group, _ in rows} == {"data.sha256=aa", "data.sha256=bb"}
 
 
-def test_a_damaged_checkpoint_costs_some_dots_of_the_loss_curve(typed, tmp_path):
+def test_a_damaged_checkpoint_only_removes_dots_of_the_loss_curve(typed, tmp_path):
     for seed in (0, 1):
         folder = make_run(tmp_path / str(seed), [5.0, 6.0], seed) / "checkpoints"
         folder.mkdir()
