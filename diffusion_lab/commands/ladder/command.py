@@ -1,4 +1,4 @@
-"""Trainings one change apart, at one budget and with several seeds each: a table and a picture."""
+"""scripts/ladder.py: train and score runs that differ by one change each, over several seeds."""
 
 import gc
 import logging
@@ -27,7 +27,7 @@ from diffusion_lab.commands.ladder.table import (
     write_csv,
 )
 from diffusion_lab.commands.ladder.time_estimate import Estimate
-from diffusion_lab.commands.ladder.training_runs import RungRun, choose_ladder_judge
+from diffusion_lab.commands.ladder.training_runs import RungRun, choose_ladder_scorer
 from diffusion_lab.config.error_message import one_line
 from diffusion_lab.config.schema import LadderConfig
 from diffusion_lab.config.validate import validate
@@ -45,23 +45,23 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Ladder:
-    """What came of it."""
+    """Results of all trainings of a ladder."""
 
     results: list[RungResult]
     floor: dict[str, Summary]
-    """The scores of as many real images."""
+    """Real-data baseline: the scores of equally many real images."""
     errors: list[str]
-    """A line for each training that failed."""
+    """One line for each failed training."""
     out: Path
     lines: list[str] = field(default_factory=list)
 
 
 def ladder(cfg: DictConfig) -> Ladder:
-    """Train, score and compare all rungs; leave ladder.csv, ladder.json and ladder.png.
+    """Train, score and compare all rungs; write ladder.csv, ladder.json and ladder.png.
 
-    In an `out` that holds some of its trainings these are not trained again, one that was stopped
-    goes on. Raises UserError for a mistake in the configuration, before any training. A training
-    that fails is told of and leaves the others be.
+    Finished trainings in `out` are reused and interrupted ones are resumed. A training that fails
+    is reported and does not stop the others. Raises UserError for a mistake in the configuration,
+    before any training.
     """
     validate(cfg, LadderConfig)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
@@ -72,26 +72,26 @@ def ladder(cfg: DictConfig) -> Ladder:
     check_rungs(rungs, configs)
     runs = [
         RungRun(rung, seed, folder, seeded(cfg, seed, folder), plain["trust"])
-        for seed in seeds  # so a ladder that is stopped was climbed whole by its first seeds
+        for seed in seeds  # seeds outside: an interrupted ladder has all rungs of its first seeds
         for rung, cfg in zip(rungs, configs, strict=True)
         for folder in [out / f"rung_{rung.number}" / f"seed_{seed}"]
     ]
     for run in runs:
         run.check()
-    scorer = choose_ladder_judge(
+    scorer = choose_ladder_scorer(
         plain["extractor"], configs[0], plain["paths"]["data_dir"], plain["trust"]
     )
     features = scorer.extractor.num_features
     if plain["num_samples"] <= features:
         raise UserError(
-            f"num_samples={plain['num_samples']}: FID needs more images than the {features} "
-            f"features of extractor {scorer.extractor.name}"
+            f"num_samples={plain['num_samples']}: expected more than {features}, as FID needs more "
+            f"images than the {features} features of extractor {scorer.extractor.name}"
         )
     with locked(out):
-        return _climb(rungs, runs, scorer, plain, out)
+        return _train_and_score(rungs, runs, scorer, plain, out)
 
 
-def _climb(
+def _train_and_score(
     rungs: Sequence[Rung],
     runs: Sequence[RungRun],
     scorer: ImageScorer,
@@ -106,7 +106,7 @@ def _climb(
     _say(
         f"{len(rungs)} rungs x {seeds} seed{'s' * (seeds > 1)}: {len(todo)} of {len(runs)} "
         "trainings to do, about "
-        f"{_minutes(estimate.left(runs))} from a few timed steps"
+        f"{_duration(estimate.left(runs))} (estimated from a few timed steps)"
     )
     scored: dict[int, list[Scored]] = {}
     errors: list[str] = []
@@ -118,13 +118,13 @@ def _climb(
             record = run.score(scorer, plain["num_samples"], plain["batch_size"])
         except Exception as error:
             line = one_line(error)
-            if line is None:  # not a mistake of the one who typed it
+            if line is None:  # an unexpected error: keep its traceback
                 log.error("%s", run.title, exc_info=True)
             errors.append(f"{run.title} failed: {line or f'{type(error).__name__}: {error}'}")
             _say(errors[-1])
             continue
         finally:
-            _tidy()
+            _free_memory()
         took = time.perf_counter() - started
         if not had_begun:
             estimate.note(run, took)
@@ -140,37 +140,37 @@ def _climb(
                 record["seconds"]["sampling"],
             )
         )
-        how = "was there" if was_trained else f"{took:.0f} s"
+        how = "already trained" if was_trained else f"{took:.0f} s"
         _say(
             f"{run.title}: FID {scores[HEADLINE]:.4g}, {how}; {done} of {len(runs)} done, about "
-            f"{_minutes(estimate.left(runs[done:]))} left"
+            f"{_duration(estimate.left(runs[done:]))} left"
         )
     if not scored:
-        raise UserError(f"no training of the ladder came to its end: {errors[0]}")
+        raise UserError(f"no training of the ladder succeeded: {errors[0]}")
     configs = [run.config for run in runs[: len(rungs)]]
     changed = [{}, *(differences(a, b) for a, b in pairwise(configs))]
     results = summarise_rungs(rungs, scored, changed)
-    made = Ladder(results, floor, errors, out)
-    made.lines = [*lines(results, floor), *_notes(scorer, plain, seeds), *errors]
+    finished = Ladder(results, floor, errors, out)
+    finished.lines = [*lines(results, floor), *_notes(scorer, plain, seeds), *errors]
     write_csv(results, out / "ladder.csv")
-    figures.save_figure(_picture(results, runs, floor, plain, seeds), out / "ladder.png")
+    figures.save_figure(_figure(results, runs, floor, plain, seeds), out / "ladder.png")
     write_json(
         out / "ladder.json",
         {
             "command": plain,
             "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
             "rungs": as_json(results),
-            "floor": {name: vars(found) for name, found in floor.items()},
+            "floor": {name: vars(baseline) for name, baseline in floor.items()},
             "errors": errors,
             "seconds": round(time.perf_counter() - began, 3),
             "threads": torch.get_num_threads(),
             "git_commit": git_commit(),
         },
     )
-    return made
+    return finished
 
 
-def _picture(
+def _figure(
     results: Sequence[RungResult],
     runs: Sequence[RungRun],
     floor: dict[str, Summary],
@@ -180,13 +180,13 @@ def _picture(
     shown: list[LadderRow] = []
     for result in results:
         images = None
-        if result.runs:  # of the first seed, the same on every rung that has it
+        if result.runs:  # samples of the first seed, the same on every rung that has that seed
             first = next(
                 run for run in runs if run.rung is result.rung and run.seed == result.runs[0].seed
             )
             images = first.samples().float() / 255
-        found = result.summary.get(HEADLINE)
-        interval = None if found is None or found.low is None else (found.low, found.high)
+        fid = result.summary.get(HEADLINE)
+        interval = None if fid is None or fid.low is None else (fid.low, fid.high)
         values = [run.scores[HEADLINE] for run in result.runs]
         name = f"{result.rung.number} {result.rung.name}"
         shown.append(LadderRow(name, values, cast(Any, interval), images))
@@ -201,27 +201,28 @@ def _notes(scorer: ImageScorer, plain: dict[str, Any], seeds: int) -> list[str]:
         f"mean ± standard deviation over {seeds} training seed{'s' * (seeds > 1)}, "
         f"{plain['num_samples']:,} samples each; extractor {scorer.extractor.name} (sha256 "
         f"{scorer.extractor.sha256[:8]}), against {len(scorer.reference.test):,} test images; "
-        "differences of FID paired by seed with 95 % intervals, verdicts at 5 % after Holm"
+        "differences of FID are paired by seed, with 95 % intervals; verdicts at the 5 % level "
+        "after Holm's correction"
     ]
 
 
 def _folder(out: str | None, log_dir: str) -> Path:
-    """Where the ladder goes, not made yet; UserError if something else is there."""
+    """Return the output folder, without creating it; UserError if it holds something else."""
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
     folder = (Path(out).expanduser() if out else Path(log_dir) / "ladders" / name).absolute()
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"out={out} is a file: give a new folder, or that of a ladder")
-    there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    for other in there:
-        if other != LOCK and not other.startswith(("rung_", "ladder.")):
+        raise UserError(f"out={out} is a file: expected a new folder or that of a ladder")
+    entries = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    for entry in entries:
+        if entry != LOCK and not entry.startswith(("rung_", "ladder.")):
             raise UserError(
-                f"out={out} holds {other}, which is no ladder's: give a new folder, or that of a "
-                "ladder to go on with"
+                f"out={out} holds {entry}, which is not part of a ladder: type a new folder, or "
+                "that of a ladder to resume"
             )
     return folder
 
 
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return str(timedelta(minutes=round(seconds / 60)))[:-3] + " h:min"
@@ -231,8 +232,8 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _tidy() -> None:
-    """Leave no model of a training behind in the process that trains the next."""
+def _free_memory() -> None:
+    """Free the memory of the last training before the next one starts in this process."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The picture of a ladder of trainings: a figure for each rung, and under it what it draws."""
+"""Figure of a ladder: a score for each rung on top, and a row of samples of each below."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from diffusion_lab.figures.style import (
 
 _PLOT = 2.9  # inches from the top to the axis
 _MARGIN = 0.08
-_LABELS = 0.4  # under the axis
+_LABELS = 0.4  # inches for the labels under the axis
 
 
 @dataclass(frozen=True)
 class LadderRow:
-    """One rung."""
+    """Scores and samples of one rung."""
 
     name: str
     values: Sequence[float]
-    """The figure of each seed; none where nothing was measured."""
+    """The score of each seed; empty if nothing was measured."""
     interval: tuple[float, float] | None
-    """Of the mean."""
+    """Confidence interval of the mean."""
     images: Tensor | None
     """(N, C, H, W) in [0, 1], N the same on every rung."""
 
@@ -49,16 +49,16 @@ class LadderRow:
 def ladder_figure(
     rows: Sequence[LadderRow], floor: float, ylabel: str = "FID", title: str | None = None
 ) -> Figure:
-    """Above the figure of every rung, a point a seed, below a row of its samples.
+    """Plot the score of every rung, one point for each seed, above a row of samples for each.
 
     Args:
-        rows: from the lowest rung on. An interval that reaches below 0 ends at the plot's edge.
-        floor: the figure of real images, a dashed line.
-        ylabel: what the figure is called.
-        title: a line over it all.
+        rows: the rungs, lowest first. An interval that reaches below 0 is cut off at the axis.
+        floor: score of equally many real images, drawn as a dashed line.
+        ylabel: name of the score.
+        title: heading of the figure.
 
     Raises:
-        ValueError: no rows, samples of different shapes, or as for `grid_tensor`.
+        ValueError: for no rows, samples of different shapes, and as `grid_tensor`.
 
     """
     if not rows:
@@ -81,7 +81,7 @@ def ladder_figure(
     ax = figure.add_axes(
         (left / WIDTH, 1 - (top + _PLOT) / height, (WIDTH - left - 0.15) / WIDTH, _PLOT / height)
     )
-    _draw_values(ax, rows, floor, ylabel)
+    _plot_scores(ax, rows, floor, ylabel)
     if title:
         figure.text(
             left / WIDTH, 1 - _MARGIN / height, title, fontsize=TITLE_SIZE, color=INK, va="top"
@@ -104,7 +104,7 @@ def ladder_figure(
     return figure
 
 
-def _draw_values(ax: Axes, rows: Sequence[LadderRow], floor: float, ylabel: str) -> None:
+def _plot_scores(ax: Axes, rows: Sequence[LadderRow], floor: float, ylabel: str) -> None:
     style_plot(ax, "", ylabel)
     known = np.array([value for row in rows for value in row.values])
     for index, row in enumerate(rows):
@@ -136,7 +136,8 @@ def _draw_values(ax: Axes, rows: Sequence[LadderRow], floor: float, ylabel: str)
     )
     lowest = min(float(known.min(initial=floor)), floor)
     highest = max(float(known.max(initial=floor)), floor)
-    if lowest > 0 and highest > 10 * lowest:  # or the lower rungs would hide the upper ones
+    # on a linear axis the high scores of the lower rungs would hide differences between the others
+    if lowest > 0 and highest > 10 * lowest:
         ax.set_yscale("log")
         ax.set_ylim(lowest / 1.6, highest * 1.6)
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

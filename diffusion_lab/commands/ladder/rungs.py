@@ -1,4 +1,4 @@
-"""The rungs of a ladder as configurations, and the checks that make them comparable."""
+"""The rungs of a ladder as training configurations, and the checks that they are comparable."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,33 +24,34 @@ BUDGET = (
     "data.source",
     "data.name",
 )
-"""What is the same on all rungs, or they would not compare."""
+"""Settings that must be equal on all rungs for a fair comparison."""
 _SET_HERE = ("seed=", "paths.", "command", "hydra")
 _OF_A_RUN = ("command", "paths", "seed")
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One step up the ladder."""
+    """One configuration of the ladder, one change apart from the rung before."""
 
     number: int
     name: str
     change: str
-    """What is new, for people."""
+    """Description of the change against the rung before."""
     own: tuple[str, ...]
-    """Its own words of scripts/train.py."""
+    """Overrides that this rung adds."""
     words: tuple[str, ...]
-    """All its words: shared ones, those of the rungs up to it, those typed."""
+    """All overrides: shared ones, those of this rung and the rungs below, the command line's."""
 
     @property
     def title(self) -> str:
-        """What errors and lines of progress call it."""
+        """Name of the rung in errors and progress lines."""
         return f"rung {self.number} ({self.name})"
 
     def config(self, paths: Mapping[str, str | None]) -> DictConfig:
-        """What is trained; UserError, naming the rung, for a word that is none.
+        """Compose the rung's training configuration, without a seed or a run folder of its own.
 
-        `paths` are the ladder's data_dir and log_dir.
+        `paths` are the ladder's data_dir and log_dir. Raises UserError, with the rung's name, for
+        an invalid override.
         """
         try:
             cfg = compose_config(self.words)
@@ -61,7 +62,7 @@ class Rung:
 
 
 def seeded(cfg: DictConfig, seed: int, folder: Path) -> DictConfig:
-    """The same configuration with a seed, to be trained in that folder."""
+    """Copy a configuration with a seed and the folder to train in."""
     mine = cfg.copy()
     mine.seed, mine.paths.output_dir = seed, str(folder)
     mine.command.overrides = [*cfg.command.overrides, f"seed={seed}"]
@@ -69,9 +70,9 @@ def seeded(cfg: DictConfig, seed: int, folder: Path) -> DictConfig:
 
 
 def read_rungs(plan: Mapping[str, Any], typed: Sequence[str] = ()) -> list[Rung]:
-    """The rungs of a plain RungsConfig; what is typed comes last and so beats them all.
+    """Read the rungs of a plain RungsConfig; overrides of the command line apply to all, last.
 
-    Raises UserError for a ladder that is none.
+    Raises UserError for no rungs, equal names, and overrides that the ladder sets itself.
     """
     if not plan["rungs"]:
         raise UserError("ladder.rungs is empty: expected a list of name, change, overrides")
@@ -83,32 +84,32 @@ def read_rungs(plan: Mapping[str, Any], typed: Sequence[str] = ()) -> list[Rung]
         for word in (*words, *typed):
             if word.lstrip("+~").startswith(_SET_HERE):
                 raise UserError(
-                    f"rung {number} ({node['name']}): {word} is set by the ladder: give seeds=, "
-                    "out=, paths.data_dir="
+                    f"rung {number} ({node['name']}): {word} is set by the ladder itself: type "
+                    "seeds=, out= or paths.data_dir= instead"
                 )
         rungs.append(Rung(number, node["name"], node["change"], own, (*words, *typed)))
     names = [rung.name for rung in rungs]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"ladder.rungs has {name} more than once: give each a name of its own")
+            raise UserError(f"ladder.rungs has {name} more than once: expected different names")
     return rungs
 
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:
-    """A nested configuration as dotted keys; lists stay whole."""
+    """Flatten a nested configuration to dotted keys; lists stay whole."""
     if not isinstance(node, Mapping):
         return {path: node}
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, child in node.items():
-        found |= flat(child, f"{path}.{key}" if path else str(key))
-    return found
+        values |= flat(child, f"{path}.{key}" if path else str(key))
+    return values
 
 
 def differences(one: DictConfig, other: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """Where two configurations of a training differ, but for whose run it is: key -> both values.
+    """List the settings in which two training configurations differ: key -> both values.
 
-    They are compared as they were written, so that what follows from a key is not told as well. A
-    key that only one has counts as None in the other.
+    Seed, paths and command line are left out. Interpolations are compared unresolved, so that a
+    key is listed without the keys that refer to it. A missing key counts as None.
     """
     a, b = (
         {
@@ -123,7 +124,7 @@ def differences(one: DictConfig, other: DictConfig) -> dict[str, tuple[Any, Any]
 
 
 def check_rungs(rungs: Sequence[Rung], configs: Sequence[DictConfig]) -> None:
-    """Raise UserError, naming the rung, for one that cannot be trained or does not compare."""
+    """Raise UserError, with the rung's name, for an invalid or not comparable configuration."""
     for rung, cfg in zip(rungs, configs, strict=True):
         try:
             config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -135,22 +136,22 @@ def check_rungs(rungs: Sequence[Rung], configs: Sequence[DictConfig]) -> None:
         if cfg.trainer.max_steps < 1 or cfg.trainer.max_time is not None:
             raise UserError(
                 f"{rung.title}: trainer.max_steps={cfg.trainer.max_steps}, trainer.max_time="
-                f"{cfg.trainer.max_time}: the budget of a ladder is a number of steps, "
-                "trainer.max_steps=1000 and no max_time"
+                f"{cfg.trainer.max_time}: expected a number of steps as budget, type "
+                "trainer.max_steps=1000 and leave out max_time"
             )
         budget = {key: OmegaConf.select(cfg, key) for key in BUDGET}
         for key, value in budget.items():
             first = OmegaConf.select(configs[0], key)
             if value != first:
                 raise UserError(
-                    f"{rung.title}: {key}={value} is another budget than that of "
-                    f"{rungs[0].title}, {first}: give both the same, under ladder.shared"
+                    f"{rung.title}: {key}={value} is another budget than {first} of "
+                    f"{rungs[0].title}: set it once for all rungs, under ladder.shared"
                 )
     for before, rung, one, other in zip(
         rungs[:-1], rungs[1:], configs[:-1], configs[1:], strict=True
     ):
         if not differences(one, other):
             raise UserError(
-                f"{rung.title} is the same training as {before.title}: give it overrides that "
-                "change something, and type nothing that undoes them"
+                f"{rung.title} is the same training as {before.title}: expected overrides that "
+                "change something and are not undone on the command line"
             )

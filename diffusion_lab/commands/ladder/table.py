@@ -1,4 +1,4 @@
-"""What the trainings of a ladder gave, a row a rung."""
+"""Results of a ladder: summary, tests and table, one row for each rung."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,18 @@ from diffusion_lab.system.atomic import replacing
 
 HEADLINE = "fid"
 SHOWN = ("fid", "kid", "precision", "recall", "coverage", "confidence")
-"""The metrics that are printed; all of them are in ladder.csv and ladder.json."""
+"""Metrics of the printed table; ladder.csv and ladder.json hold all."""
 ALPHA = 0.05
 
 
 @dataclass
 class Scored:
-    """One training that came to its end and was scored."""
+    """Scores and costs of one finished training."""
 
     seed: int
     scores: dict[str, float]
     num_calls: float
-    """Of the network, for an image."""
+    """NFE: network evaluations for one image."""
     parameters: int
     train_seconds: float
     sample_seconds: float
@@ -39,21 +39,21 @@ class Scored:
 
 @dataclass
 class RungResult:
-    """A rung over its seeds."""
+    """Results of a rung over its seeds."""
 
     rung: Rung
     runs: list[Scored]
     changed: dict[str, tuple[Any, Any]]
-    """The keys of the configuration that are not as on the rung before, with both values."""
+    """Settings that differ from the rung before: key -> both values."""
     summary: dict[str, Summary]
     difference: Difference | None = None
-    """Of FID to the rung before, over the seeds that both have; None for the lowest rung."""
+    """Difference of FID to the rung before, over the seeds of both; None for the lowest rung."""
     p_holm: float | None = None
-    """Its p-value, adjusted for all the ladder's comparisons."""
+    """p-value of the difference, Holm-corrected for all comparisons of the ladder."""
     verdict: str = ""
 
     def mean(self, what: str) -> float | None:
-        """The mean of a field of Scored over the seeds."""
+        """Return the mean of a field of Scored over the seeds; None without seeds."""
         values = [float(getattr(run, what)) for run in self.runs]
         return sum(values) / len(values) if values else None
 
@@ -63,16 +63,16 @@ def summarise_rungs(
     scored: Mapping[int, Sequence[Scored]],
     changed: Sequence[dict[str, tuple[Any, Any]]],
 ) -> list[RungResult]:
-    """Sum up the seeds of each rung and compare its FID with that of the rung before.
+    """Summarise each rung over its seeds and compare its FID with that of the rung before.
 
-    The comparison is a paired t-test over the seeds that both have: a seed gives all rungs the same
-    first weights, order of images and noise to start from. Verdicts hold together at the 5 % level
+    The test is a paired t-test over the seeds of both rungs: a seed gives all rungs the same
+    initial weights, order of images and initial noise. Verdicts hold together at the 5 % level
     (Holm).
 
     Args:
-        rungs: from the lowest on.
-        scored: by the rung's number, what there is of it.
-        changed: what tells each from the rung before, none for the first.
+        rungs: the rungs, lowest first.
+        scored: number of a rung -> its finished trainings.
+        changed: for each rung the settings that differ from the rung before, {} for the first.
 
     """
     results = []
@@ -90,24 +90,26 @@ def summarise_rungs(
         if not pairs:
             result.verdict = "not measured"
             continue
-        result.difference = found = paired([new for new, _ in pairs], [was for _, was in pairs])
-        if found.p_value is None:
-            result.verdict = "one seed, not known"
-        elif found.low == found.high and found.difference:
-            result.verdict = "no spread over seeds, not known"
+        difference = paired([new for new, _ in pairs], [was for _, was in pairs])
+        result.difference = difference
+        if difference.p_value is None:
+            result.verdict = "not tested: one seed"
+        elif difference.low == difference.high and difference.difference:
+            result.verdict = "not tested: no spread over seeds"
         else:
-            tested.append((result, found, found.p_value))
+            tested.append((result, difference, difference.p_value))
     adjusted = holm([p for *_, p in tested])
-    for (result, found, _), p in zip(tested, adjusted, strict=True):
+    for (result, difference, _), p in zip(tested, adjusted, strict=True):
         result.p_holm = p
-        better = found.difference < 0  # of FID less is better
-        result.verdict = ("better" if better else "worse") if p < ALPHA else "no difference shown"
+        better = difference.difference < 0  # lower FID is better
+        word = "better" if better else "worse"
+        result.verdict = word if p < ALPHA else "no significant difference"
     return results
 
 
 def rows(results: Sequence[RungResult]) -> list[dict[str, Any]]:
-    """The rows of ladder.csv."""
-    made = []
+    """Return the rows of ladder.csv: column -> value."""
+    table = []
     for result in results:
         difference = result.difference
         row: dict[str, Any] = {
@@ -122,28 +124,28 @@ def rows(results: Sequence[RungResult]) -> list[dict[str, Any]]:
             "sample_seconds": result.mean("sample_seconds"),
         }
         for name in METRICS:
-            found = result.summary.get(name)
-            row[f"{name}_mean"] = found and found.mean
-            row[f"{name}_std"] = found and found.std
+            score = result.summary.get(name)
+            row[f"{name}_mean"] = score and score.mean
+            row[f"{name}_std"] = score and score.std
         for key in ("difference", "low", "high", "p_value"):
             row[f"{HEADLINE}_{key}"] = difference and getattr(difference, key)
         row[f"{HEADLINE}_p_holm"] = result.p_holm
         row["verdict"] = result.verdict
-        made.append(row)
-    return made
+        table.append(row)
+    return table
 
 
 def write_csv(results: Sequence[RungResult], path: Path) -> None:
     """Write ladder.csv."""
-    made = rows(results)
+    table = rows(results)
     with replacing(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, made[0])
+        writer = csv.DictWriter(file, table[0])
         writer.writeheader()
-        writer.writerows(made)
+        writer.writerows(table)
 
 
 def as_json(results: Sequence[RungResult]) -> list[dict[str, Any]]:
-    """The rungs of ladder.json."""
+    """Return the rungs of ladder.json."""
     return [
         {
             "rung": result.rung.number,
@@ -152,7 +154,7 @@ def as_json(results: Sequence[RungResult]) -> list[dict[str, Any]]:
             "overrides": list(result.rung.own),
             "changed": {k: {"from": a, "to": b} for k, (a, b) in result.changed.items()},
             "runs": [asdict(run) for run in result.runs],
-            "summary": {name: asdict(found) for name, found in result.summary.items()},
+            "summary": {name: asdict(score) for name, score in result.summary.items()},
             "fid_difference": None if result.difference is None else asdict(result.difference),
             "fid_p_holm": result.p_holm,
             "verdict": result.verdict,
@@ -162,10 +164,10 @@ def as_json(results: Sequence[RungResult]) -> list[dict[str, Any]]:
 
 
 def lines(results: Sequence[RungResult], floor: Mapping[str, Summary]) -> list[str]:
-    """The table as it is printed; the last line is that of real images."""
+    """Format the printed table; its last row holds the scores of equally many real images."""
     wide = max(len(f"{r.rung.number} {r.rung.name}") for r in results)
     titles = (METRICS[name].title.removeprefix("classifier ") for name in SHOWN)
-    head = " " * wide + "".join(f"{title:>18}" for title in titles) + "   FID to the one before"
+    head = " " * wide + "".join(f"{title:>18}" for title in titles) + "   FID minus rung before"
     table = [head]
     for result in results:
         cells = "".join(f"{_cell(result.summary.get(name)):>18}" for name in SHOWN)
@@ -176,10 +178,10 @@ def lines(results: Sequence[RungResult], floor: Mapping[str, Summary]) -> list[s
     return table
 
 
-def _cell(found: Summary | None) -> str:
-    if found is None:
+def _cell(score: Summary | None) -> str:
+    if score is None:
         return "-"
-    return f"{found.mean:.3g}" + ("" if found.std is None else f" ± {found.std:.2g}")
+    return f"{score.mean:.3g}" + ("" if score.std is None else f" ± {score.std:.2g}")
 
 
 def _change(result: RungResult) -> str:

@@ -1,4 +1,4 @@
-"""How long a ladder takes."""
+"""Estimate of the time that a ladder takes."""
 
 import time
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from diffusion_lab.modules.cost import cost
 
 
 class Estimate:
-    """The time left, first from a few timed steps, then from the trainings that were done.
+    """Time left, estimated from a few timed steps and corrected by finished trainings.
 
-    Times a few steps of each rung's training, a few images of its sampler, and the judge. What a
-    training needs to begin, to save and to validate comes on top; `note` tells how much.
+    `__init__` times a few training steps and a few samples of each rung, and the scorer. Start-up,
+    saving and validation are not in these times; `note` scales the estimate by measured runs.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class Estimate:
         data = lowest[0].config.data
         shape = (data.channels, data.image_size, data.image_size)
         scorer.extractor(torch.zeros(count, *shape, dtype=torch.uint8))
-        seeing = (time.perf_counter() - began) * num_samples / count
+        extracting = (time.perf_counter() - began) * num_samples / count
         began = time.perf_counter()
-        scorer.floor(num_samples)  # of real images: noise would be warned of
-        judging = seeing + (time.perf_counter() - began) / FLOOR_DRAWS
+        scorer.floor(num_samples)  # real images, because the scorer warns about pure noise
+        scoring = extracting + (time.perf_counter() - began) / FLOOR_DRAWS
         few = min(count, 32)
         self._training: dict[int, float] = {}
         self._scoring: dict[int, float] = {}
@@ -41,7 +41,7 @@ class Estimate:
             seconds = cost(module, shape, run.config.data.batch_size)["step_seconds"]
             self._training[run.rung.number] = seconds * run.config.trainer.max_steps
             began = time.perf_counter()
-            # to the end: a walk that is left halfway leaves gradients off
+            # to the last step: a generator that is left early keeps gradients disabled
             for _ in sample_steps(
                 module.eval().denoise,
                 module.noise_schedule,
@@ -51,8 +51,8 @@ class Estimate:
                 seed=0,
             ):
                 pass
-            drawing = (time.perf_counter() - began) * num_samples / few
-            self._scoring[run.rung.number] = drawing + judging
+            sampling = (time.perf_counter() - began) * num_samples / few
+            self._scoring[run.rung.number] = sampling + scoring
         self._expected = self._took = 0.0
 
     def _seconds(self, run: RungRun) -> float:
@@ -60,11 +60,11 @@ class Estimate:
         return training + self._scoring[run.rung.number]
 
     def note(self, run: RungRun, seconds: float) -> None:
-        """A run was trained from its beginning and scored in that time."""
+        """Record the seconds that one run took to be trained from its beginning and scored."""
         self._took += seconds
         self._expected += self._training[run.rung.number] + self._scoring[run.rung.number]
 
     def left(self, runs: Sequence[RungRun]) -> float:
-        """Seconds for these runs."""
+        """Return the estimated seconds for these runs."""
         scale = self._took / self._expected if self._expected else 1.0
         return scale * sum(self._seconds(run) for run in runs)

@@ -1,4 +1,4 @@
-"""One training of a ladder: trained, or gone on with, or found done; then scored."""
+"""One training of a ladder: trained, resumed or already finished, and then scored."""
 
 import json
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.output import results_folder, save_arrays
 from diffusion_lab.training.train import train
 
-SHOWN = 16  # samples of a rung in the picture
-# a training goes on elsewhere with these changed
+SHOWN = 16  # samples of a rung in the figure
+# settings that may differ when a training is resumed, such as on another machine
 _MAY_CHANGE = {"trainer.accelerator", "callbacks.progress.seconds"}
 
 
@@ -40,24 +40,24 @@ class RungRun:
     folder: Path
     config: DictConfig
     trust: Sequence[str] = ()
-    """Packages whose classes it may name."""
+    """Further packages whose classes the configuration may name."""
 
     @property
     def title(self) -> str:
-        """What lines of progress call it."""
+        """Name of the training in progress lines."""
         return f"{self.rung.title}, seed {self.seed}"
 
     def record(self) -> dict[str, Any]:
-        """Its metrics.json, {} where there is none that can be read."""
+        """Read metrics.json; {} if it is missing or damaged."""
         return _read(self.folder / "metrics.json")
 
     @property
     def trained(self) -> bool:
-        """Whether its training came to its end."""
+        """True once the training is finished."""
         return self.record().get("status") == "finished"
 
     def check(self) -> None:
-        """Raise UserError if its folder holds another training, or it could not be loaded later."""
+        """Raise UserError if the folder holds another training or names an untrusted class."""
         config = cast(dict[str, Any], OmegaConf.to_container(self.config, resolve=True))
         check_targets([config["model"], config["sampler"], config["data"]], self.trust)
         if not (self.folder / ".hydra" / "config.yaml").is_file():
@@ -71,14 +71,15 @@ class RungRun:
         for key, (had, wanted) in differences(saved, self.config).items():
             if key not in _MAY_CHANGE:
                 raise UserError(
-                    f"{self.folder} was trained with {key}={had}, this ladder has {wanted}: give "
-                    "another out=, or the same words as then"
+                    f"{self.folder} was trained with {key}={had}, this ladder has {wanted}: type "
+                    "another out=, or the same overrides as before"
                 )
 
     def train(self) -> None:
-        """Train it to its end, from where it stopped if it has begun.
+        """Train to the end; resume a training that was interrupted.
 
-        Raises what training raises, and Diverged again for one that has: it would once more.
+        Raises the errors of training, and Diverged at once for a run that diverged before, since it
+        would diverge again.
         """
         record = self.record()
         if record.get("status") == "diverged":
@@ -86,7 +87,10 @@ class RungRun:
         train(self.config, resume=bool(record))
 
     def score(self, scorer: ImageScorer, num_samples: int, batch_size: int) -> dict[str, Any]:
-        """Draw from it with its own seed and score that, if it was not done: evaluation.json."""
+        """Sample with the training's seed and score the samples; return evaluation.json's content.
+
+        An evaluation with the same settings and extractor is reused.
+        """
         run = load_run(self.folder, trust=self.trust)
         about = {
             "run": str(run.dir),
@@ -97,10 +101,10 @@ class RungRun:
             "seeds": [self.seed],
         }
         for path in sorted(self.folder.glob(f"evaluation/*/{NAME}")):
-            there = _read(path)
-            same_judge = there.get("extractor", {}).get("sha256") == scorer.extractor.sha256
-            if same_judge and all(there.get(key) == about[key] for key in about if key != "run"):
-                return there
+            saved = _read(path)
+            same = saved.get("extractor", {}).get("sha256") == scorer.extractor.sha256
+            if same and all(saved.get(key) == about[key] for key in about if key != "run"):
+                return saved
         device = choose_device(self.config.trainer.accelerator)
         run.module.to(device)
         out = results_folder(None, self.folder / "evaluation")
@@ -108,7 +112,7 @@ class RungRun:
         conditioning = run.conditioning()
 
         def draw() -> SampleSet:
-            drawn = draw_set(
+            samples = draw_set(
                 run,
                 sampler,
                 conditioning,
@@ -116,26 +120,26 @@ class RungRun:
                 seed=self.seed,
                 batch_size=batch_size,
             )
-            save_arrays(out / "samples.npz", images=drawn.images[:SHOWN])
-            return drawn
+            save_arrays(out / "samples.npz", images=samples.images[:SHOWN])
+            return samples
 
         more = {"batch_size": batch_size, "device": str(device), "threads": torch.get_num_threads()}
         return score_sets(scorer, [draw], about | more, out).record
 
     def samples(self) -> Tensor:
-        """The first images that were scored last, uint8 (N, C, H, W)."""
+        """Read the first SHOWN images of the newest evaluation, uint8 (N, C, H, W)."""
         newest = max(
             self.folder.glob(f"evaluation/*/{NAME}"), key=lambda path: path.stat().st_mtime
         )
         return torch.from_numpy(np.load(newest.with_name("samples.npz"))["images"])
 
 
-def choose_ladder_judge(
+def choose_ladder_scorer(
     name: str | None, cfg: DictConfig, data_dir: str | None, trust: Sequence[str] = ()
 ) -> ImageScorer:
-    """The judge of all trainings of a ladder before there is one, from a configuration of theirs.
+    """Choose the scorer for all trainings of a ladder from the configuration of one of them.
 
-    Raises UserError if there is none for such data.
+    Raises UserError if there is no extractor for such data.
     """
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     data = config["data"]

@@ -1,4 +1,4 @@
-"""scripts/ladder.py: a rung is one change, the budget one, nothing is trained twice."""
+"""scripts/ladder.py: one change for each rung, one budget for all, no training twice."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ NAMES = ("toy", "time", "Gaussian", "flow", "schedule", "sampler", "epsilon")
 
 @pytest.fixture
 def small(tmp_path, bars):
-    """The words of a ladder of two rungs."""
+    """Arguments of a ladder with two rungs."""
     (tmp_path / "mine" / "ladder").mkdir(parents=True)
     (tmp_path / "mine" / "ladder" / "two.yaml").write_text(MINE)
     return (
@@ -59,7 +59,7 @@ def rungs():
     return read_rungs(plan)
 
 
-def test_every_rung_differs_from_the_one_before_in_what_it_declares():
+def test_every_rung_differs_from_the_one_before_in_its_declared_change():
     configs = [compose_config(rung.words) for rung in rungs()]
     assert [rung.name for rung in rungs()] == list(NAMES)
     changed = [
@@ -85,8 +85,8 @@ def test_every_rung_differs_from_the_one_before_in_what_it_declares():
         (6, "ddpm", ["sampler=ddpm"]),
     ],
 )
-def test_three_rungs_are_methods_of_their_own(number, model, words):
-    """Built another way, from model=: the tutorial's, rectified flow, DDPM."""
+def test_three_rungs_are_published_methods(number, model, words):
+    """Composed in another way, from model=: the tutorial's, rectified flow, DDPM."""
     rung = compose_config(rungs()[number].words)
     whole = compose_config([f"model={model}", "network=unet_fast", "sampler.num_steps=20", *words])
     for node in (
@@ -103,14 +103,14 @@ def test_three_rungs_are_methods_of_their_own(number, model, words):
 
 
 def test_a_ladder_from_the_command_line(command, small, tmp_path):
-    """Two rungs with two seeds; again it finds them done, and a third seed is added to them."""
+    """Two rungs with two seeds; a second call reuses them and adds a third seed."""
     first = command("ladder", *small, "out=mine_out")
     out = last_line(first)
     assert out == tmp_path / "mine_out"
     assert "4 of 4 trainings to do, about" in first.stdout
     assert "4 of 4 done, about 0 s left" in first.stdout
-    with Image.open(out / "ladder.png") as picture:
-        assert min(picture.size) > 300
+    with Image.open(out / "ladder.png") as figure:
+        assert min(figure.size) > 300
     content = json.loads((out / "ladder.json").read_text())
     assert not content["errors"]
     with (out / "ladder.csv").open() as file:
@@ -144,14 +144,14 @@ def test_a_ladder_from_the_command_line(command, small, tmp_path):
     assert len(checkpoints) == len(evaluations) == 4
     again = command("ladder", *small[:-1], "seeds=0,1,2", "out=mine_out")
     assert last_line(again) == out
-    assert "2 of 6 trainings to do" in again.stdout and "was there" in again.stdout
+    assert "2 of 6 trainings to do" in again.stdout and "already trained" in again.stdout
     assert all(p.stat().st_mtime_ns == at for p, at in checkpoints.items())
     assert len(set(out.rglob("evaluation.json"))) == 6
     assert json.loads((out / "ladder.json").read_text())["rungs"][0]["summary"]["fid"]["n"] == 3
 
 
-def test_a_ladder_that_was_killed_goes_on(typed, small, tmp_path):
-    """One training killed before its first checkpoint, one scored and one not, one not begun."""
+def test_a_killed_ladder_is_resumed(typed, small, tmp_path):
+    """One training killed before its first checkpoint, one scored, one not, one not begun."""
     assert typed("ladder", *small, "out=whole")[0] == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     cut = tmp_path / "cut"
@@ -176,8 +176,8 @@ def test_a_ladder_that_was_killed_goes_on(typed, small, tmp_path):
         assert [run["scores"] for run in a["runs"]] == [run["scores"] for run in b["runs"]]
 
 
-def test_a_training_that_was_killed_goes_on_from_its_checkpoint(typed, small, tmp_path):
-    """As the kill leaves it: running, at step 2 of 4. The result is that of one never stopped."""
+def test_a_killed_training_is_resumed_from_its_checkpoint(typed, small, tmp_path):
+    """Killed at step 2 of 4, with the status "running": same result as without interruption."""
     small = [*small[:-1], "seeds=1"]
     assert typed("ladder", *small, "out=whole")[0] == 0
     code, out, err = typed("ladder", *small, "trainer.max_steps=2", "out=cut")
@@ -208,7 +208,7 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(typed, small, tm
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_training_that_fails_does_not_hide_the_rest(typed, small, tmp_path):
+def test_a_failed_training_does_not_stop_the_others(typed, small, tmp_path):
     assert typed("ladder", *small, "out=whole")[0] == 0
     path = tmp_path / "whole" / "rung_0" / "seed_1" / "metrics.json"
     broken = json.loads(path.read_text()) | {"status": "diverged", "error": "the loss is nan"}
@@ -219,7 +219,7 @@ def test_a_training_that_fails_does_not_hide_the_rest(typed, small, tmp_path):
     assert out.strip().splitlines()[-1] == str(tmp_path / "whole")
     content = json.loads((tmp_path / "whole" / "ladder.json").read_text())
     assert [len(rung["runs"]) for rung in content["rungs"]] == [1, 2]
-    assert content["rungs"][1]["verdict"] == "one seed, not known"
+    assert content["rungs"][1]["verdict"] == "not tested: one seed"
 
 
 def other_ladder(folder, text):
@@ -251,7 +251,7 @@ def other_ladder(folder, text):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_ladder_refuses_before_any_training(typed, small, tmp_path, arguments, words):
+def test_ladder_rejects_bad_input_before_any_training(typed, small, tmp_path, arguments, words):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").touch()
     assert_refused(typed("ladder", *small, *arguments), *words)
@@ -271,16 +271,16 @@ def test_ladder_refuses_before_any_training(typed, small, tmp_path, arguments, w
         ("{name: b, change: c, overrides: [seed=1]}", ["seed=1", "seeds="]),
     ],
 )
-def test_a_ladder_of_ones_own_is_checked(typed, small, tmp_path, second, words):
+def test_a_users_ladder_is_checked(typed, small, tmp_path, second, words):
     text = MINE.replace("{name: blind", "{name: a").splitlines()
     other_ladder(tmp_path, "\n".join([*text[:-1], f"  - {second}"]))
-    # typed words would beat the rung's
+    # overrides of the command line would win over the rung's
     mine = [w for w in small if w != "data.batch_size=4"]
     assert_refused(typed("ladder", *mine), *words)
     assert not (tmp_path / "logs").exists()
 
 
-def test_the_folder_of_another_ladder_is_left_alone(typed, small, tmp_path):
+def test_the_folder_of_another_ladder_is_not_changed(typed, small, tmp_path):
     small = [*small[:-1], "seeds=1"]
     assert typed("ladder", *small, "out=whole")[0] == 0
     before = (tmp_path / "whole" / "ladder.json").read_bytes()

@@ -1,4 +1,4 @@
-"""What a ladder found: verdicts paired by seed, a table, a picture."""
+"""Results of a ladder: verdicts paired by seed, the table and the figure."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def score(seed, fid):
     return Scored(seed, {"fid": fid, "kid": fid / 100}, 20.0, 1000, 1.0, 1.0)
 
 
-def test_verdicts_are_paired_by_seed_and_hold_together():
+def test_tests_are_paired_by_seed_and_holm_corrected():
     ladder = rungs()[:4]
     fids = [[90, 100, 110], [50, 61, 70], [49, 62, 69], []]
     scored = {k: [score(s, f) for s, f in enumerate(row)] for k, row in enumerate(fids)}
@@ -23,8 +23,8 @@ def test_verdicts_are_paired_by_seed_and_hold_together():
     assert results[1].p_holm == pytest.approx(min(2 * p[0], 1)) and p[0] < 0.001
     assert results[2].p_holm == pytest.approx(p[1])
     verdicts = [result.verdict for result in results]
-    assert verdicts == ["", "better", "no difference shown", "not measured"]
-    # the seeds that both have, whatever their order
+    assert verdicts == ["", "better", "no significant difference", "not measured"]
+    # only the seeds of both rungs count, in any order
     scored[1] = [score(2, 70), score(0, 50)]
     [_, second, *_] = summarise_rungs(ladder, scored, [{}] * 4)
     assert second.difference.difference == pytest.approx(np.mean([50 - 90, 70 - 110]))
@@ -32,13 +32,13 @@ def test_verdicts_are_paired_by_seed_and_hold_together():
     assert "100 ± 10" in table[1] and "better" in table[2] and "not measured" in table[4]
 
 
-def test_a_difference_without_spread_says_nothing():
+def test_a_difference_without_spread_is_not_tested():
     scored = {0: [score(0, 2), score(1, 3)], 1: [score(0, 1), score(1, 2)]}
     results = summarise_rungs(rungs()[:2], scored, [{}] * 2)
-    assert results[1].verdict == "no spread over seeds, not known"
+    assert results[1].verdict == "not tested: no spread over seeds"
 
 
-def test_a_picture_is_drawn_of_what_there_is(tmp_path):
+def test_the_figure_shows_all_measured_rungs(tmp_path):
     images = torch.rand(4, 1, 28, 28)
     rows = [
         LadderRow("0 toy", [180.0, 190.0], (120.0, 250.0), images),
