@@ -1,4 +1,4 @@
-"""Quality against cost: one checkpoint, many samplers."""
+"""scripts/tradeoff.py: quality against cost of many samplers for one checkpoint."""
 
 import hashlib
 import json
@@ -31,25 +31,26 @@ from diffusion_lab.system.output import results_folder, write_json
 
 NAME = "tradeoff.json"
 ROUNDS = 3
-"""Of the timing, after one to warm up."""
+"""Timed rounds, after one for warm-up."""
 
 
 @dataclass
 class Tradeoff:
-    """What was found."""
+    """Result of tradeoff.py."""
 
     cells: list[SamplerResult]
     out: Path
     lines: list[str]
-    """What is printed."""
+    """The lines to print."""
 
 
 def tradeoff(cfg: DictConfig) -> Tradeoff:
-    """Weigh samplers of a run; leave tradeoff.csv, .json and .png.
+    """Time and score samplers of a run; write tradeoff.csv, .json and .png.
 
-    The time is taken first, of all cells in turn, so that what else the machine does meets all of
-    them. Then each is scored and written. An `out` that holds the beginning of the same is taken
-    up. Raises UserError for a mistake in the configuration, before anything is drawn or written.
+    All settings are timed first, in turn, so that other load on the machine affects all of them
+    alike. Then each is scored, and the files are written after each. An `out` that holds a part of
+    the same comparison is resumed. Raises UserError for a mistake in the configuration, before
+    anything is sampled or written.
     """
     validate(cfg, TradeoffConfig)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -57,16 +58,16 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     run = open_run(cfg)
     conditioning = run.conditioning(plain["labels"], plain["guidance_scale"])
     cells, skipped = make_settings(
-        _words(plain["samplers"]),
-        _words(plain["spacings"]),
+        _names(plain["samplers"]),
+        _names(plain["spacings"]),
         _numbers_of_steps(plain["num_steps"]),
         run.module.noise_schedule,
     )
     scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir)
     if cfg.num_samples <= scorer.extractor.num_features:
         raise UserError(
-            f"num_samples={cfg.num_samples}: FID by {scorer.extractor.name} needs more than "
-            f"{scorer.extractor.num_features} images"
+            f"num_samples={cfg.num_samples}: expected more than {scorer.extractor.num_features}, "
+            f"as FID needs more images than {scorer.extractor.name} has features"
         )
     device = choose_device(cfg.accelerator)
     run.module.to(device)
@@ -100,13 +101,13 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     with planned_work(work.plan(cells), work.units(cells)):
         work.time(cells)
         work.score(cells)
-    found = work.weighed(cells)
-    draw_tradeoff(found, content["floor"], out / "tradeoff.png")
-    return Tradeoff(found, out, lines(found, content))
+    results = work.results(cells)
+    draw_tradeoff(results, content["floor"], out / "tradeoff.png")
+    return Tradeoff(results, out, lines(results, content))
 
 
 class _Work:
-    """Fills the record of a comparison, and writes it whenever it has grown."""
+    """Time and score the samplers; write the record after each, so that it can be resumed."""
 
     def __init__(
         self,
@@ -122,15 +123,15 @@ class _Work:
 
     def plan(self, cells: Sequence[SamplerSetting]) -> str:
         """Return the line that is printed before the work begins."""
-        there = sum(cell.name in self.content.get("scores", {}) for cell in cells)
+        done = sum(cell.name in self.content.get("scores", {}) for cell in cells)
         seeds = times(len(self.settings["seeds"]), "seed")
         return (
-            f"timing and scoring {times(len(cells), 'sampler setting')}, {there} of them are there "
-            f"already: {times(self.settings['num_samples'], 'image')} a seed, {seeds}"
+            f"timing and scoring {times(len(cells), 'sampler setting')}, {done} of them done "
+            f"already: {times(self.settings['num_samples'], 'image')} per seed, {seeds}"
         )
 
     def units(self, cells: Sequence[SamplerSetting]) -> float:
-        """Return the images times steps that are still to be drawn."""
+        """Return the work left, in images times steps."""
         settings, scores = self.settings, self.content.get("scores", {})
         timed = 0 if "costs" in self.content else (ROUNDS + 1) * settings["batch_size"]
         scored = settings["num_samples"] * len(settings["seeds"])
@@ -139,7 +140,7 @@ class _Work:
         )
 
     def time(self, cells: Sequence[SamplerSetting]) -> None:
-        """Draw a batch by each sampler in turn, again and again; keep the median of the rounds."""
+        """Sample a batch with each sampler in turn, ROUNDS + 1 times; keep the median time."""
         if "costs" in self.content:
             return
         batch = self.settings["batch_size"]
@@ -147,14 +148,14 @@ class _Work:
         calls: dict[str, float] = {}
         with tqdm(total=(ROUNDS + 1) * len(cells), unit=" timings", disable=None) as bar:
             for turn in range(ROUNDS + 1):
-                # the other way around every second time: a machine that warms up favours none
+                # in reversed order every other round: a machine that heats up favours no sampler
                 for cell in cells if turn % 2 else reversed(cells):
-                    drawn = self._draw(cell, batch, seed=0)
-                    assert drawn.seconds is not None
-                    assert drawn.num_calls is not None
-                    calls[cell.name] = drawn.num_calls
+                    samples = self._sample(cell, batch, seed=0)
+                    assert samples.seconds is not None
+                    assert samples.num_calls is not None
+                    calls[cell.name] = samples.num_calls
                     if turn > 0:
-                        seconds[cell.name].append(drawn.seconds)
+                        seconds[cell.name].append(samples.seconds)
                     bar.update()
         self.content["costs"] = {
             name: {"calls": calls[name], "milliseconds": 1000 * median(took) / batch}
@@ -163,27 +164,28 @@ class _Work:
         self._write(cells)
 
     def score(self, cells: Sequence[SamplerSetting]) -> None:
-        """Draw and score num_samples images a seed by each sampler that has no scores yet."""
+        """Sample and score num_samples images per seed with each sampler that has no scores yet."""
         n, costs = self.settings["num_samples"], self.content["costs"]
         if "floor" not in self.content:
             self.content["floor"] = {k: s.mean for k, s in self.scorer.floor(n).items()}
         scores = self.content.setdefault("scores", {})
         left = [cell for cell in cells if cell.name not in scores]
         total = sum(costs[cell.name]["calls"] for cell in left) * len(self.settings["seeds"])
-        # counted in network calls, so that the time left is about right
-        with tqdm(total=round(total), unit=f" calls x {n:,} images", disable=None) as bar:
+        # counted in network evaluations, to which the time is about proportional
+        with tqdm(total=round(total), unit=f" NFE x {n:,} images", disable=None) as bar:
             for cell in left:
                 bar.set_description(cell.name)
-                found = []
+                by_seed = []
                 for seed in self.settings["seeds"]:
-                    drawn = self._draw(cell, n, seed)
-                    found.append({"seed": seed} | self.scorer(drawn.images, drawn.asked).scores)
+                    samples = self._sample(cell, n, seed)
+                    score = self.scorer(samples.images, samples.asked)
+                    by_seed.append({"seed": seed} | score.scores)
                     bar.update(round(costs[cell.name]["calls"]))
-                scores[cell.name] = found
+                scores[cell.name] = by_seed
                 self._write(cells)
 
-    def weighed(self, cells: Sequence[SamplerSetting]) -> list[SamplerResult]:
-        """What is known so far."""
+    def results(self, cells: Sequence[SamplerSetting]) -> list[SamplerResult]:
+        """Return the results of the settings that are scored so far."""
         costs, scores = self.content["costs"], self.content.get("scores", {})
         return SamplerResult.of_cells(
             [
@@ -193,7 +195,7 @@ class _Work:
             ]
         )
 
-    def _draw(self, cell: SamplerSetting, num_samples: int, seed: int) -> SampleSet:
+    def _sample(self, cell: SamplerSetting, num_samples: int, seed: int) -> SampleSet:
         return draw_set(
             self.run,
             cell.sampler,
@@ -205,20 +207,21 @@ class _Work:
 
     def _write(self, cells: Sequence[SamplerSetting]) -> None:
         write_json(self.out / NAME, self.content)
-        write_csv(self.weighed(cells), self.content["skipped"], self.out / "tradeoff.csv")
+        write_csv(self.results(cells), self.content["skipped"], self.out / "tradeoff.csv")
 
 
-def _words(given: Any) -> list[str] | None:
+def _names(given: Any) -> list[str] | None:
     if given is None:
         return None
-    return [str(word) for word in (given if isinstance(given, list) else [given])]
+    return [str(name) for name in (given if isinstance(given, list) else [given])]
 
 
 def _numbers_of_steps(given: Any) -> list[int]:
     numbers = given if isinstance(given, list) else [given]
     if not numbers or any(type(n) is not int or n < 1 for n in numbers):
         raise UserError(
-            f"num_steps={given}: expected whole numbers from 1 on, for example num_steps=5,10,20"
+            f"num_steps={given}: expected whole numbers of at least 1, for example "
+            "num_steps=5,10,20"
         )
     return sorted(set(numbers))
 
@@ -229,7 +232,7 @@ def _sha256(path: Path) -> str:
 
 
 def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The folder and the record to fill: of one that was cut off, what it has already."""
+    """Return the output folder and the record, which is that of `out` if it can be resumed."""
     begun = Path(out).expanduser() / NAME if out else None
     if begun is None or not begun.is_file():
         return results_folder(out, parent), content
@@ -237,10 +240,10 @@ def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Pat
         earlier = json.loads(begun.read_text())
         same = earlier["settings"] == json.loads(json.dumps(content["settings"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{begun} is damaged: give a new folder, out=<folder>") from error
+        raise UserError(f"{begun} is damaged: type out=<new folder>") from error
     if not same:
         raise UserError(
-            f"out={out} holds a comparison with other settings: give a new folder, or type what "
-            "made it to take it up"
+            f"out={out} holds a comparison with other settings: type out=<new folder>, or its own "
+            "settings to resume it"
         )
     return begun.parent.absolute(), earlier

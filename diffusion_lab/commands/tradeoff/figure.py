@@ -1,4 +1,4 @@
-"""The figure of quality against cost."""
+"""Figure of quality against cost, with Pareto fronts."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ from diffusion_lab.figures.style import (
     style_plot,
 )
 
-_FAR = 5.0  # times
+_FAR = 5.0  # a baseline this many times below all points is left off the axes
 
 
 @dataclass(frozen=True)
 class Point:
-    """One choice: what it costs by two measures and how far it is from real images."""
+    """Cost and quality of one sampler setting."""
 
     calls: float
+    """NFE for one image."""
     milliseconds: float
+    """Time for one image."""
     quality: float
+    """Distance to real images, such as FID; lower is better."""
     on_front: tuple[bool, bool]
-    """Whether no other choice is better in calls and quality; in milliseconds and quality."""
+    """True on the Pareto front of NFE and quality, and on that of milliseconds and quality."""
 
 
 def tradeoff_figure(
     curves: Mapping[str, Sequence[Point]], ylabel: str = "FID", floor: float | None = None
 ) -> Figure:
-    """Draw quality over network calls and over milliseconds an image, all logarithmic.
+    """Plot quality over NFE and over milliseconds per image, all axes logarithmic.
 
     Args:
-        curves: name -> its points, in order of their cost; those on a front are ringed.
-        ylabel: what quality is; less is better.
-        floor: a dashed line: what real images have. One far below all points is only named, or it
-            would leave them no room to differ.
+        curves: name -> its points, in order of cost; points on a front are ringed.
+        ylabel: name of the quality, of which lower is better.
+        floor: quality of real images, drawn as a dashed line. A value far below all points is
+            written into the legend only, as it would squeeze the points together.
 
     """
     lowest = min((p.quality for points in curves.values() for p in points), default=math.nan)
     figure = new_figure(WIDTH, 4.2 + 0.1 * len(curves))
     figure.set_layout_engine("constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for side, (ax, xlabel) in enumerate(
-        ((left, "network calls an image"), (right, "milliseconds an image"))
-    ):
+    for side, (ax, xlabel) in enumerate(((left, "NFE"), (right, "milliseconds per image"))):
         style_plot(ax, xlabel, "" if side else ylabel)
         if floor is not None and floor > 0:
             near = floor > lowest / _FAR
@@ -80,7 +81,7 @@ def tradeoff_figure(
         ax.set_yscale("log")
         plain_log_ticks(ax.xaxis)
         plain_log_ticks(ax.yaxis)
-    left.plot([], [], "o", color=INK, markersize=9, fillstyle="none", label="on the front")
+    left.plot([], [], "o", color=INK, markersize=9, fillstyle="none", label="on the Pareto front")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=SMALL_SIZE

@@ -1,4 +1,4 @@
-"""What a comparison of samplers found: table, CSV and picture."""
+"""Results of a comparison of samplers: printed table, CSV and figure."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -21,23 +21,24 @@ _LAST = ("front_calls", "front_milliseconds", "skipped")
 
 @dataclass(frozen=True)
 class SamplerResult:
-    """A sampler's cost and quality, and whether another beats it in both."""
+    """Cost and quality of a sampler setting, and its place on the Pareto fronts."""
 
     cell: SamplerSetting
     calls: float
-    """Of the network for an image."""
+    """NFE: network evaluations for one image."""
     milliseconds: float
-    """For an image of a batch."""
+    """Time for one image of a batch."""
     scores: dict[str, Summary]
     front_calls: bool
-    """On the Pareto front of calls and FID."""
+    """True on the Pareto front of NFE and FID."""
     front_milliseconds: bool
+    """True on the Pareto front of time and FID."""
 
     @classmethod
     def of_cells(
         cls, cells: Sequence[tuple[SamplerSetting, float, float, Sequence[Mapping[str, float]]]]
     ) -> "list[SamplerResult]":
-        """Of (cell, calls, milliseconds, the scores of each seed)."""
+        """Summarise tuples (setting, NFE, milliseconds, scores of each seed)."""
         summaries = [
             {k: summary([s[k] for s in scores], bounds_of(k)) for k in scores[0] if k != "seed"}
             for *_, scores in cells
@@ -51,14 +52,14 @@ class SamplerResult:
         ]
 
 
-def write_csv(found: Sequence[SamplerResult], skipped: Mapping[str, str], path: Path) -> None:
-    """Write a row a cell, whole or not at all; those left out with their reason."""
-    metrics = list(found[0].scores) if found else []
+def write_csv(results: Sequence[SamplerResult], skipped: Mapping[str, str], path: Path) -> None:
+    """Write one row for each setting, atomically; incompatible settings with the reason."""
+    metrics = list(results[0].scores) if results else []
     spread = [column for metric in metrics for column in (metric, f"{metric}_std")]
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.DictWriter(file, [*_COLUMNS, *spread, *_LAST])
         rows.writeheader()
-        for of in found:
+        for of in results:
             row: dict[str, Any] = {
                 "sampler": of.cell.word,
                 "spacing": of.cell.spacing,
@@ -78,25 +79,25 @@ def write_csv(found: Sequence[SamplerResult], skipped: Mapping[str, str], path: 
             rows.writerow(row | {"skipped": reason})
 
 
-def draw_tradeoff(found: Sequence[SamplerResult], floor: Mapping[str, float], path: Path) -> None:
-    """Draw FID over both costs."""
+def draw_tradeoff(results: Sequence[SamplerResult], floor: Mapping[str, float], path: Path) -> None:
+    """Plot FID over NFE and over time."""
     curves: dict[str, list[Point]] = {}
-    for of in found:
+    for of in results:
         front = (of.front_calls, of.front_milliseconds)
         point = Point(of.calls, of.milliseconds, of.scores["fid"].mean, front)
         curves.setdefault(of.cell.curve, []).append(point)
     figures.save_figure(tradeoff_figure(curves, "FID", floor.get("fid")), path)
 
 
-def lines(found: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[str]:
-    """What is printed of a comparison and its record."""
+def lines(results: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[str]:
+    """Format the printed table and notes from the results and the record."""
     settings = content["settings"]
     several = len(settings["seeds"]) > 1
     table = table_text(
-        f"{settings['num_samples']:,} images a seed, {len(settings['seeds'])} sampling "
+        f"{settings['num_samples']:,} images per seed, {len(settings['seeds'])} sampling "
         f"seed{'s' * several}, {settings['extractor']['name']}, "
         f"guidance_scale={settings['guidance_scale']:g}",
-        ["sampler", "steps", "network calls", "ms an image", "FID", "on the front of"],
+        ["sampler", "steps", "NFE", "ms per image", "FID", "Pareto front"],
         [
             [
                 of.cell.curve,
@@ -106,11 +107,11 @@ def lines(found: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[st
                 _fid(of.scores["fid"]),
                 ", ".join(
                     name
-                    for name, on in (("calls", of.front_calls), ("ms", of.front_milliseconds))
+                    for name, on in (("NFE", of.front_calls), ("ms", of.front_milliseconds))
                     if on
                 ),
             ]
-            for of in found
+            for of in results
         ],
     )
     reasons: dict[str, list[str]] = {}
@@ -119,12 +120,12 @@ def lines(found: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[st
     return [
         table,
         f"real training images: FID {content['floor']['fid']:.4g}",
-        f"time of an image in a batch of {settings['batch_size']} on {settings['device']}: median "
-        "of 3 rounds over all samplers in turn, after one to warm up",
-        "the front is that of the means: neighbours within each other's spread may change places"
+        f"time per image in a batch of {settings['batch_size']} on {settings['device']}: median "
+        "of 3 rounds over all samplers in turn, after one for warm-up",
+        "the Pareto front is that of the mean scores: settings closer than their spread may swap"
         if several
-        else "one seed a cell: no spread is known, seeds=3 shows it",
-        *(f"left out {', '.join(names)}: {reason}" for reason, names in reasons.items()),
+        else "one seed per setting: the spread is unknown, type seeds=3 to measure it",
+        *(f"incompatible: {', '.join(names)}: {reason}" for reason, names in reasons.items()),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The samplers that are weighed against each other: words x spacings x numbers of steps."""
+"""The grid of sampler settings to compare: samplers x spacings x numbers of steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +10,28 @@ from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.errors import UserError
 
 DEFAULT = ("blend", "heun", "ddim", "dpm_solver", "unipc", "euler_ancestral")
-"""Deterministic first and second order, the usual multistep solvers, an ancestral one."""
+"""First- and second-order ODE solvers, the usual multistep solvers, an ancestral sampler."""
 
 
 @dataclass(frozen=True)
 class SamplerSetting:
-    """One way to draw."""
+    """A sampler with its timestep spacing and number of steps."""
 
     word: str
+    """Name of the sampler, as in sampler=<name>."""
     spacing: str | None
-    """None: the sampler's own."""
+    """Timestep spacing; None for the sampler's own."""
     num_steps: int
     sampler: Sampler
 
     @property
     def curve(self) -> str:
-        """What it has in common with those of other numbers of steps."""
+        """Name of the curve, shared by all numbers of steps: "unipc leading"."""
         return f"{self.word} {self.spacing}" if self.spacing else self.word
 
     @property
     def name(self) -> str:
-        """Its own."""
+        """Name of the setting: "unipc leading 10"."""
         return f"{self.curve} {self.num_steps}"
 
 
@@ -40,19 +41,19 @@ def make_settings(
     num_steps: Sequence[int],
     noise_schedule: NoiseSchedule,
 ) -> tuple[list[SamplerSetting], dict[str, str]]:
-    """Build every combination that makes sense.
+    """Build every compatible combination of sampler, spacing and number of steps.
 
     Args:
-        samplers: words; None for DEFAULT, of which those that do not fit are left out.
-        asked_spacings: for the samplers that take one; None for each one's own.
-        num_steps: from 1 on.
-        noise_schedule: what they have to walk.
+        samplers: names of samplers; None for DEFAULT without the incompatible ones.
+        asked_spacings: spacings for the samplers that have the option; None for their own.
+        num_steps: numbers of steps, at least 1.
+        noise_schedule: the schedule that the samplers must support.
 
     Returns:
-        The cells, and of those left out the reason by their name.
+        The settings, and the incompatible ones: name -> reason.
 
     Raises:
-        UserError: for an unknown word, and for a sampler that was named and does not fit.
+        UserError: for an unknown name, and for an incompatible sampler in `samplers`.
 
     """
     for asked in asked_spacings or ():
@@ -78,7 +79,7 @@ def make_settings(
                 else:
                     cells.append(SamplerSetting(word, spacing, steps, sampler))
     if asked_spacings and not any(cell.spacing for cell in cells):
-        raise UserError("spacings= changes nothing: none of these samplers takes a spacing")
+        raise UserError("spacings= has no effect: none of these samplers has a spacing")
     if not cells:
-        raise UserError(f"no sampler fits: {next(iter(skipped.values()))}")
+        raise UserError(f"no sampler is compatible: {next(iter(skipped.values()))}")
     return cells, skipped

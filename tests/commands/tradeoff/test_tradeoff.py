@@ -1,4 +1,4 @@
-"""scripts/tradeoff.py: costs counted, fronts drawn, cut-off comparisons taken up."""
+"""scripts/tradeoff.py: costs, Pareto fronts, resumed comparisons."""
 
 import csv
 import hashlib
@@ -24,7 +24,7 @@ from tests.evaluation.test_pareto import by_definition
 
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
-    """The folder of an untrained network that sees 8 features in images of data=fake."""
+    """The folder of an untrained extractor with 8 features for images of data=fake."""
     folder = tmp_path_factory.mktemp("extractor")
     torch.manual_seed(0)
     network = Classifier(1, 10, 8)
@@ -67,8 +67,8 @@ def small(run, extractor):
     )
 
 
-def test_cells_of_a_run_with_their_costs(command, runs, extractor):
-    """In a process of its own; a guided run asks its network twice for an image."""
+def test_settings_of_a_run_with_their_costs(command, runs, extractor):
+    """In a process of its own; guidance doubles the NFE."""
     arguments = (
         *small(runs["conditional"], extractor),
         "samplers=blend,heun,dpm_solver",
@@ -106,12 +106,12 @@ def test_cells_of_a_run_with_their_costs(command, runs, extractor):
         assert front == by_definition([float(r[column]) for r in rows], fid)
     record = json.loads((out / "tradeoff.json").read_text())
     assert record["settings"]["extractor"]["name"] == "tiny" and record["floor"]["fid"] > 0
-    assert "batch of 8 on cpu" in process.stdout and "no spread" not in process.stdout
-    with Image.open(out / "tradeoff.png") as drawn:
-        assert min(drawn.size) > 300
+    assert "batch of 8 on cpu" in process.stdout and "spread is unknown" not in process.stdout
+    with Image.open(out / "tradeoff.png") as figure:
+        assert min(figure.size) > 300
 
 
-def test_the_scores_are_those_of_evaluate_and_a_cut_off_one_goes_on(typed, trained, extractor):
+def test_scores_equal_evaluates_and_a_stopped_comparison_resumes(typed, trained, extractor):
     arguments = (
         *small(trained["ddpm"], extractor),
         "samplers=ddim,blend",
@@ -121,7 +121,7 @@ def test_the_scores_are_those_of_evaluate_and_a_cut_off_one_goes_on(typed, train
     code, text, err = typed("tradeoff", *arguments)
     assert code == 0, err
     out = Path(text.strip().splitlines()[-1])
-    assert "one seed a cell: no spread is known" in text
+    assert "one seed per setting: the spread is unknown" in text
     first = rows_of(out)
     code, text, err = typed(
         "evaluate", *arguments[:-3], "sampler=ddim", "sampler.num_steps=2", "seeds=1"
@@ -131,7 +131,7 @@ def test_the_scores_are_those_of_evaluate_and_a_cut_off_one_goes_on(typed, train
     assert float(first[0]["fid"]) == pytest.approx(evaluation["scores"][0]["fid"], rel=1e-6)
     assert float(first[0]["calls"]) == evaluation["num_calls"] == 2
 
-    # as it was when it was cut off after its first cell
+    # as a comparison that was stopped after its first setting leaves it
     record = json.loads((out / "tradeoff.json").read_text())
     del record["scores"]["blend 2"]
     record["scores"]["ddim 2"][0]["fid"] = 123.0
@@ -150,8 +150,8 @@ def test_the_scores_are_those_of_evaluate_and_a_cut_off_one_goes_on(typed, train
 
 def test_compare_reads_what_evaluate_writes(typed, trained, extractor):
     for run in trained.values():
-        drawn = ("sampler=blend", "sampler.num_steps=3", "seeds=2")
-        code, _, err = typed("evaluate", *small(run, extractor), *drawn)
+        sampling = ("sampler=blend", "sampler.num_steps=3", "seeds=2")
+        code, _, err = typed("evaluate", *small(run, extractor), *sampling)
         assert code == 0, err
     runs = f"runs={','.join(map(str, trained.values()))}"
     code, text, err = typed("compare", runs, "sampler=blend", "num_samples=12")
@@ -163,8 +163,8 @@ def test_compare_reads_what_evaluate_writes(typed, trained, extractor):
     assert len(found["fid"]["values"]) == 2 and found["fid"]["unit"] == "sampling seeds"
 
 
-def test_what_does_not_fit_is_left_out_unless_it_was_named(typed, trained, extractor):
-    """The run's noise is uniform, which nothing that adds Gaussian noise can walk."""
+def test_incompatible_defaults_are_skipped_and_named_samplers_an_error(typed, trained, extractor):
+    """The run's noise is uniform; ancestral samplers add Gaussian noise."""
     arguments = (*small(trained["basic_unet"], extractor), "num_steps=2")
     code, text, err = typed("tradeoff", *arguments)
     assert code == 0, err
@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_left_out_unless_it_was_named(typed, trained, extra
     skipped = {row["sampler"]: row["skipped"] for row in rows if row["skipped"]}
     assert set(skipped) | {row["sampler"] for row in rows if row["fid"]} == set(DEFAULT)
     assert "Gaussian noise" in skipped["euler_ancestral"]
-    assert "left out euler_ancestral 2" in text
+    assert "incompatible: euler_ancestral 2" in text
     assert_refused(
         typed("tradeoff", *arguments, "samplers=blend,euler_ancestral"),
         "euler_ancestral 2 steps",
@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_left_out_unless_it_was_named(typed, trained, extra
     )
 
 
-def test_every_default_is_a_word_and_spacings_multiply_only_those_that_take_one():
+def test_spacings_multiply_only_the_samplers_that_have_the_option():
     assert set(DEFAULT) <= set(words("sampler"))
     schedule = noise_schedules()["cosine"]
     cells, skipped = make_settings(None, ["leading", "trailing"], [5, 10], schedule)
@@ -191,7 +191,7 @@ def test_every_default_is_a_word_and_spacings_multiply_only_those_that_take_one(
     cells, skipped = make_settings(None, None, [5, 2000], schedule)
     assert len(cells) == len(skipped) == len(DEFAULT)
     assert "1000 timesteps" in skipped["dpm_solver 2000"]
-    with pytest.raises(UserError, match=r"no sampler fits: .*1000 timesteps"):
+    with pytest.raises(UserError, match=r"no sampler is compatible: .*1000 timesteps"):
         make_settings(None, None, [2000], schedule)
 
 
@@ -204,7 +204,7 @@ def test_every_default_is_a_word_and_spacings_multiply_only_those_that_take_one(
         (["num_steps=0"], ["num_steps=0", "num_steps=5,10,20"]),
         (["num_steps=[]"], ["num_steps=[]"]),
         (["spacings=wide"], ["spacings=wide", "leading", "trailing"]),
-        (["samplers=blend", "spacings=leading"], ["spacings= changes nothing"]),
+        (["samplers=blend", "spacings=leading"], ["spacings= has no effect"]),
         (["samplers=ddim", "num_steps=1001"], ["ddim 1001 steps", "1000 timesteps"]),
         (["num_samples=8"], ["num_samples=8", "more than 8"]),
         (["batch_size=0"], ["batch_size=0"]),
@@ -214,14 +214,14 @@ def test_every_default_is_a_word_and_spacings_multiply_only_those_that_take_one(
         (["+colour=red"], ["colour is unknown"]),
     ],
 )
-def test_mistakes_are_told_before_anything_is_drawn(typed, trained, extractor, arguments, words):
+def test_tradeoff_rejects_bad_input(typed, trained, extractor, arguments, words):
     run = trained["ddpm"]
     before = sorted(run.rglob("*"))
     assert_refused(typed("tradeoff", *small(run, extractor), *arguments), *words)
     assert sorted(run.rglob("*")) == before
 
 
-def test_the_figure_rings_the_fronts():
+def test_the_figure_rings_points_on_the_pareto_fronts():
     curves = {
         "blend": [Point(5, 1.0, 80.0, (True, True)), Point(10, 2.0, 30.0, (False, False))],
         "heun": [Point(9, 2.5, 20.0, (True, False))],
