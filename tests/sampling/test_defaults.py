@@ -176,7 +176,7 @@ def test_evaluation_diagnosis_and_tradeoff_are_guided(recipe, typed, bars):
     words = ["parts=memorisation", "num_samples=4", "num_held_out=4"]
     code, out, err = typed("diagnose", f"run={recipe}", *words)
     assert code == 0, err
-    assert "samples by sampler=blend sampler.num_steps=5 guidance_scale=1.5; NFE 10" in out
+    assert "samples: sampler=blend sampler.num_steps=5 guidance_scale=1.5; NFE 10" in out
     found = json.loads(Path(out.strip().splitlines()[-1], "diagnose.json").read_text())
     assert found["memorisation"]["guidance_scale"] == 1.5
 

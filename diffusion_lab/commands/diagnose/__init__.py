@@ -1,1 +1,1 @@
-"""Measure where a model errs, and whether it memorises."""
+"""Measure a model's denoising error by noise level and its memorisation of training images."""

@@ -1,4 +1,4 @@
-"""What a run learned: its errors beside the best possible ones, and whether it copies."""
+"""scripts/diagnose.py: denoising error against the ideal denoiser, and memorised images."""
 
 import time
 from dataclasses import asdict, dataclass, field
@@ -47,29 +47,29 @@ from diffusion_lab.system.output import results_folder, write_json
 
 PARTS = ("all", "losses", "memorisation")
 UNDEFINED = (
-    "with uniform noise no training image could have become these noised images, so the ideal "
-    "denoiser of the training images is undefined there"
+    "uniform noise is bounded, so these noised images cannot come from any training image and the "
+    "ideal denoiser is undefined for them"
 )
 
 
 @dataclass
 class Diagnosis:
-    """What was found."""
+    """Result of diagnose.py."""
 
     out: Path
-    """The folder with diagnose.json, tables and pictures."""
+    """The folder with diagnose.json, tables and figures."""
     levels: list[Level] | None = None
     memorisation: Memorisation | None = None
     notes: list[str] = field(default_factory=list)
     sampling: str | None = None
-    """Sampler, steps and guidance of the samples; None for given ones."""
+    """Sampler, steps and guidance of the samples; None for those of samples=."""
 
     @property
     def lines(self) -> list[str]:
-        """The tables that are printed."""
+        """The lines to print: tables and notes."""
         tables = [] if self.levels is None else _levels_table(self.levels)
         if self.memorisation is not None:
-            tables += [] if self.sampling is None else [f"samples by {self.sampling}"]
+            tables += [] if self.sampling is None else [f"samples: {self.sampling}"]
             tables += _closeness_table(self.memorisation.measured)
         return tables + [f"note: {note}" for note in self.notes]
 
@@ -87,16 +87,16 @@ def _levels_table(levels: list[Level]) -> list[str]:
 
 
 def _closeness_table(measured: dict[str, Any]) -> list[str]:
-    lines = ["nearer to a training image than          samples  held out  expected"]
-    for key, words, expected in (
-        ("below_1", "1 % of the test images are", "0.010"),
-        ("below_5", "5 % of the test images are", "0.050"),
-        ("below_50", "half of the test images are", "0.500"),
-        ("closer", "a test image is", "0.500"),
-        ("copies", "a third of the way to the second", ""),
+    lines = ["fraction nearer to training images than  samples  held out  expected"]
+    for key, than, expected in (
+        ("below_1", "1st percentile of test images", "0.010"),
+        ("below_5", "5th percentile of test images", "0.050"),
+        ("below_50", "median of test images", "0.500"),
+        ("closer", "a random test image", "0.500"),
+        ("copies", "1/3 of second-nearest distance", ""),
     ):
         val = "" if measured["val"] is None else f"{measured['val'][key]:.3f}"
-        lines.append(f"  {words:37}{measured['samples'][key]:9.3f} {val:>9} {expected:>9}".rstrip())
+        lines.append(f"  {than:37}{measured['samples'][key]:9.3f} {val:>9} {expected:>9}".rstrip())
     return lines
 
 
@@ -111,14 +111,14 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     run = open_run(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
     conditioning = run.conditioning()
-    given = None if cfg.samples is None else _given(cfg.samples, run.image_shape)
+    given = None if cfg.samples is None else _read_samples(cfg.samples, run.image_shape)
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
-    describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # or refuse images of this shape
+    describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # UserError for an unfit shape
     data = run_data(run, cfg.paths.data_dir)
     if cfg.parts != "memorisation":
         check_classes(run, data, cfg.num_images, cfg.seed)
     run.module.to(choose_device(cfg.accelerator))
-    found = Diagnosis(results_folder(cfg.out, run.dir / "diagnosis"))
+    result = Diagnosis(results_folder(cfg.out, run.dir / "diagnosis"))
 
     record: dict[str, Any] = {
         "run": str(run.dir),
@@ -131,31 +131,31 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     seconds: dict[str, float] = {}
     if cfg.parts in ("all", "losses"):
         began = time.perf_counter()
-        record["losses"] = _losses(cfg, run, data, found)
+        record["losses"] = _losses(cfg, run, data, result)
         seconds["losses"] = time.perf_counter() - began
     if cfg.parts in ("all", "memorisation"):
         began = time.perf_counter()
         samples = given
         if samples is None:
-            samples = _drawn(cfg, run, sampler, conditioning)
-            found.sampling = planned(config, sampler, [conditioning], run.module, run.image_shape)
+            samples = _sample(cfg, run, sampler, conditioning)
+            result.sampling = planned(config, sampler, [conditioning], run.module, run.image_shape)
         record["memorisation"] = {
             "samples_from": cfg.samples,
             "sampler": config if given is None else None,
             "guidance_scale": conditioning.guidance_scale if given is None else None,
-            **_memorisation(cfg, samples, data, describe, found),
+            **_memorisation(cfg, samples, data, describe, result),
         }
         seconds["memorisation"] = time.perf_counter() - began
-    record["notes"] = found.notes
+    record["notes"] = result.notes
     record["seconds"] = {part: round(value, 3) for part, value in seconds.items()}
-    write_json(found.out / "diagnose.json", record)
-    return found
+    write_json(result.out / "diagnose.json", record)
+    return result
 
 
-def _losses(cfg: DictConfig, run: Run, data: ImageDataModule, found: Diagnosis) -> dict[str, Any]:
+def _losses(cfg: DictConfig, run: Run, data: ImageDataModule, result: Diagnosis) -> dict[str, Any]:
     line = (
-        f"losses: the network and the ideal denoiser of {times(len(data.pixels('train')), 'image')}"
-        f" on {times(cfg.num_images, 'image')} of each split at {times(cfg.levels, 'noise level')}"
+        f"losses: network and ideal denoiser (of {times(len(data.pixels('train')), 'image')}) on "
+        f"{times(cfg.num_images, 'image')} of each split at {times(cfg.levels, 'noise level')}"
     )
     with planned_work(line, len(SPLITS) * cfg.levels):
         levels = denoising_errors(
@@ -166,29 +166,29 @@ def _losses(cfg: DictConfig, run: Run, data: ImageDataModule, found: Diagnosis) 
             batch_size=cfg.batch_size,
             seed=cfg.seed,
         )
-    found.levels = levels
-    write_levels(levels, found.out / "denoising.csv")
-    figures.save_figure(levels_figure(levels, weighting_of(run)), found.out / "denoising.png")
+    result.levels = levels
+    write_levels(levels, result.out / "denoising.csv")
+    figures.save_figure(levels_figure(levels, weighting_of(run)), result.out / "denoising.png")
     undefined = {level.split for level in levels if np.isnan(level.ideal)}
-    found.notes += [f"{split} images: {UNDEFINED}" for split in sorted(undefined)]
-    # JSON has no word for nan
+    result.notes += [f"{split} images: {UNDEFINED}" for split in sorted(undefined)]
+    # JSON has no NaN
     return {
         "levels": [{k: None if v != v else v for k, v in asdict(level).items()} for level in levels]
     }
 
 
-def _given(file: str, shape: tuple[int, int, int]) -> Tensor:
+def _read_samples(file: str, shape: tuple[int, int, int]) -> Tensor:
     images, _ = read_samples(file)
     if tuple(images.shape[1:]) != shape or not len(images):
         raise UserError(
-            f"samples={file} holds images {tuple(images.shape)}: expected (N, "
-            f"{', '.join(map(str, shape))}), those of this run"
+            f"samples={file}: expected images of this run's shape, (N, "
+            f"{', '.join(map(str, shape))}), got {tuple(images.shape)}"
         )
     return images
 
 
-def _drawn(cfg: DictConfig, run: Run, sampler: Sampler, conditioning: Conditioning) -> Tensor:
-    line = f"memorisation: drawing {times(cfg.num_samples, 'image')} by {sampler.name}"
+def _sample(cfg: DictConfig, run: Run, sampler: Sampler, conditioning: Conditioning) -> Tensor:
+    line = f"memorisation: sampling {times(cfg.num_samples, 'image')} with {sampler.name}"
     with planned_work(line, cfg.num_samples * sampler.num_steps):
         return run.sample(
             cfg.num_samples,
@@ -200,29 +200,29 @@ def _drawn(cfg: DictConfig, run: Run, sampler: Sampler, conditioning: Conditioni
 
 
 def _memorisation(
-    cfg: DictConfig, samples: Tensor, data: ImageDataModule, describe: Describe, found: Diagnosis
+    cfg: DictConfig, samples: Tensor, data: ImageDataModule, describe: Describe, result: Diagnosis
 ) -> dict[str, Any]:
-    result = memorisation(
+    measured = memorisation(
         samples, data, num_held_out=cfg.num_held_out, seed=cfg.seed, describe=describe
     )
-    found.memorisation = result
+    result.memorisation = measured
     what = "pixels in [0, 1]" if cfg.extractor is None else f"features of {cfg.extractor}"
-    write_nearest(result.samples, found.out / "nearest.csv")
-    figure = nearest_figure(samples, data.pixels("train"), result.samples)
-    figures.save_figure(figure, found.out / "nearest.png")
-    curves = {"samples": result.samples, "test images": result.test}
-    if result.val is None:
-        found.notes.append("the run held no training images out (data.val_size=0)")
+    write_nearest(measured.samples, result.out / "nearest.csv")
+    figure = nearest_figure(samples, data.pixels("train"), measured.samples)
+    figures.save_figure(figure, result.out / "nearest.png")
+    curves = {"samples": measured.samples, "test images": measured.test}
+    if measured.val is None:
+        result.notes.append("no held-out training images, as the run has data.val_size=0")
     else:
-        curves["held-out training images"] = result.val
-    figures.save_figure(distances_figure(curves, what), found.out / "distances.png")
+        curves["held-out training images"] = measured.val
+    figures.save_figure(distances_figure(curves, what), result.out / "distances.png")
     return {
         "distance": what,
         "num_samples": len(samples),
         "num_train": len(data.pixels("train")),
-        "num_test": len(result.test.distance),
-        "num_val": 0 if result.val is None else len(result.val.distance),
-        **result.measured,
+        "num_test": len(measured.test.distance),
+        "num_val": 0 if measured.val is None else len(measured.val.distance),
+        **measured.measured,
         "expected": {"below_1": 0.01, "below_5": 0.05, "below_50": 0.5, "closer": 0.5},
     }
 

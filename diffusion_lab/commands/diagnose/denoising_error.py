@@ -1,4 +1,4 @@
-"""How far a run's denoiser is from the best there is, by noise level."""
+"""Denoising error of a run against the ideal denoiser, by noise level."""
 
 import csv
 from dataclasses import asdict, dataclass
@@ -34,10 +34,11 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Level:
-    """The squared errors on x0 at one noise level, means over images of the mean over pixels.
+    """Squared errors on x0 at one noise level: mean over pixels, then over n images.
 
-    In the value range of the run. Each with its standard error; `gap` is network - ideal, image by
-    image. The ideal denoiser's are nan where it is undefined for some of the images.
+    In the squared units of the run's value range, each with its standard error (`_se`). `gap` is
+    the mean of network - ideal, image by image. The ideal denoiser's errors are NaN where it is
+    undefined for some of the images.
     """
 
     split: str
@@ -53,23 +54,30 @@ class Level:
 
 
 def time_sampling(run: Run) -> TimeSampling:
-    """How the run's training drew its noise levels."""
+    """Build the time sampling of the run's training; UserError for a class of another kind."""
     made = construct(run.config["model"].get("time_sampling"), run.trust) or UniformTime()
     if not isinstance(made, TimeSampling):
-        raise UserError("the saved configuration's time_sampling is no TimeSampling")
+        raise UserError(
+            f"model.time_sampling of the saved configuration is a {type(made).__name__}: expected "
+            "a TimeSampling"
+        )
     return made
 
 
 def check_classes(run: Run, data: ImageDataModule, num_images: int, seed: int) -> None:
-    """Raise UserError where the ideal denoiser of a class would be that of no image."""
+    """Raise UserError if the test images have a class without a training image.
+
+    The ideal denoiser of such a class would be undefined.
+    """
     if run.module.num_classes is None:
         return
     trained = set(data.examples(len(data.pixels("train")))[1].tolist())
     asked = set(data.examples(num_images, seed, "test")[1].tolist())
     if asked - trained:
         raise UserError(
-            f"num_images={num_images}: the run was trained on no images of the classes "
-            f"{sorted(asked - trained)}, which the test images chosen have: use parts=memorisation"
+            f"num_images={num_images}: the chosen test images have the classes "
+            f"{sorted(asked - trained)}, but the run was trained on no images of the classes; type "
+            "parts=memorisation"
         )
 
 
@@ -77,22 +85,22 @@ def check_classes(run: Run, data: ImageDataModule, num_images: int, seed: int) -
 def denoising_errors(
     run: Run, data: ImageDataModule, *, levels: int, num_images: int, batch_size: int, seed: int
 ) -> list[Level]:
-    """Measure at up to `levels` log-SNRs, evenly over those that training draws.
+    """Measure the errors at up to `levels` log-SNRs, evenly spaced over the training's range.
 
-    `num_images` images of a split, chosen by the seed, each with one noise, the same at all levels
-    and for both splits. The ideal denoiser is that of all images the run was trained on, of an
-    image's class where the network is told the class: its expected error is the least that any
-    denoiser has on the training images.
+    The seed chooses `num_images` images of each split and one noise for each, equal at all levels
+    and for both splits. The ideal denoiser is the posterior mean over all training images, or over
+    those of an image's class for a conditional network: no denoiser has a smaller expected error on
+    the training images.
     """
     module, schedule = run.module, run.module.noise_schedule
     low, high = log_snr_range(time_sampling(run), schedule)
     times = times_of(schedule, torch.linspace(low, high, levels, dtype=torch.float64))
     device = module.device
     images, classes = data.examples(len(data.pixels("train")))
-    cli_errors = module.num_classes is not None
-    oracle = ideal_denoiser(schedule, images.to(device), classes.to(device) if cli_errors else None)
+    labels_of_images = None if module.num_classes is None else classes.to(device)
+    oracle = ideal_denoiser(schedule, images.to(device), labels_of_images)
 
-    found: list[Level] = []
+    measured: list[Level] = []
     bar = tqdm(total=len(SPLITS) * len(times), unit=" levels", disable=None, leave=False)
     for split in SPLITS:
         x0, labels = (each.to(device) for each in data.examples(num_images, seed, split))
@@ -104,24 +112,24 @@ def denoising_errors(
                 part = slice(first, first + batch_size)
                 clean, each_t = x0[part], t.to(device).expand(len(x0[part]))
                 x_t = schedule.add_noise(clean, noise[part], each_t)
-                seen = module.network_labels(labels[part])
-                guesses = (module.denoise(x_t, each_t, seen), oracle(x_t, each_t, seen))
-                errors.append(torch.stack([_squared(guess - clean) for guess in guesses]))
+                known = module.network_labels(labels[part])
+                estimates = (module.denoise(x_t, each_t, known), oracle(x_t, each_t, known))
+                errors.append(torch.stack([_squared(x0_hat - clean) for x0_hat in estimates]))
             level = log_snr(schedule, t[None].double() if t.is_floating_point() else t[None])
-            found.append(_level(split, t, level, torch.cat(errors, 1)))
+            measured.append(_level(split, t, level, torch.cat(errors, 1)))
             bar.update()
             advance(1)
     bar.close()
-    return found
+    return measured
 
 
 def _squared(difference: Tensor) -> Tensor:
-    """Mean square per image, on the CPU: not every device knows float64. (B, C, H, W) -> (B,)."""
+    """Mean square per image, on the CPU since some devices lack float64. (B, C, H, W) -> (B,)."""
     return difference.cpu().double().square().flatten(1).mean(1)
 
 
 def _level(split: str, t: Tensor, level: Tensor, errors: Tensor) -> Level:
-    """Means and standard errors of the two rows of errors (2, n), and of their difference."""
+    """Build a Level from the errors of network and ideal denoiser, (2, n)."""
     rows = torch.cat([errors, errors[:1] - errors[1:]])
     n = rows.shape[1]
     means, spread = rows.mean(1).tolist(), (rows.std(1) / n**0.5).tolist()
@@ -129,26 +137,26 @@ def _level(split: str, t: Tensor, level: Tensor, errors: Tensor) -> Level:
     return Level(split, level.item(), float(t), n, *pairs)
 
 
-def write_levels(found: list[Level], path: Path) -> None:
-    """Write them as CSV, one line a level and split."""
+def write_levels(levels: list[Level], path: Path) -> None:
+    """Write a CSV with one row for each split and level."""
     with replacing(path) as part, part.open("w", newline="") as file:
-        rows = csv.DictWriter(file, list(asdict(found[0])))
+        rows = csv.DictWriter(file, list(asdict(levels[0])))
         rows.writeheader()
-        rows.writerows(asdict(level) for level in found)
+        rows.writerows(asdict(level) for level in levels)
 
 
 def weighting_of(run: Run) -> ImpliedWeighting:
-    """What the run's objective asked for at every noise level."""
+    """Compute the weighting that the run's objective implies, as a function of log-SNR."""
     module = run.module
     return implied_weighting(
         time_sampling(run), module.noise_schedule, module.weighting, module.prediction
     )
 
 
-def levels_figure(found: list[Level], implied: ImpliedWeighting) -> Figure:
-    """Errors, their gap to the ideal denoiser's, the shares of the loss, and its weighting."""
+def levels_figure(levels: list[Level], implied: ImpliedWeighting) -> Figure:
+    """Plot errors, gaps to the ideal denoiser, fractions of the loss and implied weightings."""
     names = {"train": "training", "test": "test"}
-    by_split = {split: [level for level in found if level.split == split] for split in SPLITS}
+    by_split = {split: [level for level in levels if level.split == split] for split in SPLITS}
 
     def band(split: str, kind: str) -> Band:
         levels = by_split[split]
@@ -163,12 +171,12 @@ def levels_figure(found: list[Level], implied: ImpliedWeighting) -> Figure:
     train = band("train", "network")
     level = np.array(train.x)
     weight = np.interp(level, implied.log_snr, implied.on_x0)
-    shares = {}
+    fractions = {}
     for name, kind in (("of the loss", "network"), ("of the gap to the ideal", "gap")):
         part = weight * band("train", kind).y
         area = np.trapezoid(part[np.argsort(level)], np.sort(level))
         if area > 0:
-            shares[name] = Band(level, part / area)
+            fractions[name] = Band(level, part / area)
     seen = (implied.log_snr >= level.min()) & (implied.log_snr <= level.max())
     weights = {
         name: Band(implied.log_snr[seen], curve[seen] / curve[seen].max())
@@ -177,11 +185,11 @@ def levels_figure(found: list[Level], implied: ImpliedWeighting) -> Figure:
             ("on the epsilon loss", implied.on_epsilon),
         )
     }
-    gap, share = "network - ideal denoiser", "share in training, per unit of log-SNR"
+    gap, fraction = "network - ideal denoiser", "fraction of the training loss per unit of log-SNR"
     panels = {
         "squared error on x0": errors,
         gap: gaps,
-        share: shares,
-        "implied weighting, largest = 1": weights,
+        fraction: fractions,
+        "implied weighting (maximum 1)": weights,
     }
-    return figures.level_panels(panels, linear=(gap, share))
+    return figures.level_panels(panels, linear=(gap, fraction))

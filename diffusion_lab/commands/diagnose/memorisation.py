@@ -1,4 +1,4 @@
-"""Whether a run's samples are copies of images it was trained on."""
+"""Memorisation: distances of a run's samples to the nearest training images."""
 
 import csv
 from collections.abc import Callable, Mapping
@@ -22,29 +22,29 @@ from diffusion_lab.system.atomic import replacing
 
 SHOWN = 10
 Describe = Callable[[Tensor], NDArray[np.floating]]
-"""uint8 images (N, C, H, W) -> (N, F), between which distances are Euclidean."""
+"""uint8 images (N, C, H, W) -> features (N, F), compared by Euclidean distance."""
 
 
 def in_pixels(images: Tensor) -> NDArray[np.floating]:
-    """Pixels in [0, 1]. uint8 (N, C, H, W) -> float32 (N, C * H * W)."""
+    """Flatten images to pixels in [0, 1]: uint8 (N, C, H, W) -> float32 (N, C * H * W)."""
     values: NDArray[np.floating] = images.flatten(1).numpy().astype(np.float32) / 255
     return values
 
 
 @dataclass(frozen=True)
 class Memorisation:
-    """How near samples and held-out images are to the training images."""
+    """Nearest training images of the samples and of held-out images."""
 
     samples: Nearest
     test: Nearest
     val: Nearest | None
-    """None where the run held no training images out."""
+    """None for a run without held-out training images (data.val_size=0)."""
 
     @property
     def measured(self) -> dict[str, Any]:
-        """`closeness` of the samples to the training images beside the test images', and of `val`.
+        """`closeness` of the samples and of `val` to the training images, against the test images.
 
-        Images of the training split that the run did not see show what new images give.
+        The held-out training images `val` show the values to expect of new images.
         """
         result: dict[str, Any] = {"samples": closeness(self.samples, self.test)}
         result["val"] = None if self.val is None else closeness(self.val, self.test)
@@ -60,31 +60,34 @@ def memorisation(
     seed: int,
     describe: Describe = in_pixels,
 ) -> Memorisation:
-    """Search all training images for the nearest of every sample, uint8 (N, C, H, W).
+    """Search the nearest training image of every sample, uint8 (N, C, H, W).
 
-    The same for at most `num_held_out` test images and as many held-out training images, chosen by
-    the seed. Raises UserError for a run of one training image.
+    The same is done for up to `num_held_out` test images and as many held-out training images,
+    chosen by the seed. Raises UserError for a run with a single training image.
     """
     if len(data.pixels("train")) < 2:
-        raise UserError("the run has one training image: nothing to tell a copy from")
+        raise UserError(
+            "the run has one training image: expected at least two to measure memorisation; type "
+            "parts=losses"
+        )
     train = describe(data.pixels("train"))
     chosen = {split: _choose(data.pixels(split), num_held_out, seed) for split in ("test", "val")}
     queries = {"samples": samples, **chosen}
-    found: dict[str, Nearest] = {}
+    searches: dict[str, Nearest] = {}
     total = sum(map(len, queries.values()))
     with (
         planned_work(f"searching {times(len(train), 'training image')} for the nearest", total),
         tqdm(total=total, unit=" searches", disable=None, leave=False) as bar,
     ):
 
-        def counted(searches: int) -> None:
-            bar.update(searches)
-            advance(searches)
+        def counted(queries: int) -> None:
+            bar.update(queries)
+            advance(queries)
 
         for name, images in queries.items():
             if len(images):
-                found[name] = nearest(describe(images), train, counted)
-    return Memorisation(found["samples"], found["test"], found.get("val"))
+                searches[name] = nearest(describe(images), train, counted)
+    return Memorisation(searches["samples"], searches["test"], searches.get("val"))
 
 
 def _choose(images: Tensor, count: int, seed: int) -> Tensor:
@@ -92,13 +95,13 @@ def _choose(images: Tensor, count: int, seed: int) -> Tensor:
     return images[order[:count]]
 
 
-def write_nearest(found: Nearest, path: Path) -> None:
-    """Write, per sample, its nearest training image as sample.py and edit.py count them."""
+def write_nearest(neighbours: Nearest, path: Path) -> None:
+    """Write a CSV with the nearest training image of each sample, as edit.py names it: train:3."""
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["sample", "nearest", "distance", "second_distance"])
         for k, (index, *distances) in enumerate(
-            zip(found.index, found.distance, found.second, strict=True)
+            zip(neighbours.index, neighbours.distance, neighbours.second, strict=True)
         ):
             rows.writerow([k, f"train:{index}", *map(float, distances)])
 
@@ -107,22 +110,22 @@ def _unit(image: Tensor) -> Tensor:
     return image[None].float() / 255
 
 
-def nearest_figure(samples: Tensor, train: Tensor, found: Nearest) -> Figure:
-    """The samples that are nearest to a training image over these, with their distances."""
-    order = np.argsort(found.distance, kind="stable")[:SHOWN]
+def nearest_figure(samples: Tensor, train: Tensor, neighbours: Nearest) -> Figure:
+    """Plot the samples with the smallest distances above their nearest training images."""
+    order = np.argsort(neighbours.distance, kind="stable")[:SHOWN]
     images = [_unit(samples[k]) for k in order]
-    twins = [_unit(train[found.index[k]]) for k in order]
+    twins = [_unit(train[neighbours.index[k]]) for k in order]
     return figures.labelled_table(
         {"sample": images, "nearest training image": twins},
-        [f"{found.distance[k]:.2f}" for k in order],
+        [f"{neighbours.distance[k]:.2f}" for k in order],
         "samples nearest to a training image, and the distance",
     )
 
 
-def distances_figure(found: Mapping[str, Nearest], what: str) -> Figure:
-    """The share of samples and of held-out images within a distance of a training image."""
+def distances_figure(neighbours: Mapping[str, Nearest], what: str) -> Figure:
+    """Plot the fraction of samples and held-out images within each distance of a training image."""
     curves = {
         name: (np.sort(each.distance), (np.arange(len(each.distance)) + 1) / len(each.distance))
-        for name, each in found.items()
+        for name, each in neighbours.items()
     }
-    return figures.line_plot(curves, f"distance to the nearest training image, {what}", "share")
+    return figures.line_plot(curves, f"distance to the nearest training image, {what}", "fraction")

@@ -1,4 +1,4 @@
-"""What a run learned, as it is typed; the ideal denoiser and copies in the place of a run's own."""
+"""scripts/diagnose.py, with the ideal denoiser and with copies in place of a run's own."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ SMALL = ("levels=4", "num_images=6", "num_samples=5", "batch_size=4", "num_held_
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Folders of tiny runs by name."""
+    """Return a function that trains a tiny run once for each name and returns its folder."""
     made = {}
 
     def make(name, *words):
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 
 def record_of(run, out):
-    """The record in the folder that a command printed last."""
+    """Read diagnose.json in the folder of the command's last line."""
     folder = run / "diagnosis" / out.strip().rpartition("/")[2]
     return json.loads((folder / "diagnose.json").read_text())
 
@@ -57,9 +57,9 @@ def test_the_command(folder, command):
     done = command("diagnose", f"run={run}", *SMALL)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
-    assert lines[0].startswith("losses: the network and the ideal denoiser of 20 images")
+    assert lines[0].startswith("losses: network and ideal denoiser (of 20 images) on 6 images")
     lines = lines[[line.startswith("squared error on x0") for line in lines].index(True) :]
-    assert any(line.lstrip().startswith("1 % of the test images") for line in lines)
+    assert any(line.lstrip().startswith("1st percentile of test images") for line in lines)
     out = run / "diagnosis" / lines[-1].rpartition("/")[2]
     assert str(out) == lines[-1]
     names = {"denoising.csv", "denoising.png", "nearest.csv", "nearest.png", "distances.png"}
@@ -74,8 +74,8 @@ def test_the_command(folder, command):
     assert set(record["seconds"]) == {"losses", "memorisation"}
 
 
-def test_the_errors_are_those_of_the_run(folder):
-    """Every number again, with the posterior and the network called by hand."""
+def test_errors_equal_those_computed_by_hand(folder):
+    """Every number again, with the posterior and the network called directly."""
     run = load_run(folder("flow", "model=flow"))
     data = run_data(run, None)
     found = denoising_errors(run, data, levels=3, num_images=5, batch_size=2, seed=4)
@@ -107,8 +107,8 @@ def test_the_errors_are_those_of_the_run(folder):
             assert getattr(level, f"{name}_se") == pytest.approx(se, rel=2e-2, abs=1e-9)
 
 
-def test_the_shares_and_the_weighting_are_those_of_a_flow():
-    """With an error on the velocity that is the same at all levels, against closed forms."""
+def test_fractions_and_weighting_equal_the_closed_forms_of_flow():
+    """For an error on the velocity that is constant over the noise levels."""
     x = np.linspace(-6, 6, 61)
     t = 1 / (1 + np.exp(x / 2))
     levels = [
@@ -117,11 +117,11 @@ def test_the_shares_and_the_weighting_are_those_of_a_flow():
         for level, time in zip(x, t, strict=True)
     ]
     implied = implied_weighting(UniformTime(), StraightPath(), Weighting(), Flow())
-    *_, share, weighting = levels_figure(levels, implied).axes
+    *_, fraction, weighting = levels_figure(levels, implied).axes
     density = 1 / np.cosh(x / 4) ** 2
-    for line in share.lines:
+    for line in fraction.lines:
         np.testing.assert_allclose(line.get_ydata(), density / np.trapezoid(density, x), rtol=0.02)
-    names = [text.get_text() for text in share.get_legend().get_texts()]
+    names = [text.get_text() for text in fraction.get_legend().get_texts()]
     assert names == ["of the loss", "of the gap to the ideal"]
     on_x0, on_epsilon = weighting.lines
     for line, expected in (
@@ -155,11 +155,11 @@ def test_the_ideal_denoiser_has_no_gap_to_itself(folder, name, words, monkeypatc
     assert train_errors[0] > 0.01 and train_errors[-1] < 1e-6  # noisiest first
 
 
-def test_under_uniform_noise_what_is_undefined_is_said(folder, typed):
+def test_a_note_names_where_uniform_noise_leaves_the_ideal_denoiser_undefined(folder, typed):
     run = folder("uniform", "model=basic_unet")
     code, out, err = typed("diagnose", f"run={run}", *SMALL, "parts=losses")
     assert code == 0, err
-    assert "note: test images: with uniform noise" in out
+    assert "note: test images: uniform noise is bounded" in out
     record = record_of(run, out)
     levels = record["losses"]["levels"]
     assert all(v["ideal"] is not None and v["gap"] > 0 for v in levels if v["split"] == "train")
@@ -167,7 +167,7 @@ def test_under_uniform_noise_what_is_undefined_is_said(folder, typed):
     assert "memorisation" not in record
 
 
-def test_a_run_that_memorises_is_seen(folder, tmp_path, typed):
+def test_memorisation_is_detected(folder, tmp_path, typed):
     """Samples of the ideal denoiser are training images; held-out images are not."""
     run = load_run(folder("many", "model=flow", "data.num_images=700", "data.val_size=300"))
     data = run_data(run, None)
@@ -181,13 +181,13 @@ def test_a_run_that_memorises_is_seen(folder, tmp_path, typed):
     assert found["samples"]["closer"] == found["samples"]["copies"] == 1
     assert found["samples"]["below_1_low"] > 0.9
 
-    # images of the same kind that the run has not seen: what is expected of new ones
+    # held-out training images give the values to expect of new images
     assert found["val"]["below_1"] < 0.05 and found["val"]["below_5"] < 0.12
     assert found["val"]["below_50"] == pytest.approx(0.5, abs=0.12)
     assert found["val"]["closer"] == pytest.approx(0.5, abs=4 * found["val"]["closer_se"])
-    assert found["val"]["copies"] < 0.2  # made-up images are of few kinds, some much alike
+    assert found["val"]["copies"] < 0.2  # data=fake has few kinds of images, some much alike
 
-    # the same as a file of samples
+    # the same from a file of samples
     np.savez(tmp_path / "samples.npz", images=copies.numpy())
     words = ("parts=memorisation", f"samples={tmp_path / 'samples.npz'}", "num_held_out=300")
     code, out, err = typed("diagnose", f"run={run.dir}", *words)
@@ -226,7 +226,7 @@ def test_closeness_against_scipy():
     assert found["closer_se"] == pytest.approx(np.std(draws), rel=0.15)
 
 
-def test_in_the_features_of_an_extractor(folder, typed):
+def test_distances_in_the_features_of_an_extractor(folder, typed):
     run = folder("flow", "model=flow")
     words = (*SMALL, "parts=memorisation", "extractor=mnist_v1")
     code, out, err = typed("diagnose", f"run={run}", *words)
@@ -252,14 +252,14 @@ def test_in_the_features_of_an_extractor(folder, typed):
     ],
     ids=lambda value: " ".join(value),
 )
-def test_refused(folder, typed, arguments, words):
+def test_diagnose_rejects_bad_input(folder, typed, arguments, words):
     run = folder("flow", "model=flow")
     before = sorted(run.rglob("*"))
     assert_refused(typed("diagnose", f"run={run}", *arguments), *words)
     assert sorted(run.rglob("*")) == before
 
 
-def test_a_class_that_was_not_trained_on_is_refused(folder, typed):
+def test_a_class_without_training_images_is_rejected(folder, typed):
     run = folder("few", "model=flow", "model.num_classes=10", "data.train_size=4")
     before = sorted(run.rglob("*"))
     words = (f"run={run}", *SMALL, "num_images=500")
@@ -268,7 +268,7 @@ def test_a_class_that_was_not_trained_on_is_refused(folder, typed):
     assert typed("diagnose", *words, "parts=memorisation")[0] == 0
 
 
-def test_other_images_and_no_run_are_refused(folder, typed, tmp_path):
+def test_images_of_another_shape_and_a_missing_run_are_rejected(folder, typed, tmp_path):
     np.savez(tmp_path / "wide.npz", images=np.full((3, 1, 32, 32), 9, np.uint8))
     run = folder("flow", "model=flow")
     assert_refused(
