@@ -1,4 +1,4 @@
-"""Bits per dimension of images under a run, by either method, batch by batch."""
+"""Bits per dimension of images under a run, by the ODE or by the variational bound."""
 
 import math
 from collections.abc import Iterator
@@ -25,53 +25,53 @@ LEVELS = 256
 
 @dataclass(frozen=True)
 class Images:
-    """Images of a split."""
+    """Images of a split, with their labels."""
 
     indices: list[int]
-    """Their places in it, (N,)."""
+    """Indices of the images in the split, (N,)."""
     pixels: Tensor
     """uint8 (N, C, H, W)."""
     labels: Tensor | None
-    """The classes the denoiser is to be asked for, int64 (N,); None for no class."""
+    """Classes to condition the denoiser on, int64 (N,); None for no class."""
 
     def batches(self, size: int) -> Iterator["Images"]:
-        """The same images, `size` at a time."""
+        """Yield the images in batches of up to `size`."""
         for first in range(0, len(self.indices), size):
             part = slice(first, first + size)
             labels = None if self.labels is None else self.labels[part]
             yield Images(self.indices[part], self.pixels[part], labels)
 
     def denoiser(self, run: Run) -> Denoise:
-        """The run's for these images' labels."""
+        """Return the run's denoiser, conditioned on these images' labels."""
         if self.labels is None:
             return run.module.denoise
         return partial(run.module.denoise, labels=self.labels.to(run.module.device))
 
     def generators(self, seed: int) -> list[torch.Generator]:
-        """What is random about an image depends on the seed and its place in the split alone."""
+        """Create a generator for each image, which depends on the seed and the index only."""
         return [image_generators(seed, index, 1)[0] for index in self.indices]
 
 
-def dequantise(pixels: Tensor, shares: Tensor, value_range: ValueRange) -> Tensor:
-    """Spread pixels evenly over the values that the range rounds to them.
+def dequantise(pixels: Tensor, uniform: Tensor, value_range: ValueRange) -> Tensor:
+    """Uniform dequantisation: spread each pixel over the values that are rounded to it.
 
-    pixels uint8 and shares in [0, 1), both (..., C, H, W) -> values p - 1/2 to p + 1/2, in the
-    network's range. The range's `decode` gives back the pixels, so that the integral of a density
-    over these values is the probability that a sampler's result is saved as this image. (The usual
-    (p + u) / 256 is for networks that are trained on it, and misses the trained values, p / 255, by
-    up to half a level.)
+    pixels p uint8 and uniform in [0, 1), both (..., C, H, W) -> values p - 1/2 to p + 1/2 in the
+    network's range. `value_range.decode` gives back the pixels, so that the integral of a density
+    over these values is the probability that a sample is saved as this image. (The usual
+    (p + u) / 256 is for networks trained on such values; it differs from the values p / 255 of this
+    training by up to half a level.)
     """
-    return value_range.encode(pixels + shares - 0.5)
+    return value_range.encode(pixels + uniform - 0.5)
 
 
 def level_width(value_range: ValueRange) -> float:
-    """The width of the values that are rounded to one pixel level."""
+    """Return the width of a pixel level in the network's value range."""
     return (value_range.high - value_range.low) / (LEVELS - 1)
 
 
 def _part(progress: Progress, done: float, size: float) -> Progress:
-    """What is told the share that is done of `size` images, after `done` before them."""
-    return lambda share: progress(done + share * size)
+    """Return a callback for the finished fraction of `size` images that follow `done` others."""
+    return lambda fraction: progress(done + fraction * size)
 
 
 def bits_by_ode(
@@ -86,9 +86,10 @@ def bits_by_ode(
     seed: int,
     batch_size: int,
 ) -> dict[str, Any]:
-    """-log2 of the density at the start level, of values drawn evenly from each pixel's.
+    """Compute -log2 of the density at the start level, for uniformly dequantised images.
 
-    By Jensen's inequality its mean is above -log2 P(image) of the model that stops there.
+    By Jensen's inequality the mean is at least -log2 P(image) for a sampler that stops at this
+    level.
     """
     shape, dims = run.image_shape, math.prod(run.image_shape)
     bits: list[Tensor] = []
@@ -98,12 +99,12 @@ def bits_by_ode(
         generators = batch.generators(seed)
         of_draws = []
         for _ in range(draws):
-            shares = torch.stack([torch.rand(shape, generator=g) for g in generators])
-            size = len(shares) / draws
+            uniform = torch.stack([torch.rand(shape, generator=g) for g in generators])
+            size = len(uniform) / draws
             density = log_density(
                 batch.denoiser(run),
                 run.module.noise_schedule,
-                dequantise(batch.pixels, shares, run.value_range).to(run.module.device),
+                dequantise(batch.pixels, uniform, run.value_range).to(run.module.device),
                 rademacher((probes, *shape), generators),
                 start_ratio=start_ratio,
                 tolerance=tolerance,
@@ -141,7 +142,7 @@ def bits_by_bound(
     seed: int,
     batch_size: int,
 ) -> dict[str, Any]:
-    """The variational bound, with the denoised clipped to the range as sampler=ddpm does."""
+    """Compute the variational bound, with x0 estimates clipped to the range as in sampler=ddpm."""
     schedule = check_bound(run.module.noise_schedule, variance, num_timesteps)
     ends = (run.value_range.low, run.value_range.high)
     unit = math.prod(run.image_shape) * math.log(2)
@@ -177,11 +178,11 @@ def _clipped(denoise: Denoise, low: float, high: float) -> Denoise:
 
 
 def _summary(bits: Tensor) -> dict[str, Any]:
-    """The mean of bits (N,) and its standard error; none for a single image."""
+    """Return the mean of bits (N,) and its standard error, which is None for a single image."""
     error = bits.std().item() / math.sqrt(len(bits)) if len(bits) > 1 else None
     return {"bits_per_dim": bits.mean().item(), "standard_error": error}
 
 
 def _pooled_std(bits: Tensor, dim: int) -> float | None:
-    """The standard deviation along a dimension, pooled over the others; None where it is 1."""
+    """Standard deviation along a dimension, pooled over the others; None for a size of 1."""
     return bits.var(dim).mean().sqrt().item() if bits.shape[dim] > 1 else None

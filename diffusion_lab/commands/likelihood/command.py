@@ -1,4 +1,4 @@
-"""How likely a run finds real images, in bits per dimension."""
+"""scripts/likelihood.py: bits per dimension of real images under a run."""
 
 import math
 import time
@@ -38,51 +38,52 @@ NAME = "likelihood.json"
 METHODS = ("ode", "bound")
 TITLES = {"ode": "probability-flow ODE", "bound": "variational bound"}
 FINEST_TOLERANCE = 1e-7
-"""What float32 networks can be integrated to."""
+"""Smallest tolerance that an ODE with a float32 network can meet."""
 
 
 @dataclass
 class Likelihood:
-    """What was found."""
+    """Result of likelihood.py."""
 
     record: dict[str, Any]
     """The content of likelihood.json."""
     out: Path
-    """The folder with it."""
+    """The folder with likelihood.json."""
 
     @property
     def lines(self) -> list[str]:
-        """The table that is printed."""
+        """The lines of the table to print."""
         record = self.record
         labels = f", labels={record['labels']}" if record["labels"] else ""
         lines = [
             f"{record['num_images']} images of {record['split']}, {record['weights']} weights"
-            f"{labels}, seed {record['seed']}; bits/dim, the standard error over images"
+            f"{labels}, seed {record['seed']}; bits/dim ± standard error over images"
         ]
-        for method, found in record["methods"].items():
-            lines.append(f"{TITLES[method]:20}  {_figure(found)}  {_DETAILS[method](found)}")
+        for method, result in record["methods"].items():
+            lines.append(f"{TITLES[method]:20}  {_bits(result)}  {_DETAILS[method](result)}")
         return lines
 
 
-def _figure(found: dict[str, Any]) -> str:
-    error = found["standard_error"]
-    return f"{found['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+def _bits(result: dict[str, Any]) -> str:
+    error = result["standard_error"]
+    return f"{result['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
-def _ode_details(found: dict[str, Any]) -> str:
-    calls, spread = found["num_calls"], found["probe_std"]
-    probes = "" if spread is None else f", {spread:.4f} between probes of an image"
+def _ode_details(result: dict[str, Any]) -> str:
+    calls, spread = result["num_calls"], result["probe_std"]
+    probes = "" if spread is None else f", standard deviation over probes {spread:.4f}"
     return (
-        f"{calls['mean']:.0f} calls ({calls['min']} to {calls['max']}), tolerance "
-        f"{found['tolerance']:g}, from sigma / alpha {found['start_ratio']:.4g}{probes}"
+        f"NFE {calls['mean']:.0f} ({calls['min']} to {calls['max']}), tolerance "
+        f"{result['tolerance']:g}, from sigma / alpha {result['start_ratio']:.4g}{probes}"
     )
 
 
-def _bound_details(found: dict[str, Any]) -> str:
-    parts = found["terms"]
+def _bound_details(result: dict[str, Any]) -> str:
+    parts = result["terms"]
     return (
         f"prior {parts['prior']:.4f}, steps {parts['steps']:.4f}, decoder {parts['decoder']:.4f}; "
-        f"{found['num_timesteps']} of {found['of_timesteps']} steps an image, {found['variance']}"
+        f"{result['num_timesteps']} of {result['of_timesteps']} steps per image, variance "
+        f"{result['variance']}"
     )
 
 
@@ -93,28 +94,30 @@ _DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def likelihood(cfg: DictConfig) -> Likelihood:
-    """Bits per dimension of images of a split; leave likelihood.json.
+    """Compute bits per dimension of images of a split; write likelihood.json.
 
-    Raises UserError for a mistake in the configuration, before anything is done or written.
+    Raises UserError for a mistake in the configuration, before anything is computed or written.
     """
     validate(cfg, LikelihoodConfig)
     check_run(cfg)
     if not FINEST_TOLERANCE <= cfg.tolerance < 1:
         raise UserError(
-            f"tolerance={cfg.tolerance:g}: expected {FINEST_TOLERANCE:g} (float32 carries no more) "
-            "to below 1, for example tolerance=1e-3"
+            f"tolerance={cfg.tolerance:g}: expected at least {FINEST_TOLERANCE:g} (float32 is no "
+            "more precise) and below 1, for example tolerance=1e-3"
         )
     if cfg.method not in (*METHODS, "all"):
         raise UserError(f"method={cfg.method} is unknown: choose from {[*METHODS, 'all']}")
     if cfg.labels not in ("none", "own"):
-        raise UserError(f"labels={cfg.labels}: expected none, or own for each image's own class")
+        raise UserError(
+            f"labels={cfg.labels}: expected labels=none, or labels=own for each image's own class"
+        )
     run = open_run(cfg)
     methods = _methods(cfg, run)
     images = _images(cfg, run)
     run.module.to(choose_device(cfg.accelerator))
     out = results_folder(cfg.out, run.dir / "likelihood")
 
-    found = {}
+    results = {}
     for method, work in methods.items():
         began = time.perf_counter()
         line = f"{TITLES[method]} of {times(len(images.pixels), 'image')} of {cfg.split}"
@@ -122,8 +125,8 @@ def likelihood(cfg: DictConfig) -> Likelihood:
             planned_work(line, len(images.pixels)),
             _progress(TITLES[method], len(images.pixels)) as progress,
         ):
-            found[method] = work(images, progress)
-        found[method]["seconds"] = round(time.perf_counter() - began, 3)
+            results[method] = work(images, progress)
+        results[method]["seconds"] = round(time.perf_counter() - began, 3)
     record = {
         "run": str(run.dir),
         "checkpoint": cfg.checkpoint,
@@ -132,7 +135,7 @@ def likelihood(cfg: DictConfig) -> Likelihood:
         "num_images": cfg.num_images,
         "seed": cfg.seed,
         "labels": None if run.module.num_classes is None else cfg.labels,
-        "methods": found,
+        "methods": results,
         "images": images.indices,
         "device": str(run.module.device),
         "threads": torch.get_num_threads(),
@@ -143,17 +146,17 @@ def likelihood(cfg: DictConfig) -> Likelihood:
 
 
 Work = Callable[[Images, Progress], dict[str, Any]]
-"""(images, what is told how many are done) -> what is recorded."""
+"""(images, callback for the number of finished images) -> record of the method."""
 
 
 def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
-    """The methods asked for, with what they need of the settings checked."""
+    """Return the methods of method= with their settings bound, after checking these."""
     schedule = run.module.noise_schedule
     both = cfg.method == "all"
     methods: dict[str, Work] = {}
     if both or cfg.method == "ode":
         start = cfg.start_ratio
-        if start is None:  # the level whose noise has the variance of the dequantisation
+        if start is None:  # noise with the same variance as the dequantisation
             start = max(schedule.min_ratio, level_width(run.value_range) / math.sqrt(12))
         check_start(schedule, start)
         methods["ode"] = partial(
@@ -180,18 +183,19 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
 
 
 def _images(cfg: DictConfig, run: Run) -> Images:
-    """The images chosen, and their labels where these are asked for."""
+    """Choose num_images images of the split at random, with their labels for labels=own."""
     if cfg.labels == "own" and run.module.num_classes is None:
-        raise UserError("labels=own: this run has no classes, leave it out")
+        raise UserError("labels=own: this run has no classes; leave labels= out")
     if cfg.labels == "none":
         Conditioning.of(run.module, "none")
     data = run_data(run, cfg.paths.data_dir)
     pixels, labels = data.pixels(cfg.split), data.labels(cfg.split)
     if cfg.num_images > len(pixels):
         raise UserError(
-            f"num_images={cfg.num_images}: the {cfg.split} images of this run are {len(pixels)}"
+            f"num_images={cfg.num_images}: expected at most {len(pixels)}, the number of "
+            f"{cfg.split} images of this run"
         )
-    # at random, so that the standard error means something: sets are not always shuffled
+    # at random, because data sets may be sorted and the standard error needs independent images
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(cfg.seed))
     chosen = order[: cfg.num_images].sort().values
     return Images(chosen.tolist(), pixels[chosen], labels[chosen] if cfg.labels == "own" else None)
@@ -199,7 +203,7 @@ def _images(cfg: DictConfig, run: Run) -> Images:
 
 @contextmanager
 def _progress(title: str, num_images: int) -> Iterator[Progress]:
-    """A bar on terminals that is told how many images are done, and says how long the rest take."""
+    """Show a bar on terminals; yields the callback for the number of finished images."""
     with tqdm(
         total=num_images,
         desc=title,
@@ -207,12 +211,12 @@ def _progress(title: str, num_images: int) -> Iterator[Progress]:
         disable=None,
         leave=False,
     ) as bar:
-        seen = 0.0
+        shown = 0.0
 
         def show(done: float) -> None:
-            nonlocal seen
-            more = max(0.0, done - seen)
-            seen += more
+            nonlocal shown
+            more = max(0.0, done - shown)
+            shown += more
             bar.update(more)
             advance(more)
 

@@ -1,4 +1,4 @@
-"""scripts/likelihood.py: what it records, and mistakes in one line."""
+"""scripts/likelihood.py: its record, and one line for a mistake."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from tests.cli.test_bad_input import assert_refused
 from tests.conftest import last_line
 
 
-def test_a_run_is_measured_from_the_command_line(command, trained):
+def test_record_of_both_methods(command, trained):
     out = last_line(
         command(
             "likelihood",
@@ -43,7 +43,7 @@ def test_a_run_is_measured_from_the_command_line(command, trained):
         assert found["bits_per_dim"] == pytest.approx(np.mean(found["per_image"]))
 
 
-def test_a_run_with_classes_is_measured_with_and_without_them(typed, runs):
+def test_a_conditional_run_with_own_labels_and_with_none(typed, runs):
     small = (
         f"run={runs['conditional']}",
         "num_images=2",
@@ -66,7 +66,7 @@ def test_a_run_with_classes_is_measured_with_and_without_them(typed, runs):
     assert found["none"]["per_image"] != found["own"]["per_image"]
 
 
-def test_the_labels_are_those_of_the_images_measured(runs):
+def test_labels_belong_to_the_chosen_images(runs):
     run = load_run(runs["conditional"])
     asked = {"labels": "own", "split": "test", "num_images": 40, "seed": 3}
     chosen = _images(OmegaConf.create(asked | {"paths": {"data_dir": None}}), run)
@@ -100,7 +100,7 @@ def test_the_labels_are_those_of_the_images_measured(runs):
         (["run={ddpm}", "weights=posthoc"], ["weights=posthoc"]),
     ],
 )
-def test_mistakes_are_refused_in_one_line(typed, trained, runs, tmp_path, arguments, words):
+def test_likelihood_rejects_bad_input(typed, trained, runs, tmp_path, arguments, words):
     folders = trained | runs
     given = [argument.format(**folders) for argument in arguments]
     assert_refused(typed("likelihood", *given, "out=never", "accelerator=cpu"), *words)
