@@ -1,7 +1,7 @@
-"""The types of the configuration: a key that is not here, in YAML or typed, is an error.
+"""Types of all configurations: a key that is missing here is an error in YAML and in overrides.
 
-Groups whose keys are the arguments of the class they name (`_target_`) are open here; they are
-held against that class by `run.check`. Imports neither torch nor lightning.
+Groups with a `_target_` are left open here, as their keys are arguments of that class;
+`config.validate` checks them against its signature. Imports neither torch nor lightning.
 """
 
 from hydra.core.config_store import ConfigStore
@@ -61,10 +61,10 @@ _SCHEMAS: dict[str, dict[str, type]] = {
 
 
 def register(command: str) -> None:
-    """Make the schemas of a command known to Hydra under the names that its YAML files begin with.
+    """Store the schemas of a command in Hydra, under the names in the defaults of its YAML files.
 
-    Only these: Hydra copies all it knows once for every group that `--help` lists. The saved
-    configuration of a run needs none.
+    Only one command's schemas are stored, because Hydra copies its whole store for every group
+    that `--help` lists. A saved configuration of a run needs no schema.
     """
     for name, node in _SCHEMAS.get(command, {}).items():
         ConfigStore.instance().store(name=name, node=node)

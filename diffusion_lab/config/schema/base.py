@@ -1,4 +1,4 @@
-"""Fields that several schemas share, and fields with limits."""
+"""Fields that several schemas share, and integer fields with limits."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 from omegaconf import MISSING
 
 LARGEST_SEED = 2**32 - 1
-"""NumPy and torch both take it."""
+"""The largest seed that both NumPy and torch accept."""
 
 
 def limited(default: Any, least: int, most: int | None = None) -> Any:
-    """A whole number from `least` to `most`, or null where the default is null.
+    """Declare a whole number from `least` to `most`; null is valid if it is the default.
 
-    `config.validate.validate` checks it.
+    `config.validate.validate` checks the limits.
     """
     return field(default=default, metadata={"least": least, "most": most})
 
 
 def seed_field(default: Any = 0) -> Any:
-    """A seed."""
+    """Declare a seed, from 0 to LARGEST_SEED."""
     return limited(default, 0, LARGEST_SEED)
 
 
 @dataclass
 class RunSource:
-    """The trained run that a command reads."""
+    """Options that name the trained run a command reads."""
 
     run: str = MISSING
     checkpoint: str = "last"
@@ -34,6 +34,6 @@ class RunSource:
 
 @dataclass
 class RunDataConfig:
-    """The folder of the run's data; null: where the run found them."""
+    """Folder of the run's data; null for the folder recorded in training."""
 
     data_dir: str | None = None

@@ -10,7 +10,7 @@ from diffusion_lab.config.schema.base import limited
 
 @dataclass
 class BenchmarkPathsConfig:
-    """Folders of the data and of the results."""
+    """Folders of the data and the results."""
 
     data_dir: str | None = None
     log_dir: str = MISSING
@@ -18,7 +18,7 @@ class BenchmarkPathsConfig:
 
 @dataclass
 class BenchmarkDataConfig:
-    """The images, as in scripts/train.py."""
+    """Options of the data set, as in scripts/train.py."""
 
     name: str = MISSING
     channels: int = MISSING
@@ -30,7 +30,7 @@ class BenchmarkDataConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """scripts/benchmark.py."""
+    """Options of scripts/benchmark.py."""
 
     parts: Any = None
     repeats: int = limited(5, least=1)

@@ -1,4 +1,4 @@
-"""Schemas of the commands that compare runs, and the samplers of one run."""
+"""Schemas of the commands that compare runs, or samplers of one run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from diffusion_lab.config.schema.base import RunDataConfig, RunSource, limited
 
 @dataclass
 class CompareConfig:
-    """scripts/compare.py."""
+    """Options of scripts/compare.py."""
 
     runs: Any = MISSING
     baseline: str | None = None
@@ -22,7 +22,7 @@ class CompareConfig:
 
 @dataclass
 class TradeoffConfig(RunSource):
-    """scripts/tradeoff.py."""
+    """Options of scripts/tradeoff.py."""
 
     samplers: Any = None
     num_steps: Any = MISSING

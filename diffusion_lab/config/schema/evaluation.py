@@ -1,4 +1,4 @@
-"""Schemas of the commands that measure trained runs."""
+"""Schemas of the commands that evaluate a trained run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from diffusion_lab.config.schema.base import RunDataConfig, RunSource, limited, 
 
 @dataclass
 class EvaluateConfig(RunSource):
-    """scripts/evaluate.py."""
+    """Options of scripts/evaluate.py."""
 
     run: str | None = None  # type: ignore[assignment]
     images: Any = None
@@ -31,7 +31,7 @@ class EvaluateConfig(RunSource):
 
 @dataclass
 class DiagnoseConfig(RunSource):
-    """scripts/diagnose.py."""
+    """Options of scripts/diagnose.py."""
 
     parts: str = "all"
     out: str | None = None
@@ -50,7 +50,7 @@ class DiagnoseConfig(RunSource):
 
 @dataclass
 class LikelihoodConfig(RunSource):
-    """scripts/likelihood.py."""
+    """Options of scripts/likelihood.py."""
 
     method: str = MISSING
     split: str = "test"

@@ -10,7 +10,7 @@ from diffusion_lab.config.schema.base import limited
 
 @dataclass
 class RungConfig:
-    """One change."""
+    """One rung: its name, a description of the change, and the overrides that make it."""
 
     name: str = MISSING
     change: str = MISSING
@@ -19,7 +19,7 @@ class RungConfig:
 
 @dataclass
 class RungsConfig:
-    """Overrides of scripts/train.py that all rungs share, and those that each adds."""
+    """Overrides of scripts/train.py: shared by all rungs, and added by each rung."""
 
     shared: list[str] = field(default_factory=list)
     rungs: list[RungConfig] = MISSING
@@ -27,7 +27,7 @@ class RungsConfig:
 
 @dataclass
 class LadderPathsConfig:
-    """Folders of the data and of the results."""
+    """Folders of the data and the results."""
 
     data_dir: str | None = None
     log_dir: str = MISSING
@@ -35,7 +35,7 @@ class LadderPathsConfig:
 
 @dataclass
 class LadderConfig:
-    """scripts/ladder.py."""
+    """Options of scripts/ladder.py; `words` holds the overrides of train.py for all rungs."""
 
     ladder: RungsConfig = field(default_factory=RungsConfig)
     words: list[str] = field(default_factory=list)

@@ -10,7 +10,7 @@ from diffusion_lab.config.schema.base import RunDataConfig, RunSource, limited, 
 
 @dataclass
 class SampleConfig(RunSource):
-    """scripts/sample.py."""
+    """Options of scripts/sample.py."""
 
     run: str | None = None  # type: ignore[assignment]
     pipeline: str | None = None
@@ -30,7 +30,7 @@ class SampleConfig(RunSource):
 
 @dataclass
 class ExportConfig(RunSource):
-    """scripts/export.py."""
+    """Options of scripts/export.py."""
 
     out: str = MISSING
     onnx: bool = False
@@ -43,7 +43,7 @@ class ExportConfig(RunSource):
 
 @dataclass
 class EditConfig(RunSource):
-    """scripts/edit.py; the classes below add the options of one kind of edit."""
+    """Options of all edits in scripts/edit.py; its subclasses add those of one kind."""
 
     edit: str = MISSING
     images: Any = MISSING
@@ -57,7 +57,7 @@ class EditConfig(RunSource):
 
 @dataclass
 class InpaintConfig(EditConfig):
-    """edit=inpaint."""
+    """Options of edit=inpaint."""
 
     mask: str = MISSING
     num_samples: int = limited(MISSING, least=1)
@@ -68,14 +68,14 @@ class InpaintConfig(EditConfig):
 
 @dataclass
 class InterpolateConfig(EditConfig):
-    """edit=interpolate."""
+    """Options of edit=interpolate."""
 
     num_points: int = limited(MISSING, least=2)
 
 
 @dataclass
 class ImageToImageConfig(EditConfig):
-    """edit=image_to_image."""
+    """Options of edit=image_to_image."""
 
     strength: float = MISSING
     num_samples: int = limited(MISSING, least=1)

@@ -12,7 +12,7 @@ MAX_THREADS = 1024
 
 @dataclass
 class PathsConfig:
-    """Folders of the data, of all results, and of this run."""
+    """Folders of the data, all results and this run."""
 
     data_dir: str | None = None
     log_dir: str = MISSING
@@ -44,7 +44,7 @@ class DataConfig:
 
 @dataclass
 class TeacherConfig:
-    """The run that reflow distils, and the pairs that it samples."""
+    """Options of reflow: the run to distil, and the pairs of noise and image to sample from it."""
 
     run: str | None = None
     num_pairs: int = limited(40000, least=1)
@@ -54,7 +54,7 @@ class TeacherConfig:
 
 @dataclass
 class CommandConfig:
-    """The overrides and options of the command line; filled in, not set."""
+    """Overrides of the command line and chosen options, filled in by Hydra."""
 
     overrides: Any = MISSING
     choices: Any = MISSING
@@ -62,7 +62,7 @@ class CommandConfig:
 
 @dataclass
 class TrainConfig:
-    """scripts/train.py."""
+    """Options of scripts/train.py."""
 
     command: CommandConfig = field(default_factory=CommandConfig)
 

@@ -11,7 +11,7 @@ from diffusion_lab.config.schema.train import PathsConfig
 
 @dataclass
 class ExtractorDataConfig:
-    """Arguments of ImageDataModule; the value range is the extractor's own."""
+    """Arguments of ImageDataModule, without the value range, which the extractor sets."""
 
     name: str = MISSING
     data_dir: str | None = "${paths.data_dir}"
@@ -29,7 +29,7 @@ class ExtractorDataConfig:
 
 @dataclass
 class TrainExtractorConfig:
-    """scripts/train_extractor.py."""
+    """Options of scripts/train_extractor.py."""
 
     version: str = MISSING
     out: str = MISSING
