@@ -8,28 +8,28 @@ GPU_WHEELS ?= diffusers filelock hydra-core 'importlib-metadata<9' mlxtend omega
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-demo: .venv/demo ## install, train digits for two minutes, say where the pictures are
+demo: .venv/demo ## install, train on digits for two minutes, print the folder of the figures
 	$(BIN)/python scripts/train.py experiment=quickstart
 
-test: .venv/test lint ## install what the tests need, check the style and the types, run the tests
+test: .venv/test lint ## install the test dependencies, check style and types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
-test-lowest: .venv-lowest/installed ## the quick tests with the lowest versions of everything (gigabytes)
+test-lowest: .venv-lowest/installed ## run the quick tests with the lowest supported versions (downloads gigabytes)
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow' -n $(TEST_PROCESSES) --dist loadfile
 
-lint: .venv/test ## ruff and mypy
+lint: .venv/test ## check style and types with ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-tensorboard: .venv/demo ## watch all runs in the browser
+tensorboard: .venv/demo ## show all runs in TensorBoard
 	$(BIN)/tensorboard --logdir logs
 
-combinations: .venv/demo ## write docs/combinations.md and sampler_order.png: what goes together, how fast it converges
+combinations: .venv/demo ## write docs/combinations.md (compatible parts) and sampler_order.png (convergence of samplers)
 	$(BIN)/python -m diffusion_lab.tools.combinations
 	$(BIN)/python -m diffusion_lab.tools.sampler_order
 
-objectives: .venv/demo ## a minute of training for each of six objectives, and their samples in a picture
+objectives: .venv/demo ## train six objectives for a minute each, and plot their samples in one figure
 	rm -rf logs/objectives
 	$(BIN)/python scripts/train.py -m experiment=one_minute model=flow,edm,score_matching \
 		hydra.sweep.dir=logs/objectives/own
@@ -38,25 +38,25 @@ objectives: .venv/demo ## a minute of training for each of six objectives, and t
 	$(BIN)/python scripts/gallery.py docs/objectives.png \
 		logs/objectives/own/[0-9] logs/objectives/ddpm/[0-9]
 
-evaluator: .venv/demo ## train what judges images anew, under a new name: make evaluator VERSION=mnist_v2
+evaluator: .venv/demo ## train a new feature extractor for the metrics: make evaluator VERSION=mnist_v2
 	$(BIN)/python scripts/train_extractor.py version=$(VERSION)
 	cp logs/extractors/$(VERSION)/* diffusion_lab/evaluation/weights/
 
-ladder: .venv/demo ## from the tutorial's toy to DDPM, one change at a time, three seeds: a table and a picture
+ladder: .venv/demo ## train from the tutorial's toy to DDPM, one change at a time, three seeds: table and figure
 	$(BIN)/python scripts/ladder.py
 
-bench: .venv/demo ## speed and memory against the plain way, side by side, in ten minutes
+bench: .venv/demo ## measure speed and memory against a plain PyTorch baseline, in ten minutes
 	$(BIN)/python scripts/benchmark.py
 
-# with WHEELS=wheels nothing is fetched: this folder and PYTHON's own packages are all there is
-gpu-check: $(if $(WHEELS),.gpu-site,.venv/demo) ## is all right and fast on an NVIDIA GPU? eight minutes, gpu_check.md
+# with WHEELS=wheels nothing is downloaded: only this folder and PYTHON's own packages are used
+gpu-check: $(if $(WHEELS),.gpu-site,.venv/demo) ## check results and speed on an NVIDIA GPU in eight minutes; writes gpu_check.md
 	$(if $(WHEELS),PYTHONPATH=$(CURDIR)/.gpu-site $(PYTHON),$(BIN)/python) -m tests.gpu_check $(GPU_CHECK)
 
 .gpu-site: $(wildcard $(WHEELS)/*.whl)
 	rm -rf $@
 	$(PYTHON) -m pip install --quiet --no-index --no-deps --target $@ $(WHEELS)/*.whl
 
-gpu-wheels: ## fetch what a GPU machine without a network lacks into wheels/: make gpu-wheels GPU_PYTHON=3.12
+gpu-wheels: ## download wheels/ for a GPU machine without a network: make gpu-wheels GPU_PYTHON=3.12
 	$(if $(filter $(GPU_PYTHON),3.11 3.12 3.13),,$(error GPU_PYTHON=$(GPU_PYTHON): expected 3.11, 3.12 or 3.13))
 	rm -rf wheels.part
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir wheels.part antlr4-python3-runtime==4.9.3
@@ -67,10 +67,10 @@ gpu-wheels: ## fetch what a GPU machine without a network lacks into wheels/: ma
 	rm -rf wheels
 	mv wheels.part wheels
 
-floor: .venv/demo ## what real images score, and spoiled ones: do the metrics see what a person sees?
+floor: .venv/demo ## score real and degraded images, to check that the metrics agree with the eye
 	$(BIN)/python -m diffusion_lab.tools.metric_sanity
 
-torture: .venv/test ## kill a training 100 times, resume it, compare every tensor with one never stopped
+torture: .venv/test ## kill a training 100 times, resume it, compare every tensor with an uninterrupted run
 	$(BIN)/python -m tests.training.torture logs/torture --kills 100
 
 .venv/bin/python:

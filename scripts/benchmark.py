@@ -1,4 +1,4 @@
-"""Measure speed and memory against the plain way: `python scripts/benchmark.py`."""
+"""Measure speed and memory against a plain PyTorch baseline: `python scripts/benchmark.py`."""
 
 from diffusion_lab.cli import benchmark
 

@@ -1,4 +1,4 @@
-"""Describe a combination without training: `python scripts/explain.py model=flow`."""
+"""Describe a configuration without training: `python scripts/explain.py model=flow`."""
 
 from diffusion_lab.cli import explain
 

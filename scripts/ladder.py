@@ -1,4 +1,4 @@
-"""Train and evaluate runs one change apart: `python scripts/ladder.py`."""
+"""Train and evaluate runs that differ by one change each: `python scripts/ladder.py`."""
 
 from diffusion_lab.cli import ladder
 
