@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from omegaconf import DictConfig
 
-from diffusion_lab.cli.arguments import push_as_override, rung_overrides
+from diffusion_lab.cli.arguments import help_without_edit, push_as_override, rung_overrides
 from diffusion_lab.cli.run_command import (
     command,
     prepare_arguments,
@@ -36,7 +36,6 @@ __all__ = [
 benchmark = command("benchmark", "parts", entry="benchmark.command")
 compare = command("compare", "runs", "metrics", entry="commands.compare.command")
 diagnose = command("diagnose", entry="commands.diagnose.command")
-edit = command("edit", "labels", "guidance_scale", "images", entry="commands.edit.command")
 evaluate = command("evaluate", "labels", "seeds", "images", "guidance_interval")
 likelihood = command("likelihood", entry="commands.likelihood.command")
 sample = command("sample", "labels", "guidance_scale", "guidance_interval")
@@ -50,6 +49,12 @@ tradeoff = command(
     entry="commands.tradeoff.command",
 )
 train_extractor = command("train_extractor")
+
+
+def edit() -> None:
+    """`diffusion-lab-edit`, scripts/edit.py."""
+    prepare_arguments("labels", "guidance_scale", "images", first=help_without_edit)
+    run_command(task_of("commands.edit.command:edit"), "edit")
 
 
 def export() -> None:

@@ -29,7 +29,23 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     typed, unknown = parser.parse_known_intermixed_args(list(arguments))
     if unknown:
         raise UserError(_unknown_flag(unknown[0], arguments, flags))
+    _check_combination(typed)
     return [*_flags(parser, typed), *typed.overrides]
+
+
+def _check_combination(typed: Any) -> None:
+    """Raise UserError for flags that exclude each other; Hydra would end with a traceback."""
+    if typed.help or typed.hydra_help:  # which need no more than themselves
+        return
+    exclusive = ("run", "multirun", "cfg", "info", "shell_completion")
+    given = [name for name in exclusive if getattr(typed, name) not in (None, False)]
+    if len(given) > 1:
+        *others, _ = given = [f"--{name.replace('_', '-')}" for name in given]
+        raise UserError(
+            f"{' and '.join(given)} cannot be combined: leave out {' and '.join(others)}"
+        )
+    if typed.resolve and not typed.cfg:
+        raise UserError("--resolve works with --cfg or --help only: type --cfg job --resolve")
 
 
 def _refuse(message: str) -> NoReturn:
@@ -85,6 +101,17 @@ def bracket_lists(
         if name in names and "," in value and not value.startswith("["):
             words[index] = f"{name}=[{value}]"
     return words
+
+
+def help_without_edit(arguments: Sequence[str]) -> list[str]:
+    """Let `edit.py --help` show the options of all edits where no edit= is given.
+
+    The group is mandatory, and without `~edit` Hydra would ask for it instead of printing the help.
+    """
+    words = list(arguments)
+    asked = bool({"--help", "-h"} & {*words})
+    given = any(word.lstrip("+~").partition("=")[0] == "edit" for word in words)
+    return [*words, "~edit"] if asked and not given else words
 
 
 def push_as_override(arguments: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Arguments in any order and form: what is typed is taken, or one line says what to type."""
+"""Command-line arguments in any order and form, and one line for those that are wrong."""
 
 import random
 import subprocess
@@ -32,11 +32,12 @@ COMMANDS = {
 
 
 def test_every_command_is_covered():
-    assert {p.stem for p in (ROOT / "scripts").glob("*.py")} == COMMANDS.keys()
+    tools = {"gallery", "race"}  # which take no overrides
+    assert {p.stem for p in (ROOT / "scripts").glob("*.py")} == COMMANDS.keys() | tools
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_flags_may_stand_behind_and_between_the_options_of_every_command(name, typed):
+def test_flags_may_stand_behind_and_between_overrides(name, typed):
     first, second = COMMANDS[name]
     expected = yaml.safe_load(typed(name, "--cfg", "job", first, second)[1])
     assert isinstance(expected, dict)
@@ -53,7 +54,7 @@ def test_flags_may_stand_behind_and_between_the_options_of_every_command(name, t
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--model=ddpm"], ["--model=ddpm", "without dashes, model=ddpm"]),
         (["-model=ddpm"], ["without dashes, model=ddpm"]),
@@ -61,27 +62,51 @@ def test_flags_may_stand_behind_and_between_the_options_of_every_command(name, t
         (["seed=1", "--nonsense"], ["--nonsense is no flag", "nonsense=<value>", "--multirun"]),
         (["--cfg", "everything"], ["--cfg", "everything", "'job'"]),
         (["--config-dir"], ["--config-dir", "expected one argument"]),
+        (["-m", "--cfg", "job"], ["--multirun and --cfg cannot be combined", "out --multirun"]),
+        (["--cfg=job", "--info"], ["--cfg and --info cannot be combined", "leave out --cfg"]),
+        (["--resolve"], ["--resolve works with --cfg", "type --cfg job --resolve"]),
     ],
     ids=lambda value: " ".join(value),
 )
-def test_what_is_no_flag_is_told_in_one_line(name, words, cli_errors, typed):
-    assert_refused(typed(name, *words), *cli_errors)
+def test_a_wrong_flag_gives_one_line(name, words, expected, typed):
+    assert_refused(typed(name, *words), *expected)
 
 
-def test_flags_first_is_what_argparse_makes_of_any_order():
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_prints_its_help(name, typed):
+    """Without any option, also where one is mandatory, such as edit=."""
+    code, out, err = typed(name, "--help")
+    assert code == 0, err
+    script = f"python scripts/{name}.py"
+    assert script in out and "type group=option" in out
+
+
+def test_help_of_one_edit_has_its_options(typed):
+    code, out, err = typed("edit", "-h", "edit=inpaint")
+    assert code == 0, err
+    assert "\nmask: right\n" in out
+    general = typed("edit", "--help")[1]
+    assert "edit: ???" in general and "mask:" not in general
+    assert "edit: image_to_image, inpaint, interpolate, invert" in general
+
+
+def test_flags_first_equals_argparse_for_any_order():
     """Against argparse's own parsing of intermixed arguments."""
-    draw = random.Random(0)
-    parts = [["--cfg", "job"], ["--config-dir", "a b"], ["-m"], ["--resolve"], ["-cn=x"]]
+    random_choice = random.Random(0)
+    modes = [[["-m"]], [["--cfg", "job"]], [["--cfg", "job"], ["--resolve"]]]
+    parts = [["--config-dir", "a b"], ["-cn=x"]]
     parts += [["model=flow"], ["+a.b='--x'"], ["~c"], ["d=[1,2]"]]
     for _ in range(100):
-        chosen = draw.sample(parts, draw.randint(1, len(parts)))
+        chosen = random_choice.sample(parts, random_choice.randint(1, len(parts)))
+        chosen += random_choice.choice([[], *modes])
+        random_choice.shuffle(chosen)
         words = [word for part in chosen for word in part]
         expected = get_args_parser().parse_intermixed_args(words)
         assert get_args_parser().parse_args(flags_first(words)) == expected
         assert flags_first(flags_first(words)) == flags_first(words)
 
 
-def test_a_recipe_of_ones_own_behind_other_options(typed, tmp_path):
+def test_a_users_experiment_behind_other_options(typed, tmp_path):
     folder = tmp_path / "my recipes" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\nseed: 77\n")
@@ -91,7 +116,7 @@ def test_a_recipe_of_ones_own_behind_other_options(typed, tmp_path):
     assert yaml.safe_load(out)["seed"] == 77
 
 
-def test_quotes_around_a_list_change_nothing_but_for_paths():
+def test_quotes_around_a_list_matter_for_paths_only():
     assert bracket_lists(["labels='1,2'"], ["labels"]) == ["labels=[1,2]"]
     assert bracket_lists(["labels=1,2"], ["labels"]) == ["labels=[1,2]"]
     assert bracket_lists(["labels=[1,2]", "seed=1,2"], ["labels"]) == ["labels=[1,2]", "seed=1,2"]
@@ -99,35 +124,35 @@ def test_quotes_around_a_list_change_nothing_but_for_paths():
     assert bracket_lists(["-m", "labels=1,2"], ["labels"]) == ["-m", "labels=1,2"]
 
 
-def test_labels_in_quotes_are_drawn(typed, runs, tmp_path):
+def test_labels_in_quotes_are_sampled(typed, runs, tmp_path):
     run = f"run={runs['conditional']}"
     code, out, err = typed("sample", run, "labels='1,2'", "num_samples=2", f"out={tmp_path / 'o'}")
     assert code == 0, out + err
 
 
 @pytest.mark.parametrize("value", ["", "0"])
-def test_an_empty_wish_for_tracebacks_is_none(value, command):
+def test_an_empty_traceback_variable_asks_for_no_traceback(value, command):
     result = command("train", "nothing=1", HYDRA_FULL_ERROR=value, DIFFUSION_LAB_TRACEBACK=value)
     assert_refused((result.returncode, result.stdout, result.stderr), "nothing is unknown")
     result = command("sample", "run=nowhere", HYDRA_FULL_ERROR=value)
     assert_refused((result.returncode, result.stdout, result.stderr), "nowhere is no folder")
 
 
-def test_tracebacks_for_those_who_want_them(command):
+def test_hydra_full_error_shows_tracebacks(command):
     for words in (["nothing=1"], ["--nothing=1"], ["resume=nowhere"]):
         assert "Traceback" in command("train", *words, HYDRA_FULL_ERROR="1").stderr
 
 
-def test_the_module_of_the_commands_is_none():
+def test_the_module_of_the_commands_is_not_a_command():
     result = subprocess.run(
         [sys.executable, "-m", "diffusion_lab.cli"], capture_output=True, text=True, cwd=ROOT
     )
-    cli_errors = (result.returncode, result.stdout, result.stderr)
-    assert_refused(cli_errors, "diffusion-lab-train", *(n for n in COMMANDS if n != "train"))
+    ended = (result.returncode, result.stdout, result.stderr)
+    assert_refused(ended, "diffusion-lab-train", *(n for n in COMMANDS if n != "train"))
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "told"),
+    ("name", "words", "expected"),
     [
         ("train", ["lr=0.1"], ["optimizer.lr=0.1"]),
         ("train", ["+lr=0.1"], ["did you mean optimizer.lr?"]),
@@ -150,22 +175,22 @@ def test_the_module_of_the_commands_is_none():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_an_unknown_option_is_told_its_full_name(name, words, cli_errors, typed):
-    assert_refused(typed(name, *words), "is unknown", *cli_errors)
+def test_an_unknown_option_gets_its_full_name_suggested(name, words, expected, typed):
+    assert_refused(typed(name, *words), "is unknown", *expected)
 
 
 @pytest.mark.parametrize("part", ["hydra", "all"])
-def test_what_hydra_cannot_resolve_of_itself_is_told_in_one_line(part, typed):
+def test_settings_of_hydra_that_do_not_resolve_give_one_line(part, typed):
     assert_refused(typed("train", "--cfg", part, "--resolve"))
 
 
-def test_what_the_message_says_of_plus_plus_is_so(typed):
+def test_the_suggested_plus_plus_override_works(typed):
     words = ("sampler=ddim,ddpm", "++sampler.clip_sample=false", "model=flow", "network.width=8")
     code, _, err = typed("train", *TINY[:-2], "callbacks=none", "logger=[]", "-m", *words)
     assert code == 0, err
 
 
-def test_a_run_in_place_of_a_pipeline_and_the_other_way_round(typed, runs, tmp_path):
+def test_a_run_in_place_of_a_pipeline_and_vice_versa(typed, runs, tmp_path):
     run = runs["stock"]
     given = typed("train", *TINY, "model=ddpm", f"init_from={run}")
     assert_refused(given, f"export.py run={run} out=", "init_from=<new folder>")

@@ -1,4 +1,4 @@
-"""One clear line, an exit code that is not 0, and no training."""
+"""Bad input gives one clear line and exit code 2, without any training."""
 
 import pytest
 
@@ -90,15 +90,15 @@ def assert_refused(result, *words):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_mistake_is_refused(typed, overrides, words):
+def test_train_rejects_bad_input(typed, overrides, words):
     assert_refused(typed("train", *TINY, *overrides), *words)
 
 
-def test_explain_refuses_what_no_training_would_take(typed):
+def test_explain_rejects_the_same_settings_as_train(typed):
     assert_refused(typed("explain", *TINY, "data.batch_size=-1"), "batch_size is -1")
 
 
-def test_an_unknown_key_in_a_yaml_file_is_refused(typed, tmp_path):
+def test_an_unknown_key_in_a_yaml_file_is_an_error(typed, tmp_path):
     folder = tmp_path / "mine" / "experiment"
     folder.mkdir(parents=True)
     (folder / "typo.yaml").write_text("# @package _global_\ndata:\n  batchsize: 3\n")
@@ -110,7 +110,7 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(typed, tmp_path):
     assert_refused(typed("train", *where, *TINY, "experiment=arg"), "network.chanels", "channels")
 
 
-def test_damaged_data_is_named_and_kept(typed, tmp_path):
+def test_a_damaged_data_file_is_named_and_not_changed(typed, tmp_path):
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     file = raw / "train-images-idx3-ubyte"
@@ -124,7 +124,7 @@ def test_damaged_data_is_named_and_kept(typed, tmp_path):
 
 
 def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
-    (tmp_path / "data").write_text("a file in its place")
+    (tmp_path / "data").write_text("a file in place of the folder")
     assert_refused(typed("train", "data.source=full", "paths.data_dir=data"), "data")
 
 
@@ -164,14 +164,14 @@ def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_sample_refuses(typed, trained, arguments, words):
+def test_sample_rejects_bad_input(typed, trained, arguments, words):
     arguments = [a.format(run=trained["basic_unet"]) for a in arguments]
     before = list(trained["basic_unet"].rglob("*"))
     assert_refused(typed("sample", *arguments), *words)
     assert list(trained["basic_unet"].rglob("*")) == before
 
 
-def test_a_damaged_or_hostile_checkpoint_is_refused(typed, tmp_path):
+def test_a_damaged_or_malicious_checkpoint_is_rejected(typed, tmp_path):
     import torch
 
     class Evil:
@@ -189,7 +189,7 @@ def test_a_damaged_or_hostile_checkpoint_is_refused(typed, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["benchmark", "compare", "sample", "ladder"])
-def test_a_folder_for_trainings_is_not_made_by_another_command(command, typed, tmp_path):
+def test_hydra_run_dir_is_an_option_of_train_only(command, typed, tmp_path):
     result = typed(command, "hydra.run.dir=here")
     assert_refused(result, "hydra.run.dir=here", "type out=here")
     assert not (tmp_path / "here").exists()

@@ -1,4 +1,4 @@
-"""What a person types, in processes of their own."""
+"""The commands in processes of their own, as a user types them."""
 
 import csv
 import json
@@ -23,14 +23,14 @@ SMOKE = ("experiment=smoke", "trainer.accelerator=cpu")
 
 
 def processor_seconds(run):
-    """Of the processes that it waits for; other processes may be busy."""
+    """Processor time of the child processes that `run` waits for."""
     began = os.times().children_user
     run()
     return os.times().children_user - began
 
 
-def test_help_and_cfg_answer_at_once():
-    """In a third of the time that the imports of the work take, measured in turn with it."""
+def test_help_and_cfg_need_no_heavy_imports():
+    """They take a third of the time of importing torch at most, measured in turn with it."""
 
     def ask(*arguments):
         process = subprocess.run([*TRAIN, *arguments], check=True, capture_output=True, text=True)
@@ -51,7 +51,7 @@ def test_help_and_cfg_answer_at_once():
     assert max(answers) < work / 3
 
 
-def test_commands_do_not_import_torch_before_the_work_begins():
+def test_the_command_line_does_not_import_torch():
     code = (
         "import sys, diffusion_lab.cli; print('torch' in sys.modules, 'lightning' in sys.modules)"
     )
@@ -74,7 +74,7 @@ def smoke(tmp_path_factory):
     return last_line(process), process, time.perf_counter() - began, cwd
 
 
-def test_smoke_from_another_folder_leaves_a_whole_run_folder(smoke):
+def test_smoke_from_another_folder_writes_a_complete_run_folder(smoke):
     run, _, seconds, cwd = smoke
     assert run.parent == cwd / "logs" / "runs"
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
@@ -104,7 +104,7 @@ def test_smoke_from_another_folder_leaves_a_whole_run_folder(smoke):
     assert seconds < 60  # under 30 after the imports
 
 
-def test_metrics_json_says_what_the_run_was(smoke):
+def test_metrics_json_describes_the_run(smoke):
     record = json.loads((smoke[0] / "metrics.json").read_text())
     assert record["status"] == "finished"
     assert record["overrides"] == list(SMOKE)
@@ -112,7 +112,7 @@ def test_metrics_json_says_what_the_run_was(smoke):
     assert record["parameters"] == 309_057
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert record["best"]["val/loss"] <= record["metrics"]["val/loss"]
-    # a learning rate would be that of the step that was logged last, not of the last step
+    # a learning rate here would be that of the last logged step, not of the last step
     assert not any(name.startswith("lr") for name in record["metrics"])
     head = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True
@@ -135,7 +135,7 @@ def test_epoch_averages_are_the_means_of_the_batch_losses(smoke):
 def test_the_same_seed_gives_the_same_weights_and_losses(smoke, command):
     again = last_line(command("train", *SMOKE, "callbacks.samples=null"))
     load = [torch.load(r / "checkpoints/last.ckpt", weights_only=True) for r in (smoke[0], again)]
-    # drawing pictures must not move the training's random stream
+    # sampling during training must not advance the training's random stream
     for name, value in load[0]["state_dict"].items():
         assert torch.equal(value, load[1]["state_dict"][name]), name
     assert (smoke[0] / "losses.csv").read_bytes() == (again / "losses.csv").read_bytes()
@@ -149,7 +149,7 @@ def test_the_saved_config_composes_to_the_same_run(smoke):
     assert carried["seed"] == saved["seed"]
 
 
-def test_sample_asks_for_nothing_but_the_run(smoke, command):
+def test_sample_needs_only_the_run(smoke, command):
     run = smoke[0]
     out = last_line(command("sample", f"run={run}", "num_samples=10", "batch_size=4", "seed=3"))
     assert out.parent == run / "samples"
@@ -158,12 +158,12 @@ def test_sample_asks_for_nothing_but_the_run(smoke, command):
     with Image.open(out / "denoising.gif") as gif:
         assert gif.n_frames >= 5
     for name in ("samples.png", "trajectory.png"):
-        with Image.open(out / name) as picture:
-            assert min(picture.size) > 100
+        with Image.open(out / name) as figure:
+            assert min(figure.size) > 100
     settings = json.loads((out / "samples.json").read_text())
     assert settings["sampler"]["num_steps"] == 5 and settings["seed"] == 3
 
-    # image k does not depend on the batch size, to one level of gray for the network's rounding
+    # image k does not depend on the batch size, up to one gray level for the network's rounding
     other = last_line(
         command("sample", f"run={run}", "num_samples=10", "batch_size=10", "seed=3", "out=mine")
     )
@@ -173,27 +173,27 @@ def test_sample_asks_for_nothing_but_the_run(smoke, command):
 
 
 @pytest.mark.slow
-def test_samplers_are_exchanged_without_training_again(trained, typed):
+def test_samplers_can_be_exchanged_after_training(trained, typed):
     run = trained["ddpm"]
-    drawn = {}
+    samples = {}
     for sampler in ("blend", "ddpm", "ddim", "dpm_solver"):
         code, out, err = typed(
             "sample", f"run={run}", f"sampler={sampler}", "sampler.num_steps=4", "num_samples=2"
         )
         assert code == 0, err
         folder = out.strip().splitlines()[-1]
-        drawn[sampler] = np.load(f"{folder}/samples.npz")["images"]
-    assert len({images.tobytes() for images in drawn.values()}) >= 3
+        samples[sampler] = np.load(f"{folder}/samples.npz")["images"]
+    assert len({images.tobytes() for images in samples.values()}) >= 3
 
 
-def test_a_sweep_of_samples_leaves_nothing_elsewhere(trained, typed, tmp_path):
+def test_a_sweep_of_samples_writes_nothing_elsewhere(trained, typed, tmp_path):
     run = trained["basic_unet"]
     words = [f"run={run}", "num_samples=1", "trajectory_steps=1", "sampler.num_steps=1,2"]
     code, out, err = typed("sample", "-m", *words)
     assert code == 0, err
     folders = [line for line in out.splitlines() if Path(line).is_dir()]
-    drawn = [json.loads((Path(folder) / "samples.json").read_text()) for folder in folders]
-    assert [record["sampler"]["num_steps"] for record in drawn] == [1, 2]
+    records = [json.loads((Path(folder) / "samples.json").read_text()) for folder in folders]
+    assert [record["sampler"]["num_steps"] for record in records] == [1, 2]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["logs"]
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["sweeps"]
 
@@ -224,7 +224,7 @@ def test_a_failing_job_does_not_end_the_sweep(command):
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["finished", "failed", "finished"]
     assert "batch_size is 0" in rows[1]["error"] and "batch_size is 0" in process.stderr
-    assert "data=fake" not in process.stdout  # the table shows what tells the jobs apart
+    assert "data=fake" not in process.stdout  # the table shows swept overrides only
 
 
 def test_launches_in_the_same_second_get_their_own_folders(tmp_path):
@@ -235,9 +235,9 @@ def test_launches_in_the_same_second_get_their_own_folders(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(command):
-    """DistributedDataParallel over gloo: one folder, one record, every image once an epoch.
+    """DistributedDataParallel over gloo: one folder, one record, every image once per epoch.
 
-    The first process tells of every step, which the other must not have to wait for.
+    The first process reports every step, and the other must not have to wait for it.
     """
     words = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.precision=bf16-mixed")
     process = command("train", *SMOKE, *words, "+callbacks.progress.seconds=0")
@@ -287,7 +287,7 @@ def test_a_terminal_gets_a_live_bar(tmp_path):
     try:
         while chunk := os.read(main, 4096):
             shown += chunk
-    except OSError:  # the terminal is gone with the process
+    except OSError:  # the terminal is closed with the process
         pass
     assert process.wait() == 0
     text = shown.decode()

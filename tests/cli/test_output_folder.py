@@ -1,4 +1,4 @@
-"""A start that is rejected changes nothing, and a run stays what its checkpoint says it is."""
+"""Run folders: a rejected start changes nothing, and the checkpoint's configuration counts."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ GIVEN = {
 
 
 def contents(folder):
-    """Every file but the lock, which whoever looks holds for a moment."""
+    """Contents of every file but the lock, which any command holds for a moment."""
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
@@ -79,14 +79,14 @@ def test_a_saved_run_is_not_written_over_by_its_own_command(run, typed, command)
     assert not (run.parent.parent / "elsewhere").exists()
 
 
-def test_explain_leaves_a_run_alone(run, typed):
+def test_explain_does_not_change_a_run(run, typed):
     before = contents(run)
     assert_refused(typed("explain", f"hydra.run.dir={run}"), "holds a run already")
     assert contents(run) == before
 
 
-def test_what_slurm_requeued_goes_on_as_what_it_was(run, typed, monkeypatch):
-    """Lightning takes such a file up by itself, whatever is typed."""
+def test_a_job_requeued_by_slurm_keeps_its_configuration(run, typed, monkeypatch):
+    """Lightning loads such a file by itself, whatever the overrides are."""
     for name in ("NTASKS", "JOB_ID", "PROCID", "LOCALID", "NODEID"):
         monkeypatch.setenv(f"SLURM_{name}", "1" if name in ("NTASKS", "JOB_ID") else "0")
     record = json.loads((run / "metrics.json").read_text()) | {"status": "interrupted"}
@@ -116,7 +116,7 @@ def another(config):
     config["callbacks"].pop("ema")
 
 
-def test_resume_takes_the_checkpoints_configuration(half, whole, typed):
+def test_resume_uses_the_checkpoints_configuration(half, whole, typed):
     falsify(half, another)
     code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
     assert code == 0, err
@@ -128,14 +128,14 @@ def test_resume_takes_the_checkpoints_configuration(half, whole, typed):
     assert state["config"]["data"]["batch_size"] == 4
 
 
-def test_rerun_takes_the_checkpoints_configuration(half, typed):
+def test_rerun_uses_the_checkpoints_configuration(half, typed):
     falsify(half, another)
     code, out, err = typed("train", f"rerun={half}")
     assert code == 0, err
     assert "bit for bit" in out and "the checkpoint counts" in out
 
 
-def test_compare_takes_the_checkpoints_configuration(half, caplog):
+def test_compare_uses_the_checkpoints_configuration(half, caplog):
     falsify(half, another)
     evaluate(half, [1.0])
     config = read_run(half).config
@@ -143,14 +143,14 @@ def test_compare_takes_the_checkpoints_configuration(half, caplog):
     assert "the checkpoint counts" in caplog.text
 
 
-def test_without_the_file_the_checkpoint_is_enough(half, whole, typed):
+def test_resume_needs_no_configuration_file(half, whole, typed):
     shutil.rmtree(half / ".hydra")
     code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
     assert code == 0, err
     assert compare_runs(half, whole) == []
 
 
-def test_what_agrees_is_followed_and_not_told(half):
+def test_a_configuration_file_that_agrees_gives_no_note(half):
     saved = read_config(half)
     assert saved.notes == []
     assert OmegaConf.to_yaml(saved.config.callbacks) == OmegaConf.to_yaml(
@@ -158,8 +158,8 @@ def test_what_agrees_is_followed_and_not_told(half):
     )
 
 
-def test_a_limit_that_was_raised_is_kept_and_not_told(half, typed):
-    """An interrupted run that was to have four epochs has four, whoever resumes it."""
+def test_a_raised_limit_is_kept_without_a_note(half, typed):
+    """An interrupted run whose limit was raised to four epochs keeps that limit."""
     code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=4")
     assert code == 0, err
     record = half / "metrics.json"
@@ -192,7 +192,7 @@ def merged(**changes):
     return merge(OmegaConf.merge(WRITTEN, changes), TRAINED)
 
 
-def test_places_are_those_of_now_and_settings_those_of_then():
+def test_merge_takes_current_paths_and_saved_settings():
     config, keys = merged()
     assert keys == []
     config.paths.output_dir = "/now"
@@ -207,22 +207,22 @@ def test_places_are_those_of_now_and_settings_those_of_then():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"network": {"width": 4}}, ["network.width"]),  # and not what follows from it
+        ({"network": {"width": 4}}, ["network.width"]),  # not the keys that refer to it
         ({"seed": 4, "extra": {"a": 1}}, ["seed", "extra"]),
         ({"trainer": {"max_epochs": 9}}, ["trainer.max_epochs"]),
         ({"model": {"network": {"width": 4}}}, ["model.network.width"]),
         ({"network": "${nothing.there}"}, ["model.network", "network"]),
     ],
 )
-def test_what_differs_is_the_checkpoints_and_is_told(changes, expected):
+def test_merge_keeps_the_checkpoints_values_and_lists_the_differing_keys(changes, expected):
     config, keys = merged(**changes)
     assert keys == expected
     config.paths.output_dir, config.paths.data_dir = "/then/run", "/then/data"
     assert OmegaConf.to_container(config, resolve=True) == TRAINED
 
 
-def test_the_record_of_a_run_in_python_is_that_of_its_last_start(tmp_path):
-    """One that failed leaves its folder free; the file is not the first start's."""
+def test_a_run_started_again_in_python_records_the_last_start(tmp_path):
+    """A failed run leaves its folder free; the file is not that of the first start."""
     for rate in (0.1, 0.2):
         shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
         record = tmp_path / "run" / "metrics.json"
@@ -235,7 +235,7 @@ def test_the_record_of_a_run_in_python_is_that_of_its_last_start(tmp_path):
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "diverged"])
-def test_a_run_that_saved_nothing_yet_does_not_become_another_one(tmp_path, typed, status):
+def test_a_run_without_a_checkpoint_does_not_become_another_one(tmp_path, typed, status):
     folder = tmp_path / "begun"
     code, _, err = typed("train", *RUN, f"hydra.run.dir={folder}")
     assert code == 0, err
@@ -246,10 +246,10 @@ def test_a_run_that_saved_nothing_yet_does_not_become_another_one(tmp_path, type
     assert_refused(typed("train", *RUN, "optimizer.lr=0.5", f"hydra.run.dir={folder}"), str(folder))
     assert contents(folder) == before
     code, _, err = typed("train", *RUN, f"hydra.run.dir={folder}")
-    assert (code == 0) == (status != "diverged"), err  # the same words begin it again
+    assert (code == 0) == (status != "diverged"), err  # the same overrides start it again
 
 
-def test_a_sweep_and_a_run_do_not_share_a_folder(tmp_path, typed):
+def test_a_sweep_and_a_run_cannot_share_a_folder(tmp_path, typed):
     run, sweep = tmp_path / "run", tmp_path / "sweep"
     assert typed("train", *RUN, f"hydra.run.dir={run}")[0] == 0
     code, _, err = typed("train", *RUN, "-m", "seed=1,2", f"hydra.sweep.dir={run}")
@@ -261,7 +261,7 @@ def test_a_sweep_and_a_run_do_not_share_a_folder(tmp_path, typed):
     assert_refused(typed("train", f"resume={sweep}"), "is a sweep", f"resume={sweep}/0")
 
 
-def test_outside_slurm_what_it_requeued_is_not_trained_anew(tmp_path, typed):
+def test_outside_slurm_a_requeued_run_is_not_trained_again(tmp_path, typed):
     folder = tmp_path / "turn"
     assert typed("train", *RUN, f"hydra.run.dir={folder}")[0] == 0
     shutil.copy(folder / "checkpoints" / "last.ckpt", folder / "hpc_ckpt_1.ckpt")

@@ -1,4 +1,4 @@
-"""Sweeps: their summary, their names in TensorBoard, folders that are nested."""
+"""Sweeps: the summary, names in TensorBoard, nested folders."""
 
 import csv
 import shutil
@@ -20,7 +20,7 @@ SHORT = [*RUN, "trainer.max_epochs=1"]
 
 
 def names_in_tensorboard(folder):
-    """As its own reader finds them."""
+    """Names of the runs that TensorBoard's own reader lists."""
     return set(EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload().Runs())
 
 
@@ -39,7 +39,7 @@ def sweep(tmp_path_factory):
     return folder, out
 
 
-def test_a_job_is_called_by_what_differs(sweep):
+def test_a_job_is_named_by_its_swept_overrides(sweep):
     folder, out = sweep
     assert names_in_tensorboard(folder) == {"0/seed=1", "1/seed=2"}
     assert [row["job"] for row in rows_of(folder)] == ["0", "1"]
@@ -47,8 +47,8 @@ def test_a_job_is_called_by_what_differs(sweep):
     assert "seed=1" in table and "seed=2" in table and "max_epochs" not in table
 
 
-def test_a_resumed_job_goes_on_under_its_name(sweep, command, tmp_path):
-    """Also where the sweep's own file is gone."""
+def test_a_resumed_job_keeps_its_name(sweep, command, tmp_path):
+    """Also without the sweep's own file."""
     folder, _ = sweep
     moved = tmp_path / "0"
     shutil.copytree(folder / "0", moved)
@@ -59,8 +59,8 @@ def test_a_resumed_job_goes_on_under_its_name(sweep, command, tmp_path):
     assert len(steps) == 2 and steps == sorted(steps)
 
 
-def test_a_job_of_before_goes_on_where_its_files_lie(tmp_path):
-    """Of a sweep whose jobs had TensorBoard's files in the run folder itself."""
+def test_an_old_job_resumes_with_its_files_where_they_are(tmp_path):
+    """Jobs of older sweeps have TensorBoard's files in the run folder itself."""
     folder = tmp_path / "sweep" / "0"
     cfg = compose_config([*SHORT, "logger.tensorboard.name=''"], folder)
     train(cfg)
@@ -73,11 +73,11 @@ def test_a_job_of_before_goes_on_where_its_files_lie(tmp_path):
     assert names_in_tensorboard(folder) == {"."}
 
 
-def test_a_run_by_itself_keeps_its_files_in_its_folder(whole):
+def test_a_single_run_has_tensorboards_files_in_its_folder(whole):
     assert names_in_tensorboard(whole) == {"."}
 
 
-def test_what_a_sweep_varies_is_read_however_it_was_typed(tmp_path):
+def test_swept_overrides_are_read_in_every_syntax(tmp_path):
     typed = ["seed=1,2", "optimizer.lr=1e-3", "network.width=range(4,8)", "model=flow", "+a=c,d"]
     saved = {"hydra": {"overrides": {"task": typed}, "sweeper": {"params": {"data.x": "1,2"}}}}
     OmegaConf.save(OmegaConf.create(saved), tmp_path / "multirun.yaml")
@@ -86,7 +86,7 @@ def test_what_a_sweep_varies_is_read_however_it_was_typed(tmp_path):
     assert swept(job, tmp_path / "elsewhere") == job
 
 
-def test_jobs_in_nested_folders_are_summed_up_and_compared(typed, tmp_path):
+def test_jobs_in_nested_folders_are_summarised_and_compared(typed, tmp_path):
     words = ["-m", "seed=1,2", "hydra.sweep.dir=nested", "hydra.sweep.subdir=lr/${seed}/run"]
     code, out, err = typed("train", *SHORT, *words)
     assert code == 0, err
@@ -100,7 +100,7 @@ def test_jobs_in_nested_folders_are_summed_up_and_compared(typed, tmp_path):
     assert code == 2 and "holds a run already" in err
 
 
-def test_jobs_come_in_the_order_of_their_numbers(tmp_path):
+def test_jobs_are_sorted_by_number(tmp_path):
     for name in ("10", "9", "b/2", "b/11", "a"):
         (tmp_path / name / ".hydra").mkdir(parents=True)
         (tmp_path / name / ".hydra" / "config.yaml").touch()
@@ -109,7 +109,7 @@ def test_jobs_come_in_the_order_of_their_numbers(tmp_path):
     assert found == ["9", "10", "a", "b/2", "b/11"]
 
 
-def test_the_summary_of_a_sweep_that_was_stopped_says_what_it_was(tmp_path):
+def test_an_interrupted_sweep_has_a_summary(tmp_path):
     words = [*RUN, "trainer.max_epochs=100000", "-m", "seed=5,6", "hydra.sweep.dir=stopped"]
     process = Forked("train", *words, cwd=tmp_path)
     ends = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""Relative paths are meant from where a command was typed; modules of that folder are found."""
+"""Relative paths start at the folder of the command line; modules in it can be imported."""
 
 import shutil
 import sys
@@ -37,33 +37,33 @@ class Net(torch.nn.Module):
 """
 
 
-@pytest.mark.parametrize("word", ["paths.data_dir=mine", "data.data_dir=mine"])
-def test_a_relative_data_folder_in_a_run_that_changes_its_folder(word, command, tmp_path):
+@pytest.mark.parametrize("override", ["paths.data_dir=mine", "data.data_dir=mine"])
+def test_a_relative_data_folder_with_hydra_job_chdir(override, command, tmp_path):
     from diffusion_lab.data.mnist.files import idx_files
 
     for file in idx_files("kmnist", tmp_path / "mine"):
         blank_idx(file.path, file.shape)
     words = [w for w in SHORT if not w.startswith(("data=", "data.num_images"))]
-    words += ["data=kmnist", "data.source=full", "data.train_size=8", word, CHDIR]
+    words += ["data=kmnist", "data.source=full", "data.train_size=8", override, CHDIR]
     run = last_line(command("train", *words, "hydra.run.dir=run"))
     assert not (run / "mine").exists()
     content = read_checkpoint(run / "checkpoints" / "last.ckpt")
     assert content["data"]["source"] == "full"
     assert content["config"]["data"]["data_dir"] == str(tmp_path / "mine")
-    # and taken up again
+    # the run can be resumed
     last_line(command("train", f"resume={run.name}", "trainer.max_epochs=2", CHDIR))
 
 
-@pytest.mark.parametrize("word", ["init_from=there", "teacher.run=there", "replay=there"])
-def test_every_path_of_a_training_is_meant_from_where_it_is_typed(word, typed, tmp_path):
+@pytest.mark.parametrize("override", ["init_from=there", "teacher.run=there", "replay=there"])
+def test_paths_of_a_training_start_at_the_folder_of_the_command(override, typed, tmp_path):
     (tmp_path / "there").mkdir()
-    more = ["debug=replay"] if word.startswith("replay") else [*TINY, "model=ddpm"]
-    code, _, err = typed("train", *more, word, CHDIR)
+    more = ["debug=replay"] if override.startswith("replay") else [*TINY, "model=ddpm"]
+    code, _, err = typed("train", *more, override, CHDIR)
     assert code == 2
     assert f"{tmp_path}/there" in err
 
 
-def test_paths_are_left_alone_unless_hydra_has_gone_elsewhere(monkeypatch, tmp_path):
+def test_paths_change_only_if_hydra_changed_the_folder(monkeypatch, tmp_path):
     cfg = OmegaConf.create(
         {
             "paths": {"data_dir": None, "log_dir": "~/logs"},
@@ -89,18 +89,18 @@ def test_paths_are_left_alone_unless_hydra_has_gone_elsewhere(monkeypatch, tmp_p
     }
 
 
-def test_the_other_commands_stay_where_they_were_typed(typed, tmp_path, runs):
+def test_the_other_commands_stay_in_the_folder_of_the_command(typed, tmp_path, runs):
     shutil.copytree(runs["conditional"], tmp_path / "run")
-    words = ("run=run", "num_samples=2", "-m", "seed=1,2", "out=drawn_${seed}", CHDIR)
+    words = ("run=run", "num_samples=2", "-m", "seed=1,2", "out=samples_${seed}", CHDIR)
     code, out, err = typed("sample", *words)
     assert code == 0, out + err
-    assert (tmp_path / "drawn_1" / "samples.npz").is_file()
-    assert (tmp_path / "drawn_2" / "samples.npz").is_file()
+    assert (tmp_path / "samples_1" / "samples.npz").is_file()
+    assert (tmp_path / "samples_2" / "samples.npz").is_file()
 
 
 @pytest.fixture
 def own(tmp_path):
-    """A folder with a network of one's own, as README.md tells it."""
+    """A folder with the user's own network and its YAML file."""
     (tmp_path / "my_net.py").write_text(NET)
     (tmp_path / "my_parts.py").write_text(f"TIMES = {str(tmp_path / 'times')!r}")
     (tmp_path / "recipes" / "network").mkdir(parents=True)
@@ -109,7 +109,7 @@ def own(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["flow", "ddpm", "edm"])
-def test_a_network_of_ones_own_folder_trains_and_gets_its_time_from_0_to_1000(own, model, command):
+def test_a_users_network_trains_and_gets_times_from_0_to_1000(own, model, command):
     words = [w for w in SHORT if not w.startswith(("network", "model"))]
     words += [f"model={model}", "--config-dir", "recipes", "network=mine", "hydra.run.dir=run"]
     run = last_line(command("train", *words))
@@ -121,7 +121,7 @@ def test_a_network_of_ones_own_folder_trains_and_gets_its_time_from_0_to_1000(ow
     last_line(command("train", f"resume={run}", "trainer.max_epochs=2", "trust=[my_net]"))
 
 
-def test_a_module_of_the_folder_is_not_imported_untrusted_nor_before_an_installed_one(own, command):
+def test_modules_of_the_folder_need_trust_and_do_not_shadow_installed_ones(own, command):
     (own / "torch.py").write_text("raise SystemExit('imported')")
     (own / "wandb.py").write_text("raise SystemExit('imported')")
     words = [*SHORT[:-1], "--config-dir", "recipes", "network=mine", "hydra.run.dir=run"]
@@ -134,7 +134,7 @@ def test_a_module_of_the_folder_is_not_imported_untrusted_nor_before_an_installe
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "expected"),
     [
         ("my_nett.Net", "there is no module my_nett: run the command from the folder that holds"),
         ("my_net.Nett", "my_net has no Nett"),
@@ -143,15 +143,15 @@ def test_a_module_of_the_folder_is_not_imported_untrusted_nor_before_an_installe
         (".foo", "invalid dotstring"),
     ],
 )
-def test_a_class_that_cannot_be_had_is_told_once_in_one_line(own, target, cli_errors, command):
+def test_a_class_that_cannot_be_imported_gives_one_line(own, target, expected, command):
     (own / "broken.py").write_text("import not_there_either")
     (own / "spelled.py").write_text("class :")
     result = command("train", *SHORT, f"network._target_={target}")
-    assert_refused((result.returncode, result.stdout, result.stderr), f"={target}: ", cli_errors)
+    assert_refused((result.returncode, result.stdout, result.stderr), f"={target}: ", expected)
     assert "\\n" not in result.stderr and "Error" not in result.stdout
 
 
-def test_the_path_of_this_process_is_left_alone():
+def test_sys_path_of_this_process_is_unchanged():
     before = list(sys.path)
     compose_config()
     assert sys.path == before and torch.nn
