@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, Weighting
+from diffusion_lab.diffusion import FunctionSampler, NoiseSchedule, Prediction, Sampler, Weighting
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.diffusion import DiffusionModule
@@ -80,7 +80,20 @@ def _check_sampler(
 
 def _is_of_this_package(part: object) -> bool:
     # by the module's name: a subclass in the user's file is the user's
-    return type(part).__module__.partition(".")[0] == "diffusion_lab"
+    if isinstance(part, FunctionSampler):
+        return _is_ours(_function_of(part).__module__)
+    return _is_ours(type(part).__module__)
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "diffusion_lab"
+
+
+def _function_of(sampler: FunctionSampler) -> Any:
+    function: Any = sampler.function
+    while hasattr(function, "func"):  # functools.partial, of a configuration
+        function = function.func
+    return function
 
 
 def _times(noise_schedule: NoiseSchedule) -> Tensor:
@@ -207,4 +220,6 @@ def _broken(group: str, part: object, found: str, expected: str) -> UserError:
 
 
 def _name(part: object) -> str:
+    if isinstance(part, FunctionSampler):
+        return f"{_function_of(part).__module__}.{part.name}"
     return f"{type(part).__module__}.{type(part).__name__}"

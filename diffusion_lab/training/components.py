@@ -1,5 +1,6 @@
 """The module, the callbacks and the Trainer, each from its part of the configuration."""
 
+import inspect
 import logging
 import time
 import warnings
@@ -35,6 +36,7 @@ from diffusion_lab.callbacks import (
 from diffusion_lab.callbacks.checkpoints.run_folder import RunFolder
 from diffusion_lab.config.instantiate import build, build_part, no_class
 from diffusion_lab.config.limits import seconds_of
+from diffusion_lab.config.trusted import find_object
 from diffusion_lab.config.validate import OWN_KEYS
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, TimeSampling, Weighting
 from diffusion_lab.errors import UserError
@@ -81,15 +83,17 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
 
     Raises UserError for the first that does not fit.
     """
-    for group in _KINDS:
-        if cfg.get(group) is not None and "_target_" not in cfg[group]:
-            raise no_class(group)
-    module: DiffusionModule = build_part("model", cfg.model, DiffusionModule)
     for group, kind in _KINDS.items():
-        if not isinstance(part := getattr(module, group), kind):
+        if (node := cfg.get(group)) is None:
+            continue
+        if "_target_" not in node:
+            raise no_class(group)
+        named = find_object(node["_target_"])
+        if inspect.isclass(named) and not issubclass(named, kind):
             raise UserError(
-                f"{group}: a {type(part).__name__} is no {kind.__name__}; see docs/extending.md"
+                f"{group}: {node['_target_']} is no {kind.__name__}; see docs/extending.md"
             )
+    module: DiffusionModule = build_part("model", cfg.model, DiffusionModule)
     channels_last = cfg.trainer.get("channels_last", "auto")
     if isinstance(channels_last, bool):
         module.lay_out(torch.channels_last if channels_last else torch.contiguous_format)

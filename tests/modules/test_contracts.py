@@ -1,13 +1,22 @@
 """Parts of the user's own: what breaks a contract is told before a training begins."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 import diffusion_lab as dl
-from diffusion_lab.diffusion import BlendSampler, Flow, LinearSchedule, Sampler, Step, Weighting
+from diffusion_lab.diffusion import (
+    BlendSampler,
+    Flow,
+    FunctionSampler,
+    LinearSchedule,
+    Sampler,
+    Step,
+    UniformWeighting,
+)
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.contracts import check_contracts, check_sampler
 
@@ -33,7 +42,7 @@ class Velocity(Flow):
     pass
 
 
-class Even(Weighting):
+class Even(UniformWeighting):
     pass
 
 
@@ -130,10 +139,20 @@ class Shrinks(Sampler):
         yield Step(torch.tensor(1.0), noise, noise, noise[:1])
 
 
+def too_few(denoise, x, sigmas):
+    return denoise(x, sigmas[0])[:1]
+
+
+def never_asks(denoise, x, sigmas):
+    return x
+
+
 @pytest.mark.parametrize(
     ("sampler", "told"),
     [
         (Nothing(2), "steps yields nothing"),
+        (FunctionSampler(too_few, 2), r"too_few returned a tensor of shape \[1, 1, 8, 8\]"),
+        (FunctionSampler(partial(never_asks), 2), "test_contracts.never_asks.steps failed"),
         (Shrinks(2), r"x_next of a step gives the shape \(1, 1, 8, 8\), expected \(2, 1, 8, 8\)"),
     ],
 )
