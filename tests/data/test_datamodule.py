@@ -159,13 +159,13 @@ def test_provenance(tiny, tmp_path):
 def test_bundled_digits_keep_enough_to_train_on(tmp_path):
     data = ImageDataModule("mnist", tmp_path, source="bundled")
     data.setup()
-    cli_errors = data.provenance
-    assert (cli_errors["num_train"], cli_errors["num_val"], cli_errors["num_test"]) == (
+    told = data.provenance
+    assert (told["num_train"], told["num_val"], told["num_test"]) == (
         4000,
         500,
         500,
     )
-    assert "val_size is 500 instead of 5000" in cli_errors["note"]
+    assert "val_size is 500 instead of 5000" in told["note"]
     # A smaller one is taken as it is, and needs no words.
     data = ImageDataModule("mnist", tmp_path, source="bundled", val_size=100)
     data.setup()

@@ -205,7 +205,7 @@ print(sum(file.read().size for file in files))
 
 def test_four_processes_download_once(tiny, mirrors, monkeypatch, tmp_path):
     mirrors.use(monkeypatch, "slow")
-    cli_errors = json.dumps(
+    told = json.dumps(
         {
             "counts": [published.NUM_TRAIN, published.NUM_TEST],
             "md5": published.UNPACKED_MD5,
@@ -214,7 +214,7 @@ def test_four_processes_download_once(tiny, mirrors, monkeypatch, tmp_path):
             "data_dir": str(tmp_path),
         }
     )
-    command = [sys.executable, "-c", FETCH, cli_errors]
+    command = [sys.executable, "-c", FETCH, told]
     processes = [
         subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True) for i in range(4)
     ]

@@ -68,8 +68,8 @@ def test_colour_images_and_tensors_will_do():
         ({"channels": 2}, "channels is 2"),
     ],
 )
-def test_settings_that_it_cannot_have(settings, cli_errors):
-    with pytest.raises(UserError, match=cli_errors):
+def test_settings_that_it_cannot_have(settings, told):
+    with pytest.raises(UserError, match=told):
         module(**settings)
 
 
@@ -96,9 +96,9 @@ PIXELS = np.zeros((6, 8, 8), np.uint8)
         (PIXELS, "failed"),
     ],
 )
-def test_what_its_function_returns_is_checked(train, cli_errors):
+def test_what_its_function_returns_is_checked(train, told):
     data = module(lambda: (train, (PIXELS, LABELS)))
-    with pytest.raises(UserError, match=cli_errors) as error:
+    with pytest.raises(UserError, match=told) as error:
         data.setup()
     assert str(error.value).startswith("data.images: tests.data.test_own.")
 

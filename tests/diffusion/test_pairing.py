@@ -40,10 +40,10 @@ def test_optimal_transport_gives_no_class_a_noise_of_its_own():
 
 
 def test_a_module_tells_the_pairing_its_classes_where_it_has_some():
-    cli_errors = []
+    told = []
 
     def pairing(x0, noise, classes):
-        cli_errors.append(classes)
+        told.append(classes)
         return noise
 
     labels = torch.arange(4)
@@ -53,4 +53,4 @@ def test_a_module_tells_the_pairing_its_classes_where_it_has_some():
             net, StraightPath(), Flow(), pairing=pairing, num_classes=num_classes
         )
         module.draw(torch.rand(4, 1, 8, 8), labels)
-    assert torch.equal(cli_errors[0], labels) and cli_errors[1] is None
+    assert torch.equal(told[0], labels) and told[1] is None

@@ -44,9 +44,9 @@ def one_line(error):
 def test_it_sees_what_the_network_computes_in_batches_of_any_number(fake_extractor):
     extractor = load_extractor(str(fake_extractor))
     extractor.batch_size = 4
-    images, cli_errors = bars(10), []
-    seen = extractor(images, progress=cli_errors.append)
-    assert cli_errors == [4, 4, 2]
+    images, told = bars(10), []
+    seen = extractor(images, progress=told.append)
+    assert told == [4, 4, 2]
 
     network = Classifier()
     network.load_state_dict(load_file(fake_extractor / "fake_v1.safetensors"))

@@ -37,10 +37,10 @@ def scorer():
 
 
 def test_every_metric_is_there_and_told_as_it_comes(scorer):
-    cli_errors = []
+    told = []
     asked = np.zeros(100, dtype=int)
-    scores = scorer(features(100, 3), asked, progress=cli_errors.append)
-    assert list(scores) == cli_errors == list(METRICS)
+    scores = scorer(features(100, 3), asked, progress=told.append)
+    assert list(scores) == told == list(METRICS)
     assert "label_agreement" not in scorer(features(100, 3))
 
 

@@ -123,8 +123,8 @@ def change(base, **methods):
         ),
     ],
 )
-def test_a_broken_contract_names_the_part(parts, cli_errors):
-    with pytest.raises(UserError, match=cli_errors) as error:
+def test_a_broken_contract_names_the_part(parts, told):
+    with pytest.raises(UserError, match=told) as error:
         check_contracts(module(**parts), BlendSampler(num_steps=2), SHAPE)
     assert "tests.modules.test_contracts." in str(error.value) and "\n" not in str(error.value)
 
@@ -156,6 +156,6 @@ def never_asks(denoise, x, sigmas):
         (Shrinks(2), r"x_next of a step gives the shape \(1, 1, 8, 8\), expected \(2, 1, 8, 8\)"),
     ],
 )
-def test_a_sampler_is_tried(sampler, cli_errors):
-    with pytest.raises(UserError, match=cli_errors):
+def test_a_sampler_is_tried(sampler, told):
+    with pytest.raises(UserError, match=told):
         check_sampler(sampler, LinearSchedule(), SHAPE)

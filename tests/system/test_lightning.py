@@ -75,17 +75,17 @@ def watched(stop_after=None, **settings):
     return watch
 
 
-def cli_errors(watch, key):
+def told(watch, key):
     return [answer[key] for answer in watch.answers]
 
 
 def test_groups_of_accumulated_batches():
     watch = watched(max_epochs=2, accumulate_grad_batches=4)
-    assert cli_errors(watch, "gathered") == [4] * 8 + [2] * 2 + [4] * 8 + [2] * 2
+    assert told(watch, "gathered") == [4] * 8 + [2] * 2 + [4] * 8 + [2] * 2
     stepped = [b > a for a, b in zip([0, *watch.steps], watch.steps, strict=False)]
-    assert [not waits for waits in cli_errors(watch, "accumulates")] == stepped
+    assert [not waits for waits in told(watch, "accumulates")] == stepped
     before = [0, *watch.steps][:-1]
-    assert cli_errors(watch, "logged") == before
+    assert told(watch, "logged") == before
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_groups_of_accumulated_batches():
 )
 def test_a_validation_that_is_said_to_be_due_comes(settings):
     watch = watched(max_epochs=3, **settings)
-    assert [int(due) for due in cli_errors(watch, "due")] == watch.validated
-    assert cli_errors(watch, "stops")[:-1].count(True) == 0
+    assert [int(due) for due in told(watch, "due")] == watch.validated
+    assert told(watch, "stops")[:-1].count(True) == 0
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_the_end_is_known_when_it_comes(settings, steps):
     watch = watched(**{"max_epochs": 3, **settings})
     assert watch.steps[-1] == steps
     if steps != 20:  # there the epoch counts as done only afterwards
-        assert cli_errors(watch, "stops")[-1]
-    assert not any(cli_errors(watch, "stops")[:-1])
+        assert told(watch, "stops")[-1]
+    assert not any(told(watch, "stops")[:-1])
 
 
 def test_a_checkpoint_of_an_epochs_end_says_so(tmp_path):

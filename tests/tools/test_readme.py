@@ -99,9 +99,9 @@ def test_the_settings_for_a_gpu_have_the_defaults_that_are_named():
 
 def test_results_has_a_row_for_every_check_on_a_gpu():
     results = (ROOT / "RESULTS.md").read_text()
-    cli_errors = results.split("## On a GPU")[1].split("\n## ")[0]
+    told = results.split("## On a GPU")[1].split("\n## ")[0]
     for check in (*BESIDE, *HERE, *ALONE):
-        assert f"| {check.what} |" in cli_errors, check.what
+        assert f"| {check.what} |" in told, check.what
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

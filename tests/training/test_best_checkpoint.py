@@ -72,8 +72,8 @@ def test_it_is_told_where_there_will_be_no_best_checkpoint(words, tmp_path, capl
     assert len(lines) == missing
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
     # nor does Lightning say it in its own words
-    cli_errors = [str(w.message) for w in warned]
-    assert not [m for m in cli_errors if "Total length" in m or "could not find the monitored" in m]
+    told = [str(w.message) for w in warned]
+    assert not [m for m in told if "Total length" in m or "could not find the monitored" in m]
 
 
 def test_early_stopping_without_validation_is_rejected(typed):

@@ -42,9 +42,9 @@ FIVE += ["callbacks=none", "logger=[]", "model=flow", "network.width=8"]
     ],
     ids=lambda value: " ".join(value),
 )
-def test_an_option_that_cannot_be_is_refused(overrides, cli_errors, typed, monkeypatch):
+def test_an_option_that_cannot_be_is_refused(overrides, told, typed, monkeypatch):
     monkeypatch.setattr(_FitLoop, "run", lambda *_: pytest.fail("the training has begun"))
-    assert_refused(typed("train", *FIVE, *(f"trainer.{word}" for word in overrides)), *cli_errors)
+    assert_refused(typed("train", *FIVE, *(f"trainer.{word}" for word in overrides)), *told)
 
 
 @pytest.mark.parametrize(
