@@ -4,7 +4,10 @@ Every list reads the whole search path: an option in the user's `./configs` coun
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.instantiate import build, build_part
 from diffusion_lab.config.search_path import options as words
@@ -20,9 +23,20 @@ def option(group: str, word: str, **settings: Any) -> Any:
 
     Raises UserError for a class that cannot be imported or settings that it does not take.
     """
-    config = read_option(group, word) | settings
-    check_config({group: config})
+    config = _resolved(group, word, settings)
     return build(config, _convert_="all")
+
+
+def _resolved(group: str, word: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an option by itself; UserError where they refer to another group."""
+    nodes = OmegaConf.create({group: read_option(group, word) | dict(settings)})
+    try:
+        config = cast(dict[str, Any], OmegaConf.to_container(nodes, resolve=True))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{group}={word} cannot be built by itself: {reason}") from error
+    check_config(config)
+    return cast(dict[str, Any], config[group])
 
 
 def noise_schedules() -> dict[str, NoiseSchedule]:
@@ -44,8 +58,7 @@ def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Samp
     """Build a sampler by the name of its option, with a timestep spacing if it takes one."""
     if spacing is not None:
         settings["timestep_spacing"] = spacing
-    config = read_option("sampler", word) | settings
-    check_config({"sampler": config})
+    config = _resolved("sampler", word, settings)
     sampler: Sampler = build_part("sampler", config, Sampler)
     return sampler
 
