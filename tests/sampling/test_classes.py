@@ -1,4 +1,4 @@
-"""Class conditioning and guidance as they are typed."""
+"""Class conditioning and guidance from the command line."""
 
 import json
 from itertools import product
@@ -25,7 +25,7 @@ def conditional(tmp_path_factory):
     return folder
 
 
-def test_training_without_classes_draws_nothing_for_them(tmp_path):
+def test_unconditional_training_uses_no_random_numbers_for_labels(tmp_path):
     losses = []
     for dropout in (0.1, 0.9):
         cfg = compose_config([*TINY, f"model.label_dropout={dropout}"], tmp_path / str(dropout))
@@ -39,19 +39,19 @@ def test_every_class_every_scale(conditional, typed):
     )
     assert code == 0, err
     folder = out.strip().splitlines()[-1]
-    drawn = np.load(f"{folder}/samples.npz")
-    assert drawn["images"].shape == (60, 1, 28, 28)
-    assert drawn["labels"].tolist() == [*range(10)] * 6
-    assert drawn["guidance_scale"].tolist() == [0.0] * 20 + [1.0] * 20 + [3.0] * 20
-    with Image.open(f"{folder}/guidance.png") as picture:
-        assert picture.height > 10 * 28
+    samples = np.load(f"{folder}/samples.npz")
+    assert samples["images"].shape == (60, 1, 28, 28)
+    assert samples["labels"].tolist() == [*range(10)] * 6
+    assert samples["guidance_scale"].tolist() == [0.0] * 20 + [1.0] * 20 + [3.0] * 20
+    with Image.open(f"{folder}/guidance.png") as figure:
+        assert figure.height > 10 * 28
     settings = json.loads(Path(folder, "samples.json").read_text())
     assert settings["guidance_scale"] == [0, 1, 3] and settings["weights"] == "ema"
 
-    # the same images from Python, and image k whatever the batch
+    # the same images from Python, also with another batch size
     run = load_run(conditional)
     again = run.sample(20, labels="all", guidance_scale=3.0, batch_size=7)
-    difference = again.numpy().astype(int) - drawn["images"][40:].astype(int)
+    difference = again.numpy().astype(int) - samples["images"][40:].astype(int)
     assert np.abs(difference).max() <= 1
 
 
@@ -85,15 +85,15 @@ def test_a_row_of_guidance_png_is_a_class_and_a_column_a_scale(monkeypatch):
         ([], [0, 1, 2, 3]),
     ],
 )
-def test_labels_are_dealt_out_in_turn(conditional, typed, arguments, labels):
+def test_labels_are_assigned_in_turn(conditional, typed, arguments, labels):
     code, out, err = typed("sample", f"run={conditional}", "num_samples=4", *arguments)
     assert code == 0, err
-    drawn = np.load(out.strip().splitlines()[-1] + "/samples.npz")
-    assert (drawn["labels"].tolist() if "labels" in drawn else None) == labels
+    samples = np.load(out.strip().splitlines()[-1] + "/samples.npz")
+    assert (samples["labels"].tolist() if "labels" in samples else None) == labels
 
 
-def test_guided_over_an_interval_and_by_another_checkpoint(conditional, typed):
-    drawn = {}
+def test_guidance_interval_and_autoguidance(conditional, typed):
+    samples = {}
     for arguments in (
         ("guidance_scale=2",),
         ("guidance_scale=2", "guidance_interval=0.5,4"),
@@ -102,16 +102,16 @@ def test_guided_over_an_interval_and_by_another_checkpoint(conditional, typed):
     ):
         code, out, err = typed("sample", f"run={conditional}", "num_samples=2", *arguments)
         assert code == 0, err
-        drawn[arguments] = np.load(out.strip().splitlines()[-1] + "/samples.npz")["images"]
+        samples[arguments] = np.load(out.strip().splitlines()[-1] + "/samples.npz")["images"]
     plain = load_run(conditional).sample(2)
-    images = [*drawn.values()]
+    images = [*samples.values()]
     assert not np.array_equal(images[0], images[1])
-    # a model guided by itself is itself
+    # autoguidance by the model itself changes nothing
     assert np.abs(images[2].astype(int) - plain.numpy().astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["inpaint", "invert", "interpolate", "image_to_image"])
-def test_edits_take_classes(conditional, typed, kind):
+def test_edits_are_conditioned_on_classes(conditional, typed, kind):
     edited = []
     for labels in ("labels=3", "labels=3,4", "labels=none"):
         scale = [] if labels == "labels=none" else ["guidance_scale=60"]
@@ -130,7 +130,7 @@ def test_edits_take_classes(conditional, typed, kind):
     )
 
 
-REFUSED = [
+REJECTED = [
     (["labels=1,2,3", "num_samples=2"], ["labels=[1, 2, 3]", "num_samples=2"]),
     (["labels=10"], ["labels=10", "0 to 9"]),
     (["labels=-1"], ["labels=-1", "0 to 9"]),
@@ -150,20 +150,20 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=lambda v: " ".join(v))
-def test_sampling_refuses(conditional, typed, arguments, words, tmp_path):
+@pytest.mark.parametrize(("arguments", "words"), REJECTED, ids=lambda v: " ".join(v))
+def test_sample_rejects_labels_and_guidance(conditional, typed, arguments, words, tmp_path):
     out = tmp_path / "out"
     assert_refused(typed("sample", f"run={conditional}", f"out={out}", *arguments), *words)
     assert not out.exists()
 
 
-def test_a_run_without_classes_refuses_labels_and_guidance(trained, typed):
+def test_an_unconditional_run_rejects_labels_and_guidance(trained, typed):
     run = f"run={trained['ddpm']}"
     assert_refused(typed("sample", run, "labels=3"), "labels=3", "model.num_classes=10")
     assert_refused(typed("sample", run, "guidance_scale=2"), "guidance_scale=2", "autoguidance=")
 
 
-def test_a_run_that_never_saw_the_null_class_refuses_what_needs_it(tmp_path, typed):
+def test_a_run_without_label_dropout_rejects_guidance_and_no_labels(tmp_path, typed):
     train(compose_config([*CONDITIONAL, "model.label_dropout=0"], tmp_path / "run"))
     run = f"run={tmp_path / 'run'}"
     assert_refused(typed("sample", run, "guidance_scale=2"), "null class", "guidance_scale=1")
@@ -180,7 +180,7 @@ def test_a_run_that_never_saw_the_null_class_refuses_what_needs_it(tmp_path, typ
     ],
     ids=lambda v: " ".join(v),
 )
-def test_training_refuses(typed, arguments, words):
+def test_train_rejects_bad_class_settings(typed, arguments, words):
     assert_refused(typed("train", *TINY, *arguments), *words)
 
 
@@ -191,7 +191,7 @@ def test_training_refuses(typed, arguments, words):
         *product(("basic_unet", "ddpm", "flow", "score_matching", "edm"), ("unet2d", "unet_fast")),
     ],
 )
-def test_every_model_on_every_network_with_labels_takes_classes(model, network, tmp_path):
+def test_every_model_trains_conditionally_on_every_network_with_labels(model, network, tmp_path):
     small = TINY_UNET_WORDS if network == "unet2d" else ["network.width=8"]
     words = [*TINY, f"model={model}", f"network={network}", "model.num_classes=10", *small]
     run = train(compose_config(words, tmp_path))
@@ -201,8 +201,8 @@ def test_every_model_on_every_network_with_labels_takes_classes(model, network, 
 
 
 @pytest.mark.slow
-def test_the_class_that_was_asked_for_is_drawn(tmp_path):
-    """A short run on the bundled real digits, judged by nearest neighbours of other real digits."""
+def test_samples_have_the_requested_class(tmp_path):
+    """A short run on the bundled digits, classified by nearest neighbours among real digits."""
     from sklearn.neighbors import KNeighborsClassifier
 
     overrides = [
@@ -219,6 +219,6 @@ def test_the_class_that_was_asked_for_is_drawn(tmp_path):
     run = load_run(tmp_path / "run")
     images = run.sample(100, labels="all", guidance_scale=2.0, num_steps=10)
     digits, classes = bundled_digits(tmp_path)
-    scorer = KNeighborsClassifier(5).fit(digits.reshape(len(digits), -1), classes)
-    judged = scorer.predict(images.flatten(1).numpy())
-    assert (judged == np.arange(100) % 10).mean() > 0.8
+    classifier = KNeighborsClassifier(5).fit(digits.reshape(len(digits), -1), classes)
+    predicted = classifier.predict(images.flatten(1).numpy())
+    assert (predicted == np.arange(100) % 10).mean() > 0.8

@@ -1,4 +1,4 @@
-"""A run samples as its recipe says, wherever nothing else is typed."""
+"""Sampling defaults: a run's own sampler and guidance apply unless they are overridden."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from diffusion_lab.scoring.draw_set import counting
 from tests.conftest import TINY
 from tests.support.evaluated_runs import make_run
 
-# a recipe in a second: what it says of sampling is left alone
+# experiment=quickstart in a second, with its own sampling settings
 SMALL = [
     *(word for word in TINY if not word.startswith(("sampler", "callbacks", "data.val_size"))),
     "experiment=quickstart",
@@ -73,11 +73,11 @@ def apart(ours, theirs):
     return np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).max()
 
 
-def drawn(out):
+def samples_of(out):
     return np.load(Path(out.strip().splitlines()[-1]) / "samples.npz")["images"]
 
 
-def test_its_own_grids_and_figures_are_guided(recipe, tmp_path):
+def test_grids_and_figures_during_training_are_guided(recipe, tmp_path):
     images = by_hand(load_run(recipe), 6).float() / 255
     figures.save_grid(images, tmp_path / "expected.png", grid_columns(4))
     expected = np.asarray(Image.open(tmp_path / "expected.png"))
@@ -85,23 +85,23 @@ def test_its_own_grids_and_figures_are_guided(recipe, tmp_path):
         assert apart(Image.open(recipe / "figures" / name), expected) <= 1, name
 
 
-def test_commands_and_python_sample_as_the_recipe_says(recipe, typed, tmp_path):
+def test_commands_and_python_use_the_runs_defaults(recipe, typed, tmp_path):
     run = load_run(recipe)
     expected = by_hand(run, 8)
     assert apart(run.sample(8), expected) <= 1
     code, out, err = typed("sample", f"run={recipe}", "num_samples=8")
     assert code == 0, err
     assert "sampler=blend sampler.num_steps=5 guidance_scale=1.5; NFE 10" in out
-    assert apart(drawn(out), expected) <= 1
+    assert apart(samples_of(out), expected) <= 1
     explicit = ["sampler.num_steps=5", "guidance_scale=1.5"]
     _, out, _ = typed("sample", f"run={recipe}", "num_samples=8", *explicit)
-    assert np.array_equal(drawn(out), run.sample(8))
-    # what it was sampled with before, which is another image
+    assert np.array_equal(samples_of(out), run.sample(8))
+    # other settings give other images
     _, out, _ = typed(
         "sample", f"run={recipe}", "num_samples=8", "sampler.num_steps=10", "guidance_scale=1"
     )
-    assert apart(drawn(out), by_hand(run, 8, 10, 1.0)) <= 1
-    assert apart(drawn(out), expected) > 8
+    assert apart(samples_of(out), by_hand(run, 8, 10, 1.0)) <= 1
+    assert apart(samples_of(out), expected) > 8
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_commands_and_python_sample_as_the_recipe_says(recipe, typed, tmp_path):
         (["guidance_scale=1"], "sampler.num_steps=5 guidance_scale=1; NFE 5"),
         (["guidance_scale=0,1,3"], "guidance_scale=0,1,3; NFE 5, 5, 10"),
         (["labels=none"], "sampler.num_steps=5 guidance_scale=1; NFE 5"),
-        # of t = 1, 0.8, ..., 0.2 only 0.6 and 0.4 lie within
+        # of t = 1, 0.8, ..., 0.2 only 0.6 and 0.4 lie in the interval
         (["guidance_interval=0.5,2"], "guidance_scale=1.5 guidance_interval=0.5,2; NFE 7"),
         (["autoguidance=best"], "sampler.num_steps=5 guidance_scale=1.5; NFE 10"),
     ],
 )
-def test_what_is_typed_wins_and_the_line_says_it(recipe, typed, arguments, line):
+def test_overrides_win_and_are_printed(recipe, typed, arguments, line):
     code, out, err = typed("sample", f"run={recipe}", "num_samples=4", *arguments)
     assert code == 0, err
     assert line in out
-    # the network itself saw as many images
+    # the network itself was evaluated as often
     run = load_run(recipe)
     calls = line.rpartition("NFE ")[2]
     if "," not in calls and "autoguidance" not in arguments[0]:
@@ -181,7 +181,7 @@ def test_evaluation_diagnosis_and_tradeoff_are_guided(recipe, typed, bars):
     assert found["memorisation"]["guidance_scale"] == 1.5
 
 
-def test_an_exported_pipeline_has_the_defaults(recipe, typed, tmp_path):
+def test_an_exported_pipeline_has_the_runs_defaults(recipe, typed, tmp_path):
     out = tmp_path / "exported"
     code, printed, err = typed("export", f"run={recipe}", f"out={out}")
     assert code == 0, err
@@ -201,7 +201,7 @@ def test_an_exported_pipeline_has_the_defaults(recipe, typed, tmp_path):
     assert np.abs(default - images(num_inference_steps=6)).max() > 0.005
 
 
-def test_an_exported_interval_is_that_of_the_run(tmp_path, typed):
+def test_an_exported_pipeline_has_the_runs_guidance_interval(tmp_path, typed):
     more = ["guidance_interval=[0.5,2]", "trainer.max_epochs=1"]
     train(compose_config([*SMALL, *more], tmp_path / "run"))
     code, _, err = typed("export", f"run={tmp_path / 'run'}", f"out={tmp_path / 'exported'}")
@@ -217,7 +217,7 @@ def test_an_exported_interval_is_that_of_the_run(tmp_path, typed):
 
 
 def without_defaults(folder):
-    """The run folder as it was before there were such defaults."""
+    """Turn a run folder into one from before runs had sampling defaults."""
     path = folder / "checkpoints" / "last.ckpt"
     state = torch.load(path, weights_only=True)
     saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
@@ -231,7 +231,7 @@ def without_defaults(folder):
     OmegaConf.save(saved, folder / ".hydra" / "config.yaml")
 
 
-def test_a_run_of_before_samples_and_resumes_as_before(tmp_path, typed):
+def test_an_old_run_samples_and_resumes_as_before(tmp_path, typed):
     folder = tmp_path / "old"
     train(compose_config(SMALL, folder))
     without_defaults(folder)
@@ -242,7 +242,7 @@ def test_a_run_of_before_samples_and_resumes_as_before(tmp_path, typed):
     code, out, err = typed("sample", f"run={folder}", "num_samples=8")
     assert code == 0, err
     assert "sampler.num_steps=10 guidance_scale=1; NFE 10" in out
-    assert np.array_equal(drawn(out), plain)
+    assert np.array_equal(samples_of(out), plain)
     code, out, err = typed("train", f"resume={folder}", "trainer.max_epochs=2")
     assert code == 0, out + err
     run = load_run(folder)
@@ -253,14 +253,14 @@ def test_a_run_of_before_samples_and_resumes_as_before(tmp_path, typed):
     assert apart(Image.open(folder / "figures" / "samples_epoch_001.png"), expected) <= 1
 
 
-def test_a_run_of_before_and_one_of_now_are_trainings_of_one_recipe(tmp_path):
+def test_an_old_run_and_a_new_one_of_the_same_settings_are_one_group(tmp_path):
     old = make_run(tmp_path / "old", [1.0, 2.0])
     now = {"guidance_scale": 1.5, "sampler": {"num_steps": 5}}
     new = make_run(tmp_path / "new", [1.0, 2.0], seed=1, config=now)
     assert len(group_runs([read_run(old), read_run(new)])) == 1
 
 
-def test_a_teacher_draws_as_it_samples_itself(recipe, tmp_path):
+def test_a_teacher_samples_pairs_with_its_own_defaults(recipe, tmp_path):
     words = [
         *TINY,
         "model=flow",

@@ -1,4 +1,4 @@
-"""Labels in networks and modules, and the two branches of guidance."""
+"""Labels in networks and modules, and classifier-free guidance with its two branches."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.conftest import RUN
 
 
 def random_module(network=FastUNet, schedule=None, **settings):
-    """Ten classes and no zeroed layer, so that every input reaches the output."""
+    """Build a module with ten classes and no zeroed layer, so that every input has an effect."""
     torch.manual_seed(0)
     small = (
         {"width": 8}
@@ -53,7 +53,7 @@ def test_labels_change_the_output_and_none_means_the_null_class(network, batch):
 
 
 @pytest.mark.parametrize("schedule", [StraightPath(), VPSchedule()])
-def test_one_guided_call_equals_two(schedule, batch):
+def test_one_guided_evaluation_equals_two_separate_ones(schedule, batch):
     x, labels = batch
     module = random_module(schedule=schedule)
     t = schedule.span(5)[3].expand(6)
@@ -96,7 +96,7 @@ def test_autoguidance_extrapolates_away_from_the_weaker_model(batch):
         torch.testing.assert_close(guided(x, t), 2 * strong - weak)
 
 
-def test_the_null_class_gets_gradient_and_the_others_only_from_their_images(batch):
+def test_only_the_null_class_and_the_images_classes_get_gradients(batch):
     x, _ = batch
     module = random_module(label_dropout=0.5).train()
     module.log = lambda *args, **kwargs: None
@@ -106,19 +106,19 @@ def test_the_null_class_gets_gradient_and_the_others_only_from_their_images(batc
     assert touched == [4, 10]
 
 
-def test_the_share_of_dropped_labels_is_the_dropout():
+def test_the_fraction_of_dropped_labels_is_the_dropout():
     module = random_module(label_dropout=0.2)
     torch.manual_seed(0)
     labels = torch.zeros(20_000, dtype=torch.long)
-    share = (module.network_labels(labels, 0.2) == 10).float().mean().item()
-    assert share == pytest.approx(0.2, abs=0.01)
+    fraction = (module.network_labels(labels, 0.2) == 10).float().mean().item()
+    assert fraction == pytest.approx(0.2, abs=0.01)
     state = torch.get_rng_state()
     assert torch.equal(module.network_labels(labels), labels)
-    assert torch.equal(torch.get_rng_state(), state)  # validation leaves the stream alone
+    assert torch.equal(torch.get_rng_state(), state)  # validation uses no random numbers
 
 
-def test_clusters_of_other_images_guide_nothing(typed, tmp_path):
-    """Their numbers mean something else."""
+def test_autoguidance_rejects_a_run_with_other_clusters(typed, tmp_path):
+    """Cluster k of other images is another cluster."""
     words = [*RUN, "trainer.max_epochs=1", "data.clusters=4", "model.num_classes=4"]
     for name, size in (("one", 4), ("again", 4), ("other", 6)):
         train(compose_config([*words, f"data.val_size={size}"], tmp_path / name))

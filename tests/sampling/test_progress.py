@@ -1,4 +1,4 @@
-"""Every command that works for long says at once what it does, and then how much time is left."""
+"""Progress lines: commands print their plan at once and then the estimated time left."""
 
 import re
 from pathlib import Path
@@ -26,8 +26,8 @@ def clock(monkeypatch):
     return made
 
 
-def test_lines_come_when_they_are_due_and_their_time_is_right(clock, capsys):
-    """100 units of a second each: the first line after two, the others every ten."""
+def test_lines_come_on_time_with_the_right_estimate(clock, capsys):
+    """100 units of one second each: the first line after 2 s, the others every 10 s."""
     with plan.planned_work("a hundred units", 100):
         assert capsys.readouterr().out == "a hundred units\n"
         for _ in range(100):
@@ -36,11 +36,11 @@ def test_lines_come_when_they_are_due_and_their_time_is_right(clock, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["2% done, about 98 s left", "12% done, about 88 s left"]
     assert len(lines) == 10
-    plan.advance(5)  # nothing is planned: nobody is told
+    plan.advance(5)  # without planned work nothing is printed
     assert capsys.readouterr().out == ""
 
 
-def test_short_work_says_no_more_than_its_plan_and_long_work_not_too_much(clock, capsys):
+def test_short_work_prints_its_plan_only_and_long_work_few_lines(clock, capsys):
     with plan.planned_work("short", 10):
         for _ in range(10):
             clock.now += 0.1
@@ -55,7 +55,7 @@ def test_short_work_says_no_more_than_its_plan_and_long_work_not_too_much(clock,
     assert lines[1] == "0% done, about 9:59:58 left"
 
 
-def test_work_in_work_counts_for_itself(clock, capsys):
+def test_nested_work_has_its_own_progress(clock, capsys):
     with plan.planned_work("all", 10):
         with plan.planned_work("a part", 100):
             clock.now += 5
@@ -98,14 +98,14 @@ def flow(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands_say_what_they_do_and_how_long_it_takes(typed, monkeypatch, bars, flow, name):
+def test_commands_print_their_plan_and_the_time_left(typed, monkeypatch, bars, flow, name):
     monkeypatch.setattr(plan, "FIRST", 0.0)
     monkeypatch.setattr(plan, "EVERY", 0.0)
     monkeypatch.setattr(plan, "monotonic", Clock())
     steps = plan.Plan.advance
 
     def slow(self, amount):
-        plan.monotonic.now += 20.0  # as if each piece of work took that long
+        plan.monotonic.now += 20.0  # as if each piece of work took 20 s
         steps(self, amount)
 
     monkeypatch.setattr(plan.Plan, "advance", slow)
@@ -114,14 +114,14 @@ def test_commands_say_what_they_do_and_how_long_it_takes(typed, monkeypatch, bar
     assert code == 0, err
     lines = out.splitlines()
     assert lines[0].startswith(FIRST_LINES[name])
-    shares = [int(m[1]) for m in map(LEFT.fullmatch, lines) if m]
-    assert shares and max(shares) <= 100
-    if name != "diagnose":  # which has several parts
-        assert shares == sorted(shares)
+    percent = [int(m[1]) for m in map(LEFT.fullmatch, lines) if m]
+    assert percent and max(percent) <= 100
+    if name != "diagnose":  # diagnose has several parts
+        assert percent == sorted(percent)
     assert Path(lines[-1]).name == "out"
 
 
-def test_compare_says_what_it_reads(typed, tmp_path):
+def test_compare_prints_its_plan(typed, tmp_path):
     make_run(tmp_path / "a", [1.0, 2.0])
     make_run(tmp_path / "b", [2.0, 3.0], config={"optimizer": {"lr": 1}})
     code, out, err = typed("compare", "runs=a,b", "metrics=fid")
