@@ -141,7 +141,7 @@ def test_every_edit_has_an_option_and_every_option_an_edit():
         (["edit=invert", "run="], ["run= is missing"]),
         (["run=nowhere", "edit=invert"], ["run=nowhere is no folder"]),
         (["run={run}"], ["edit=", "inpaint", "invert"]),
-        (["run={run}", "edit=paint"], ["edit=paint", "inpaint", "invert"]),
+        (["run={run}", "edit=paint"], ["edit=paint is unknown", "did you mean inpaint"]),
         (["run={run}", "edit=invert", "strength=0.5"], ["strength"]),
         (["run={run}", "edit=invert", "seed=1"], ["seed"]),
         (["run={run}", "edit=invert", "+mask=left"], ["mask"]),
