@@ -1,4 +1,4 @@
-"""Lightning callbacks: what is watched, drawn and saved during training."""
+"""Lightning callbacks: monitoring, samples and checkpoints during training."""
 
 from diffusion_lab.callbacks.checkpoints.best import EarlyStopping, ModelCheckpoint
 from diffusion_lab.callbacks.checkpoints.last import LastCheckpoint

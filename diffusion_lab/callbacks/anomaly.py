@@ -1,4 +1,4 @@
-"""anomaly.pt: an optimizer step in which numbers went bad, kept to be run again."""
+"""anomaly.pt: everything needed to repeat an optimizer step that was not finite."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _UNKNOWN = torch.tensor(0.0)  # the loss, until the backward pass begins
 
 @dataclass
 class Batch:
-    """A batch, and what is needed to draw for it again."""
+    """A training batch with the random states from which its noise and times are sampled."""
 
     number: int
     tensors: tuple[Tensor, ...]
@@ -29,10 +29,10 @@ class Batch:
     loss: Tensor = _UNKNOWN
 
     @classmethod
-    def before_draws(
+    def before_sampling(
         cls, trainer: L.Trainer, module: L.LightningModule, tensors: tuple[Tensor, ...], number: int
     ) -> "Batch":
-        """The batch of that number in its epoch, for which nothing has been drawn yet."""
+        """Record batch `number` of the epoch, before any noise is sampled for it."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         return cls(number, tensors, data.batch_indices(), random_states(module.device))
@@ -40,13 +40,13 @@ class Batch:
 
 @dataclass
 class Step:
-    """An optimizer step, counted from 1, its epoch, and the batches whose gradients it takes."""
+    """An optimizer step (counted from 1), its epoch and the accumulated batches."""
 
     number: int
     epoch: int
     batches: list[Batch]
     scale: float
-    """What a gradient scaler has multiplied the losses by."""
+    """Factor that the gradient scaler has multiplied the losses by; 1 without a scaler."""
 
 
 def write_anomaly(
@@ -56,28 +56,28 @@ def write_anomaly(
     what: str,
     weights: Mapping[str, Tensor],
 ) -> str:
-    """Write anomaly.pt with these weights and say in one line what was wrong.
+    """Write anomaly.pt with these weights; return a one-line description of the anomaly.
 
-    Of several accumulated batches the first whose loss is not finite is written, of several
-    processes likewise; all of them return the same line.
+    The file holds the first accumulated batch whose loss is not finite, from the first process
+    that has one. All processes return the same line.
     """
     assert isinstance(module, DiffusionModule)
-    mine = [batch for batch in step.batches if not batch.loss.isfinite()]
-    batch = mine[0] if mine else step.batches[-1]
-    found = torch.tensor(float(bool(mine)), device=module.device)
-    processes = trainer.strategy.all_gather(found).reshape(-1).tolist()
-    guilty = processes.index(max(processes))
+    not_finite = [batch for batch in step.batches if not batch.loss.isfinite()]
+    batch = not_finite[0] if not_finite else step.batches[-1]
+    has_any = torch.tensor(float(bool(not_finite)), device=module.device)
+    flags = trainer.strategy.all_gather(has_any).reshape(-1).tolist()
+    source = flags.index(max(flags))
     loss = batch.loss.cpu() * trainer.accumulate_grad_batches / step.scale
     path = Path(trainer.default_root_dir) / ANOMALY_FILE
     line = (
         f"optimizer step {step.number} is not finite (epoch {step.epoch}, batch "
         f"{batch.number}): the loss is {loss.item():g}, {what}; "
-        f"{'its' if mine or len(step.batches) == 1 else 'the last of its'} images are "
-        f"train:{','.join(map(str, batch.indices.tolist()))}; lower optimizer.lr, or look: "
-        f"debug=replay replay={path}"
+        f"{'images' if not_finite or len(step.batches) == 1 else 'images of its last batch'} "
+        f"train:{','.join(map(str, batch.indices.tolist()))}; lower optimizer.lr, or inspect the "
+        f"step with debug=replay replay={path}"
     )
-    line = trainer.strategy.broadcast(line, src=guilty)
-    if trainer.global_rank == guilty:
+    line = trainer.strategy.broadcast(line, src=source)
+    if trainer.global_rank == source:
         content = {
             "message": line,
             "config": next((c.config for c in callbacks_of(trainer, SaveConfig)), None),
@@ -88,7 +88,7 @@ def write_anomaly(
             "indices": batch.indices,
             "loss": loss,
             "state_dict": {k: v.cpu() for k, v in {**module.state_dict(), **weights}.items()},
-            **_draw_again(trainer, module, batch),
+            **_sample_again(trainer, module, batch),
         }
         with replacing(path) as part:
             torch.save(content, part)
@@ -96,7 +96,7 @@ def write_anomaly(
 
 
 def random_states(device: torch.device) -> list[Tensor]:
-    """Return the states of the CPU's stream, and of the device's own if it has one."""
+    """Return the random state of the CPU, and of the device if it has its own generator."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
         states.append(torch.get_device_module(device).get_rng_state())
@@ -104,24 +104,25 @@ def random_states(device: torch.device) -> list[Tensor]:
 
 
 def set_random_states(device: torch.device, states: list[Tensor]) -> None:
-    """Set them to what `random_states` returned."""
+    """Restore the random states that `random_states` returned."""
     torch.set_rng_state(states[0])
     if device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[1])
 
 
-def _draw_again(
+def _sample_again(
     trainer: L.Trainer, module: DiffusionModule, batch: Batch
 ) -> dict[str, Tensor | None]:
-    """What the batch's loss was computed from, and the CPU's random state after it was drawn.
+    """Return x0, noise, t and labels of the batch, and the CPU's random state after sampling them.
 
-    The draws themselves, because what a GPU drew no CPU draws again. The streams are left alone.
+    The tensors themselves are stored because a CPU cannot reproduce a GPU's random numbers. The
+    random states are left unchanged.
     """
     now = random_states(module.device)
     set_random_states(module.device, batch.random_states)
-    with trainer.precision_plugin.train_step_context():  # which the type of the draws depends on
+    with trainer.precision_plugin.train_step_context():  # it decides the dtype of the samples
         x0, noise, t, labels = module.draw(*batch.tensors)
-    drawn = {"x0": x0, "noise": noise, "t": t, "labels": labels}
-    drawn["random_state"] = torch.get_rng_state()
+    inputs = {"x0": x0, "noise": noise, "t": t, "labels": labels}
+    inputs["random_state"] = torch.get_rng_state()
     set_random_states(module.device, now)
-    return {name: None if value is None else value.cpu() for name, value in drawn.items()}
+    return {name: None if value is None else value.cpu() for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""torch.compile of the network that is trained, what it costs and what it gains."""
+"""torch.compile for the trained network, with its measured cost and speedup."""
 
 import logging
 import time
@@ -15,22 +15,21 @@ from diffusion_lab.modules import DiffusionModule
 log = logging.getLogger(__name__)
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-_TIMED = 5  # batches, after as many that are not: a first one compiles, CUDA graphs take three
+_TIMED = 5  # batches, after as many for warm-up: the first one compiles, CUDA graphs need three
 
 
 class CompiledNetwork(L.Callback):
-    """Compiles the network in place, so that no name in a checkpoint changes.
+    """Compile the network in place, so that no name in a checkpoint changes.
 
-    Once, for whole training batches (dynamic=False, which gives the fastest kernels). Everything
-    else runs as it is written: the smaller batch that ends an epoch, validation and pictures. Each
-    would be a compilation of its own, for more time than it saves, and what a run draws stays what
-    `sample.py` draws from it. Before the first step the loss and its gradients are computed a few
-    times without and with the compiler, and the log says what it took and how much faster it is;
-    weights, gradients and random streams are as they were. Raises UserError where nothing can be
-    compiled.
+    It is compiled once, for full training batches (dynamic=False gives the fastest kernels). The
+    smaller last batch of an epoch, validation and sampling run uncompiled: compiling each of them
+    would take longer than it saves, and a run's samples stay equal to those of `sample.py`. Before
+    the first step the loss and its gradients are timed without and with the compiler, and the
+    compile time and the speedup are logged; weights, gradients and random states are restored.
+    Raises UserError where no compiler works.
 
     Args:
-        mode: of torch.compile; reduce-overhead and max-autotune replay CUDA graphs on a GPU.
+        mode: the mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs.
 
     """
 
@@ -42,15 +41,15 @@ class CompiledNetwork(L.Callback):
         self._measured = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Try the compiler on something small, then leave the network to it."""
+        """Test the compiler on a small function, then mark the network for compilation."""
         assert isinstance(pl_module, DiffusionModule)
         try:
             torch.compile(torch.square)(torch.ones(8, device=pl_module.device))
         except Exception as error:  # whatever the compiler, or the lack of one, raises
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"trainer.compile=true finds no compiler that works on {pl_module.device} "
-                f"({reason}): install one (g++ for a CPU, triton for a GPU), or leave it out"
+                f"trainer.compile=true: no compiler works on {pl_module.device} ({reason}): "
+                "install one (g++ for a CPU, triton for a GPU), or type trainer.compile=false"
             ) from error
         pl_module.network.compile(dynamic=False, mode=self.mode)
         torch.compiler.set_stance("force_eager")  # until the first batch
@@ -62,10 +61,10 @@ class CompiledNetwork(L.Callback):
         batch: tuple[Tensor, ...],
         batch_idx: int,
     ) -> None:
-        """Let a whole batch be compiled."""
+        """Use the compiled network for a full batch."""
         assert isinstance(pl_module, DiffusionModule)
         size = len(batch[0])
-        # a run may be taken up at a smaller one
+        # a resumed run may begin with the smaller last batch of an epoch
         self._batch_size = max(size, self._batch_size)
         if size != self._batch_size:
             return
@@ -78,11 +77,11 @@ class CompiledNetwork(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Compile nothing until the next one."""
+        """Run uncompiled until the next training batch."""
         torch.compiler.set_stance("force_eager")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Whatever else this process compiles is no business of a run."""
+        """Restore torch.compile's default for the rest of the process."""
         torch.compiler.set_stance("default")
 
     def _measure(
@@ -100,8 +99,8 @@ class CompiledNetwork(L.Callback):
             value.copy_(buffers[name])
         if trainer.is_global_zero:
             log.info(
-                "compiled in %.1f s (mode %s): a batch forward and backward takes %.2f ms in place "
-                "of %.2f, %.2f times as fast",
+                "compiled in %.1f s (mode %s): forward and backward pass of a batch take %.2f ms, "
+                "%.2f ms uncompiled, a speedup of %.2f",
                 whole,
                 self.mode,
                 1000 * compiled,
@@ -111,7 +110,7 @@ class CompiledNetwork(L.Callback):
 
     @staticmethod
     def _seconds(trainer: L.Trainer, module: DiffusionModule, batch: tuple[Tensor, ...]) -> float:
-        """Seconds of one loss and its gradients, the mean of a few after as many for warming up."""
+        """Return the mean seconds for a loss and its gradients, after as many warm-up runs."""
         weights = [p for p in module.parameters() if p.requires_grad]
         wait = torch.cuda.synchronize if module.device.type == "cuda" else lambda: None
         began = 0.0

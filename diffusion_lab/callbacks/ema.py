@@ -1,4 +1,8 @@
-"""A moving average of the weights: what validation, pictures, sampling and export use."""
+"""Exponential moving average (EMA) of the weights, for validation, sampling and export.
+
+In place of Lightning's WeightAveraging: checkpoints keep the trained weights in `state_dict`, and
+steps that FiniteLoss skips are left out of the average.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,30 +20,30 @@ from diffusion_lab.system.lightning import callbacks_of
 class EMA(L.Callback):
     """After step n, average += (1 - d) (weights - average) with d = min(decay, (1 + n) / (10 + n)).
 
-    n counts optimizer steps from 1, and the average begins at the first weights. The warm-up of d
-    lets short runs use it too. diffusers' `training_utils.EMAModel` with its defaults has d one
-    step later: 0 at its first step, which drops the first weights, then min(decay, n / (9 + n)).
-    One that is stepped on the first weights before the training is this one.
+    n counts optimizer steps from 1, and the average starts as a copy of the initial weights. The
+    warm-up of d makes the average usable in short runs. diffusers' `training_utils.EMAModel` with
+    its defaults has d one step later: 0 at its first step, which drops the initial weights, then
+    min(decay, n / (9 + n)). Stepped once on the initial weights before training, it is the same.
 
-    The average is kept in float32, whatever the precision of the run. Validation sees the average,
-    so `best` is the best average; training never does. A checkpoint holds the trained weights in
-    `state_dict`, as always, and the average in `ema`: {"weights": name -> tensor, "steps": n}.
+    The average is kept in float32 in every precision. Validation uses the average, so `best` is the
+    best average; training uses the trained weights. A checkpoint holds the trained weights in
+    `state_dict` and the average in `ema`: {"weights": name -> tensor, "steps": n}.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
-            raise UserError(f"callbacks.ema.decay={decay}: expected a number from 0 to below 1")
+            raise UserError(f"callbacks.ema.decay={decay}: expected at least 0 and below 1")
         self.decay = decay
         self.steps = 0
         self.average: dict[str, Tensor] = {}
-        self._trained: dict[str, Tensor] = {}  # the weights that the average stands in for
-        self._weights: list[Tensor] = []  # apart from autograd
+        self._trained: dict[str, Tensor] = {}  # the trained weights while the average is swapped in
+        self._weights: list[Tensor] = []  # detached
         self._in_float32 = True
-        self._averages: list[Tensor] = []  # theirs, in the same order
+        self._averages: list[Tensor] = []  # in the order of _weights
         self._guards: list[FiniteLoss] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the weights as they are, or where a checkpoint left off."""
+        """Start from the initial weights, or from the average of a checkpoint."""
         self.average = {
             name: self.average.get(name, p.detach()).to(p.device, torch.float32, copy=True)
             for name, p in pl_module.named_parameters()
@@ -52,9 +56,9 @@ class EMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Follow the weights, once an optimizer step."""
+        """Update the average once per optimizer step."""
         steps = trainer.global_step
-        if steps == self.steps:  # a batch whose gradients are still being gathered
+        if steps == self.steps:  # in the middle of gradient accumulation
             return
         self.steps = steps
         if any(guard.skipping for guard in self._guards):
@@ -65,7 +69,7 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def swap_in(self, module: L.LightningModule) -> None:
-        """Let the module have the average until `take_out`."""
+        """Replace the module's weights by the average until `swap_out`."""
         parameters = dict(module.named_parameters())
         self._trained = {name: p.detach().clone() for name, p in parameters.items()}
         for name, p in parameters.items():
@@ -73,7 +77,7 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def swap_out(self, module: L.LightningModule) -> None:
-        """Give the module back what training left in it; does nothing if it has that."""
+        """Restore the trained weights; do nothing if the module has them."""
         for name, p in module.named_parameters():
             if name in self._trained:
                 p.copy_(self._trained[name])
@@ -84,13 +88,13 @@ class EMA(L.Callback):
         self.swap_in(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Back to training; checkpoint callbacks come after this one."""
+        """Restore the trained weights; checkpoint callbacks run after this one."""
         self.swap_out(pl_module)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """A run stopped in validation must not save the average as its weights."""
+        """Restore the trained weights, so that no checkpoint has the average in their place."""
         self.swap_out(pl_module)
 
     def on_save_checkpoint(
@@ -102,14 +106,14 @@ class EMA(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on from the average of a checkpoint that has one."""
+        """Restore the average from a checkpoint that has one."""
         if "ema" in checkpoint:
             self.average, self.steps = checkpoint["ema"]["weights"], checkpoint["ema"]["steps"]
 
 
 @contextmanager
 def averaged(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
-    """The module with its moving average, if the run keeps one."""
+    """Give the module its moving average meanwhile, if the run keeps one."""
     emas = callbacks_of(trainer, EMA)
     for ema in emas:
         ema.swap_in(module)

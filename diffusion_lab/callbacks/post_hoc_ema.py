@@ -1,4 +1,7 @@
-"""Moving averages of several widths, stored now and then: any width can be had afterwards."""
+"""Snapshots of power-function EMAs, to reconstruct any EMA width after training.
+
+Post-hoc EMA of Karras et al. 2024 (arXiv 2312.02696, section 3), which no library has.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +20,16 @@ from diffusion_lab.system.lightning import callbacks_of
 
 
 class PostHocEMA(L.Callback):
-    """Averages the weights by power functions of several widths (arXiv 2312.02696, section 3).
+    """Average the weights by power functions of several widths (arXiv 2312.02696, section 3).
 
-    A width is the profile's standard deviation as a share of the training so far. After optimizer
-    step n, average = d average + (1 - d) weights, d from `power_average.decay_of`. Kept in float32
-    beside the weights and `EMA`, which validation goes on using. In a step that `FiniteLoss` skips
-    the weights stay and time goes on. Every `every_n_steps` steps, and
-    at the end, they are stored in float16: {"step": n, "averages": width -> name -> tensor}, four
-    bytes a parameter with two widths. `weights=posthoc:0.1` blends them.
+    A width is the standard deviation of the averaging profile as a fraction of the training so far.
+    After optimizer step n, average = d average + (1 - d) weights, with d from
+    `power_function_ema.decay_of`. The averages are kept in float32 in addition to `EMA`, which
+    validation still uses. A step that `FiniteLoss` skips counts as a step with unchanged weights.
+
+    Every `every_n_steps` steps and at the end a snapshot is stored in float16: {"step": n,
+    "averages": width -> name -> tensor}, four bytes per parameter with two widths.
+    `weights=posthoc:0.1` combines the snapshots.
     """
 
     def __init__(self, widths: Sequence[float] = (0.05, 0.1), every_n_steps: int = 200) -> None:
@@ -32,7 +37,9 @@ class PostHocEMA(L.Callback):
         for width in widths:
             check_width(width, setting)
         if len(set(widths)) < max(len(widths), 2):
-            raise UserError(f"{setting}: expected at least two different ones, such as [0.05,0.1]")
+            raise UserError(
+                f"{setting}: expected at least two different widths, such as [0.05,0.1]"
+            )
         if every_n_steps < 1:
             raise UserError(
                 f"callbacks.post_hoc_ema.every_n_steps={every_n_steps}: expected at least 1"
@@ -43,7 +50,7 @@ class PostHocEMA(L.Callback):
         self.averages: dict[float, dict[str, Tensor]] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin, or go on where a checkpoint left off."""
+        """Start from the initial weights, or from the averages of a checkpoint."""
         self.averages = {
             width: {
                 name: self.averages.get(width, {})
@@ -54,7 +61,7 @@ class PostHocEMA(L.Callback):
             for width in self.gammas
         }
         if trainer.is_global_zero:
-            for path in _folder(trainer).glob("step_*.pt"):  # what this training writes anew
+            for path in _folder(trainer).glob("step_*.pt"):  # written after the checkpoint
                 if int(path.stem.partition("_")[2]) > self.steps:
                     path.unlink()
 
@@ -62,8 +69,8 @@ class PostHocEMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Follow the weights, once an optimizer step, and store the averages if it is time."""
-        if trainer.global_step == self.steps:  # a batch whose gradients are still being gathered
+        """Update the averages once per optimizer step; store them every `every_n_steps`."""
+        if trainer.global_step == self.steps:  # in the middle of gradient accumulation
             return
         self.steps = trainer.global_step
         weights = [p.detach().float() for p in pl_module.parameters()]
@@ -76,7 +83,7 @@ class PostHocEMA(L.Callback):
             self._store(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Store the last ones, so that the end of the training can be had."""
+        """Store a snapshot of the last step."""
         if self.steps % self.every_n_steps:
             self._store(trainer)
 
@@ -85,7 +92,7 @@ class PostHocEMA(L.Callback):
         content = {
             "step": self.steps,
             "averages": {
-                width: {name: _narrow(value) for name, value in average.items()}
+                width: {name: _to_half(value) for name, value in average.items()}
                 for width, average in self.averages.items()
             },
         }
@@ -93,11 +100,11 @@ class PostHocEMA(L.Callback):
             torch.save(content, part)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages in float32, for a run that is taken up again."""
+        """Return the averages in float32, for the checkpoint."""
         return {"steps": self.steps, "averages": self.averages}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the averages of a checkpoint."""
         self.steps, self.averages = state_dict["steps"], state_dict["averages"]
 
 
@@ -105,7 +112,7 @@ def _folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir) / SNAPSHOTS
 
 
-def _narrow(value: Tensor) -> Tensor:
-    """On the CPU in float16, eleven significant bits; as it is where one is above 65,504."""
+def _to_half(value: Tensor) -> Tensor:
+    """Return a float16 copy on the CPU (11 significant bits); float32 if it would overflow."""
     half = value.half()
     return (half if half.isfinite().all() else value).cpu()

@@ -1,4 +1,4 @@
-"""The end of a training by the clock."""
+"""Time limit of a training (trainer.max_time)."""
 
 import time
 from collections.abc import Callable
@@ -12,25 +12,25 @@ from diffusion_lab.system.lightning import accumulates
 
 
 class TimeLimit(Timer):
-    """Lightning's Timer with a clock of its choice; it lets a group of accumulated batches end.
+    """Lightning's Timer with an exchangeable clock; never stops in the middle of accumulation.
 
-    The time of all turns of a run counts, from the first step of each to what it saved last.
+    The times of all starts of a resumed run add up, each from first step to last checkpoint.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(timedelta(seconds=seconds))
         self._clock = clock
-        self._before = 0.0  # seconds of earlier turns
+        self._before = 0.0  # seconds of earlier starts
         self._began: float | None = None
         self._ended: float | None = None
 
     @property
     def state_key(self) -> str:
-        """That of Lightning's, which checkpoints have had since before this class."""
+        """Key of the state in a checkpoint: that of Lightning's Timer, as in old checkpoints."""
         return Timer.__qualname__
 
     def time_elapsed(self, stage: str = "train") -> float:
-        """Seconds of training; of other stages Lightning's own."""
+        """Return the seconds of training; Lightning's own time for other stages."""
         if stage != "train":
             return super().time_elapsed(stage)
         if self._began is None:
@@ -42,15 +42,15 @@ class TimeLimit(Timer):
         self._began, self._ended = self._clock(), None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop it."""
+        """Stop the clock."""
         self._ended = self._clock()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Look at it where no gradient would be lost."""
+        """Check the limit after an optimizer step, so that no accumulated gradient is lost."""
         if not accumulates(trainer):
             super().on_train_batch_end(trainer, *args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the time of a checkpoint."""
+        """Restore the time from a checkpoint."""
         super().load_state_dict(state_dict)
         self._before = state_dict.get("time_elapsed", {}).get("train", 0.0)

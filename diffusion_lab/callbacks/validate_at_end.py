@@ -1,4 +1,4 @@
-"""A validation at the end, wherever the end is."""
+"""Validation at the end of a training that max_steps ends within an epoch."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import lightning as L
 
 
 class ValidateAtTheEnd(L.Callback):
-    """Makes training that `max_steps` ends in mid-epoch validate before it ends.
+    """Validate before `max_steps` ends a training within an epoch.
 
-    Lightning validates at the end of an epoch, and when it is told to stop, but not at max_steps.
+    Lightning validates at the end of an epoch and on `should_stop`, but not at max_steps.
     """
 
     def on_train_batch_end(
@@ -19,6 +19,6 @@ class ValidateAtTheEnd(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Say that it is over, which Lightning is about to find out."""
+        """Set `should_stop` after the last step, so that Lightning validates."""
         if trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True

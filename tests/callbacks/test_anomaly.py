@@ -1,4 +1,4 @@
-"""Steps that are not finite: not taken, named, and run again in another process."""
+"""Non-finite optimizer steps: prevented, reported, and replayed in another process."""
 
 import shutil
 
@@ -16,7 +16,7 @@ from tests.support.poison import QUICK, Poison, checkpoint, equal, judge_late, r
 
 @pytest.fixture(scope="module", params=[False, True], ids=["at once", "late"])
 def stopped(request, tmp_path_factory):
-    """A run whose eighth batch, the third of its second epoch, is poisoned."""
+    """Stop a run whose eighth batch, the third of its second epoch, is not finite."""
     folder = tmp_path_factory.mktemp("stopped")
     poison = Poison(7, image=2)
     with pytest.MonkeyPatch.context() as patch:
@@ -28,7 +28,7 @@ def stopped(request, tmp_path_factory):
     return folder, poison, str(caught.value)
 
 
-def test_it_stops_and_says_where(stopped):
+def test_run_stops_and_reports_the_step(stopped):
     folder, poison, message = stopped
     assert "\n" not in message
     assert "optimizer step 8 is not finite (epoch 1, batch 2)" in message
@@ -46,7 +46,7 @@ def test_it_stops_and_says_where(stopped):
 
 
 def test_weights_average_and_checkpoints_are_those_of_the_last_good_step(stopped):
-    """The state of the step itself is in anomaly.pt, the last that was saved in last.ckpt."""
+    """anomaly.pt holds the state of the bad step, last.ckpt the last saved finite one."""
     folder, poison, _ = stopped
     weights, average = poison.after[4]  # the end of the first epoch
     last = checkpoint(folder)
@@ -59,7 +59,7 @@ def test_weights_average_and_checkpoints_are_those_of_the_last_good_step(stopped
     assert load_run(folder).sample(2).shape == (2, 1, 28, 28)
 
 
-def test_the_file_holds_the_batch_as_it_was(stopped):
+def test_anomaly_file_holds_the_original_batch(stopped):
     folder, poison, message = stopped
     saved = torch.load(folder / "anomaly.pt", weights_only=True)
     assert saved["message"] == message and saved["indices"].tolist() == poison.indices[7]
@@ -69,7 +69,7 @@ def test_the_file_holds_the_batch_as_it_was(stopped):
     assert (saved["epoch"], saved["batch"], saved["step"]) == (1, 2, 8)
 
 
-def test_a_replay_names_the_image(stopped):
+def test_replay_names_the_bad_image(stopped):
     folder, poison, _ = stopped
     before = sorted((p, p.stat().st_mtime_ns) for p in folder.rglob("*"))
     seen = replay(folder / "anomaly.pt")
@@ -106,7 +106,7 @@ def test_a_skipped_step_changes_nothing(batches, tmp_path):
         assert not equal(poison.after[3][0], poison.after[2][0])
 
 
-def test_one_more_than_may_be_skipped_stops(tmp_path):
+def test_more_bad_steps_than_skip_stop_the_run(tmp_path):
     poison = Poison(1, 7)
     with pytest.raises(Diverged, match="optimizer step 8 "):
         train_with(poison, tmp_path, "callbacks.finite_loss.skip=1", "trainer.max_epochs=2")
@@ -114,7 +114,7 @@ def test_one_more_than_may_be_skipped_stops(tmp_path):
     assert checkpoint(tmp_path)["callbacks"]["FiniteLoss"] == {"skipped": 1}
 
 
-def test_the_guilty_one_of_accumulated_batches_is_named(tmp_path):
+def test_bad_batch_within_accumulation_is_named(tmp_path):
     poison = Poison(0)
     with pytest.raises(Diverged, match=r"step 1 .*epoch 0, batch 0") as caught:
         train_with(poison, tmp_path, "trainer.accumulate_grad_batches=2")
@@ -122,7 +122,7 @@ def test_the_guilty_one_of_accumulated_batches_is_named(tmp_path):
     assert replay(tmp_path / "anomaly.pt").same
 
 
-def test_a_gradient_that_is_not_finite_is_enough(tmp_path):
+def test_non_finite_gradient_stops_with_a_finite_loss(tmp_path):
     class Spoil(Poison):
         def on_after_backward(self, trainer, pl_module):
             dict(pl_module.named_parameters())["network.conv_in.bias"].grad[3] = -float("inf")
@@ -133,8 +133,8 @@ def test_a_gradient_that_is_not_finite_is_enough(tmp_path):
     assert seen.same and seen.first is None and not seen.gradients
 
 
-def test_a_gradient_whose_square_overflows_is_too_much(tmp_path):
-    """Of all tensors together, each of which has a norm: float32 ends at 3.4e38."""
+def test_overflowing_gradient_norm_stops(tmp_path):
+    """The norm of each tensor is finite, their joint norm overflows float32 (3.4e38)."""
 
     class Large(Poison):
         def on_after_backward(self, trainer, pl_module):
@@ -149,8 +149,8 @@ def test_a_gradient_whose_square_overflows_is_too_much(tmp_path):
 
 
 @pytest.mark.parametrize(("scale", "stops"), [(65536.0, False), (0.5, True)])
-def test_a_gradient_scaler_may_skip_what_it_can_mend(scale, stops, tmp_path):
-    """The scaler of 16-mixed, on a CPU: an overflow of its own making is no divergence."""
+def test_gradient_scaler_handles_its_own_overflow(scale, stops, tmp_path):
+    """With the scaler of 16-mixed on a CPU, an overflow due to its scale is no divergence."""
 
     class Overflow(Poison):
         def on_train_start(self, trainer, pl_module):
@@ -173,7 +173,7 @@ def test_a_gradient_scaler_may_skip_what_it_can_mend(scale, stops, tmp_path):
     assert record_of(tmp_path)["skipped_steps"] == 0
 
 
-def test_a_learning_rate_that_is_too_large(typed, tmp_path):
+def test_too_large_learning_rate_stops(typed, tmp_path):
     code, _, err = typed("train", *QUICK, "optimizer.lr=1e30", "hydra.run.dir=run")
     assert code == 3
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -186,8 +186,8 @@ def test_a_learning_rate_that_is_too_large(typed, tmp_path):
     assert code == 0 and "as in the run" in out, err
 
 
-def test_a_run_that_diverged_is_taken_up_where_more_may_be_skipped(stopped, typed, tmp_path):
-    """Without the poison there is nothing to skip: it goes on from the last good checkpoint."""
+def test_diverged_run_resumes_with_a_larger_skip(stopped, typed, tmp_path):
+    """With the bad batch repaired nothing is skipped, and the last finite checkpoint is resumed."""
     folder = tmp_path / "run"
     shutil.copytree(stopped[0], folder)
     code, _, err = typed("train", f"resume={folder}", "callbacks.finite_loss.skip=3")
@@ -218,7 +218,7 @@ def test_the_largest_gradient():
     assert name == "a" and np.isnan(value)
 
 
-def test_nothing_of_it_changes_a_run_that_is_well(tmp_path, monkeypatch):
+def test_finite_run_is_unchanged_by_the_checks(tmp_path, monkeypatch):
     results = [
         train(compose_config([*QUICK, f"callbacks.finite_loss{setting}"], tmp_path / str(i)))
         for i, setting in enumerate(("=null", ".skip=3"))
@@ -243,12 +243,12 @@ def test_nothing_of_it_changes_a_run_that_is_well(tmp_path, monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_mistakes_are_refused(typed, stopped, arguments, words):
+def test_mistakes_are_rejected(typed, stopped, arguments, words):
     arguments = [a.format(run=stopped[0]) for a in arguments]
     assert_refused(typed("train", *arguments), *words)
 
 
-def test_a_file_cannot_name_foreign_code(stopped, tmp_path):
+def test_anomaly_file_cannot_run_foreign_code(stopped, tmp_path):
     saved = torch.load(stopped[0] / "anomaly.pt", weights_only=True)
     saved["config"]["model"]["network"] = {"_target_": "torch.nn.Conv2d", "in_channels": 1}
     torch.save(saved, tmp_path / "anomaly.pt")

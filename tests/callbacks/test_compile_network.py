@@ -1,4 +1,4 @@
-"""trainer.compile: once, in place, and the same run otherwise."""
+"""trainer.compile: compiles once and in place, and changes nothing else in a run."""
 
 import logging
 from functools import partial
@@ -25,7 +25,7 @@ RUN = (
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The sizes of what was compiled, by a compiler that leaves everything as it is."""
+    """Batch sizes compiled by a compiler that returns the graph unchanged."""
     found = []
 
     def backend(graph, inputs):
@@ -38,7 +38,7 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-def test_only_whole_training_batches_are_compiled_and_once(graphs, tmp_path, caplog):
+def test_only_full_training_batches_are_compiled_and_once(graphs, tmp_path, caplog):
     plain = train(compose_config(RUN, tmp_path / "plain"))
     assert graphs == []
     with caplog.at_level(logging.INFO):
@@ -53,7 +53,7 @@ def test_only_whole_training_batches_are_compiled_and_once(graphs, tmp_path, cap
     assert load_run(tmp_path / "compiled").sample(2).shape == (2, 1, 28, 28)
 
 
-def test_another_process_goes_on_without_it(graphs, tmp_path):
+def test_run_resumes_without_compilation(graphs, tmp_path):
     train(compose_config([*RUN, "trainer.compile=true", "trainer.max_epochs=1"], tmp_path))
     resumed = train(compose_config([*RUN, "trainer.compile=true"], tmp_path), resume=True)
     assert resumed.trainer.global_step == 6
@@ -62,7 +62,7 @@ def test_another_process_goes_on_without_it(graphs, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_compiler_itself(tmp_path):
+def test_real_compiler(tmp_path):
     plain = train(compose_config(RUN, tmp_path / "plain"))
     torch._dynamo.reset()
     counters.clear()
@@ -72,7 +72,7 @@ def test_the_compiler_itself(tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_no_compiler_is_one_line_before_the_work(typed, monkeypatch):
+def test_missing_compiler_is_one_line_before_training(typed, monkeypatch):
     def nothing_there(*args, **kwargs):
         def call(*args):
             raise RuntimeError("No working C++ compiler found\nand where it was looked for")
@@ -88,7 +88,7 @@ def test_no_compiler_is_one_line_before_the_work(typed, monkeypatch):
     )
 
 
-def test_neither_true_nor_false_is_refused(typed):
+def test_compile_must_be_true_or_false(typed):
     assert_refused(
         typed("train", *RUN, "trainer.compile=fast"), "trainer.compile=fast", "true or false"
     )

@@ -1,4 +1,4 @@
-"""The moving average of the weights: recomputed by hand, and never mistaken for the weights."""
+"""EMA of the weights: equal to its formula, and kept apart from the trained weights."""
 
 import lightning as L
 import pytest
@@ -15,7 +15,7 @@ FLOW = (*TINY, "model=flow", "network.width=8")
 
 
 class Record(L.Callback):
-    """Remembers the weights after every step, and those that validation sees."""
+    """Record the weights after every step and those used in validation."""
 
     def __init__(self):
         self.after_steps, self.validated = [], []
@@ -37,7 +37,7 @@ def by_hand(initial, after_steps, decay):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A run of eight steps, and what its weights were."""
+    """Train for eight steps and record the weights."""
     folder = tmp_path_factory.mktemp("ema")
     record = Record()
     cfg = compose_config(
@@ -58,7 +58,7 @@ def recorded(tmp_path_factory):
     return folder, initial, record, result
 
 
-def test_the_average_is_the_formula(recorded):
+def test_average_follows_the_formula(recorded):
     folder, initial, record, _ = recorded
     state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert len(record.after_steps) == 10 and state["ema"]["steps"] == 10
@@ -69,7 +69,7 @@ def test_the_average_is_the_formula(recorded):
         assert torch.equal(state["state_dict"][name], record.after_steps[-1][name])
 
 
-def test_the_average_is_diffusers_ema_one_step_ahead(recorded):
+def test_average_is_diffusers_ema_one_step_ahead(recorded):
     """EMAModel, stepped on the first weights before the training, decays alike from then on."""
     folder, initial, record, _ = recorded
     theirs = EMAModel([value.clone() for value in initial.values()], decay=0.5)
@@ -89,7 +89,7 @@ def test_the_average_is_diffusers_ema_one_step_ahead(recorded):
         assert not torch.allclose(value, other, rtol=1e-5, atol=1e-6) or not value.any()
 
 
-def test_validation_sees_the_average_and_training_the_weights(recorded):
+def test_validation_uses_the_average_and_training_the_weights(recorded):
     _, initial, record, result = recorded
     # the last look is at the end of the run, after all ten steps
     expected = by_hand(initial, record.after_steps, decay=0.5)
@@ -107,7 +107,7 @@ def test_training_is_the_same_with_and_without(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_loading_takes_the_average_unless_told_otherwise(recorded, tmp_path):
+def test_loading_uses_the_average_by_default(recorded, tmp_path):
     folder, *_ = recorded
     state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     for weights, expected in (
@@ -123,14 +123,14 @@ def test_loading_takes_the_average_unless_told_otherwise(recorded, tmp_path):
     assert load_run(tmp_path / "raw").weights == "raw"
 
 
-def test_sampling_says_which_weights_and_refuses_those_that_are_not_there(tmp_path, typed):
+def test_sampling_reports_its_weights_and_rejects_missing_ones(tmp_path, typed):
     train(compose_config([*FLOW, "callbacks.ema=null"], tmp_path / "run"))
     assert_refused(
         typed("sample", f"run={tmp_path / 'run'}", "weights=ema"), "weights=ema", "has raw"
     )
 
 
-def test_a_run_that_stops_in_validation_gets_its_own_weights_back(tmp_path):
+def test_stop_in_validation_restores_the_trained_weights(tmp_path):
     class Stop(L.Callback):
         def on_validation_start(self, trainer, pl_module):
             self.module = pl_module
@@ -157,7 +157,7 @@ def test_a_run_that_stops_in_validation_gets_its_own_weights_back(tmp_path):
     assert state["ema"]["steps"] == state["global_step"] == 2  # of the epoch before
 
 
-def test_it_goes_on_from_a_checkpoint(recorded):
+def test_average_resumes_from_a_checkpoint(recorded):
     folder, *_ = recorded
     state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     ema, module = EMA(), load_run(folder, weights="raw").module
@@ -179,5 +179,5 @@ def test_half_precision_averages_in_float32(tmp_path):
     assert load_run(tmp_path).sample(2, num_steps=2).shape == (2, 1, 28, 28)
 
 
-def test_a_decay_of_one_is_refused(typed):
+def test_decay_of_one_is_rejected(typed):
     assert_refused(typed("train", *FLOW, "callbacks.ema.decay=1"), "callbacks.ema.decay=1")

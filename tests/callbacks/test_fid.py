@@ -1,4 +1,4 @@
-"""FID during training: its value, its time, what is judged by it, and several processes."""
+"""FID during training: value, time budget, monitoring, several processes."""
 
 import csv
 import logging
@@ -34,7 +34,7 @@ FAKE = {"name": "fake", "num_images": 60, "num_test_images": 100, "val_size": 20
 
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
-    """The folder of one that has hardly seen made-up images: another network would do as well."""
+    """Folder of an extractor trained briefly on synthetic images; any network would do."""
     out = tmp_path_factory.mktemp("extractors") / "tiny"
     settings = {
         "version": "tiny",
@@ -55,7 +55,7 @@ def extractor(tmp_path_factory):
 
 @pytest.fixture
 def words(extractor):
-    """Of a small run that estimates FID."""
+    """Overrides for a small run that estimates FID."""
     return [
         *(word for word in TINY if not word.startswith("callbacks.")),
         "model=flow",
@@ -81,7 +81,7 @@ def estimates(run_dir, name="last"):
 
 
 def recomputed(run_dir, extractor, seed=0):
-    """FID by hand: image by image, eigenvalues of the product itself, test images seen anew."""
+    """Compute FID independently: image by image, by eigenvalues, with fresh reference features."""
     run = load_run(run_dir)
     look = load_extractor(str(extractor))
     sampler = make_sampler("flow_euler", num_steps=2)
@@ -109,7 +109,7 @@ def recomputed(run_dir, extractor, seed=0):
     return distance + np.trace(covariances[0] + covariances[1]) - 2 * roots.sum()
 
 
-def test_the_value_is_that_of_the_run_s_images(words, extractor, tmp_path):
+def test_value_equals_fid_of_the_runs_images(words, extractor, tmp_path):
     more = ["model.num_classes=10", "callbacks.fid.seed=3", "sampler=flow_euler"]
     result = train(compose_config([*words, *more], tmp_path))
     by_hand = recomputed(tmp_path, extractor, seed=3)
@@ -132,17 +132,17 @@ def test_training_is_the_same_with_and_without(words, tmp_path):
     assert torch.equal(one["random"][0]["torch"], other["random"][0]["torch"])
 
 
-def test_it_is_off_unless_asked_for():
+def test_off_by_default():
     assert "fid" not in compose_config([]).callbacks
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """An epoch takes 10 seconds, an estimate 3, by a clock of its own; FID is what is given."""
+    """Replace the clock (10 s per epoch, 3 s per estimate) and the FID values."""
 
     def start(*values):
         now = SimpleNamespace(seconds=0.0)
-        look, given = FIDEstimate._look, iter(values)
+        look, given = FIDEstimate._features, iter(values)
 
         def passes(seconds):
             now.seconds += seconds
@@ -155,7 +155,7 @@ def clock(monkeypatch):
         monkeypatch.setattr(
             FIDEstimate, "on_train_epoch_start", lambda *_: passes(10), raising=False
         )
-        monkeypatch.setattr(FIDEstimate, "_look", looking)
+        monkeypatch.setattr(FIDEstimate, "_features", looking)
         monkeypatch.setattr(FIDEstimate, "_cost", lambda *_: (2, 3.0))
         monkeypatch.setattr(fid, "frechet_distance", lambda *_: next(given))
 
@@ -163,10 +163,8 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("validate_every", [1, 2])
-def test_put_off_until_there_is_time_and_judged_once(
-    words, clock, tmp_path, caplog, validate_every
-):
-    """By hand: 3/33 is the first share below 0.1, then 6/66 (6/56 is not); the last is made."""
+def test_estimates_are_postponed_and_monitored_once(words, clock, tmp_path, caplog, validate_every):
+    """By hand: 3/33 is the first fraction below 0.1, then 6/66 (6/56 is not)."""
     clock(5.0, 3.0, 4.0)
     more = [
         "trainer.max_epochs=7",
@@ -179,8 +177,9 @@ def test_put_off_until_there_is_time_and_judged_once(
     assert result.metrics[FID] == 4.0
     best = saved(tmp_path, "best")
     assert best["global_step"] == 12 and best["metrics"][FID] == 3.0
-    assert caplog.text.count("put off") == 1
-    assert "about 3 s every epoch and at the end (2 network calls each), at most 10%" in caplog.text
+    assert caplog.text.count("postponed") == 1
+    cost = "about 3 s every epoch and at the end (2 network evaluations per image), limited to 10%"
+    assert cost in caplog.text
     assert "above callbacks.fid.share=0.1" in caplog.text
 
 
@@ -195,7 +194,7 @@ def test_patience_counts_estimates(words, clock, tmp_path):
     assert saved(tmp_path, "best")["global_step"] == 6
 
 
-def test_an_end_that_was_not_known_before_has_its_estimate(words, clock, tmp_path):
+def test_unexpected_end_has_a_final_estimate(words, clock, tmp_path):
     clock(5.0)
     more = ["callbacks=[fid,early_stopping]", "trainer.max_epochs=20"]
     more += ["callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=100"]
@@ -207,7 +206,7 @@ def test_an_end_that_was_not_known_before_has_its_estimate(words, clock, tmp_pat
         assert [row["step"] for row in csv.DictReader(file) if row[FID]] == ["3"]
 
 
-def test_a_run_taken_up_goes_on_counting(words, clock, tmp_path, typed):
+def test_resumed_run_keeps_its_estimates(words, clock, tmp_path, typed):
     clock(5.0, 4.0)
     train(compose_config([*words, "callbacks.fid.share=null"], tmp_path / "run"))
     first = saved(tmp_path / "run")["callbacks"]["FIDEstimate"]
@@ -229,11 +228,11 @@ def test_a_run_taken_up_goes_on_counting(words, clock, tmp_path, typed):
         (["monitor=val/fid"], ["val/fid is not measured", "callbacks=fid"]),
     ],
 )
-def test_refused_before_the_first_epoch(overrides, expected, typed):
+def test_rejected_before_the_first_epoch(overrides, expected, typed):
     assert_refused(typed("train", *TINY, *overrides), *expected)
 
 
-def test_fewer_images_than_features_are_refused(words, typed):
+def test_fewer_images_than_features_are_rejected(words, typed):
     refused = typed("train", *words, "callbacks.fid.num_samples=64")
     assert_refused(refused, "callbacks.fid.num_samples=64", "64 features")
 
@@ -241,7 +240,7 @@ def test_fewer_images_than_features_are_refused(words, typed):
 @pytest.mark.parametrize(
     ("word", "steps"), [("flow_euler", 4), ("heun", 4), ("langevin", 6), ("euler", 1)]
 )
-def test_network_calls_are_foretold(words, extractor, word, steps, monkeypatch):
+def test_network_evaluations_are_predicted(words, extractor, word, steps, monkeypatch):
     module = build(compose_config([*words, "model=ddpm", "network.width=8"]).model)
     sampler, data = make_sampler(word, num_steps=steps), ImageDataModule(**FAKE)
     forecast = Forecast(module, data, sampler)
@@ -257,7 +256,7 @@ def test_network_calls_are_foretold(words, extractor, word, steps, monkeypatch):
 
 
 def test_two_processes_give_what_one_gives(words, extractor, command):
-    """And neither waits for the other where the first one's clock says that it is too early."""
+    """Neither process waits forever where the first one's clock postpones an estimate."""
     process = command(
         "train",
         *words,
@@ -272,10 +271,10 @@ def test_two_processes_give_what_one_gives(words, extractor, command):
     [(step, value)] = estimates(run_dir, "best")
     assert step == saved(run_dir)["global_step"]
     assert value == pytest.approx(recomputed(run_dir, extractor), rel=1e-3)
-    assert process.stdout.count("FID is put off") == 1
+    assert process.stdout.count("FID postponed") == 1
 
 
-def test_a_dry_run_leaves_it_out(words, tmp_path):
+def test_fast_dev_run_leaves_fid_out(words, tmp_path):
     more = ["trainer.fast_dev_run=true", "monitor=val/fid"]
     result = train(compose_config([*words, *more], tmp_path))
     assert callbacks_of(result.trainer, FIDEstimate) == []

@@ -1,4 +1,4 @@
-"""Losses by noise level, recomputed by hand."""
+"""Losses by log-SNR, against independent recomputation."""
 
 import csv
 import math
@@ -25,7 +25,7 @@ from tests.diffusion.test_log_snr import PLAIN, UNIFORM, sech
 
 
 class Witness(L.Callback):
-    """Keeps what LossByNoise gets."""
+    """Record the inputs of LossByNoise."""
 
     def __init__(self):
         self.train, self.val = [], []
@@ -72,7 +72,7 @@ def read_table(folder):
         return list(csv.DictReader(file))
 
 
-def test_the_table_is_what_the_images_gave(tmp_path):
+def test_table_equals_the_images_losses(tmp_path):
     words = ["weighting=min_snr", "callbacks.loss_by_noise.bins=4", "trainer.limit_train_batches=5"]
     result, witness = watched(tmp_path, *words)
     schedule = result.module.noise_schedule
@@ -103,7 +103,7 @@ def test_the_table_is_what_the_images_gave(tmp_path):
     assert mean == pytest.approx(float(result.metrics["val/loss"]), rel=1e-5)
 
 
-def test_the_shares_are_of_the_whole_loss():
+def test_fractions_are_of_the_whole_loss():
     """By hand: bins with a sum of losses of 20, none and 30, two wide."""
     edges = np.linspace(-3, 3, 4)
     some = {"n": [10, 0, 30], "loss": [2.0, math.nan, 1.0]}
@@ -119,7 +119,7 @@ def test_the_shares_are_of_the_whole_loss():
     np.testing.assert_allclose(drawn.get_ydata(), sech(level / 4) ** 2 / 8, rtol=0.02)
     assert [text.get_text() for text in share.get_legend().get_texts()] == [
         "training",
-        "levels drawn",
+        "density of noise levels",
     ]
     for line, sign in zip(weighting.lines, (1, -1), strict=True):
         expected = np.exp(sign * line.get_xdata() / 2)
@@ -134,7 +134,7 @@ def test_training_is_the_same_with_it(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
 
 
-def test_a_run_that_is_resumed_has_the_same_table(tmp_path, typed):
+def test_resumed_run_has_the_same_table(tmp_path, typed):
     words = [*QUICK, "trainer.limit_train_batches=4", "trainer.max_epochs=9"]
     for name, steps in (("whole", 6), ("half", 3)):  # in the middle of an epoch
         train(compose_config([*words, f"trainer.max_steps={steps}"], tmp_path / name))
@@ -148,7 +148,7 @@ def test_a_run_that_is_resumed_has_the_same_table(tmp_path, typed):
     assert sum(int(row["n"]) for row in rows if row["split"] == "train") == 6 * 4
 
 
-def test_every_few_epochs_and_a_short_end_joins_what_came_before(tmp_path):
+def test_short_last_window_joins_the_one_before(tmp_path):
     more = ["trainer.max_epochs=3", "callbacks.loss_by_noise.every_n_epochs=2"]
     watched(tmp_path, *more)
     count = sum(int(row["n"]) for row in read_table(tmp_path) if row["split"] == "train")
@@ -170,7 +170,7 @@ def test_other_objectives_and_precisions(tmp_path, words):
         assert int(row["n"]) == 0 or math.isfinite(float(row["x0_error"]))
 
 
-def test_an_image_that_is_not_finite_is_left_out():
+def test_non_finite_image_is_left_out():
     module = DiffusionModule(torch.nn.Identity(), StraightPath(), Flow())
     callback = LossByNoise(bins=2)
     callback.edges = torch.tensor([-1.0, 0.0, 1.0]).double()
@@ -181,7 +181,7 @@ def test_an_image_that_is_not_finite_is_left_out():
     assert callback.sums["train"][:, 1].tolist() == [2, 1]
 
 
-def test_its_state_is_plain_and_comes_back():
+def test_state_is_plain_and_restored():
     callback, again = LossByNoise(3), LossByNoise(3)
     callback.sums["train"] += torch.rand(3, 7, dtype=torch.float64)
     callback.written += 1 / 3
@@ -203,6 +203,6 @@ def test_two_processes_add_up(command, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bins", "every_n_epochs"])
-def test_refused(typed, name):
+def test_rejected(typed, name):
     words = ["callbacks=loss_by_noise", f"callbacks.loss_by_noise.{name}=0"]
     assert_refused(typed("train", *TINY, *words), f"{name}=0", "at least 1")

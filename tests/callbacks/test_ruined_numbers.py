@@ -1,4 +1,4 @@
-"""Weights, averages and statistics that went bad: none of them reaches a file."""
+"""Non-finite weights, averages and running statistics never reach a file."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.support.poison import QUICK, Poison, checkpoint, equal, judge_late, r
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("batches", [1, 5], ids=["before validation", "in the next step"])
-def test_weights_that_a_finite_gradient_ruined_reach_no_file(batches, late, tmp_path, monkeypatch):
+def test_non_finite_weights_reach_no_file(batches, late, tmp_path, monkeypatch):
     """Adam divides 0 by 0 where eps is 0 and a gradient is: the last layer begins at zero."""
     if late:
         judge_late(monkeypatch)
@@ -23,15 +23,15 @@ def test_weights_that_a_finite_gradient_ruined_reach_no_file(batches, late, tmp_
         "+callbacks.post_hoc_ema._target_=diffusion_lab.callbacks.PostHocEMA",
         "+callbacks.post_hoc_ema.every_n_steps=1",
     ]
-    with pytest.raises(Diverged, match=r"step 1 .*from a finite gradient, the weights are nan"):
+    with pytest.raises(Diverged, match=r"step 1 .*its gradient is finite, but the weights are nan"):
         train(compose_config([*QUICK, *words], tmp_path))
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("step_*.pt"))
     assert replay(tmp_path / "anomaly.pt").first.startswith("the weights network.")
 
 
 @pytest.mark.parametrize("words", [[], ["+callbacks.best.save_on_exception=true"]])
-def test_a_validation_that_is_not_finite_stops_before_it_is_kept(words, tmp_path, monkeypatch):
-    """Weights that are finite, and a loss that is not."""
+def test_non_finite_validation_stops_before_saving(words, tmp_path, monkeypatch):
+    """The weights are finite, and the validation loss is not."""
     begin = DiffusionModule.on_validation_epoch_start
 
     def spoil(self):
@@ -47,8 +47,8 @@ def test_a_validation_that_is_not_finite_stops_before_it_is_kept(words, tmp_path
         assert checkpoint(tmp_path, name)["epoch"] == 0
 
 
-def test_fewer_may_be_skipped_than_were(typed, tmp_path, monkeypatch):
-    """The limit of the run that is taken up counts what the first part has skipped."""
+def test_skip_counts_over_a_resumed_run(typed, tmp_path, monkeypatch):
+    """The limit of the resumed run includes steps skipped before."""
     poison = Poison(1)
     words = ["callbacks.finite_loss.skip=1", "trainer.max_epochs=1"]
     train_with(poison, tmp_path, *words)
@@ -63,8 +63,8 @@ def test_fewer_may_be_skipped_than_were(typed, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("ruin", ["a batch", "the weights at the end of the epoch"])
-def test_an_exception_saves_nothing_of_it(ruin, late, tmp_path, monkeypatch):
-    """Lightning's own callback for that, and `best` told to."""
+def test_exception_saves_no_bad_weights(ruin, late, tmp_path, monkeypatch):
+    """Neither Lightning's OnExceptionCheckpoint nor `best` with save_on_exception saves them."""
     if late:
         judge_late(monkeypatch)
     numbers = [3] if ruin == "a batch" else []
@@ -88,14 +88,14 @@ def test_an_exception_saves_nothing_of_it(ruin, late, tmp_path, monkeypatch):
     assert saved["message"] == str(caught.value) == record_of(tmp_path)["error"]
 
 
-def test_a_skipped_step_has_nothing_to_clip(tmp_path):
+def test_skipped_step_has_no_gradient_to_clip(tmp_path):
     words = ["trainer.gradient_clip_val=0.5", "+trainer.gradient_clip_algorithm=value"]
     train_with(Poison(2), tmp_path, *words, "callbacks.finite_loss.skip=1")
     assert record_of(tmp_path)["status"] == "finished"
 
 
-def test_weights_that_show_late_are_dated(tmp_path, monkeypatch):
-    """What no loss has used since is found at the epoch's end; a tensor of none is no fault."""
+def test_late_detection_reports_the_last_finite_step(tmp_path, monkeypatch):
+    """Weights that no later loss uses are checked at the epoch's end; empty tensors pass."""
 
     def setup(self, stage):
         self.spare = torch.nn.Parameter(torch.ones(2))
@@ -113,8 +113,8 @@ def test_weights_that_show_late_are_dated(tmp_path, monkeypatch):
     assert checkpoint(tmp_path)["epoch"] == 0
 
 
-def test_statistics_of_a_layer_reach_no_file(tmp_path, monkeypatch):
-    """A skipped step leaves the weights alone; what a layer has gathered in it is looked at."""
+def test_non_finite_running_statistics_reach_no_file(tmp_path, monkeypatch):
+    """A skipped step keeps the weights, but its forward pass has changed the running statistics."""
 
     def setup(self, stage):
         self.norm = torch.nn.BatchNorm2d(1)
@@ -127,7 +127,7 @@ def test_statistics_of_a_layer_reach_no_file(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_tied_weights_are_replayed_as_they_were(tmp_path, monkeypatch):
+def test_tied_weights_are_replayed(tmp_path, monkeypatch):
     judge_late(monkeypatch)
 
     def setup(self, stage):
@@ -141,7 +141,7 @@ def test_tied_weights_are_replayed_as_they_were(tmp_path, monkeypatch):
     assert equal(saved, poison.after[1][0])
 
 
-def test_weights_alone_are_no_checkpoint(typed):
+def test_save_weights_only_is_rejected(typed):
     result = typed("train", *QUICK, "+callbacks.best.save_weights_only=true")
     assert_refused(result, "save_weights_only=true", "expected false")
 

@@ -1,4 +1,4 @@
-"""A row a logged step, whatever the interval, written while the training runs."""
+"""One row per logged step, whatever the interval, written during training."""
 
 import csv
 
@@ -16,7 +16,7 @@ RUN = (*TINY, "network.channels=[4,4]", "data.num_images=400", "data.batch_size=
 
 
 def rows_of(folder):
-    """Of the steps, without those of the learning rate, which Lightning writes by itself."""
+    """Read the rows of the steps, without Lightning's separate rows of the learning rate."""
     with (folder / "csv" / "metrics.csv").open() as file:
         return [row for row in csv.DictReader(file) if row["train/loss"]]
 
@@ -50,7 +50,7 @@ def steps_of(folder, tag):
         ),
     ],
 )
-def test_loss_and_speed_are_one_row_a_step(words, steps, tmp_path):
+def test_loss_and_speed_share_one_row_per_step(words, steps, tmp_path):
     train(compose_config([*RUN, "trainer.max_epochs=2", *words], tmp_path))
     rows = rows_of(tmp_path)
     assert [int(row["step"]) for row in rows] == steps
@@ -59,7 +59,7 @@ def test_loss_and_speed_are_one_row_a_step(words, steps, tmp_path):
     assert steps_of(tmp_path, "images_per_second") == steps
 
 
-def test_it_is_written_while_the_training_runs(tmp_path, monkeypatch):
+def test_log_is_written_during_training(tmp_path, monkeypatch):
     """Also by the logger that keeps a hundred steps; no more often than need be."""
     found = []
 
@@ -82,7 +82,7 @@ def test_it_is_written_while_the_training_runs(tmp_path, monkeypatch):
     assert found == [1, 1, 1, 4, 4, 4, 7, 7, 7]
 
 
-def test_a_trainer_built_by_hand_has_the_loss_by_the_callback(tmp_path):
+def test_callback_logs_the_loss_in_any_trainer(tmp_path):
     cfg = compose_config([*RUN, "model.num_classes=null"], tmp_path)
     module, data = build(cfg.model), build(cfg.data)
     seen = []
@@ -104,7 +104,7 @@ def test_a_trainer_built_by_hand_has_the_loss_by_the_callback(tmp_path):
     assert len(seen) == 3 and all(a == pytest.approx(b) for a, b in seen)
 
 
-def test_a_raised_limit_is_followed_from_the_first_step_on(typed, tmp_path):
+def test_raised_limit_counts_from_the_first_step(typed, tmp_path):
     words = [*RUN, "lr_scheduler=cosine", "trainer.limit_train_batches=5"]
     each = "trainer.log_every_n_steps=1"
     assert typed("train", *words, each, "trainer.max_epochs=2", "hydra.run.dir=run")[0] == 0
@@ -119,7 +119,7 @@ def test_a_raised_limit_is_followed_from_the_first_step_on(typed, tmp_path):
     )
 
 
-def test_the_speed_of_a_run_taken_up_within_an_epoch(tmp_path):
+def test_speed_of_a_run_resumed_within_an_epoch(tmp_path):
     """Its first rate is of its own steps, not of the time since the machine started."""
     throughput = Throughput()
     throughput.on_train_start(None, None)

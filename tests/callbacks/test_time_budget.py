@@ -1,4 +1,4 @@
-"""Grids of samples take no more of a training's time than they may."""
+"""Grids of samples stay within their fraction of the training time."""
 
 from itertools import count
 
@@ -23,31 +23,31 @@ def grids_of(run_dir, *words):
 
 
 @pytest.fixture
-def a_minute_a_look(monkeypatch):
-    """Every look at the clock while samples are drawn comes a minute after the one before."""
+def minute_per_reading(monkeypatch):
+    """Advance the clock by a minute at every reading during sampling."""
     clock = count(0, 60)
     monkeypatch.setattr(sample_grid, "monotonic", lambda: next(clock))
 
 
-def test_what_takes_less_than_a_second_is_always_drawn(tmp_path):
+def test_grid_under_a_second_is_always_made(tmp_path):
     assert len(grids_of(tmp_path, "callbacks.samples.share=0.000001")) == 3
 
 
-def test_what_would_take_more_than_its_share_is_left_out(tmp_path, a_minute_a_look, caplog):
+def test_grid_above_its_fraction_is_left_out(tmp_path, minute_per_reading, caplog):
     with caplog.at_level("INFO"):
         assert grids_of(tmp_path) == []
-    (line, *others) = [text for text in caplog.messages if "no samples" in text]
+    (line, *others) = [text for text in caplog.messages if "samples left out" in text]
     # a minute for the second of three steps
-    assert "epoch 0: no samples, 0:03:00 would make them" in line
+    assert "epoch 0: samples left out, 0:03:00 more would be" in line
     assert "callbacks.samples.share=0.1" in line
     assert len(others) == 2
 
 
-def test_without_a_share_all_are_drawn(tmp_path, a_minute_a_look):
+def test_without_a_limit_all_grids_are_made(tmp_path, minute_per_reading):
     assert len(grids_of(tmp_path, "callbacks.samples.share=null")) == 3
 
 
-def test_time_that_was_spent_counts_after_a_stop(tmp_path):
+def test_time_spent_counts_in_a_resumed_run(tmp_path):
     grid = sample_grid.SampleGrid(sampler=None, share=0.5)
     grid.load_state_dict({"budget": {"spent": 30.0, "elapsed": 100.0}})
     assert grid.budget.allows(40.0)  # 70 of 140 seconds
@@ -55,7 +55,7 @@ def test_time_that_was_spent_counts_after_a_stop(tmp_path):
     assert grid.state_dict() == {"budget": {"spent": 30.0, "elapsed": 100.0}}
 
 
-def test_a_share_that_is_none():
+def test_invalid_fraction_is_rejected():
     with pytest.raises(UserError, match=r"callbacks\.samples\.share=1\.5"):
         sample_grid.SampleGrid(sampler=None, share=1.5)
 

@@ -11,7 +11,7 @@ from scipy import integrate
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.callbacks import PostHocEMA
-from diffusion_lab.callbacks.post_hoc_ema import _narrow
+from diffusion_lab.callbacks.post_hoc_ema import _to_half
 from diffusion_lab.errors import UserError
 from diffusion_lab.optim.power_function_ema import (
     MAX_WIDTH,
@@ -208,8 +208,8 @@ def test_it_goes_on_from_a_checkpoint(followed, tmp_path):
 
 
 def test_what_float16_cannot_hold_stays_as_it_is():
-    assert _narrow(torch.tensor([1.0])).dtype == torch.float16
-    assert torch.equal(_narrow(torch.tensor([1e6])), torch.tensor([1e6]))
+    assert _to_half(torch.tensor([1.0])).dtype == torch.float16
+    assert torch.equal(_to_half(torch.tensor([1e6])), torch.tensor([1e6]))
 
 
 def test_sampling_by_a_width(followed, typed):

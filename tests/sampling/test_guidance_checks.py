@@ -96,5 +96,5 @@ def test_a_grids_predicted_time_has_both_branches(interval, calls, tmp_path, mon
     words = [*SMALL, f"guidance_interval={interval}", "callbacks.figures=null"]
     with caplog.at_level("INFO"):
         train(compose_config(words, tmp_path))
-    (line,) = [text for text in caplog.messages if "no samples" in text]
-    assert f"no samples, {6 * calls // 60}:{6 * calls % 60:02}:00 would make them" in line
+    (line,) = [text for text in caplog.messages if "samples left out" in text]
+    assert f"samples left out, {6 * calls // 60}:{6 * calls % 60:02}:00 more would be" in line

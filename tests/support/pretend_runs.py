@@ -57,7 +57,7 @@ def trained(words: list[str], folder: Path, device: Device) -> dict[str, Any]:
     """What each step of a training there copied and looked at, and how far its losses are off."""
     losses, steps = [], []
     trainer_of = training.build_trainer
-    finite_loss._runs_behind = lambda where: where == THERE  # as on CUDA
+    finite_loss._is_asynchronous = lambda where: where == THERE  # as on CUDA
     for where in (torch.device("cpu"), THERE):
         device.copies.clear()
         device.looks.clear()

@@ -49,20 +49,22 @@ def test_looks_at_the_device(setting, a_step, queued, tmp_path, monkeypatch):
     """FiniteLoss looks once before a step, nobody else; nobody where it looks at copies."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_DRAWS", 1e9)
     if queued:  # as on a GPU
-        monkeypatch.setattr(finite_loss, "_runs_behind", lambda device: True)
+        monkeypatch.setattr(finite_loss, "_is_asynchronous", lambda device: True)
         if setting == ".skip=0":
             a_step = 0
             copies = []
-            send = finite_loss._Verdict.sent
+            send = finite_loss._StepNumbers.start_copy
             monkeypatch.setattr(
-                finite_loss._Verdict, "sent", lambda self: copies.append(self) or send(self)
+                finite_loss._StepNumbers,
+                "start_copy",
+                lambda self: copies.append(self) or send(self),
             )
 
             def read(self):  # not counted: it is there, of the step before
                 assert self is copies[-1]
                 return [0.0] * len(self.numbers)
 
-            monkeypatch.setattr(finite_loss._Verdict, "read", read)
+            monkeypatch.setattr(finite_loss._StepNumbers, "read", read)
     counts = []
     for steps in (10, 30):
         words = [

@@ -1,1 +1,1 @@
-"""Callbacks that save checkpoints, and what belongs into one."""
+"""Callbacks that save checkpoints and add to their contents."""

@@ -1,7 +1,7 @@
-"""Lightning's callbacks that go by a metric, which look at each figure of it once.
+"""Lightning's ModelCheckpoint and EarlyStopping, which use each value of a metric only once.
 
 `trainer.callback_metrics` keeps a metric until it is measured again. `val/fid` is not measured in
-every epoch: an old figure says nothing of the new weights, and would count as no improvement.
+every epoch: an old value does not describe the new weights, and would count as no improvement.
 """
 
 import lightning as L
@@ -11,7 +11,7 @@ from diffusion_lab.system.lightning import CheckpointHooks, EarlyStoppingHooks, 
 
 TRAIN_LOSS = "train/loss_epoch"
 _AT_EPOCH_END = (FID, TRAIN_LOSS)
-"""Metrics that are measured at the end of an epoch, wherever the validations are."""
+"""Metrics measured at the end of an epoch, independent of when validation runs."""
 
 
 def _is_new(trainer: L.Trainer) -> bool:
@@ -19,24 +19,30 @@ def _is_new(trainer: L.Trainer) -> bool:
 
 
 class ModelCheckpoint(CheckpointHooks):
-    """Lightning's; a metric of an epoch's end is looked at there, whenever validation is."""
+    """Lightning's ModelCheckpoint; reads an end-of-epoch metric at the end of the epoch.
+
+    Lightning's own would read it after validation, which may run at another time.
+    """
 
     def is_stale(self, trainer: L.Trainer) -> bool:
-        """Return True if the monitored FID is an old one."""
+        """Return True if the monitored FID was measured on earlier weights."""
         return self.monitor == FID and not _is_new(trainer)
 
     def saves_at_epoch_end(self) -> bool:
-        """Return True for a metric that is measured there."""
+        """Return True for a metric that is measured at the end of an epoch."""
         return self.monitor in _AT_EPOCH_END
 
 
 class EarlyStopping(EarlyStoppingHooks):
-    """Lightning's; its patience counts epochs' ends for a metric of those, estimates for FID."""
+    """Lightning's EarlyStopping; `patience` counts epochs for end-of-epoch metrics.
+
+    For FID it counts estimates.
+    """
 
     def is_stale(self, trainer: L.Trainer) -> bool:
-        """Return True if the monitored FID is an old one."""
+        """Return True if the monitored FID was measured on earlier weights."""
         return self.monitor == FID and not _is_new(trainer)
 
     def checks_at_epoch_end(self) -> bool:
-        """Return True for a metric that is measured there."""
+        """Return True for a metric that is measured at the end of an epoch."""
         return self.monitor in _AT_EPOCH_END

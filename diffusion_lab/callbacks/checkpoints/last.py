@@ -1,4 +1,8 @@
-"""last.ckpt: the newest state of a run, and a way out that loses nothing."""
+"""last.ckpt: the newest state of a run, also saved on Ctrl-C and SIGTERM.
+
+In place of Lightning's ModelCheckpoint(save_last=True), because a checkpoint from the middle of
+gradient accumulation, or from just before a validation, does not resume exactly.
+"""
 
 import logging
 import os
@@ -20,10 +24,11 @@ log = logging.getLogger(__name__)
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Return True if a run that is saved after this batch can be resumed exactly.
+    """Return True if a checkpoint saved after this batch resumes exactly.
 
-    Not while gradients are gathered over batches, and not before a validation that is due: it would
-    be left out. After the validation and at an epoch's end it always can.
+    False in the middle of gradient accumulation, and before a validation that is due, because the
+    resumed run would skip it. After that validation and at the end of an epoch saving is always
+    exact.
     """
     return (
         batch_idx + 1 < trainer.num_training_batches
@@ -34,22 +39,20 @@ def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 def is_last_epoch(trainer: L.Trainer) -> bool:
-    """Whether training ends with the epoch that is ending, as far as is known by now."""
+    """Return True if training is known to end with the current epoch."""
     return will_stop(trainer) or 0 < (trainer.max_epochs or -1) <= trainer.current_epoch + 1
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves `filename` at every epoch's end and when `every_seconds` have passed since.
+    """Save `filename` at the end of every epoch and every `every_seconds` seconds in between.
 
-    So at most that much is lost to a crash. Ctrl-C and SIGTERM finish the step, or the validation
-    that is under way, save and end the run; a second one leaves at once.
+    A crash loses at most that much training. On Ctrl-C or SIGTERM the current step or validation
+    is finished, a checkpoint is saved and the run ends; a second signal ends it at once.
     """
 
     def __init__(self, dirpath: str, filename: str = "last", every_seconds: float = 60.0) -> None:
         if every_seconds < 0:
-            raise UserError(
-                f"callbacks.last.every_seconds={every_seconds}: expected a number from 0"
-            )
+            raise UserError(f"callbacks.last.every_seconds={every_seconds}: expected at least 0")
         self.path = Path(dirpath, f"{filename}.ckpt")
         self.every_seconds = every_seconds
         self.signal: int | None = None
@@ -57,7 +60,7 @@ class LastCheckpoint(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock and listen."""
+        """Start the clock and install the signal handlers."""
         self._saved_at = time.monotonic()
         if threading.current_thread() is not threading.main_thread():
             return
@@ -65,7 +68,7 @@ class LastCheckpoint(Checkpoint):
             self._handlers[number] = signal.signal(number, self._remember)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen no longer."""
+        """Restore the previous signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -74,7 +77,7 @@ class LastCheckpoint(Checkpoint):
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
-        log.warning("stopping after this step or validation; once more to leave at once")
+        log.warning("stopping after this step or validation; repeat the signal to stop at once")
 
     def on_train_batch_end(
         self,
@@ -84,33 +87,33 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if it is time."""
+        """Save if `every_seconds` have passed and the run can be resumed from here."""
         if self._is_time(trainer) and between_steps(trainer, batch_idx):
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same after a validation within an epoch."""
+        """Save after a validation within an epoch, if `every_seconds` have passed."""
         if trainer.sanity_checking or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         if self._is_time(trainer) and not accumulates(trainer) and not will_stop(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save; of all callbacks this is the last."""
+        """Save at the end of the epoch; Lightning runs checkpoint callbacks after all others."""
         self._save(trainer)
 
     def _is_time(self, trainer: L.Trainer) -> bool:
         due = time.monotonic() - self._saved_at >= self.every_seconds
-        return self._agreed(trainer, due or self.signal is not None)
+        return self._any_process(trainer, due or self.signal is not None)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_at = time.monotonic()
-        if self._agreed(trainer, self.signal is not None):
+        if self._any_process(trainer, self.signal is not None):
             raise Stopped(self.signal or signal.SIGTERM)
 
-    def _agreed(self, trainer: L.Trainer, wish: bool) -> bool:
-        """Saving is done by all processes together, so one that wants to is enough."""
+    def _any_process(self, trainer: L.Trainer, flag: bool) -> bool:
+        """Return True if the flag is set in any process: all of them must save together."""
         if trainer.world_size == 1:
-            return wish
-        return trainer.strategy.reduce_boolean_decision(wish, all=False)
+            return flag
+        return trainer.strategy.reduce_boolean_decision(flag, all=False)

@@ -1,4 +1,4 @@
-"""Every random stream in the checkpoint, so that a run taken up again draws what it would have."""
+"""Random states in the checkpoint, so that a resumed run samples the same numbers."""
 
 import random
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The streams of Python, NumPy, torch and its devices, as plain types and tensors."""
+    """Return the states of Python, NumPy, torch and its devices, as plain types and tensors."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -28,7 +28,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on with what `random_state` gave."""
+    """Restore the states that `random_state` returned."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["numbers"]), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)
@@ -44,9 +44,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class RandomState(L.Callback):
-    """Keeps the streams of every process in the checkpoint under `random`, one entry a rank.
+    """Save the random states under `random`, one entry per process.
 
-    With them goes `threads`, without which the same streams do not give the same bits.
+    Also saves the number of CPU threads under `threads`: with another number the same random
+    states do not give the same bits.
     """
 
     def __init__(self) -> None:
@@ -55,23 +56,23 @@ class RandomState(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Called in every process at once."""
+        """Add the random states of all processes to the checkpoint."""
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, random_state())
         checkpoint["random"] = states
-        # sums are taken in another order by another number of threads
+        # the number of threads decides the order of summation
         checkpoint["threads"] = torch.get_num_threads()
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember them: building the rest of the run may still draw numbers."""
+        """Keep the states until training starts: setting up may still use random numbers."""
         self._loaded = checkpoint.get("random", [])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The moment before the first step."""
+        """Restore the random states right before the first step."""
         if trainer.global_rank < len(self._loaded):
             set_random_state(self._loaded[trainer.global_rank])
         self._loaded = []

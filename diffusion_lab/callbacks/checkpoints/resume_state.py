@@ -1,4 +1,4 @@
-"""Resume a run at the place where its checkpoint was saved, whatever Lightning makes of it."""
+"""Resume a run exactly where its checkpoint was saved, in or between epochs."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ from diffusion_lab.system.lightning import (
 
 
 class ResumeState(L.Callback):
-    """Keeps what neither weights, optimizer, callbacks nor random streams hold.
+    """Save and restores the trainer's state that Lightning does not.
 
-    A checkpoint holds the metrics measured last under `metrics`, and whether training has been told
-    to stop, other than by a limit, under `stopping`: early stopping waits for `min_epochs`. With
-    `was_finished` the latter is forgotten: whoever resumes a run that is over wants it to go on.
+    In the checkpoint:
+        metrics: the last measured metrics.
+        stopping: True if early stopping has asked for the end and waits for `min_epochs`. Ignored
+            with `was_finished`: whoever resumes a finished run wants to train further.
+        gradients: the gradients so far, if saved in the middle of gradient accumulation, as `best`
+            may be after a validation. Only with one process.
 
-    One that is saved within a group of accumulated batches, as `best` is after a validation there,
-    holds what was gathered under `gradients`; not that of several processes.
-
-    There are three places to resume from: after a step, after a validation within an epoch, and at
-    the end of an epoch. A run whose limit cut an epoch, and was raised, goes on within that epoch.
+    A run resumes after a step, after a validation within an epoch, or at the end of an epoch. If a
+    limit ended the run within an epoch and has been raised since, it resumes within that epoch.
     """
 
     def __init__(self, was_finished: bool = False) -> None:
@@ -40,7 +40,7 @@ class ResumeState(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Called by Lightning for every full checkpoint."""
+        """Add `stopping` and `gradients` to a full checkpoint."""
         by_limit = 0 < trainer.max_steps <= trainer.global_step or any(
             left <= 0
             for timer in callbacks_of(trainer, Timer)
@@ -54,7 +54,7 @@ class ResumeState(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Called before Lightning restores its loops."""
+        """Find out where the run stopped, before Lightning restores its loops."""
         loops = checkpoint["loops"]["fit_loop"]
         epoch = loops["epoch_progress"]["current"]
         batch = loops["epoch_loop.batch_progress"]["current"]
@@ -71,7 +71,7 @@ class ResumeState(L.Callback):
             trainer.should_stop = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Called when Lightning has restored them, before the first step."""
+        """Restore metrics and gradients, and correct the loops that Lightning restored."""
         place, self._place = self._place, None
         known = {name: torch.tensor(value) for name, value in self._metrics.items()}
         trainer.callback_metrics.update(known)
@@ -79,10 +79,10 @@ class ResumeState(L.Callback):
             if name in self._gradients:
                 p.grad = self._gradients[name].to(p.device)
         self._metrics, self._gradients = {}, {}
-        if place == "epoch":  # a new epoch begins, nothing is to be made up for
+        if place == "epoch":  # a new epoch begins: no batch is left over
             trainer.fit_loop.epoch_loop.restarting = False
-        # Lightning counts the step it logs by once more where it would have validated
+        # Lightning counts its logged step twice where a validation would have followed
         elif place == "cut" and validation_is_due(trainer):
             move_logged_step(trainer, -1)
-        elif place == "validation" and not validation_is_due(trainer):  # it goes by the clock
+        elif place == "validation" and not validation_is_due(trainer):  # val_check_interval=<time>
             move_logged_step(trainer, int(not accumulates(trainer)))

@@ -1,4 +1,4 @@
-"""A run ends with its folder."""
+"""Stop training when the run folder is removed; follow it when it is moved."""
 
 from pathlib import Path
 from time import monotonic
@@ -9,42 +9,42 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_lab.system.lock import check_still_there
 
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_CHECKS = 0.1
 
 
 class RunFolder(L.Callback):
-    """Ends training once its folder is gone, with UserError, before anything makes it again.
+    """Raise UserError once the run folder is removed, before anything creates it again.
 
-    Checkpoints and pictures make the folders they need: without this a run would go on in a folder
-    that lacks its configuration and its past. It looks before an epoch's end and a checkpoint, and
-    ten times a second.
+    Checkpoints and figures create the folders they need, so without this check a run would
+    continue in a folder without its configuration and earlier results. Checked at the end of an
+    epoch, before a checkpoint, and ten times a second.
 
-    A folder that was moved since its last checkpoint is told the other callbacks, so that `best`
-    goes on from what it had.
+    If the folder was moved between two starts, the paths that other callbacks saved are corrected,
+    so that `best` continues with its earlier checkpoint.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
-        self._looked = 0.0
+        self._checked_at = 0.0
 
     @rank_zero_only
     def _check(self) -> None:
         check_still_there(self.run_dir)
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Look, if it is time."""
-        if monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS:
-            self._looked = monotonic()
+        """Check at most ten times a second."""
+        if monotonic() - self._checked_at >= _SECONDS_BETWEEN_CHECKS:
+            self._checked_at = monotonic()
             self._check()
 
     def on_train_epoch_end(self, *args: Any) -> None:
-        """Look before pictures are drawn."""
+        """Check before samples and figures are written."""
         self._check()
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the folder's new place into the paths that callbacks saved."""
+        """Replace the folder's old path in the callbacks' saved states."""
         saved = Path(checkpoint["config"]["paths"]["output_dir"])
         befores = {f"{saved}/", f"{saved.resolve()}/"}
         here = f"{self.run_dir.resolve()}/"  # as Lightning has it, which follows links
@@ -61,5 +61,5 @@ class RunFolder(L.Callback):
         checkpoint["callbacks"] = moved(checkpoint["callbacks"])
 
     def on_save_checkpoint(self, *args: Any) -> None:
-        """Look before a checkpoint is written, also the one that an error leaves."""
+        """Check before a checkpoint is written, also after an exception."""
         self._check()

@@ -1,4 +1,4 @@
-"""A checkpoint that says how to rebuild what it holds."""
+"""Configuration, data and metrics in the checkpoint, to rebuild the module from it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import lightning as L
 
 
 class SaveConfig(L.Callback):
-    """Puts the resolved configuration, the data's provenance and the metrics into every checkpoint.
+    """Add the resolved configuration, the data's provenance and the metrics to every checkpoint.
 
     All are plain dictionaries, so the file loads with `weights_only=True`.
     """
@@ -18,7 +18,7 @@ class SaveConfig(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Called by Lightning for every full checkpoint."""
+        """Add `config`, `data` and `metrics` to a full checkpoint."""
         checkpoint["config"] = self.config
         checkpoint["data"] = self.provenance
         checkpoint["metrics"] = {k: v.item() for k, v in trainer.callback_metrics.items()}

@@ -1,4 +1,4 @@
-"""Where the loss is: by log-SNR, in training and in validation."""
+"""Training and validation loss as a function of log-SNR, as a table and a figure."""
 
 import csv
 import math
@@ -34,21 +34,21 @@ COLUMNS = (
     "n",
     *(name for kind in _KINDS for name in (kind, f"{kind}_se")),
 )
-"""Of loss_by_noise.csv: per bin the mean squared error on the target, on x0 and the weighted loss,
-per pixel in the network's value range, each with the standard error of the mean."""
+"""Columns of loss_by_noise.csv. For every bin: the mean squared error on the target and on x0 and
+the weighted loss, per pixel in the network's value range, each with its standard error."""
 
 
 class LossByNoise(L.Callback):
-    """Sums the losses of all images by log-SNR, on the device, and draws them.
+    """Sum the losses of all images in bins of log-SNR, on the device, and plots them.
 
-    `bins` of equal width lie between the log-SNRs that all but 0.1 % of the draws at either end
-    fall between; the outer two take the rest. Every `every_n_epochs` epochs and at the end
-    figures/loss_by_noise.png and loss_by_noise.csv are written: of training the epochs since the
-    last time (and if the end has cut them short those before), of validation the last one. Images
-    whose loss is not finite are left out.
+    The `bins` have equal width and cover the log-SNRs of training noise levels between the 0.1 %
+    and 99.9 % quantiles; the first and the last bin also take what lies beyond. Every
+    `every_n_epochs` epochs and at the end figures/loss_by_noise.png and loss_by_noise.csv are
+    written: for training the epochs since the last time (at an end within an epoch also those
+    before), for validation the last validation. Images whose loss is not finite are left out.
 
-    Several processes add up their sums. A checkpoint holds those of the first, so that a run of
-    several that is taken up in mid-epoch has fewer images in the window it was stopped in.
+    The sums of several processes are added. A checkpoint holds only those of the first process, so
+    a multi-process run resumed within an epoch has fewer images in that window.
     """
 
     def __init__(self, bins: int = 20, every_n_epochs: int = 1) -> None:
@@ -63,7 +63,7 @@ class LossByNoise(L.Callback):
         self.written = self.sums["train"].clone()  # the last window, of all processes
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lay the bins, and go on from the sums of a checkpoint."""
+        """Set the edges of the bins, and continue from the sums of a checkpoint."""
         module = _diffusion(pl_module)
         low, high = log_snr_range(module.time_sampling, module.noise_schedule)
         dtype = torch.float32 if module.device.type == "mps" else torch.float64
@@ -80,11 +80,11 @@ class LossByNoise(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Add a batch."""
+        """Add a training batch."""
         self._add("train", _diffusion(pl_module), outputs["losses"], outputs["error"], outputs["t"])
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew."""
+        """Reset the validation sums."""
         self.sums["val"] = torch.zeros_like(self.sums["val"])
 
     def on_validation_batch_end(
@@ -96,27 +96,30 @@ class LossByNoise(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add a batch, weighted as in training."""
+        """Add a validation batch, weighted as in training."""
         module = _diffusion(pl_module)
         self._add("val", module, outputs["losses"], outputs["error"], outputs["t"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write and draw, and begin anew; an epoch that was cut short may be gone on with."""
+        """Write the table and the figure and reset the sums, unless a limit cut the epoch short.
+
+        A run that is resumed completes such an epoch.
+        """
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and trainer.is_last_batch:
             self.written = self._write(trainer, _diffusion(pl_module))
             self.sums["train"].zero_()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write and draw what was added since, if anything was."""
+        """Write the table and the figure if losses were added since the last time."""
         self._write(trainer, _diffusion(pl_module))
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain lists, for the checkpoint."""
+        """Return the sums as plain lists, for the checkpoint."""
         sums = {split: sums.tolist() for split, sums in self.sums.items()}
         return {**sums, "written": self.written.tolist()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on adding, in the middle of an epoch too."""
+        """Restore the sums, also within an epoch."""
         loaded = {k: torch.tensor(v, dtype=torch.float64) for k, v in state_dict.items()}
         self.written = loaded.pop("written")
         self.sums = loaded
@@ -137,7 +140,7 @@ class LossByNoise(L.Callback):
         self.sums[split].index_add_(0, torch.bucketize(level, self.edges[1:-1]), row)
 
     def _write(self, trainer: L.Trainer, module: DiffusionModule) -> Tensor:
-        """Write and draw what there is. -> the training sums of all processes."""
+        """Write the table and the figure; return the training sums of all processes."""
         train, val = (
             trainer.strategy.reduce(self.sums[split].clone(), reduce_op="sum").double().cpu()
             for split in _SPLITS
@@ -145,7 +148,7 @@ class LossByNoise(L.Callback):
         n = train[:, 0].sum()
         shown = train + self.written if n < self.written[:, 0].sum() else train
         folder = Path(trainer.default_root_dir)
-        # a run folder that was removed is not made again
+        # never recreate a removed run folder
         if not n or not trainer.is_global_zero or not folder.is_dir():
             return train
         edges = self.edges.double().cpu().numpy()
@@ -165,10 +168,10 @@ class LossByNoise(L.Callback):
 
 
 def table(edges: NDArray[np.float64], sums: NDArray[np.float64]) -> dict[str, list[float]]:
-    """The columns of the CSV but for `split`, by name, one value a bin.
+    """Return the columns of the CSV except `split`, by name, with one value per bin.
 
     edges (bins + 1,), sums (bins, 7): n, the three sums, the three sums of squares. A bin without
-    images has nan, and standard errors need two.
+    images has means of nan, one with a single image has standard errors of nan.
     """
     low, high = edges[:-1].tolist(), edges[1:].tolist()
     columns = {"log_snr_low": [-math.inf, *low[1:]], "log_snr_high": [*high[:-1], math.inf]}
@@ -188,38 +191,38 @@ def loss_by_noise_figure(
     tables: dict[str, dict[str, list[float]]],
     implied: ImpliedWeighting,
 ) -> Figure:
-    """Errors on the target and on x0, the shares of the loss, and the implied weighting."""
+    """Plot errors on the target and on x0, fractions of the loss, and the implied weighting."""
     middles, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
     names = {"train": "training", "val": "validation"}
-    there = {split: columns for split, columns in tables.items() if any(columns["n"])}
+    present = {split: columns for split, columns in tables.items() if any(columns["n"])}
 
     def bands(kind: str) -> dict[str, Band]:
         return {
             names[split]: Band(middles, columns[kind], 2 * np.array(columns[f"{kind}_se"]))
-            for split, columns in there.items()
+            for split, columns in present.items()
         }
 
-    shares: dict[str, Band] = {}
-    for split, columns in there.items():
+    fractions: dict[str, Band] = {}
+    for split, columns in present.items():
         sums = np.nan_to_num(np.array(columns["loss"])) * columns["n"]
-        shares[names[split]] = Band(middles, sums / sums.sum() / width)
-    seen = (implied.log_snr >= edges[0]) & (implied.log_snr <= edges[-1])
-    level = implied.log_snr[seen]
-    shares["levels drawn"] = Band(level, implied.density[seen])
-    on_x0, on_epsilon = implied.on_x0[seen], implied.on_epsilon[seen]
+        fractions[names[split]] = Band(middles, sums / sums.sum() / width)
+    inside = (implied.log_snr >= edges[0]) & (implied.log_snr <= edges[-1])
+    level = implied.log_snr[inside]
+    fractions["density of noise levels"] = Band(level, implied.density[inside])
+    on_x0, on_epsilon = implied.on_x0[inside], implied.on_epsilon[inside]
     weights = {
         "on the x0 loss": Band(level, on_x0 / on_x0.max()),
         "on the epsilon loss": Band(level, on_epsilon / on_epsilon.max()),
     }
-    share = "share of the loss, per unit of log-SNR"
+    fraction = "fraction of the loss, per unit of log-SNR"
     return figures.level_panels(
         {
             "squared error on the target": bands("error"),
             "squared error on x0": bands("x0_error"),
-            share: shares,
+            fraction: fractions,
             "implied weighting, largest = 1": weights,
         },
-        linear=(share,),
+        linear=(fraction,),
     )
 
 

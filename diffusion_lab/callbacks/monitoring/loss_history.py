@@ -1,4 +1,4 @@
-"""The loss of every step, without waiting for the device at every step."""
+"""Training loss of every batch and epoch, recorded without waiting for the device."""
 
 import csv
 import logging
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 
 class LossHistory(L.Callback):
-    """Keeps every training loss, prints and logs `train/loss_epoch`, the mean of the batch losses.
+    """Record every training loss; prints and logs `train/loss_epoch`, the mean over batches.
 
-    `steps` holds a loss per batch, `epochs` a mean per epoch (of the finite ones: a step that is
-    not finite was skipped, or all that follow are not finite either), `validations` (step,
-    validation loss). At the end of training `steps` lie in losses.csv in the run folder.
+    `steps` holds the loss of every batch, `epochs` the mean of every epoch (over finite losses,
+    because the step of a non-finite one is skipped), `validations` pairs of (step, validation
+    loss). At the end of training `steps` are written to losses.csv in the run folder.
     """
 
     def __init__(self) -> None:
@@ -36,25 +36,25 @@ class LossHistory(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Remember the loss where it is: .item() here would stall a GPU."""
-        # Lightning hands it out divided by the number of accumulated batches
+        """Record the loss on its device: .item() here would stall a GPU."""
+        # Lightning has divided the loss by the number of accumulated batches
         batches = trainer.accumulate_grad_batches
         loss = outputs["loss"].detach()
         self._pending.append(loss if batches == 1 else loss * batches)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Average the epoch as the tutorial does, every batch counting the same."""
+        """Log the mean over the batches, each with the same weight, as the tutorial does."""
         if not self._pending:
             return
-        # those of before a run was taken up are on the CPU
+        # losses restored from a checkpoint are on the CPU
         losses = torch.stack([loss.to(pl_module.device) for loss in self._pending]).float()
         self._pending.clear()
         self.steps += losses.tolist()
         mean = trainer.strategy.reduce(losses[losses.isfinite()].mean(), reduce_op="mean")
         self.epochs.append(float(mean))
         pl_module.log("train/loss_epoch", mean, sync_dist=True)
-        # looking at the metrics reduces them: if one process does so alone, and any callback after
-        # this one has them exchange something, each waits for the other for ever
+        # every process must read the metrics, which reduces them over processes: one doing so alone
+        # would wait forever for the others
         val = trainer.callback_metrics.get("val/loss")
         if trainer.is_global_zero:
             log.info(
@@ -65,14 +65,14 @@ class LossHistory(L.Callback):
             )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the validation losses for the loss curve."""
+        """Record the validation loss for the loss curve."""
         if (loss := trainer.callback_metrics.get("val/loss")) is not None:
             self.validations.append((trainer.global_step, loss.item()))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """An interrupted run keeps its losses too."""
+        """Write losses.csv for an interrupted run too."""
         self.steps += [loss.item() for loss in self._pending]
         self._pending.clear()
         self.on_train_end(trainer, pl_module)
@@ -80,7 +80,7 @@ class LossHistory(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write losses.csv."""
         path = Path(trainer.default_root_dir) / "losses.csv"
-        # a run folder that was removed is not made again
+        # never recreate a removed run folder
         if trainer.is_global_zero and self.steps and path.parent.is_dir():
             with replacing(path) as part, part.open("w", newline="") as file:
                 rows = csv.writer(file)
@@ -88,7 +88,7 @@ class LossHistory(L.Callback):
                 rows.writerows(enumerate(self.steps))
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain lists, for the checkpoint."""
+        """Return the losses as plain lists, for the checkpoint."""
         pending = [loss.item() for loss in self._pending]
         return {
             "steps": self.steps + pending,
@@ -98,7 +98,7 @@ class LossHistory(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the checkpoint stopped, in the middle of an epoch too."""
+        """Restore the losses of a checkpoint, also within an epoch."""
         whole = len(state_dict["steps"]) - state_dict["pending"]
         self.steps = state_dict["steps"][:whole]
         self.epochs = list(state_dict["epochs"])

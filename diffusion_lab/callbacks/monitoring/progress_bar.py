@@ -1,4 +1,4 @@
-"""How training goes: a live bar on a terminal, plain lines anywhere else."""
+"""Training progress: a progress bar on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
@@ -18,14 +18,14 @@ SECONDS_BETWEEN_DRAWS = 0.1
 
 
 def time_left(trainer: L.Trainer, module: L.LightningModule, elapsed: float) -> str:
-    """hours:minutes:seconds until the end of training, from the share that is done."""
+    """Estimate hours:minutes:seconds to the end of training; "?" before the first step."""
     assert isinstance(module, DiffusionModule)
-    share = module.training_progress(trainer.global_step)
-    return str(timedelta(seconds=round(elapsed * (1 - share) / share))) if share else "?"
+    done = module.training_progress(trainer.global_step)
+    return str(timedelta(seconds=round(elapsed * (1 - done) / done))) if done else "?"
 
 
 def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
-    """The newest loss on a CPU; elsewhere the last logged one, as reading another would wait."""
+    """Return the newest loss on a CPU, elsewhere the last logged one: reading a GPU would wait."""
     if loss.device.type == "cpu":
         return loss.item() * trainer.accumulate_grad_batches
     logged = trainer.progress_bar_metrics.get("train/loss")
@@ -33,7 +33,7 @@ def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
 
 
 def _batches(trainer: L.Trainer, done: int) -> int | float:
-    """Of this epoch; Lightning's own count is what is left of it where max_steps is the limit."""
+    """Return the number of batches in this epoch, fewer if max_steps ends the training in it."""
     batches = trainer.num_training_batches
     if trainer.max_steps > 0:
         left = trainer.max_steps - trainer.global_step
@@ -42,9 +42,9 @@ def _batches(trainer: L.Trainer, done: int) -> int | float:
 
 
 class LiveBar(TQDMProgressBar):
-    """Lightning's bar with the time left of the whole training, drawn ten times a second.
+    """Lightning's progress bar, redrawn ten times a second, with the time left of the training.
 
-    Lightning draws it in every step, and waits for the device each time.
+    Lightning's own is redrawn at every step and waits for the device each time.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,19 +62,19 @@ class LiveBar(TQDMProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Draw if it is time, and at the end of an epoch."""
+        """Redraw the bar at most ten times a second, and at the end of an epoch."""
         now, bar = time.monotonic(), self.train_progress_bar
         self._loss = outputs["loss"]
         if now - self._drawn >= SECONDS_BETWEEN_DRAWS or batch_idx + 1 == bar.total:
             self._drawn = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         else:
-            bar.n = batch_idx + 1  # for whatever draws it next
+            bar.n = batch_idx + 1  # shown at the next redraw
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Loss, images per second, time left."""
+        """Return loss, images per second and time left."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if self._loss is not None and (loss := _shown_loss(trainer, self._loss)) is not None:
@@ -83,7 +83,7 @@ class LiveBar(TQDMProgressBar):
 
 
 class PlainLines(ProgressBar):
-    """A line every `seconds`, for pipes, log files and clusters."""
+    """Log a line of progress every `seconds`, for pipes, log files and clusters."""
 
     def __init__(self, seconds: float = 10.0) -> None:
         super().__init__()
@@ -91,11 +91,11 @@ class PlainLines(ProgressBar):
         self._enabled = True
 
     def enable(self) -> None:
-        """Lightning enables the bar of the first process."""
+        """Log lines; Lightning calls this in the first process."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Lightning disables the bars of all other processes."""
+        """Log no lines; Lightning calls this in all other processes."""
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -110,7 +110,7 @@ class PlainLines(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Print if it is time."""
+        """Log a line if `seconds` have passed since the last one."""
         now = time.monotonic()
         if not self._enabled or now - self._last < self.seconds:
             return
@@ -129,5 +129,5 @@ class PlainLines(ProgressBar):
 
 
 def progress_bar(seconds: float = 10.0) -> ProgressBar:
-    """The live bar on a terminal; elsewhere a line every `seconds`."""
+    """Return a progress bar on a terminal, elsewhere a callback that logs every `seconds`."""
     return LiveBar() if sys.stdout.isatty() else PlainLines(seconds)

@@ -1,4 +1,4 @@
-"""Images per second, over the training steps alone."""
+"""Training speed in images per second."""
 
 import time
 from typing import Any
@@ -7,10 +7,12 @@ import lightning as L
 
 
 class Throughput(L.Callback):
-    """Measures `images_per_second`, summed over processes, which is logged beside the loss.
+    """Measure `images_per_second`, summed over processes, which `StepLog` logs with the loss.
 
-    Wall time between two steps that are logged, without validation and pictures. On a GPU work is
-    queued, so the figure is right on average and not for a single interval.
+    Measured over the wall time between two logged steps, without validation and sampling. A GPU
+    queues its work, so the value is right on average and not for a single interval.
+
+    Lightning's ThroughputMonitor would give the metric another name.
     """
 
     def __init__(self) -> None:
@@ -22,21 +24,21 @@ class Throughput(L.Callback):
         self._began = time.perf_counter()
 
     def measured(self) -> float:
-        """Images per second since this was asked last, an epoch began or a validation ended."""
+        """Return images per second since the last call, epoch start or end of a validation."""
         rate = self._images / (time.perf_counter() - self._began)
         self._restart()
         return rate
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that is taken up within an epoch does not begin one."""
+        """Start the clock; a run resumed within an epoch has no start of an epoch."""
         self._restart()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Pictures may have been drawn since the last step."""
+        """Restart the clock: samples may have been made since the last step."""
         self._restart()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the validation out."""
+        """Restart the clock after a validation."""
         self._restart()
 
     def on_train_batch_end(
@@ -47,5 +49,5 @@ class Throughput(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count."""
+        """Count the images of the batch."""
         self._images += len(batch[0]) * trainer.world_size

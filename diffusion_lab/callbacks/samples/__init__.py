@@ -1,1 +1,1 @@
-"""Callbacks that sample while a run trains, within a fraction of its time."""
+"""Callbacks that sample during training, within a fraction of the training time."""

@@ -1,4 +1,4 @@
-"""What it will cost to draw and judge images, from a few network calls."""
+"""Estimated time for sampling and scoring images, from a few network evaluations."""
 
 from collections.abc import Iterator
 from time import monotonic
@@ -9,15 +9,14 @@ from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.sampling.conditioning import Conditioning
 
-_ENOUGH = 0.3  # seconds of calls, after which a larger batch is not tried
-_STEPS = 3  # of which the first, which may have to set things up, does not count
+_ENOUGH = 0.3  # seconds of sampling, after which no larger batch is tried
+_STEPS = 3  # sampler steps; only the last one counts, because the first may include set-up
 
 
 class Forecast:
-    """Counts the network calls of a sampler, guidance included, and times a few real ones.
+    """Network evaluations (NFE) of a sampler, guidance included, and their measured time.
 
-    The module is used as it is: put it in evaluation mode before. Draws from no random stream but
-    its own.
+    The module must be in evaluation mode. Uses its own random generators only.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class Forecast:
             sampler, module.noise_schedule, data.image_shape
         )
         self.num_calls = sum(self._calls)
-        """For every image; with guidance both branches count."""
+        """NFE per image; with guidance both branches count."""
 
     def _steps(self, count: int) -> Iterator[Step]:
         return sample_steps(
@@ -47,7 +46,10 @@ class Forecast:
         )
 
     def seconds_per_image(self, extractor: Extractor, batch_size: int) -> float:
-        """To draw and judge one, in batches of this size or of the largest that is soon tried."""
+        """Measure the seconds for sampling an image and extracting its features.
+
+        Tries batches from 16 images up to `batch_size`, until one takes 0.3 seconds.
+        """
         size, took = min(16, batch_size), 0.0
         while True:
             began = monotonic()
@@ -60,7 +62,7 @@ class Forecast:
             if took >= _ENOUGH or size == batch_size:
                 break
             size, took = min(4 * size, batch_size), 0.0
-        extractor(pixels[:1])  # the first call sets things up
+        extractor(pixels[:1])  # the first call includes set-up
         began = monotonic()
         extractor(pixels)
         return (per_call * self.num_calls + monotonic() - began) / size

@@ -1,4 +1,4 @@
-"""What callbacks need that draw images in the middle of training."""
+"""Evaluation mode with averaged weights, for callbacks that sample during training."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from diffusion_lab.sampling.conditioning import Conditioning
 
 
 def parts(trainer: L.Trainer, module: L.LightningModule) -> tuple[DiffusionModule, ImageDataModule]:
-    """The module and the data by their own types."""
+    """Return the module and the trainer's data module as this project's types."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(module, DiffusionModule)
     assert isinstance(data, ImageDataModule)
@@ -23,7 +23,7 @@ def parts(trainer: L.Trainer, module: L.LightningModule) -> tuple[DiffusionModul
 
 @contextmanager
 def evaluating(trainer: L.Trainer, module: DiffusionModule) -> Iterator[None]:
-    """Averaged weights, evaluation mode, no gradients, the training's random stream left alone."""
+    """Use averaged weights, evaluation mode and no gradients; restore everything afterwards."""
     training = module.training
     module.eval()
     try:
@@ -39,9 +39,10 @@ def conditioning_of(
     guidance_scale: float,
     guidance_interval: Sequence[float] | None,
 ) -> Conditioning:
-    """Guidance of all classes in turn: image k is of class k % num_classes if there are any.
+    """Return labels and guidance for samples during training.
 
-    Raises UserError for a sampler or a guidance that does not fit the module.
+    Image k has class k % num_classes if there are classes. Raises UserError for a sampler or
+    guidance that does not fit the module.
     """
     sampler.check(module.noise_schedule)
     return Conditioning.of(module, None, guidance_scale, guidance_interval)

@@ -1,4 +1,4 @@
-"""FID in the middle of training, within a share of its time."""
+"""FID during training, within a fraction of the training time."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -25,30 +25,31 @@ log = logging.getLogger(__name__)
 
 FID = "val/fid"
 _Batches = Iterator[tuple[int, Features]]
-_say = rank_zero_only(log.info)
+_log_info = rank_zero_only(log.info)
 
 
 class FIDEstimate(L.Callback):
-    """Logs `val/fid`: FID of images drawn from the averaged weights against the test images.
+    """Log `val/fid`: FID between samples from the averaged weights and the test images.
 
-    One that would make all take more than `share` of the training's wall time is put off to a later
-    epoch's end; the last one never is. Image k of a seed is the same in every estimate, and in
-    scripts/evaluate.py. Processes share the batches, which does not change the value. `estimates`
-    holds (optimizer steps, FID) of each.
+    An estimate is postponed to the end of a later epoch if it would raise the time spent on FID
+    above `share` of the training time; the final FID is always computed. Image k starts from the
+    same noise in every estimate and in scripts/evaluate.py. Processes divide the batches among
+    themselves, which does not change the value. `estimates` holds (optimizer step, FID) pairs.
 
     Args:
-        sampler: walks from noise to images.
-        num_samples: images; FID falls with their number: figures at different ones do not compare.
-        every_n_epochs: how often, besides the end.
-        share: of the wall time of the training so far, above 0 and at most 1; None for no limit.
-        extractor: as `load_extractor` takes it; None for the shipped one of the data.
-        batch_size: images that are drawn at once.
-        seed: of the images.
-        guidance_scale: of the images; 1 is none.
-        guidance_interval: the noise levels sigma / alpha that are guided; None for all.
+        sampler: the sampler of the images.
+        num_samples: number of images; FID falls with it, so compare only at equal numbers.
+        every_n_epochs: epochs between estimates.
+        share: maximum fraction of the training's wall time, above 0 and at most 1; None for no
+            limit.
+        extractor: name or path as `load_extractor` takes it; None for the data set's shipped one.
+        batch_size: images sampled at once.
+        seed: random seed of the images.
+        guidance_scale: classifier-free guidance; 1 for none.
+        guidance_interval: noise levels sigma / alpha with guidance; None for all.
 
     Raises:
-        UserError: for a number out of range; before the first step where no extractor fits.
+        UserError: for a number out of range; before the first step if no extractor fits.
 
     """
 
@@ -81,13 +82,13 @@ class FIDEstimate(L.Callback):
         self._due = self._has_put_off = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find what judges the images, or refuse."""
+        """Load the extractor and the reference moments; UserError if they do not fit the data."""
         module, data = parts(trainer, pl_module)
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )
         name = self.extractor_name or extractor_for(data.dataset, "callbacks.fid.extractor")
-        with torch.random.fork_rng(devices=[]):  # a network is made, which draws its first weights
+        with torch.random.fork_rng(devices=[]):  # building the network samples initial weights
             self.extractor = load_extractor(name)
         self.extractor.fit(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
         if self.num_samples <= self.extractor.num_features:
@@ -98,7 +99,7 @@ class FIDEstimate(L.Callback):
         self.real = reference_for(self.extractor, data.dataset, lambda: data).test_moments
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, try a few network calls, say how long an estimate will take."""
+        """Start the clock, time a few network evaluations and log the time of an estimate."""
         self.budget.start()
         with self.budget.spending():
             (calls, self._expected), *_ = run_on_all_ranks(
@@ -106,20 +107,22 @@ class FIDEstimate(L.Callback):
             )
         every = "epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs"
         share = self.budget.share
-        limit = "" if share is None else f", at most {share:.0%} of the run's time before the last"
-        _say(
+        limit = (
+            "" if share is None else f", limited to {share:.0%} of the run's time until the last"
+        )
+        _log_info(
             f"FID of {self.num_samples:,} samples: about {duration(self._expected)} every {every} "
-            f"and at the end ({calls} network calls each){limit}"
+            f"and at the end ({calls} network evaluations per image){limit}"
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Estimate if it is time and there is time; checkpoint callbacks come after this."""
+        """Estimate FID if it is due and within the time budget; checkpoint callbacks run later."""
         self._due |= (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if is_last_epoch(trainer) or (self._due and self._has_time(trainer)):
             pl_module.log(FID, self._estimate(trainer, pl_module), sync_dist=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make up for an end that was not known before, as by early stopping."""
+        """Compute the final FID if training ended unexpectedly, as by early stopping."""
         if self.is_new(trainer):
             return
         value = self._estimate(trainer, pl_module)
@@ -128,42 +131,42 @@ class FIDEstimate(L.Callback):
             logger.log_metrics({FID: value}, trainer.global_step - 1)
 
     def is_new(self, trainer: L.Trainer) -> bool:
-        """Whether the last estimate is of the weights as they are now."""
+        """Return True if the last estimate was made with the current weights."""
         return bool(self.estimates) and self.estimates[-1][0] == trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, for the checkpoint."""
+        """Return estimates and time budget as plain numbers, for the checkpoint."""
         state = {"estimates": self.estimates, "due": self._due, "has_put_off": self._has_put_off}
         return state | {"budget": self.budget.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore estimates and time budget."""
         self.estimates = [(step, value) for step, value in state_dict["estimates"]]
         self._due, self._has_put_off = state_dict["due"], state_dict["has_put_off"]
         self.budget.load_state_dict(state_dict["budget"])
 
     def _has_time(self, trainer: L.Trainer) -> bool:
-        """Whether one more estimate keeps to the share, by the clock of the first process."""
+        """Return True if one more estimate is within the budget, by the first process's clock."""
         fits: bool = trainer.strategy.broadcast(self.budget.allows(self._expected))
         if not fits and not self._has_put_off:
             self._has_put_off = True
-            _say(
-                f"epoch {trainer.current_epoch}: FID is put off, {duration(self._expected)} now "
-                f"would make it {self.budget.taken(self._expected):.0%} of the run's time; it "
-                f"follows where callbacks.fid.share={self.budget.share} has room, and at the end"
+            _log_info(
+                f"epoch {trainer.current_epoch}: FID postponed, {duration(self._expected)} more "
+                f"would be {self.budget.taken(self._expected):.0%} of the run's time; it "
+                f"follows within callbacks.fid.share={self.budget.share}, and at the end"
             )
         return fits
 
     def _estimate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> float:
         before = self.budget.spent
         with self.budget.spending():
-            shares = run_on_all_ranks(trainer, lambda: dict(self._look(trainer, pl_module)))
-            found = {first: features for share in shares for first, features in share.items()}
+            parts = run_on_all_ranks(trainer, lambda: dict(self._features(trainer, pl_module)))
+            batches = {first: features for part in parts for first, features in part.items()}
 
             def compare() -> float:
                 if not trainer.is_global_zero:  # the last bits may differ between machines
                     return 0.0
-                values = Features.concatenate([found[first] for first in sorted(found)]).values
+                values = Features.concatenate([batches[first] for first in sorted(batches)]).values
                 return frechet_distance(Moments.of(values), self.real)
 
             value, *_ = run_on_all_ranks(trainer, compare)
@@ -171,16 +174,16 @@ class FIDEstimate(L.Callback):
         self.estimates.append((trainer.global_step, value))
         self._due = False
         above = "" if self.budget.allows(0) else f", above callbacks.fid.share={self.budget.share}"
-        _say(
+        _log_info(
             f"step {trainer.global_step:,}: FID of {self.num_samples:,} samples {value:.4g}, in "
             f"{duration(self._expected)}; {self.budget.taken():.0%} of the run's time so far{above}"
         )
         return value
 
-    def _look(
+    def _features(
         self, trainer: L.Trainer, module: L.LightningModule
     ) -> Iterator[tuple[int, Features]]:
-        """Draw this process's batches: (first image, features) of each."""
+        """Sample this process's batches; yield (index of the first image, features) of each."""
         module, data = parts(trainer, module)
         batches = my_batches(trainer, self.num_samples, self.batch_size)
         bar = tqdm(batches, "FID", leave=False, disable=None if trainer.is_global_zero else True)
@@ -200,7 +203,7 @@ class FIDEstimate(L.Callback):
                 yield first, self.extractor(images)
 
     def _cost(self, trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[int, float]:
-        """(network calls an image, seconds an estimate)."""
+        """Return (NFE per image, seconds per estimate)."""
         module, data = parts(trainer, pl_module)
         sizes = [n for _, n in my_batches(trainer, self.num_samples, self.batch_size)]
         with evaluating(trainer, module):

@@ -1,4 +1,4 @@
-"""Figures of a finished run, and what grids of samples share with them."""
+"""Figures of a finished run, saved as PNG and sent to the loggers."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,20 +35,20 @@ from diffusion_lab.system.lightning import callbacks_of
 
 
 def figures_folder(trainer: L.Trainer) -> Path:
-    """The run's figures/. A run folder that was removed is not made again: that is an error."""
+    """Return the run's folder figures/; FileNotFoundError if the run folder was removed."""
     folder = Path(trainer.default_root_dir) / "figures"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
-    """Hand a PNG to every logger that shows pictures, with the step that the metrics have now."""
+    """Send a PNG to every logger that shows images, at the step of the newest metrics."""
     step = trainer.global_step - 1
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             image = np.asarray(Image.open(path).convert("RGB"))
             logger.experiment.add_image(name, image, step, dataformats="HWC")
-            logger.save()  # before the checkpoint that a killed run is taken up from
+            logger.save()  # before the next checkpoint, from which a killed run resumes
         elif isinstance(logger, WandbLogger):
             logger.log_image(name, [str(path)], step=step)
         elif isinstance(logger, MLFlowLogger):
@@ -56,9 +56,9 @@ def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
 
 
 class Figures(L.Callback):
-    """The pictures of a finished run, in figures/ and in the loggers.
+    """Figures of a finished run, saved in figures/ and sent to the loggers.
 
-    With `tutorial` also those that the tutorial shows of its loss beside its samples and of DDPM.
+    With `tutorial` also the tutorial's figures: loss next to samples, and DDPM's noise schedule.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Figures(L.Callback):
         self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Raise UserError for a sampler or a guidance that does not fit the module."""
+        """Raise UserError for a sampler or guidance that does not fit the module."""
         module, _ = parts(trainer, pl_module)
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
@@ -88,10 +88,10 @@ class Figures(L.Callback):
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, save and log every picture."""
+        """Make, save and log every figure."""
         module, data = parts(trainer, pl_module)
         with evaluating(trainer, module):
-            for name, figure in self._draw(trainer, module, data):
+            for name, figure in self._figures(trainer, module, data):
                 path = figures_folder(trainer) / f"{name}.png"
                 if isinstance(figure, Figure):
                     figures.save_figure(figure, path)
@@ -99,7 +99,7 @@ class Figures(L.Callback):
                     figures.save_grid(figure, path, grid_columns(module.num_classes))
                 log_picture(trainer, f"figures/{name}", path)
 
-    def _draw(
+    def _figures(
         self, trainer: L.Trainer, module: DiffusionModule, data: ImageDataModule
     ) -> Iterator[tuple[str, Figure | Tensor]]:
         unit = data.value_range.to_unit
@@ -123,7 +123,7 @@ class Figures(L.Callback):
         )
         yield "noise_schedule", noise_schedule_figure(schedule)
 
-        def walk(sampler: Sampler, num_images: int) -> list[Step]:
+        def solve(sampler: Sampler, num_images: int) -> list[Step]:
             steps = sample_steps(
                 self._conditioning.denoiser(module, 0, num_images),
                 schedule,
@@ -135,9 +135,9 @@ class Figures(L.Callback):
             )
             return [Step(*(tensor.cpu() for tensor in step)) for step in steps]
 
-        path = walk(BlendSampler(self.trajectory_steps), 8)
+        path = solve(BlendSampler(self.trajectory_steps), 8)
         yield "trajectory", trajectory_figure(path, schedule, data.value_range)
-        samples = unit(walk(self.sampler, self.num_samples)[-1].x_next)
+        samples = unit(solve(self.sampler, self.num_samples)[-1].x_next)
         yield "samples", samples
         ylim = (0.0, 0.1) if self.tutorial else None
         for history in callbacks_of(trainer, LossHistory):

@@ -1,4 +1,4 @@
-"""Grids of samples while a run trains, within a fraction of its time."""
+"""Grids of samples during training, within a fraction of the training time."""
 
 import logging
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from diffusion_lab.sampling.progress import duration
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 1.0
-"""Seconds of drawing that are nobody's loss."""
+_NEGLIGIBLE = 1.0
+"""Seconds; a grid that takes less is always made."""
 
 
 class SampleGrid(L.Callback):
-    """Every `every_n_epochs` epochs the same noise becomes images, so that epochs compare.
+    """Sample a grid of images every `every_n_epochs` epochs, always from the same noise.
 
-    A grid that would make all of them take more than `share` of the training's wall time, above 0
-    and at most 1, is left out after two steps of its sampler, unless it takes less than a second;
-    None draws every one. The samples at the end of training are those of `Figures`.
+    `share` is the maximum fraction of the training's wall time spent on grids, above 0 and at most
+    1; None for no limit. The time of a grid is estimated from its first two sampler steps: if it
+    exceeds the limit, and a second, the grid is left out. At the end of training `Figures` samples.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SampleGrid(L.Callback):
         self.budget = Budget(share, "callbacks.samples.share")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Count the network calls of an image, or raise UserError for what does not fit."""
+        """Count the network evaluations; UserError if sampler or guidance do not fit the module."""
         module, data = parts(trainer, pl_module)
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
@@ -69,7 +69,7 @@ class SampleGrid(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """So that a run may have several."""
+        """Key of the state in a checkpoint, distinct for several grids in a run."""
         settings = {
             "sampler": self.sampler.name,
             "num_samples": self.num_samples,
@@ -79,13 +79,13 @@ class SampleGrid(L.Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, save and log."""
+        """Sample, save and log a grid."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         module, data = parts(trainer, pl_module)
         with self.budget.spending():
             with evaluating(trainer, module):
-                last = self._draw(module, data, trainer.current_epoch)
+                last = self._sample(module, data, trainer.current_epoch)
             if last is None:
                 return
             path = figures_folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
@@ -93,8 +93,8 @@ class SampleGrid(L.Callback):
             figures.save_grid(images, path, grid_columns(module.num_classes))
             log_picture(trainer, "samples", path)
 
-    def _draw(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:
-        """The last step of the sampler; None where all of them would take too long."""
+    def _sample(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:
+        """Return the last step of the sampler; None if sampling would exceed the time budget."""
         steps = sample_steps(
             self._conditioning.denoiser(module, 0, self.num_samples),
             module.noise_schedule,
@@ -107,14 +107,14 @@ class SampleGrid(L.Callback):
         for number, step in enumerate(steps, 1):
             if number <= 2:
                 step.x_next[0].cpu()  # waits for the device
-            if number == 1:  # which sets things up
+            if number == 1:  # not timed: it includes set-up
                 began = monotonic()
             if number == 2:
                 per_call = (monotonic() - began) / max(self._calls[1], 1)
                 expected = per_call * sum(self._calls)
-                if expected > _AT_ONCE and not self.budget.allows(expected):
+                if expected > _NEGLIGIBLE and not self.budget.allows(expected):
                     log.info(
-                        "epoch %d: no samples, %s would make them %.0f%% of the run's time "
+                        "epoch %d: samples left out, %s more would be %.0f%% of the run's time "
                         "(callbacks.samples.share=%g)",
                         epoch,
                         duration(expected),
@@ -125,9 +125,9 @@ class SampleGrid(L.Callback):
         return step
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, for the checkpoint."""
+        """Return the time budget as plain numbers, for the checkpoint."""
         return {"budget": self.budget.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the time budget."""
         self.budget.load_state_dict(state_dict["budget"])
