@@ -1,1 +1,1 @@
-"""A run folder as it lies on the disk: its record, checkpoints and configuration."""
+"""Run folders on disk: record, checkpoints and configuration."""

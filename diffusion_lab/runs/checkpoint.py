@@ -1,14 +1,18 @@
-"""Checkpoints on disk: a file is there whole, checked and readable, or it is the one before."""
+"""Read and write checkpoints: the file is always complete and verified, or the previous one.
+
+`Checkpoint` lists the contents.
+"""
 
 import os
 import pickle
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
 from diffusion_lab.config.renamed import with_new_names
 from diffusion_lab.errors import UserError
@@ -16,20 +20,76 @@ from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.system_errors import no_memory
 
 PARTS = ("command", "data", "model", "noise_schedule", "sampler")
+"""Nodes that the configuration of every checkpoint has."""
 PREVIOUS = "previous"
-"""What the last.ckpt before the newest is called."""
+"""Name of the checkpoint that was last.ckpt before the newest one."""
+
+
+class WeightAverage(TypedDict):
+    """The moving average of the weights in a checkpoint."""
+
+    weights: dict[str, Tensor]
+    """Averaged parameters in float32, named as in `state_dict`."""
+    steps: int
+    """Optimizer steps that the average has followed."""
+
+
+class Checkpoint(TypedDict):
+    """Contents of a checkpoint: plain types and tensors only.
+
+    Keys that are not required are missing where the run does not need them, or in checkpoints
+    written before the key existed.
+    """
+
+    # by this project's callbacks, in callbacks/checkpoints/ and callbacks/ema.py
+    config: dict[str, Any]
+    """The resolved configuration of the run (SaveConfig)."""
+    data: dict[str, Any]
+    """Provenance of the images: data set, source, SHA-256, numbers of images (SaveConfig)."""
+    metrics: dict[str, float]
+    """The last measured metrics, by name (SaveConfig)."""
+    random: list[dict[str, Any]]
+    """Random states of Python, NumPy, torch and its devices, per process (RandomState)."""
+    threads: int
+    """CPU threads of the run: another number changes the last bits (RandomState)."""
+    pending: NotRequired[dict[str, float]]
+    """Metrics that Lightning logs only after saving the checkpoint (PendingMetrics)."""
+    stopping: NotRequired[bool]
+    """True if early stopping has ended the run, or waits for min_epochs (ResumeState)."""
+    gradients: NotRequired[dict[str, Tensor]]
+    """Gradients so far, by parameter, if saved within gradient accumulation (ResumeState)."""
+    ema: NotRequired[WeightAverage]
+    """The moving average of the weights, if the run keeps one (EMA)."""
+
+    # by Lightning
+    state_dict: dict[str, Tensor]
+    """Trained weights and buffers of the module: `network.*`, and `weighting.*` if it learns."""
+    epoch: int
+    """The epoch it was saved in, from 0."""
+    global_step: int
+    """Optimizer steps so far."""
+    loops: dict[str, Any]
+    """Progress of Lightning's loops: epochs, batches and optimizer steps."""
+    callbacks: dict[str, Any]
+    """The callbacks' states, by the name of the class, with settings where there may be several."""
+    optimizer_states: list[dict[str, Any]]
+    """The optimizer's state_dict."""
+    lr_schedulers: list[dict[str, Any]]
+    """The learning-rate schedule's state_dict; empty without a schedule."""
+    ImageDataModule: NotRequired[dict[str, Any]]
+    """Position of the training loader's shuffling; the key is the class of the data module."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file, syncs it, loads it again, and only then renames it.
+    """Write a checkpoint to a temporary file, sync it, verify it, and only then rename it.
 
-    The last.ckpt that a new one replaces stays as previous.ckpt.
+    The last.ckpt that a new one replaces is kept as previous.ckpt.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Called by Lightning in the first process."""
+        """Write and verify a checkpoint; Lightning calls this in the first process."""
         path = Path(path)
         with replacing(path) as part:
             with part.open("wb") as file:
@@ -39,8 +99,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
             read_checkpoint(part)
             if path.stem == "last" and path.exists():
                 with replacing(path.with_name(f"{PREVIOUS}.ckpt")) as old:
-                    _link(path, old)  # at no moment is there no last.ckpt
-        if os.name == "posix":  # elsewhere a folder cannot be opened
+                    _link(path, old)  # so that last.ckpt exists at every moment
+        if os.name == "posix":  # other systems cannot open a folder
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)  # the rename itself
@@ -55,19 +115,20 @@ def _link(path: Path, to: Path) -> None:
         shutil.copyfile(path, to)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU: plain types and tensors, no code.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint to the CPU, without running any code in it.
 
-    Raises UserError for a file that is damaged, carries code or is not this project's.
+    Raises UserError for a file that is damaged, holds more than plain types and tensors, or was
+    not written by this project.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("unpacks to more than its size")  # torch packs nothing
-            # torch itself does not look at the checksums
+                raise ValueError("unpacks to more than its size")  # torch does not compress
+            # torch itself does not verify the checksums
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"wrong checksum of {damaged}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not all(isinstance(state["config"][part], dict) for part in PARTS):
             raise ValueError("no configuration of this project")
         if not isinstance(state["state_dict"], dict):
@@ -76,15 +137,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if no_memory(error):
             raise
         unsafe = isinstance(error, pickle.UnpicklingError)
-        what = (
-            "it holds more than plain data, which was not loaded"
-            if unsafe
-            else type(error).__name__
-        )
+        what = "it holds more than plain data; nothing was run" if unsafe else type(error).__name__
         beside = [path.with_stem(name) for name in (PREVIOUS, "best") if name != path.stem]
         others = [f"checkpoint={other.stem}" for other in beside if other.exists()]
         raise UserError(
-            f"{path} is damaged or was not written by this project ({what}): give "
+            f"{path} is damaged or was not written by this project ({what}): use "
             f"{' or '.join([*others, 'another run' if others else 'another checkpoint or run'])}"
         ) from error
     state["config"] = with_new_names(state["config"])

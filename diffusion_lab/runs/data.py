@@ -1,4 +1,4 @@
-"""The data set that a run was trained on."""
+"""Load the data set that a run was trained on."""
 
 from typing import Any
 
@@ -9,13 +9,16 @@ from diffusion_lab.runs.load import Run
 
 
 def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule:
-    """The data a run was trained on, loaded, with settings changed; `data_dir` as above."""
+    """Load a run's data set, from `data_dir` if given, with `settings` changed.
+
+    Raises UserError if the saved configuration does not build an ImageDataModule.
+    """
     given = settings | ({} if data_dir is None else {"data_dir": data_dir})
     try:
         data = construct(run.config["data"] | given, run.trust)
     except TypeError as error:
-        raise UserError(f"the saved configuration's data: {error}") from error
+        raise UserError(f"data in the saved configuration: {error}") from error
     if not isinstance(data, ImageDataModule):
-        raise UserError("the saved configuration's data are no ImageDataModule")
+        raise UserError("data in the saved configuration: expected an ImageDataModule")
     data.setup()
     return data

@@ -1,4 +1,4 @@
-"""Models that come from elsewhere: the folder of a diffusers pipeline around a UNet2DModel."""
+"""Load diffusers pipelines with an unconditional UNet2DModel, to sample or train from."""
 
 import json
 import logging
@@ -38,17 +38,17 @@ _BETAS = (
 
 @dataclass
 class Pipeline:
-    """What a pipeline folder holds, as this project would configure it."""
+    """Contents of a pipeline folder, in this project's configuration."""
 
     network: dict[str, Any]
-    """The configuration of a UNet2D."""
+    """Configuration of a UNet2D."""
     noise_schedule: dict[str, Any]
     """Arguments of VPSchedule."""
     prediction_type: str
     clip_sample: bool
-    """Whether its sampler keeps x0_hat within [-1, 1]."""
+    """True if its sampler clips the predicted x0 to [-1, 1]."""
     weights: dict[str, Tensor]
-    """Of UNet2DModel."""
+    """Weights of the UNet2DModel."""
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
 
@@ -56,8 +56,9 @@ class Pipeline:
 def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
     """Read the folder of a pipeline: an unconditional UNet2DModel and a scheduler with betas.
 
-    Raises UserError for anything else; `setting` is what the folder was given as. Nothing in the
-    folder is run: weights are read from safetensors, or from a pickle of plain tensors.
+    `setting` is the option that names the folder, for error messages. No code in the folder is run:
+    weights are read from safetensors, or from a pickle of plain tensors. Raises UserError for
+    another kind of folder or pipeline.
     """
     from diffusers import UNet2DModel
 
@@ -65,9 +66,9 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
     index = _read_json(folder, "model_index.json", given)
     network = index.get("unet")
     if network != ["diffusers", "UNet2DModel"]:
-        found = network[-1] if isinstance(network, list) and network else "no unet"
+        name = network[-1] if isinstance(network, list) and network else "no unet"
         raise UserError(
-            f"{given} holds {found}: expected the pipeline of an unconditional UNet2DModel, as "
+            f"{given} holds {name}: expected a pipeline with an unconditional UNet2DModel, as "
             "DDPMPipeline saves it"
         )
     scheduler = _read_json(folder, "scheduler/scheduler_config.json", given)
@@ -75,7 +76,8 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
     if "beta_schedule" not in scheduler or prediction_type not in PREDICTIONS:
         raise UserError(
             f"{given} holds a {scheduler.get('_class_name')} with prediction_type="
-            f"{prediction_type}: expected a scheduler with betas and one of {list(PREDICTIONS)}"
+            f"{prediction_type}: expected a scheduler with betas and a prediction_type in "
+            f"{list(PREDICTIONS)}"
         )
     try:
         unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
@@ -90,14 +92,14 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
     in_channels, size = config.pop("in_channels"), config.pop("sample_size")
     if config.pop("out_channels") != in_channels or not isinstance(size, int):
         raise UserError(
-            f"{given}: expected as many output as input channels and one sample_size, a number"
+            f"{given}: expected equal numbers of input and output channels and one sample_size"
         )
     if config.pop("num_class_embeds") is not None or config["class_embed_type"] is not None:
         raise UserError(
-            f"{given} holds a network with classes, which no stock pipeline can ask for: "
+            f"{given} holds a class-conditional network, which standard pipelines cannot sample: "
             "use the run it was exported from"
         )
-    # learned variances or another network would not fit; what is left are UNet2DModel's keywords
+    # the rest are keywords of UNet2DModel
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
     return Pipeline(
         network={
@@ -118,9 +120,9 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
 
 
 def load_pipeline(folder: str | Path) -> Run:
-    """A pipeline folder as a run, so that every sampler draws from it; by default DDIM, 50 steps.
+    """Load a pipeline folder as a Run, for any sampler; the default is DDIM with 50 steps.
 
-    Raises UserError as `read_pipeline`.
+    Raises UserError like `read_pipeline`.
     """
     pipeline = read_pipeline("pipeline", folder)
     network: UNet2D = construct(pipeline.network)
@@ -142,26 +144,26 @@ def load_pipeline(folder: str | Path) -> Run:
         dir=Path(folder).expanduser(),
         config={"sampler": sampler},
         module=module.eval().requires_grad_(False),
-        value_range=ValueRange("minus_one_one"),  # what diffusers' pipelines map to pixels
+        value_range=ValueRange("minus_one_one"),  # the range that diffusers' pipelines use
         image_shape=pipeline.image_shape,
         weights="pipeline",
     )
 
 
 def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
-    """Make a training configuration build the pipeline's network; -> the whole of it, resolved.
+    """Put the pipeline's network into a training configuration; return it resolved.
 
-    Raises UserError if images or typed words do not fit, and warns where the training goes on with
-    another objective than the pipeline's.
+    Raises UserError if the images or an override do not fit, and warns if the training objective
+    differs from the pipeline's.
     """
     source = f"init_from={cfg.init_from}"
-    typed = [word for word in cfg.command.overrides if word.startswith("network")]
-    if typed:
-        raise UserError(f"{source} brings its own network: leave out {' '.join(typed)}")
+    overridden = [word for word in cfg.command.overrides if word.startswith("network")]
+    if overridden:
+        raise UserError(f"{source} sets the network: leave out {' '.join(overridden)}")
     shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
     if shape != pipeline.image_shape:
         raise UserError(
-            f"{source} draws images of {pipeline.image_shape} (C, H, W), and data.channels="
+            f"{source} has images of shape {pipeline.image_shape} (C, H, W), but data.channels="
             f"{shape[0]}, data.image_size={shape[1]} give {shape}"
         )
     cfg.network = pipeline.network | {"num_classes": cfg.model.num_classes}
@@ -180,7 +182,7 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
 
 
 def load_weights(network: nn.Module, pipeline: Pipeline, source: str) -> None:
-    """Put the pipeline's weights into a UNet2D; a class embedding may stay as it was made."""
+    """Load the pipeline's weights into a UNet2D; a class embedding keeps its initial weights."""
     assert isinstance(network, UNet2D)
     missing, unexpected = network.unet.load_state_dict(pipeline.weights, strict=False)
     if unexpected or any(not name.startswith("class_embedding.") for name in missing):
@@ -194,21 +196,21 @@ def _read_json(folder: Path, name: str, given: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise UserError(
-            f"{given} is no folder of a diffusers pipeline: "
+            f"{given} is not the folder of a diffusers pipeline: "
             + (_how_to_use_a_run(folder, given) or f"{name} is missing or damaged")
         )
     return content
 
 
 def _how_to_use_a_run(folder: Path, given: str) -> str | None:
-    """Advice for a run folder or one of its checkpoints; None for another folder."""
+    """Return advice for a run folder or one of its checkpoints; None for another folder."""
     run = folder.parents[1] if folder.suffix == ".ckpt" else folder
     if not (run / ".hydra" / "config.yaml").is_file():
         return None
     if given.startswith("pipeline="):
         return f"it is a run, type run={run}"
     return (
-        f"it is a run; export.py run={run} out=<new folder> makes a pipeline of it, "
-        "init_from=<new folder> (of a run with a UNet2DModel without classes on betas, as "
-        "model=ddpm has them)"
+        f"it is a run; export it with export.py run={run} out=<new folder>, then type "
+        "init_from=<new folder> (possible for an unconditional UNet2DModel with a beta schedule, "
+        "such as model=ddpm)"
     )

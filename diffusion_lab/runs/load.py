@@ -1,4 +1,4 @@
-"""A trained run back from its folder, in one call, with no Hydra."""
+"""Load a trained run from its folder and sample from it, without Hydra."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from diffusion_lab.sampling.draw import draw
 from diffusion_lab.system.precision import FULL
 from diffusion_lab.system.system_errors import fault
 
-# what training alone needs
+# parts of the module that only training needs
 _TRAINING_ONLY = {"optimizer", "lr_scheduler", "pairing", "time_sampling"}
 
 
 @dataclass
 class Run:
-    """A trained module and what is needed to use it."""
+    """A trained module with its configuration, to sample from."""
 
     dir: Path
     config: dict[str, Any]
@@ -37,18 +37,19 @@ class Run:
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     weights: str
-    """Those of the checkpoint that the module has, "ema", "raw" or "posthoc:0.1", or "pipeline"."""
+    """Weights in use: "ema", "raw" or "posthoc:<width>"; "pipeline" for a diffusers pipeline."""
     trust: Sequence[str] = ()
+    """Packages, besides this project, whose classes the saved configuration may name."""
 
     @property
     def has_clusters(self) -> bool:
-        """Whether its classes are clusters of look-alikes, and none of the data's own."""
+        """True if its classes are clusters of similar images instead of the data's labels."""
         return self.config.get("data", {}).get("clusters") is not None
 
     def sampler(self, **settings: Any) -> Sampler:
-        """The run's own sampler, with settings changed, such as `num_steps=10`.
+        """Build the run's sampler with settings changed, such as `num_steps=10`.
 
-        Raises UserError for a setting it does not have.
+        Raises UserError for a setting that the sampler does not have.
         """
         node = self.config["sampler"] | settings
         try:
@@ -65,10 +66,11 @@ class Run:
         guidance_interval: Sequence[float] | None = None,
         weak: DiffusionModule | None = None,
     ) -> Conditioning:
-        """Labels and guidance for sampling; what is None is the run's own.
+        """Return labels and guidance for sampling; None stands for the run's default.
 
-        A run of before there were such defaults has none: guidance_scale=1. So has labels="none",
-        as there is no class to pull towards. Raises UserError for what the module cannot do.
+        The default guidance_scale is 1 (no guidance) for labels="none" and for runs saved before
+        there was such a default. `weak` is the weaker model of autoguidance. Raises UserError for
+        labels or guidance that the module does not support.
         """
         if guidance_scale is None:
             guided = weak is not None or labels != "none"
@@ -92,23 +94,23 @@ class Run:
     ) -> Tensor:
         """Sample images, uint8 (N, C, H, W), on the CPU, as `scripts/sample.py` does.
 
-        Image k depends on the seed and k alone.
+        Image k depends only on the seed and k.
 
         Args:
             num_samples: N.
-            seed: of all noise.
-            sampler: in place of the run's own.
-            labels: one or several of a conditional run's classes, "all" (the default there) or
-                "none"; image k gets labels[k % len(labels)].
+            seed: seed of all noise.
+            sampler: default the run's own.
+            labels: one or several classes of a conditional run, "all" (the default) or "none";
+                image k has class labels[k % len(labels)].
             guidance_scale: default the run's own.
-            conditioning: labels and guidance together, from `conditioning()`; then leave out the
-                two above.
-            batch_size: images in one call of the network.
-            precision: 32-true, bf16-mixed or auto; of the network.
-            settings: of the run's own sampler, such as num_steps=10.
+            conditioning: labels and guidance from `conditioning()`, in place of `labels` and
+                `guidance_scale`.
+            batch_size: images per network evaluation.
+            precision: precision of the network: 32-true, bf16-mixed or auto.
+            settings: changed settings of the run's own sampler, such as num_steps=10.
 
         Raises:
-            UserError: for what does not fit the run, and for images that are not finite.
+            UserError: for arguments that do not fit the run, and for images that are not finite.
 
         """
         images, _ = self.sample_with_steps(
@@ -131,7 +133,7 @@ class Run:
         batch_size: int = 64,
         precision: str = FULL,
     ) -> tuple[Tensor, list[Step]]:
-        """`sample`, and up to 60 steps of the first 64 images, on the CPU."""
+        """Sample like `sample`; also return up to 60 sampler steps of the first 64 images."""
         return draw(
             self.module,
             sampler,
@@ -146,7 +148,7 @@ class Run:
 
 
 def build_module(config: Mapping[str, Any], trust: Sequence[str] = ()) -> DiffusionModule:
-    """The untrained module of a saved configuration, without what training alone needs."""
+    """Build the untrained module of a saved configuration, without its training-only parts."""
     node = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
     module: DiffusionModule = construct(node, trust)
     return module
@@ -158,28 +160,38 @@ def load_run(
     weights: str | None = None,
     trust: Sequence[str] = (),
 ) -> Run:
-    """Rebuild the module of a run folder with the weights of its checkpoint, "last" or "best".
+    """Rebuild the module of a run folder with the weights of a checkpoint, "last" or "best".
 
-    `weights` is "ema" or "raw"; by default the moving average where the run kept one. Of a run with
-    callbacks=post_hoc_ema also "posthoc:0.1", the average of this width at the last snapshot before
-    the checkpoint, or "posthoc:0.1@4000", at that step. Only plain data is read from the file
-    (weights_only), and only this project's classes are made from it, and those of the packages in
-    `trust`. Raises UserError if the folder or the checkpoint is not there or cannot be read.
+    Args:
+        run_dir: the run folder.
+        checkpoint: "last" or "best".
+        weights: "ema" (the default if the run has a moving average) or "raw". With
+            callbacks=post_hoc_ema also "posthoc:0.1", the EMA of this width at the last snapshot
+            before the checkpoint, or "posthoc:0.1@4000", at that step.
+        trust: packages, besides this project, whose classes the saved configuration may name.
+
+    Raises:
+        UserError: if the folder or the checkpoint is missing or cannot be read, or names a class
+            of another package. No code in the checkpoint is run (weights_only).
+
     """
     folder = Path(run_dir).expanduser()
     path = checkpoint_file(run_dir, checkpoint)
     state = read_checkpoint(path)
     config, raw = state["config"], state["state_dict"]
-    kept = {"ema": state["ema"]["weights"], "raw": {}} if "ema" in state else {"raw": {}}
-    chosen = weights or next(iter(kept))
+    averages: dict[str, dict[str, Tensor]] = {}
+    if "ema" in state:
+        averages["ema"] = state["ema"]["weights"]
+    averages["raw"] = {}  # nothing in place of the trained weights
+    chosen = weights or next(iter(averages))
     if chosen.startswith(PREFIX):
-        kept[chosen] = blend_snapshots(folder, chosen, newest=state["global_step"])
-    if chosen not in kept:
-        raise UserError(f"weights={weights}: {path} has {' and '.join(kept)}")
+        averages[chosen] = blend_snapshots(folder, chosen, newest=state["global_step"])
+    if chosen not in averages:
+        raise UserError(f"weights={weights}: {path} has {' and '.join(averages)}")
     data = config["data"]
     try:
         module = build_module(config, trust)
-        module.load_state_dict(raw | kept[chosen])
+        module.load_state_dict(raw | averages[chosen])
         return Run(
             dir=folder,
             config=config,
@@ -195,5 +207,5 @@ def load_run(
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path} does not fit its own configuration ({type(error).__name__}: {reason}): "
-            "give another checkpoint or run"
+            "use another checkpoint or run"
         ) from error

@@ -1,11 +1,14 @@
-"""The newest checkpoint of a run that can be read. Imports torch only where it reads one."""
+"""Find the newest readable checkpoint of a run. Imports torch only to read one."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffusion_lab.errors import UserError
+
+if TYPE_CHECKING:  # it imports torch
+    from diffusion_lab.runs.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +18,7 @@ class Resumed:
     """The checkpoint that a run is resumed from."""
 
     path: Path
-    content: dict[str, Any]
+    content: "Checkpoint"
 
 
 def has_checkpoint(run_dir: Path) -> bool:
@@ -24,12 +27,12 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 
 def newest_checkpoint(run_dir: Path) -> Resumed:
-    """The newest checkpoint of a run that can be read.
+    """Read the newest readable checkpoint of a run, for a training that continues from it.
 
-    Warns of every one it passes over, and removes what a killed training left half-written. Raises
-    UserError if none is left.
+    Warns of every unreadable one, and removes temporary files of a killed training. Raises
+    UserError if no checkpoint can be read.
     """
-    # of a training that was killed while it wrote; what lies deeper is of other commands
+    # files that a killed training was writing; deeper folders belong to other commands
     for part in [*run_dir.glob(".*.part"), *run_dir.glob("*/.*.part")]:
         if part.is_file():
             part.unlink()
@@ -37,7 +40,10 @@ def newest_checkpoint(run_dir: Path) -> Resumed:
 
 
 def read_newest(run_dir: Path, warn: bool = False) -> Resumed:
-    """The same for a look at a run that others may use: it changes nothing."""
+    """Read the newest readable checkpoint of a run without changing the folder.
+
+    With `warn` unreadable ones are logged. Raises UserError if no checkpoint can be read.
+    """
     from diffusion_lab.runs.checkpoint import PREVIOUS, read_checkpoint
 
     folder = run_dir / "checkpoints"
@@ -45,11 +51,11 @@ def read_newest(run_dir: Path, warn: bool = False) -> Resumed:
     order = [p for name in ("last", PREVIOUS) for p in newest_first if p.stem == name]
     order += [p for p in newest_first if p not in order]
     if warn and order and order[0].stem != "last":
-        log.warning("%s is missing; falling back to an older one", folder / "last.ckpt")
+        log.warning("%s is missing; falling back to an older checkpoint", folder / "last.ckpt")
     for path in order:
         try:
             return Resumed(path, read_checkpoint(path))
         except UserError as error:
             if warn:
-                log.warning("%s; falling back to an older one", str(error).partition(":")[0])
-    raise UserError(f"{folder} holds no checkpoint that can be read: start a new run")
+                log.warning("%s; falling back to an older checkpoint", str(error).partition(":")[0])
+    raise UserError(f"{folder} holds no readable checkpoint: start a new run")

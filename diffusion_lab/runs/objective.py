@@ -1,6 +1,6 @@
-"""Find runs whose losses compare: those of one objective.
+"""Group runs by training objective: losses compare only between runs with the same one.
 
-Imports no torch: the summary of a sweep asks here.
+Imports no torch, because the summary of a sweep uses it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.config.renamed import with_new_names
 
-# what a validation loss is made of, beside the network and its training
+# settings that define a validation loss, apart from the network and its training
 _PARTS = (
     "noise_schedule",
     "prediction",
@@ -38,23 +38,23 @@ def differing_parts(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def objective_groups(configs: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Number the objectives of the configurations, from 1 in the order of their first run."""
+    """Number the objectives of configurations from 1, in the order of their first run."""
     objectives = [tuple(str(_part(config, part)) for part in _PARTS) for config in configs]
     order = list(dict.fromkeys(objectives))
     return [order.index(objective) + 1 for objective in objectives]
 
 
 def losses_do_not_compare(parts: Sequence[str]) -> str:
-    """Return the line for a table of runs that differ in these parts of the objective."""
+    """Return the note for a table of runs that differ in these parts of the objective."""
     names = [part.removesuffix("._target_") for part in parts]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     return f"losses do not compare between objectives: these runs differ in {listed}"
 
 
 def mark_objectives(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give each row of a sweep's summary, with its "run_dir", the number of its "objective".
+    """Add the number of the "objective" to the rows of a sweep, if there are several objectives.
 
-    Only where there are several: losses compare between rows of one number.
+    Rows name their folder in "run_dir". Losses compare between rows with the same number.
     """
     configs = [_saved(Path(row["run_dir"])) for row in rows]
     numbers = objective_groups(configs)
@@ -65,17 +65,17 @@ def mark_objectives(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def note_on_losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the line below a sweep's table where its losses do not compare, else none."""
+    """Return the note below a sweep's table if its losses do not compare, else no lines."""
     parts = differing_parts([_saved(Path(row["run_dir"])) for row in rows])
     if not parts:
         return []
-    return [f"{losses_do_not_compare(parts)}; they do within one number of the column objective"]
+    return [f"{losses_do_not_compare(parts)}; compare rows with the same number in objective"]
 
 
 def _saved(folder: Path) -> dict[str, Any]:
     try:
         saved = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
-    except Exception:  # whatever a YAML parser makes of a broken file: the table says the rest
+    except Exception:  # any error of the YAML parser; the table reports failed runs anyway
         return {}
     if not isinstance(saved, dict):
         return {}
@@ -90,7 +90,7 @@ def _part(config: Mapping[str, Any], path: str) -> Any:
 
 
 def _plain(node: Any) -> Any:
-    """A node without what is not set: an option that an older run lacks is one that is null."""
+    """Return a node without null values, so that an option missing in an old run equals null."""
     if isinstance(node, Mapping):
         return {k: _plain(v) for k, v in sorted(node.items()) if v is not None}
     return node

@@ -1,4 +1,4 @@
-"""The average of a width that nobody tracked, out of the snapshots of two that were."""
+"""Reconstruct an EMA of any width from a run's snapshots (post-hoc EMA, Karras et al. 2024)."""
 
 import logging
 import re
@@ -15,19 +15,20 @@ log = logging.getLogger(__name__)
 
 PREFIX = "posthoc:"
 POOR_FIT = 0.1
+"""Relative error of the reconstructed averaging profile above which a warning is logged."""
 
 
 def snapshot_steps(run_dir: Path) -> list[int]:
-    """The optimizer steps that have a snapshot, in order."""
+    """Return the optimizer steps that have a snapshot, in order."""
     names = (path.stem for path in (run_dir / SNAPSHOTS).glob("step_*.pt"))
     return sorted(int(name.removeprefix("step_")) for name in names)
 
 
 def blend_snapshots(run_dir: Path, weights: str, newest: int) -> dict[str, Tensor]:
-    """The averaged parameters, float32, that `posthoc:<width>` or `posthoc:<width>@<step>` names.
+    """Reconstruct the parameters (float32) for `posthoc:<width>` or `posthoc:<width>@<step>`.
 
-    Without a step: of the last snapshot that is not after step `newest`. Fitted to all snapshots
-    up to there. Raises UserError for a width or step that cannot be had.
+    The default step is that of the last snapshot up to step `newest`. All snapshots up to the step
+    are combined. Raises UserError for a width or step that is not available.
     """
     match = re.fullmatch(r"posthoc:(\d*\.?\d+)(?:@(\d+))?", weights)
     if match is None:
@@ -40,45 +41,46 @@ def blend_snapshots(run_dir: Path, weights: str, newest: int) -> dict[str, Tenso
     steps = snapshot_steps(run_dir)
     if not steps:
         raise UserError(
-            f"weights={weights}: {run_dir} has no {SNAPSHOTS}/, train with callbacks=post_hoc_ema"
+            f"weights={weights}: {run_dir} has no {SNAPSHOTS}/: train with callbacks=post_hoc_ema"
         )
     reached = [step for step in steps if step <= newest]
     if match[2] is None and not reached:
         raise UserError(
-            f"weights={weights}: the first snapshot is of step {steps[0]}, the checkpoint of "
-            f"{newest}: take a later checkpoint"
+            f"weights={weights}: the first snapshot is of step {steps[0]}, the checkpoint of step "
+            f"{newest}: use a later checkpoint"
         )
     step = int(match[2]) if match[2] else reached[-1]
     if step not in steps:
         raise UserError(
-            f"weights={weights}: there is no snapshot of step {step}, choose from "
+            f"weights={weights}: no snapshot of step {step}, choose from "
             f"{', '.join(map(str, steps))}"
         )
     return _blend(run_dir, [s for s in steps if s <= step], width)
 
 
 def _blend(run_dir: Path, steps: list[int], width: float) -> dict[str, Tensor]:
-    """Read the snapshots one at a time: all of them may not fit into memory."""
+    """Combine the snapshots, read one at a time because all may not fit into memory."""
     paths = [run_dir / SNAPSHOTS / f"step_{step:08d}.pt" for step in steps]
     widths = list(_read(paths[-1]))
     profiles = [(float(step), tracked) for step in steps for tracked in widths]
-    shares, misfit = blend_weights(profiles, (float(steps[-1]), width))
+    coefficients, misfit = blend_weights(profiles, (float(steps[-1]), width))
     if misfit > POOR_FIT:
         log.warning(
-            "%d snapshots give width %g only to within %.0f %%: a width nearer to %s fits better",
+            "%d snapshots approximate width %g only to within %.0f %%: a width nearer to %s fits "
+            "better",
             len(steps),
             width,
             100 * misfit,
             " or ".join(f"{tracked:g}" for tracked in widths),
         )
     blended: dict[str, Tensor] = {}
-    for path, own in zip(paths, shares.reshape(len(paths), len(widths)), strict=True):
+    for path, row in zip(paths, coefficients.reshape(len(paths), len(widths)), strict=True):
         averages = _read(path)
         if list(averages) != widths:
-            raise UserError(f"{path} has widths {list(averages)}, the last snapshot {widths}")
-        for tracked, share in zip(widths, own, strict=True):
+            raise UserError(f"{path} has widths {list(averages)}, but the last snapshot {widths}")
+        for tracked, coefficient in zip(widths, row, strict=True):
             for name, value in averages[tracked].items():
-                part = value.double() * share
+                part = value.double() * coefficient
                 blended[name] = blended[name] + part if name in blended else part
     return {name: value.float() for name, value in blended.items()}
 

@@ -1,6 +1,5 @@
-"""metrics.json: what a run was, how it ended and what came out."""
+"""metrics.json: settings, versions, status and results of a run."""
 
-import json
 import os
 import platform
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab import __version__
+from diffusion_lab.runs.state import read_record
 from diffusion_lab.system.git import git_commit
 from diffusion_lab.system.lock import check_still_there
 from diffusion_lab.system.output import write_json
@@ -26,17 +26,17 @@ PACKAGES = (
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of packages; this one need not be installed to be used."""
+    """Return the versions of packages; this one may be a checkout that is not installed."""
     return {name: __version__ if name == "diffusion-lab" else version(name) for name in names}
 
 
 class RunRecord:
-    """Grows with the run; `write` may be called at any time, so a killed run leaves "running"."""
+    """The record of a run, written repeatedly; a killed run leaves the status "running"."""
 
     def __init__(self, run_dir: Path, overrides: list[str], seed: int) -> None:
         self.path = run_dir / "metrics.json"
         self.started = time.time()
-        self.was_finished = False  # before this start
+        self.was_finished = False  # by an earlier start
         self.content: dict[str, Any] = {
             "status": "running",
             "overrides": overrides,
@@ -49,10 +49,9 @@ class RunRecord:
         }
 
     def mark_resumed(self, checkpoint: str, step: int) -> None:
-        """Keep what the record of a stopped run says of its beginning, and note the new start."""
-        try:
-            old = json.loads(self.path.read_text())
-        except (OSError, ValueError):
+        """Keep the earlier record's overrides, start and best score, and add the new start."""
+        old = read_record(self.path.parent)
+        if not old:
             return
         self.was_finished = old.get("status") == "finished"
         kept = {key: old[key] for key in ("overrides", "started", "best") if key in old}
@@ -61,7 +60,7 @@ class RunRecord:
         self.started -= old.get("wall_seconds", 0.0)
 
     def write(self, **news: Any) -> None:
-        """Add what is new and put the file in place; UserError if the run folder is gone."""
+        """Add `news` and write the file; UserError if the run folder was removed."""
         check_still_there(self.path.parent)
         self.content |= news
         self.content["wall_seconds"] = round(time.time() - self.started, 3)

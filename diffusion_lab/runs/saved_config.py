@@ -1,11 +1,10 @@
-"""The configuration that a run was trained with: that of its checkpoint, as it was written.
+"""Read the configuration that a run was trained with, from its checkpoint and .hydra/config.yaml.
 
-`.hydra/config.yaml` is for people. It holds what the checkpoint cannot, which settings follow from
-which (`${paths.output_dir}`), and is taken where the two agree. Where they differ the checkpoint
-counts. Imports torch only where there is a checkpoint to read.
+The checkpoint holds resolved values. `.hydra/config.yaml` also holds interpolations such as
+`${paths.output_dir}`, but may have been edited: it is used where the two agree, else the
+checkpoint. Imports torch only to read a checkpoint.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion_lab.config.renamed import with_new_names
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.newest_checkpoint import has_checkpoint, read_newest
-from diffusion_lab.runs.state import check_new
+from diffusion_lab.runs.state import check_new, read_record
 from diffusion_lab.system.atomic import replacing
 
 MAY_CHANGE = (
@@ -37,13 +36,14 @@ MAY_CHANGE = (
     "data.data_dir",
     "data.on_device",
 )
-"""Settings that do not make it another experiment."""
+"""Options that may change when a run is resumed: the experiment stays the same."""
 _NEEDED = {"command", "model", "paths"}
-_SETTLED = ("trainer.precision", "data.source")
-"""Settings whose `auto` a run replaces by what it finds."""
+_AUTO = ("trainer.precision", "data.source")
+"""Options whose value `auto` is replaced during the run."""
 _OF_A_PIPELINE = ("network",)
+"""Nodes that `init_from=` sets."""
 _OF_A_TEACHER = ("network", "noise_schedule", "prediction", "data", "model", "teacher.run")
-"""Nodes that `init_from=` and `teacher.run=` bring."""
+"""Nodes that `teacher.run=` sets."""
 _UNKNOWN = object()
 """The value of an interpolation that cannot be resolved here."""
 
@@ -53,15 +53,16 @@ class SavedConfig:
     """The configuration of a run folder."""
 
     config: DictConfig
-    """Unresolved, and not to be trusted."""
+    """Unresolved; it may name classes of untrusted packages."""
     notes: list[str] = field(default_factory=list)
-    """A line where the file beside the checkpoint says something else."""
+    """Warnings about differences between .hydra/config.yaml and the checkpoint."""
 
 
 def read_config(folder: Path) -> SavedConfig:
-    """The configuration that a run was trained with, or is to be where it has saved nothing yet.
+    """Read the configuration of a run: from its checkpoint, or its file if there is none yet.
 
-    Raises UserError where neither the file nor a checkpoint has one, or where it configures Hydra.
+    Raises UserError if neither has a configuration, or if it has a node `hydra` or `defaults`,
+    which would let it run code.
     """
     path = folder / ".hydra" / "config.yaml"
     trained = _of_checkpoint(folder)
@@ -73,18 +74,19 @@ def read_config(folder: Path) -> SavedConfig:
         later = [_of_file(file) for file in folder.glob(".hydra/resumed_*/config.yaml")]
         config, keys = merge(written, trained, later)
     except (UserError, RecursionError) as error:  # a node may follow itself
-        note = f"{str(error).partition(': start')[0] or path}: the checkpoint's own is taken"
+        note = f"{str(error).partition(': start')[0] or path}: using the checkpoint's configuration"
         return SavedConfig(OmegaConf.create(_literal(trained)), [note])
     if not keys:
         return SavedConfig(config)
     shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
     return SavedConfig(
-        config, [f"{path} is not what the run was trained with ({shown}): the checkpoint counts"]
+        config,
+        [f"{path} differs from the run's checkpoint ({shown}): using the checkpoint's values"],
     )
 
 
 def _of_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Resolved; None where no checkpoint can be read, which is an error only where one is used."""
+    """Return the checkpoint's resolved configuration; None if there is no readable checkpoint."""
     if not has_checkpoint(folder):
         return None
     try:
@@ -97,12 +99,12 @@ def _of_checkpoint(folder: Path) -> dict[str, Any] | None:
 def _of_file(path: Path) -> DictConfig:
     try:
         config = OmegaConf.load(path)
-    except Exception as error:  # whatever a YAML parser makes of a broken file
+    except Exception as error:  # any error of the YAML parser
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}): start a new run"
         ) from error
     if not isinstance(config, DictConfig) or not config.keys() >= _NEEDED:
-        raise UserError(f"{path} is no configuration of a training: start a new run")
+        raise UserError(f"{path} is not the configuration of a training: start a new run")
     _check_nodes(config, path)
     return OmegaConf.create(with_new_names(OmegaConf.to_container(config, resolve=False)))
 
@@ -110,55 +112,64 @@ def _of_file(path: Path) -> DictConfig:
 def _check_nodes(config: Mapping[Any, Any], source: Path) -> None:
     for name in ("hydra", "defaults"):
         if name in config:
-            raise UserError(f"{source} has a node {name}, which no run saves: do not trust it")
+            raise UserError(
+                f"{source} has a node {name}, which no run saves: do not trust this run"
+            )
 
 
 def merge(
     written: DictConfig, trained: Mapping[str, Any], later: Sequence[DictConfig] = ()
 ) -> tuple[DictConfig, list[str]]:
-    """The file's configuration with the checkpoint's values, and the keys that differed.
+    """Merge the file's configuration with the checkpoint's values; also return differing keys.
 
-    What follows from another setting in the file goes on following it where the values agree, and
-    so does the place of the data. A limit that was raised, as one of `later`, the configurations of
-    resumed starts, has it, is no difference.
+    Interpolations of the file are kept where their values agree with the checkpoint; the data
+    folder always comes from the file. Values of MAY_CHANGE that one of `later`, the configurations
+    of resumed starts, has set are no differences.
+
+    Args:
+        written: the file's configuration, unresolved.
+        trained: the checkpoint's configuration, resolved.
+        later: configurations in .hydra/resumed_*.
+
     """
     plain: Any = OmegaConf.to_container(written, resolve=False)
-    places = plain["paths"]
-    plain["paths"] = {**places, "output_dir": trained["paths"]["output_dir"]}  # as it was then
+    folders = plain["paths"]
+    # the run folder may have been moved since
+    plain["paths"] = {**folders, "output_dir": trained["paths"]["output_dir"]}
     silent: tuple[str, ...] = ()
     true = {**trained, "paths": plain["paths"], "command": plain["command"]}
     if later and plain.get("init_from") and true.get("init_from") is None:
-        # a resumed run has the pipeline's network and weights, and names the pipeline no more
+        # a resumed run has the pipeline's network and weights, and init_from is null
         true["init_from"] = plain["init_from"]
     if true.get("init_from"):
         silent += _OF_A_PIPELINE
     if (true.get("teacher") or {}).get("run"):
         silent += _OF_A_TEACHER
     merged = _Merge(silent, [_values(config) for config in later])
-    for merged.roots_only in (True, False):  # first what others may follow
+    for merged.roots_only in (True, False):  # first the values that interpolations refer to
         plain = merged.node(plain, _values(OmegaConf.create(plain)), true)
-    plain["paths"], plain["command"] = places, _literal(trained["command"])
+    plain["paths"], plain["command"] = folders, _literal(trained["command"])
     return OmegaConf.create(plain), merged.keys
 
 
 def check_start(cfg: DictConfig, run_dir: Path) -> None:
-    """Raise UserError where a training would overwrite the run in a folder, or change it."""
+    """Raise UserError if a new training would overwrite or change the run in a folder."""
     check_new(run_dir)
     check_same_run(cfg, run_dir)
 
 
 def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
-    """Raise UserError if a start there would make another run of one that was begun.
+    """Raise UserError if the folder holds an unfinished run with another configuration.
 
-    That is what SLURM requeued, where Lightning goes on, and what was stopped before its first
-    checkpoint, which begins again.
+    Unfinished runs that a start may continue are those that SLURM has requeued, which Lightning
+    resumes, and those stopped before their first checkpoint, which begin again.
     """
-    turns = sorted(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: path.stat().st_mtime)
+    requeued = sorted(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: path.stat().st_mtime)
     file = run_dir / ".hydra" / "config.yaml"
-    if turns:
+    if requeued:
         from diffusion_lab.runs.checkpoint import read_checkpoint
 
-        began, source = read_checkpoint(turns[-1])["config"], turns[-1]
+        began, source = read_checkpoint(requeued[-1])["config"], requeued[-1]
     elif (run_dir / "metrics.json").is_file() and file.is_file() and not _failed(run_dir):
         began, source = _values(_of_file(file)), file
     else:
@@ -166,21 +177,21 @@ def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
     _, keys = merge(cfg, began)
     if others := [key for key in keys if key not in MAY_CHANGE]:
         raise UserError(
-            f"{source} is of a run with another configuration ({', '.join(others[:5])}): type the "
-            "same again, or give a folder of its own"
+            f"{source} belongs to a run with another configuration ({', '.join(others[:5])}): "
+            "repeat its overrides, or choose another folder with hydra.run.dir="
         )
 
 
 def _failed(run_dir: Path) -> bool:
-    """Return True if the run that was begun there ended by an error, and may be tried again."""
-    try:
-        return bool(json.loads((run_dir / "metrics.json").read_text())["status"] == "failed")
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
+    """Return True if the run in a folder ended with an error, so that another may replace it."""
+    return bool(read_record(run_dir).get("status", "failed") == "failed")
 
 
 class _Merge:
-    """A walk through a configuration as it was written, its values, and those of a checkpoint."""
+    """Recursive merge of a written configuration, its values and those of a checkpoint.
+
+    `silent` are nodes whose differences are expected, `later` the values of resumed starts.
+    """
 
     def __init__(self, silent: tuple[str, ...], later: list[Any]) -> None:
         self.silent, self.later = silent, later
@@ -188,7 +199,7 @@ class _Merge:
         self.keys: list[str] = []
 
     def node(self, raw: Any, value: Any, true: Any, key: str = "") -> Any:
-        """The node as it is to be."""
+        """Return the merged node: `raw` as written, `value` resolved, `true` of the checkpoint."""
         if isinstance(raw, dict) and isinstance(value, dict) and isinstance(true, Mapping):
             return self._children(raw, value, true, key)
         if value == true or (value != value and true != true):  # nan
@@ -198,7 +209,7 @@ class _Merge:
         if follows and (key in MAY_CHANGE or (self.roots_only and not by_resolver)):
             return raw
         raised = key in MAY_CHANGE and any(_select(config, key) == true for config in self.later)
-        if not (raised or by_resolver or (raw == "auto" and key in _SETTLED)):
+        if not (raised or by_resolver or (raw == "auto" and key in _AUTO)):
             self._differs(key)
         return _literal(true)
 
@@ -225,7 +236,7 @@ class _Merge:
 
 
 def _values(node: Any) -> Any:
-    """A configuration resolved as far as it can be here."""
+    """Resolve a configuration; values that cannot be resolved here become _UNKNOWN."""
     if isinstance(node, DictConfig):
         return {name: _value(node, name) for name in node}
     if isinstance(node, ListConfig):
@@ -247,7 +258,7 @@ def _select(values: Any, key: str) -> Any:
 
 
 def _literal(value: Any) -> Any:
-    """A value that is resolved, as the configuration writes it."""
+    """Escape `${` in resolved values, so that they are not interpolated again."""
     if isinstance(value, Mapping):
         return {name: _literal(child) for name, child in value.items()}
     if isinstance(value, list | tuple):
@@ -259,7 +270,10 @@ CONFIG_FOLDER = ".hydra"
 
 
 def write_config(folder: Path, cfg: DictConfig, hydra: DictConfig | None = None) -> None:
-    """Write config.yaml, and what Hydra keeps beside it, unresolved: a run may be moved."""
+    """Write .hydra/config.yaml, with `hydra` also hydra.yaml and overrides.yaml.
+
+    All are written unresolved, because a run folder may be moved.
+    """
     texts = {"config": OmegaConf.to_yaml(cfg)}
     if hydra is not None:
         texts["hydra"] = OmegaConf.to_yaml(hydra)

@@ -1,4 +1,7 @@
-"""The state of a run folder: whether it holds a run, and how that ended. Imports no torch."""
+"""State of a run folder: its record, its checkpoints, and checks before a new start.
+
+Imports no torch.
+"""
 
 import json
 from pathlib import Path
@@ -9,7 +12,7 @@ from diffusion_lab.runs.newest_checkpoint import has_checkpoint
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read metrics.json of a run folder; empty where it cannot be read."""
+    """Read metrics.json of a run folder; an empty dictionary if it is missing or damaged."""
     try:
         record = json.loads((folder / "metrics.json").read_text())
     except (OSError, ValueError):
@@ -18,39 +21,39 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def checkpoint_file(run_dir: str | Path, checkpoint: str = "last") -> Path:
-    """Return the file of a run's checkpoint; UserError where there is no such run or file."""
+    """Return the file of a run's checkpoint; UserError if there is no such run or file."""
     folder = Path(run_dir).expanduser()
     if not folder.is_dir():
-        raise UserError(f"run={run_dir} is no folder: give a run folder such as logs/runs/<name>")
+        raise UserError(f"run={run_dir} is no folder: type a run folder such as logs/runs/<name>")
     path = folder / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
         there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
         hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
         if (folder / "model_index.json").is_file():
-            hint = f"it is a diffusers pipeline, of which sample.py pipeline={run_dir} draws"
+            hint = f"it is a diffusers pipeline, sample from it with sample.py pipeline={run_dir}"
         raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
     return path
 
 
 def has_saved(run_dir: Path) -> bool:
-    """Whether a run got as far as its first checkpoint, or says that it ended."""
+    """Return True if a run has a checkpoint or is finished."""
     return has_checkpoint(run_dir) or read_record(run_dir).get("status") == "finished"
 
 
 def check_new(run_dir: Path) -> None:
-    """Raise UserError for a folder that holds a run which a new one would overwrite.
+    """Raise UserError if a new run would overwrite the run in a folder.
 
-    Not for what SLURM put back into its queue: within SLURM Lightning goes on there by itself.
+    A run that SLURM has requeued is allowed: within SLURM, Lightning resumes it.
     """
     status = read_record(run_dir).get("status")
-    turns = any(run_dir.glob("hpc_ckpt_*.ckpt"))
-    if (turns or has_saved(run_dir)) and not (turns and status != "finished" and _in_slurm()):
+    requeued = any(run_dir.glob("hpc_ckpt_*.ckpt"))
+    if (requeued or has_saved(run_dir)) and not (requeued and status != "finished" and _in_slurm()):
         raise UserError(
-            f"{run_dir} holds a run already: resume={run_dir} goes on with it, a new one needs a "
-            "folder of its own"
+            f"{run_dir} holds a run already: continue it with resume={run_dir}, or choose another "
+            "folder for a new run"
         )
     if status == "diverged":
-        raise UserError(f"{run_dir} holds a run that diverged: a new one needs a folder of its own")
+        raise UserError(f"{run_dir} holds a run that diverged: choose another folder for a new run")
 
 
 def _in_slurm() -> bool:
@@ -60,9 +63,9 @@ def _in_slurm() -> bool:
 
 
 def check_repeatable(folder: Path, max_time: Any) -> None:
-    """Raise UserError for a run that went by the clock."""
+    """Raise UserError for a run with a time limit, whose number of steps cannot be repeated."""
     if max_time is not None:
         raise UserError(
-            f"rerun={folder} went by the clock, trainer.max_time={max_time}, and would not make "
-            "the same steps again: only runs with max_epochs or max_steps repeat"
+            f"rerun={folder} had a time limit, trainer.max_time={max_time}, and would not repeat "
+            "the same steps: only runs with max_epochs or max_steps can be repeated"
         )

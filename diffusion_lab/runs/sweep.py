@@ -1,6 +1,5 @@
-"""A sweep as it lies on the disk: its jobs, and which options it varies. Imports no torch."""
+"""Sweep folders on disk: jobs, their results and the options that vary. Imports no torch."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.config.resolvers import swept
 from diffusion_lab.runs.objective import mark_objectives
+from diffusion_lab.runs.state import read_record
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
@@ -17,12 +17,15 @@ def _runs_below(folder: Path) -> Iterator[Path]:
             continue
         if (below / ".hydra" / "config.yaml").is_file():
             yield below
-        elif not below.is_symlink():  # it may lead to where it lies
+        elif not below.is_symlink():  # a link may lead back to a parent
             yield from _runs_below(below)
 
 
 def job_folders(sweep_dir: Path) -> list[Path]:
-    """The run folders of a sweep at any depth (hydra.sweep.subdir may nest them), by number."""
+    """Return the run folders of a sweep at any depth, in numerical order.
+
+    hydra.sweep.subdir may nest them.
+    """
 
     def order(folder: Path) -> list[tuple[bool, int, str]]:
         parts = folder.relative_to(sweep_dir).parts
@@ -32,14 +35,11 @@ def job_folders(sweep_dir: Path) -> list[Path]:
 
 
 def read_jobs(sweep_dir: Path) -> list[dict[str, Any]]:
-    """One row a job, in order: job, overrides, status, wall_seconds, its metrics, its folder."""
+    """Return a row per job: job, overrides, swept, status, wall_seconds, metrics, run_dir."""
     rows = []
     for folder in job_folders(sweep_dir):
         overrides = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
-        try:
-            record = json.loads((folder / "metrics.json").read_text())
-        except FileNotFoundError:
-            record = {"status": "failed"}
+        record = read_record(folder) or {"status": "failed"}
         rows.append(
             {
                 "job": str(folder.relative_to(sweep_dir)),

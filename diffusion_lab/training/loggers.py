@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.errors import UserError
+from diffusion_lab.runs.checkpoint import Checkpoint
 from diffusion_lab.system.atomic import replacing
 from diffusion_lab.training.summary import compared, hyper_parameters
 
@@ -140,7 +141,7 @@ def forget_hyper_parameters(log_dir: Path) -> None:
                     writer.write(record)
 
 
-def log_unlogged(trainer: L.Trainer, content: dict[str, Any]) -> None:
+def log_unlogged(trainer: L.Trainer, content: Checkpoint) -> None:
     """Log what the stopped run had in its checkpoint and not in its log yet, if it had not."""
     step, pending = content["global_step"] - 1, content.get("pending", {})
     for logger in trainer.loggers if pending else ():

@@ -1,7 +1,6 @@
 """A run repeated from its saved configuration and compared with the first, bit for bit."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from diffusion_lab.runs.newest_checkpoint import newest_checkpoint
-from diffusion_lab.runs.state import check_repeatable
+from diffusion_lab.runs.state import check_repeatable, read_record
 from diffusion_lab.training.resume import restore_settings
 from diffusion_lab.training.train import train
 
@@ -64,6 +63,5 @@ def _content(run: Path) -> dict[str, Any]:
     state = newest_checkpoint(run).content
     with (run / "losses.csv").open() as file:
         losses = [row["loss"] for row in csv.DictReader(file)]
-    record = json.loads((run / "metrics.json").read_text())
-    weights = state["state_dict"] | state.get("ema", {})
-    return {"losses": losses, "weights": weights, "data": record["data"]}
+    weights: dict[str, Any] = {**state["state_dict"], **state.get("ema", {})}
+    return {"losses": losses, "weights": weights, "data": read_record(run).get("data")}

@@ -15,6 +15,7 @@ from diffusion_lab.callbacks import FID, FIDEstimate
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import check_targets
 from diffusion_lab.errors import UserError
+from diffusion_lab.runs.checkpoint import Checkpoint
 from diffusion_lab.runs.newest_checkpoint import Resumed, newest_checkpoint
 from diffusion_lab.runs.saved_config import check_start, write_config
 from diffusion_lab.runs.state import has_saved, read_record
@@ -87,7 +88,7 @@ def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
     return cfg
 
 
-def check_not_done(cfg: DictConfig, run_dir: Path, content: dict[str, Any]) -> None:
+def check_not_done(cfg: DictConfig, run_dir: Path, content: Checkpoint) -> None:
     """Raise UserError for a finished run of which the limits leave nothing to train."""
     if read_record(run_dir).get("status") != "finished":
         return
@@ -107,7 +108,7 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: dict[str, Any]) -> N
             )
 
 
-def restore_settings(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
+def restore_settings(cfg: DictConfig, content: Checkpoint) -> DictConfig:
     """The configuration with what only the first command line knew, its threads and precision."""
     torch.set_num_threads(content["threads"])
     if cfg.trainer.precision == "auto":
@@ -119,7 +120,7 @@ def restore_settings(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
     return cfg
 
 
-def restore_config(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
+def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
     """The same for a run that has started: its network and its weights are its own by now."""
     cfg = restore_settings(cfg, content)
     if cfg.init_from is not None:
@@ -131,7 +132,7 @@ def restore_config(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
 
 
 def rerun_train_end(
-    trainer: L.Trainer, module: L.LightningModule, content: dict[str, Any]
+    trainer: L.Trainer, module: L.LightningModule, content: Checkpoint
 ) -> dict[str, float]:
     """What was left of a run that stopped after its last step: its pictures, its metrics."""
     for callback in callbacks_of(trainer, L.Callback):

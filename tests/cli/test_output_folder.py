@@ -95,7 +95,7 @@ def test_a_job_requeued_by_slurm_keeps_its_configuration(run, typed, monkeypatch
     before = contents(run)
     place = "hydra.run.dir=${paths.log_dir}/fx"
     refused = typed("train", *RUN, *OTHER, place)
-    assert_refused(refused, "hpc_ckpt_1.ckpt", "data.batch_size", "the same again")
+    assert_refused(refused, "hpc_ckpt_1.ckpt", "data.batch_size", "repeat its overrides")
     assert contents(run) == before
     code, _, err = typed("train", *RUN, "trainer.max_epochs=2", place)
     assert code == 0, err
@@ -120,7 +120,7 @@ def test_resume_uses_the_checkpoints_configuration(half, whole, typed):
     falsify(half, another)
     code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
     assert code == 0, err
-    [line] = [line for line in out.splitlines() if "the checkpoint counts" in line]
+    [line] = [line for line in out.splitlines() if "using the checkpoint" in line]
     for key in ("prediction", "data.batch_size", "optimizer.lr", "callbacks.ema"):
         assert key in line
     assert compare_runs(half, whole) == []
@@ -132,7 +132,7 @@ def test_rerun_uses_the_checkpoints_configuration(half, typed):
     falsify(half, another)
     code, out, err = typed("train", f"rerun={half}")
     assert code == 0, err
-    assert "bit for bit" in out and "the checkpoint counts" in out
+    assert "bit for bit" in out and "using the checkpoint" in out
 
 
 def test_compare_uses_the_checkpoints_configuration(half, caplog):
@@ -140,7 +140,7 @@ def test_compare_uses_the_checkpoints_configuration(half, caplog):
     evaluate(half, [1.0])
     config = read_run(half).config
     assert config["data"]["batch_size"] == 4 and "ema" in config["callbacks"]
-    assert "the checkpoint counts" in caplog.text
+    assert "using the checkpoint" in caplog.text
 
 
 def test_resume_needs_no_configuration_file(half, whole, typed):

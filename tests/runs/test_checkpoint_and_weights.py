@@ -1,11 +1,11 @@
-"""The checkpoint and the weights that are typed are those that are opened, and drawn as asked."""
+"""Commands use the checkpoint, the weights and the precision that their options name."""
 
-import importlib
 import json
 
 import pytest
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.runs import sampling_options
 from tests.conftest import last_line
 
 
@@ -13,15 +13,16 @@ from tests.conftest import last_line
     "name", ["sample", "evaluate", "tradeoff", "likelihood", "diagnose", "export", "edit"]
 )
 @pytest.mark.parametrize(("checkpoint", "weights"), [("best", None), ("last", "raw")])
-def test_every_command_opens_what_it_was_told(typed, runs, monkeypatch, name, checkpoint, weights):
+def test_every_command_opens_the_named_checkpoint_and_weights(
+    typed, runs, monkeypatch, name, checkpoint, weights
+):
     asked = []
 
     def opened(run, checkpoint="last", weights=None, trust=()):
         asked.append((checkpoint, weights))
         raise UserError("seen")
 
-    module = importlib.import_module(f"diffusion_lab.commands.{name}")
-    monkeypatch.setattr(module, "load_run", opened)
+    monkeypatch.setattr(sampling_options, "load_run", opened)
     words = [f"checkpoint={checkpoint}", f"weights={weights or 'null'}"]
     words += {"export": ["out=new"], "edit": ["edit=inpaint"]}.get(name, [])
     code, _, err = typed(name, f"run={runs['conditional']}", *words)
@@ -29,7 +30,7 @@ def test_every_command_opens_what_it_was_told(typed, runs, monkeypatch, name, ch
     assert asked == [(checkpoint, weights)]
 
 
-def test_an_evaluation_is_drawn_in_the_precision_that_its_record_says(command, runs, bars):
+def test_evaluation_samples_in_the_recorded_precision(command, runs, bars):
     found = {}
     for precision in ("32-true", "bf16-mixed"):
         out = last_line(

@@ -1,4 +1,4 @@
-"""Models that come from diffusers: sampled with every sampler, and trained further."""
+"""Diffusers pipelines: sampled with this project's samplers, and fine-tuned."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("betas", ["linear", "squaredcos_cap_v2"])
-def test_the_same_images_as_diffusers_own_pipeline(tmp_path, prediction, betas):
+def test_samples_equal_diffusers_own(tmp_path, prediction, betas):
     scheduler = DDIMScheduler(
         beta_schedule=betas, prediction_type=prediction, timestep_spacing="trailing"
     )
@@ -57,7 +57,7 @@ def test_the_same_images_as_diffusers_own_pipeline(tmp_path, prediction, betas):
 
 
 @pytest.mark.parametrize("sampler", ["blend", "heun", "ddpm", "dpm_solver", "euler_ancestral"])
-def test_any_sampler_draws_from_it(folder, typed, tmp_path, sampler):
+def test_any_sampler_works_on_a_pipeline(folder, typed, tmp_path, sampler):
     out = tmp_path / "out"
     code, _, err = typed(
         "sample",
@@ -72,7 +72,7 @@ def test_any_sampler_draws_from_it(folder, typed, tmp_path, sampler):
     assert not (folder / "samples").exists()
 
 
-def test_training_starts_from_its_weights_and_the_run_stands_alone(folder, tmp_path):
+def test_training_starts_from_pipeline_weights_and_the_run_stands_alone(folder, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(folder, source)
     cfg = compose_config(
@@ -93,13 +93,13 @@ def test_training_may_add_classes(folder, tmp_path):
     assert images.shape == (2, 1, 28, 28)
 
 
-def test_another_objective_is_warned_of(folder, tmp_path, caplog):
+def test_another_objective_logs_a_warning(folder, tmp_path, caplog):
     overrides = [*TINY, "model=ddpm", f"init_from={folder}", "prediction=v_prediction"]
     train(compose_config(overrides, tmp_path / "run"))
     assert "prediction=epsilon" in caplog.text and "prediction=v_prediction" in caplog.text
 
 
-def test_what_does_not_fit_is_refused(folder, typed, tmp_path):
+def test_mismatching_options_are_rejected(folder, typed, tmp_path):
     start = ("train", *TINY, "model=ddpm", f"init_from={folder}")
     assert_refused(typed(*start, "network=unet_fast"), "leave out network=unet_fast")
     assert_refused(typed(*start, "data.image_size=32"), "28", "data.image_size=32")
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_refused(folder, typed, tmp_path):
     assert [p.name for p in full.iterdir()] == ["mine.txt"]
 
 
-def test_a_folder_with_another_kind_of_network_is_refused(folder, typed, tmp_path):
+def test_pipeline_with_another_network_is_rejected(folder, typed, tmp_path):
     def changed(name, file, **news):
         copy = tmp_path / name
         shutil.copytree(folder, copy)

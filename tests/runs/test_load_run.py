@@ -1,7 +1,8 @@
-"""A run from Python: three lines, no Hydra, and nothing run that the checkpoint merely names."""
+"""load_run: three lines without Hydra, and no code that a checkpoint names is run."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from diffusion_lab import load_run
 from diffusion_lab.diffusion import HeunSampler
 from diffusion_lab.errors import UserError
+from diffusion_lab.runs.checkpoint import Checkpoint, read_checkpoint
 
 
-def test_three_lines_draw_images_without_hydra(trained, tmp_path):
+def test_three_lines_sample_images_without_hydra(trained, tmp_path):
     code = f"""
 import sys
 from diffusion_lab import load_run
@@ -53,7 +55,7 @@ def test_another_sampler_and_settings(trained):
         "diffusion_lab.training.train.train",
     ],
 )
-def test_a_checkpoint_cannot_name_foreign_code(trained, tmp_path, target):
+def test_checkpoint_cannot_run_foreign_code(trained, tmp_path, target):
     state = torch.load(trained["ddpm"] / "checkpoints/last.ckpt", weights_only=True)
     state["config"]["model"]["network"] = {"_target_": target, "command": f"touch {tmp_path}/ran"}
     (tmp_path / "checkpoints").mkdir()
@@ -63,7 +65,7 @@ def test_a_checkpoint_cannot_name_foreign_code(trained, tmp_path, target):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_network_of_ones_own_is_named_as_trusted(trained, tmp_path):
+def test_own_network_needs_trust(trained, tmp_path):
     state = torch.load(trained["ddpm"] / "checkpoints/last.ckpt", weights_only=True)
     state["config"]["model"]["network"] = {
         "_target_": "torch.nn.Conv2d",
@@ -78,3 +80,17 @@ def test_a_network_of_ones_own_is_named_as_trusted(trained, tmp_path):
     with pytest.raises(UserError, match=r"trust=\[torch\]"):
         load_run(tmp_path)
     assert isinstance(load_run(tmp_path, trust=["torch"]).module.network, torch.nn.Conv2d)
+
+
+@pytest.mark.parametrize("name", ["flow", "ddpm", "edm"])
+def test_checkpoint_type_lists_the_contents_of_old_checkpoints(name):
+    """Every key in a file is declared, and every key declared as required is in the file."""
+    path = Path(__file__).parent / "old" / name / "checkpoints" / "last.ckpt"
+    keys = read_checkpoint(path).keys() - {"pytorch-lightning_version"}  # no name for an attribute
+    assert Checkpoint.__required_keys__ <= keys <= Checkpoint.__annotations__.keys()
+
+
+def test_checkpoint_type_lists_the_contents_of_new_checkpoints(runs):
+    keys = read_checkpoint(runs["conditional"] / "checkpoints" / "last.ckpt").keys()
+    assert keys - {"pytorch-lightning_version"} <= Checkpoint.__annotations__.keys()
+    assert {"ema", "pending", "stopping"} <= keys

@@ -1,4 +1,4 @@
-"""Tables that put losses of several runs side by side say where these do not compare."""
+"""Tables of several runs note where their losses do not compare."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ SMALL = [word for word in RUN if not word.startswith(("model=", "network."))]
         ({"pairing": None}, None),  # a saved run that knew no such option
     ],
 )
-def test_a_comparison(typed, tmp_path, other, parts):
+def test_note_in_a_comparison(typed, tmp_path, other, parts):
     make_run(tmp_path / "a", [1.0, 2.0])
     make_run(tmp_path / "b", [2.0, 3.0], config={"optimizer": {"eps": 1}} | other)
     code, out, err = typed("compare", "runs=a,b", "metrics=fid")
@@ -44,7 +44,7 @@ def test_a_comparison(typed, tmp_path, other, parts):
         ("optimizer.lr=0.1,0.2", None),
     ],
 )
-def test_a_sweep(typed, tmp_path, swept, parts):
+def test_note_in_a_sweep(typed, tmp_path, swept, parts):
     words = [*SMALL, "model=ddpm", "network=unet_fast", "network.width=8", "trainer.max_epochs=1"]
     if swept.startswith("model"):
         words.remove("model=ddpm")

@@ -1,4 +1,4 @@
-"""Runs made by commit 0847a52, before the code was moved, are runs still: see old/README.md."""
+"""Runs made by commit 0847a52, before the code was moved, still work: see old/README.md."""
 
 import json
 import shutil
@@ -23,14 +23,14 @@ same_kernels = torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The run folders, in the folder where the commands are typed."""
+    """Copy the run folders into the working directory of the commands."""
     for run in RUNS:
         shutil.copytree(OLD / run, tmp_path / run)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_samples_are_the_same_to_the_bit(old, typed, name):
+def test_samples_are_bit_identical(old, typed, name):
     code, _, err = typed(
         "sample", *SAMPLED[name], "accelerator=cpu", "num_samples=3", "seed=5", "out=samples"
     )
@@ -43,7 +43,7 @@ def test_samples_are_the_same_to_the_bit(old, typed, name):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_they_are_trained_on(old, typed, run):
+def test_old_runs_resume(old, typed, run):
     code, _, err = typed("train", f"resume={run}", "trainer.max_epochs=3")
     assert code == 0, err
     record = json.loads((old / run / "metrics.json").read_text())
@@ -52,13 +52,13 @@ def test_they_are_trained_on(old, typed, run):
 
 @pytest.mark.skipif(not same_kernels, reason="the runs were made with AVX2")
 @pytest.mark.parametrize("run", RUNS)
-def test_they_are_repeated_without_a_difference(old, typed, run):
+def test_old_runs_rerun_without_a_difference(old, typed, run):
     code, out, err = typed("train", f"rerun={run}")
     assert code == 0, out + err
     assert "the same data, losses and weights, bit for bit" in out
 
 
-def test_they_are_evaluated_and_compared(old, typed):
+def test_old_runs_are_evaluated_and_compared(old, typed):
     for run in ("flow", "edm"):
         code, _, err = typed(
             "evaluate",
@@ -77,7 +77,7 @@ def test_they_are_evaluated_and_compared(old, typed):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_they_are_exported(old, typed, run):
+def test_old_runs_are_exported(old, typed, run):
     code, _, err = typed("export", f"run={run}", f"out={run}_exported")
     assert code == 0, err
     assert (old / f"{run}_exported" / "model_index.json").is_file()

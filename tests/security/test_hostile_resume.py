@@ -125,7 +125,7 @@ def test_a_file_that_is_no_configuration(forged, typed, text):
     (folder / ".hydra" / "config.yaml").write_text(text)
     code, out, err = typed("train", f"resume={folder}", "trainer.max_epochs=1")
     assert code == 0, err
-    assert "config.yaml" in out and "the checkpoint's own is taken" in out
+    assert "config.yaml" in out and "using the checkpoint's configuration" in out
     shutil.rmtree(folder / "checkpoints")
     (folder / "metrics.json").unlink()
     assert_refused(typed("train", f"resume={folder}"), "config.yaml", "start a new run")

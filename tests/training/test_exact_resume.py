@@ -84,7 +84,7 @@ def test_sampling_from_a_damaged_checkpoint_is_refused(half, typed):
     assert_refused(refused, "previous.ckpt is damaged", ": give checkpoint=best or another run")
     (folder / "best.ckpt").unlink()
     (folder / "previous.ckpt").unlink()
-    assert_refused(typed("sample", f"run={half}"), "give another checkpoint or run")
+    assert_refused(typed("sample", f"run={half}"), "use another checkpoint or run")
 
 
 @pytest.mark.parametrize("quotes", ["", "'", '"'])

@@ -34,14 +34,14 @@ def test_rerun_repeats_a_run_and_sees_a_difference(whole, typed):
 def test_a_run_by_the_clock_cannot_be_repeated(tmp_path, typed):
     train(compose_config([*RUN, "trainer.max_time=00:01:00:00"], tmp_path / "run"))
     refused = typed("train", f"rerun={tmp_path / 'run'}")
-    assert_refused(refused, "went by the clock", "trainer.max_time=00:01:00:00", "max_epochs")
+    assert_refused(refused, "had a time limit", "trainer.max_time=00:01:00:00", "max_epochs")
     assert [p.name for p in tmp_path.glob("run*")] == ["run"]
 
 
 def test_a_run_that_went_on_by_the_clock_cannot_be_repeated(half, typed):
     word = "trainer.max_time=00:01:00:00"
     assert typed("train", f"resume={half}", "trainer.max_epochs=3", word)[0] == 0
-    assert_refused(typed("train", f"rerun={half}"), "went by the clock", "00:01:00:00")
+    assert_refused(typed("train", f"rerun={half}"), "had a time limit", "00:01:00:00")
 
 
 def test_a_new_run_does_not_overwrite_another(half, typed, monkeypatch):
