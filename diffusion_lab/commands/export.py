@@ -1,9 +1,7 @@
 """scripts/export.py: write a run as a diffusers pipeline folder, and push it to the Hub."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +13,7 @@ from diffusion_lab.export.card import model_card, sampler_words
 from diffusion_lab.export.onnx import check_onnx, export_onnx
 from diffusion_lab.export.publish import Hub
 from diffusion_lab.runs.sampling_options import chosen_sampler, open_run
+from diffusion_lab.runs.state import read_record
 from diffusion_lab.system.atomic import new_folder
 
 
@@ -73,7 +72,7 @@ def export(cfg: DictConfig) -> Exported:
         card = model_card(
             planned,
             run.config,
-            _record(run.dir),
+            read_record(run.dir),
             where=cfg.push or cfg.out,
             license=cfg.license,
             checkpoint=cfg.checkpoint,
@@ -88,12 +87,3 @@ def export(cfg: DictConfig) -> Exported:
             f"{error}; the folder itself is complete: type hf upload {cfg.push} {out}"
         ) from error
     return Exported(out, type(planned.pipeline).__name__, sampler_words(planned), difference, url)
-
-
-def _record(run_dir: Path) -> dict[str, Any]:
-    """The run's metrics.json; {} if it is missing or damaged."""
-    try:
-        record = json.loads((run_dir / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

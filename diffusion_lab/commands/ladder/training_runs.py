@@ -19,6 +19,7 @@ from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.runs.saved_config import read_config
+from diffusion_lab.runs.state import read_record
 from diffusion_lab.scoring.choose_scorer import choose_scorer
 from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.score_sets import NAME, score_sets
@@ -49,7 +50,7 @@ class RungRun:
 
     def record(self) -> dict[str, Any]:
         """Read metrics.json; {} if it is missing or damaged."""
-        return _read(self.folder / "metrics.json")
+        return read_record(self.folder)
 
     @property
     def trained(self) -> bool:
