@@ -16,7 +16,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.system.output import write_json
 from diffusion_lab.training.replay import replay
 from diffusion_lab.training.summary import summary
-from diffusion_lab.training.train import say, train
+from diffusion_lab.training.train import log_line, train
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run_job(
         )
     began = time.perf_counter()
     result = train(cfg, resume, trust)
-    say(summary(result.metrics, result.trainer, time.perf_counter() - began))
+    log_line(summary(result.metrics, result.trainer, time.perf_counter() - began))
     value = result.metrics.get(cfg.monitor)
     rank_zero_only(print)(result.run_dir)
     # the jobs of a sweep share this process: free the memory of this job's model

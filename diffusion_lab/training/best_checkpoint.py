@@ -21,20 +21,19 @@ log = logging.getLogger(__name__)
 def check_best(
     cfg: DictConfig, callbacks: Sequence[L.Callback], provenance: Mapping[str, Any], processes: int
 ) -> None:
-    """Say in one line why no best.ckpt will be written, if that is known.
+    """Log a warning if no best.ckpt will be written, with the reason.
 
-    Raises UserError where early stopping watches a validation that is never made.
+    Raises UserError if early stopping monitors a validation that never happens.
     """
     num_batches = _num_batches(cfg, provenance["num_train"], processes)
     why = why_no_validation(cfg, num_batches, provenance["num_val"])
     if why and cfg.monitor == "val/loss" and any(isinstance(c, EarlyStopping) for c in callbacks):
         raise UserError(
-            f"early stopping watches monitor={cfg.monitor}, but {why}: watch another metric, "
-            "monitor=train/loss_epoch"
+            f"early stopping uses monitor={cfg.monitor}, but {why}: type monitor=train/loss_epoch"
         )
     if why := why_no_best(cfg, callbacks, why):
         rank_zero_only(log.warning)("no best.ckpt will be written: %s", why)
-        # Lightning's own words for it, at every epoch's end
+        # Lightning's warning of the same, at the end of every epoch
         warnings.filterwarnings(
             "ignore", message=r".*'val/loss'.* could not find the monitored key"
         )
@@ -43,17 +42,17 @@ def check_best(
 def why_no_best(
     cfg: DictConfig, callbacks: Sequence[L.Callback], no_validation: str | None
 ) -> str | None:
-    """Return why best.ckpt cannot be written, None where it may be.
+    """Return the reason why best.ckpt will not be written; None if it may be.
 
-    Nothing is said of a training that saves no checkpoints at all.
+    None also for a training that saves no checkpoints at all.
     """
     if cfg.trainer.fast_dev_run or not any(isinstance(c, Checkpoint) for c in callbacks):
         return None
     if not any(isinstance(c, ModelCheckpoint) and c.monitor is not None for c in callbacks):
-        return "no callback keeps it (callbacks.best)"
+        return "no callback saves it (callbacks.best)"
     if cfg.monitor != "train/loss":
         return no_validation if cfg.monitor == "val/loss" else None
-    # looked at with each validation; at every epoch's end where Lightning knows that there is none
+    # monitored at every validation, or at the end of an epoch if Lightning expects no validation
     trainer = cfg.trainer
     at_epoch_end = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval in (
         None,
@@ -63,9 +62,10 @@ def why_no_best(
 
 
 def why_no_validation(cfg: DictConfig, num_batches: int, num_val: int) -> str | None:
-    """Return the setting by which no validation will ever be made, None where one may be.
+    """Return the reason why validation will never run; None if it may.
 
-    `num_batches` are those of an epoch, `num_val` the images to validate on.
+    `num_batches` is the number of training batches per epoch, `num_val` the number of validation
+    images.
     """
     trainer = cfg.trainer
     for name, amount in (
@@ -73,14 +73,14 @@ def why_no_validation(cfg: DictConfig, num_batches: int, num_val: int) -> str | 
         ("data.val_size", num_val),
     ):
         if amount == 0:
-            return f"{name}=0 leaves nothing to validate on"
+            return f"{name}=0 leaves no validation images"
     epochs, every = trainer.max_epochs, trainer.check_val_every_n_epoch
     if every is not None and epochs is not None and 0 < epochs < every:
         return (
-            f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}, so "
+            f"trainer.check_val_every_n_epoch={every} exceeds trainer.max_epochs={epochs}, so "
             "there is no validation"
         )
-    # a training that one of these ends validates at its end, wherever that is
+    # a training that ends by one of these limits validates at its end
     ends_early = trainer.max_steps > 0 or seconds_of(trainer.max_time) is not None
     interval = trainer.val_check_interval
     if ends_early or every is not None or not isinstance(interval, int) or (epochs or -1) < 0:
@@ -89,13 +89,13 @@ def why_no_validation(cfg: DictConfig, num_batches: int, num_val: int) -> str | 
     if interval <= total:
         return None
     return (
-        f"trainer.val_check_interval={interval} is more than the {total} batches of the training, "
+        f"trainer.val_check_interval={interval} exceeds the {total} batches of the training, "
         "so there is no validation"
     )
 
 
 def _num_batches(cfg: DictConfig, num_train: int, processes: int) -> int:
-    """Return the number of batches of an epoch in one process."""
+    """Return the number of training batches per epoch in one process."""
     whole = math.ceil(math.ceil(num_train / processes) / cfg.data.batch_size)
     limit = cfg.trainer.overfit_batches or cfg.trainer.limit_train_batches
     if limit is None:

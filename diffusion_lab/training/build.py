@@ -1,4 +1,4 @@
-"""Build the module, the data, the callbacks and the Trainer from the configuration."""
+"""Build module, data, callbacks and Trainer from the configuration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ from diffusion_lab.training.resume import Start
 
 @dataclass
 class Parts:
-    """The objects of a training."""
+    """The objects that a training needs."""
 
     module: DiffusionModule
     datamodule: ImageDataModule
@@ -50,17 +50,17 @@ class Parts:
     loggers: list[Logger]
     sampler: Sampler
     conditioning: Conditioning
-    """Labels and guidance that the run samples with."""
+    """Default labels and guidance for sampling."""
     warnings: list[str]
 
 
 def build_parts(
     start: Start, initial: InitialState, clock: Callable[[], float], was_finished: bool
 ) -> Parts:
-    """Build the data, the module, the loggers, the callbacks and the Trainer, and check their fit.
+    """Build data, module, loggers, callbacks and Trainer, and check that they fit together.
 
-    Loads the data; a teacher samples its pairs here. `clock` gives the seconds of trainer.max_time.
-    `was_finished` is true where a finished run trains on. Raises UserError.
+    Loads the images; with a teacher, samples its pairs. `clock` returns seconds for
+    trainer.max_time. `was_finished` is True if a finished run trains further. Raises UserError.
     """
     cfg = start.cfg
     prepare_process(cfg, new=start.checkpoint is None)
@@ -75,7 +75,7 @@ def build_parts(
     loggers = build_loggers(cfg, start.first_step)
     callbacks = build_callbacks(cfg, any_logger=bool(loggers), clock=clock)
     trainer = build_trainer(cfg, callbacks, loggers)
-    if trainer.global_rank > 0:  # processes must not draw the same noise
+    if trainer.global_rank > 0:  # processes must not sample the same noise
         states = np.random.SeedSequence((cfg.seed, trainer.global_rank)).generate_state(1)
         torch.manual_seed(int(states[0]))
 
@@ -106,7 +106,7 @@ def load_data(
     module: DiffusionModule,
     trainer: L.Trainer,
 ) -> int:
-    """Load the images, or the pairs of a teacher; -> the number of training batches in an epoch.
+    """Load the images, or the pairs of a teacher; return the number of batches per epoch.
 
     Raises UserError if a resumed run was trained on other images.
     """
@@ -120,14 +120,14 @@ def load_data(
         check_same_data(start.checkpoint.content["data"], datamodule.provenance)
     source = datamodule.provenance["source"]
     if start.config["data"].get("source") == "auto" and source in SOURCES:
-        start.config["data"]["source"] = source  # whoever reads the checkpoint finds the same
+        start.config["data"]["source"] = source  # so that a resumed run uses the same images
     return num_batches
 
 
 def prepare_process(cfg: DictConfig, *, new: bool) -> None:
-    """Set threads, TF32, seeds and the level of Lightning's messages for a training.
+    """Set threads, TF32, random seeds and the level of Lightning's messages.
 
-    Only a `new` run takes `threads` from the configuration: a resumed one keeps its number.
+    Only a `new` run takes `threads` from the configuration; a resumed run keeps its own number.
     """
     threads = cfg.get("threads")
     if threads is not None and new:

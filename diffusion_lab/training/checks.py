@@ -1,4 +1,4 @@
-"""Check what was built: model, data and trainer must fit each other."""
+"""Check that model, data and trainer fit each other."""
 
 import math
 from collections.abc import Mapping
@@ -20,59 +20,61 @@ from diffusion_lab.sampling.conditioning import Conditioning
 
 
 def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
-    """Raise UserError where model and data do not have the same classes."""
-    clusters, there = datamodule.clusters, datamodule.num_classes
+    """Raise UserError if model and data have different numbers of classes."""
+    clusters, num_classes = datamodule.clusters, datamodule.num_classes
     if clusters is not None and cfg.model.get("num_classes") is None:
         raise UserError(
-            f"data.clusters={clusters} makes classes, and this model takes none: leave "
-            f"it out, or add model.num_classes={clusters}"
+            f"data.clusters={clusters} makes classes, but the model is unconditional: leave "
+            f"it out, or type model.num_classes={clusters}"
         )
-    if cfg.model.get("num_classes") not in (None, there):
-        why = f"{cfg.data.name} has {there} classes"
+    if cfg.model.get("num_classes") not in (None, num_classes):
+        why = f"{cfg.data.name} has {num_classes} classes"
         if clusters is not None:
-            why = f"data.clusters={clusters} stands for the labels, null gives them back"
+            why = f"data.clusters={clusters} replaces the labels (null keeps them)"
         raise UserError(
-            f"model.num_classes={cfg.model.num_classes}: {why}, model.num_classes={there}"
+            f"model.num_classes={cfg.model.num_classes}: {why}, type "
+            f"model.num_classes={num_classes}"
         )
 
 
 def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Conditioning:
-    """Guidance that the run samples with; UserError where the module cannot do it.
+    """Return the run's default labels and guidance; UserError if the module does not support them.
 
-    The configuration of a run of before there was such a default has none.
+    Configurations saved before there was such a default have none.
     """
     scale, interval = cfg.get("guidance_scale", 1.0), cfg.get("guidance_interval")
     if scale != 1 and module.num_classes is None:
         raise UserError(
-            f"guidance_scale={scale:g} needs classes, and this run has none: add "
-            "model.num_classes=10 or data.clusters=64 model.num_classes=64, or take "
-            "guidance_scale=1"
+            f"guidance_scale={scale:g} needs classes, but this model is unconditional: type "
+            "model.num_classes=10, or data.clusters=64 model.num_classes=64, or guidance_scale=1"
         )
     if scale != 1 and module.label_dropout == 0:
         raise UserError(
             f"guidance_scale={scale:g} needs an unconditional branch, but model.label_dropout=0 "
-            "trains none: take model.label_dropout=0.1, or guidance_scale=1"
+            "trains none: type model.label_dropout=0.1, or guidance_scale=1"
         )
     if scale == 1 and interval is not None:
-        raise UserError("guidance_interval= changes nothing at guidance_scale=1: set that too")
+        raise UserError(
+            "guidance_interval= has no effect with guidance_scale=1: type guidance_scale=2"
+        )
     return Conditioning.of(module, None, scale, interval)
 
 
 def check_monitored(
     cfg: DictConfig, callbacks: list[L.Callback], provenance: Mapping[str, Any]
 ) -> None:
-    """Raise UserError for a run that watches a metric nobody measures."""
+    """Raise UserError if a callback monitors a metric that is never measured."""
     metrics = ["train/loss"]
     if any(isinstance(c, LossHistory) for c in callbacks):
         metrics.append("train/loss_epoch")
     if provenance["num_val"]:
         metrics.append("val/loss")
-    # a fast_dev_run leaves it out, and judges nothing
+    # a fast_dev_run has no FID callback and saves no checkpoint by it
     if any(isinstance(c, FIDEstimate) for c in callbacks) or cfg.trainer.fast_dev_run:
         metrics.append(FID)
     watched = any(getattr(c, "monitor", None) is not None for c in callbacks)
     if watched and cfg.monitor not in metrics:
-        why = "" if "val/loss" in metrics else ", and data.val_size=0 leaves nothing to validate on"
+        why = "" if "val/loss" in metrics else " (data.val_size=0 leaves no validation images)"
         if cfg.monitor == FID:
             why = " without callbacks=fid"
         raise UserError(f"monitor={cfg.monitor} is not measured{why}: choose from {metrics}")
@@ -81,63 +83,63 @@ def check_monitored(
 def check_batches(
     trainer: L.Trainer, datamodule: ImageDataModule, num_pairs: int | None = None
 ) -> int:
-    """Return the number of batches that an epoch trains on, if all options fit it.
+    """Return the number of training batches per epoch, after checking the trainer's limits.
 
-    Raises UserError for one that does not. `num_pairs` is the number of reflow pairs that will
-    take the place of the images.
+    `num_pairs` is the number of reflow pairs that will replace the images. Raises UserError for a
+    limit that leaves no batch, or a validation interval that exceeds the epoch.
     """
-    found = datamodule.provenance
-    images = {"train": int(found["num_train"]), "val": int(found["num_val"])}
+    provenance = datamodule.provenance
+    images = {"train": int(provenance["num_train"]), "val": int(provenance["num_val"])}
     if num_pairs is not None:
         images = {"train": num_pairs - datamodule.val_size, "val": datamodule.val_size}
     limits = {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches}
     used = {}
     for split, limit in limits.items():
         per_process = math.ceil(images[split] / trainer.world_size)
-        there = math.ceil(per_process / datamodule.batch_size)
-        used[split] = int(there * limit) if isinstance(limit, float) else min(there, limit)
-        if there and limit and not used[split]:
+        total = math.ceil(per_process / datamodule.batch_size)
+        used[split] = int(total * limit) if isinstance(limit, float) else min(total, limit)
+        if total and limit and not used[split]:
             name = (
                 "overfit_batches"
                 if getattr(trainer, "overfit_batches", 0)
                 else f"limit_{split}_batches"
             )
             raise UserError(
-                f"trainer.{name}={limit} of {there} batches is none: give a number of batches, or "
-                f"at least {math.ceil(1e4 / there) / 1e4}"
+                f"trainer.{name}={limit} leaves none of {total} batches: expected a number of "
+                f"batches, or a fraction of at least {math.ceil(1e4 / total) / 1e4}"
             )
     interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
     by_epoch = isinstance(interval, int) and every is not None and used["val"]
     if by_epoch and interval > used["train"]:
         raise UserError(
-            f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches; give at "
-            "most that, or trainer.check_val_every_n_epoch=null to count on over the epochs"
+            f"trainer.val_check_interval={interval}: expected at most {used['train']}, the batches "
+            "of an epoch; type trainer.check_val_every_n_epoch=null to count over several epochs"
         )
     return int(used["train"])
 
 
 def limit_warning(trainer: L.Trainer, num_batches: int) -> str | None:
-    """Warn that max_epochs ends the training before max_steps does; None where it does not."""
+    """Return a warning if max_epochs ends the training before max_steps, else None."""
     epochs = trainer.max_epochs or -1
     steps = epochs * math.ceil(num_batches / trainer.accumulate_grad_batches)
     if epochs < 0 or trainer.max_steps <= steps:
         return None
     return (
         f"trainer.max_epochs={epochs} ends the training after {steps:,} steps, before "
-        f"trainer.max_steps={trainer.max_steps}: type trainer.max_epochs=-1 to go by steps alone"
+        f"trainer.max_steps={trainer.max_steps}: type trainer.max_epochs=-1 to use max_steps alone"
     )
 
 
 def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> str | None:
-    """Warn that samples will be biased, as the path does not end in noise; None where it does."""
+    """Return a warning if the noise schedule does not end in pure noise, which biases samples."""
     if noise_schedule.signal_at_end <= 0.05:
         return None
     images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
     mean, std = images.mean().item(), images.std().item()
     longer = "sigma_max" if isinstance(noise_schedule, VESchedule) else "beta_end"
     return (
-        f"the noise schedule ends at alpha = {noise_schedule.signal_at_end:.2g}, and sampling "
-        "begins with pure noise: expect a mean pixel of about "
-        f"{noise_schedule.sampled_mean(mean, std):.2f} in samples, where images have {mean:.2f}; "
-        f"a larger noise_schedule.{longer} ends nearer to noise"
+        f"the noise schedule ends at alpha = {noise_schedule.signal_at_end:.2g}, but sampling "
+        "starts from pure noise: expect a mean pixel of about "
+        f"{noise_schedule.sampled_mean(mean, std):.2f} in samples instead of {mean:.2f}; "
+        f"a larger noise_schedule.{longer} reduces this bias"
     )

@@ -1,4 +1,4 @@
-"""The module, the callbacks and the Trainer, each from its part of the configuration."""
+"""Build the module, the callbacks and the Trainer, each from its part of the configuration."""
 
 import inspect
 import logging
@@ -53,19 +53,19 @@ log = logging.getLogger(__name__)
 
 
 def quieten_lightning() -> None:
-    """Leave its warnings, drop what it says of itself."""
-    for name in (  # they set their own level when they are imported
+    """Drop Lightning's info messages and some warnings that do not apply; keep other warnings."""
+    for name in (  # these set their own level when imported
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",
         "lightning.fabric.utilities.distributed",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.14
-    # a run that is taken up again finds its own
+    # a resumed run has its own checkpoints there
     warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
-    # of the loaders for validation, where data.val_size=0 asks for none
+    # an empty list of validation loaders, with data.val_size=0
     warnings.filterwarnings("ignore", message="Total length of `list`")
-    # torch 2.9 of allow_tf32, which its own compiler still reads
+    # torch 2.9 deprecates allow_tf32, which its own compiler still reads
     warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
 
 
@@ -81,7 +81,7 @@ _KINDS: dict[str, type] = {
 def build_model(cfg: DictConfig) -> DiffusionModule:
     """Build the module and check its parts, its optimizer and the run's sampler.
 
-    Raises UserError for the first that does not fit.
+    Raises UserError for the first part that does not fit.
     """
     for group, kind in _KINDS.items():
         if (node := cfg.get(group)) is None:
@@ -113,7 +113,7 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
 
 
 def _note_export(module: DiffusionModule) -> None:
-    """Log the reason where export.py is going to reject the run."""
+    """Log the reason if export.py would reject the run."""
     from diffusion_lab.export.folder import check_exportable  # imports diffusers' pipelines
 
     try:
@@ -123,11 +123,11 @@ def _note_export(module: DiffusionModule) -> None:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
-    """The Trainer; UserError in one line for what it refuses."""
+    """Build the Trainer; UserError with a one-line reason if Lightning rejects a setting."""
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg.trainer, resolve=True))
     for name in OWN_KEYS["trainer"]:
         settings.pop(name, None)
-    settings.pop("max_time")  # a callback has it
+    settings.pop("max_time")  # TimeLimit takes its place
     try:
         trainer: L.Trainer = build(
             settings,
@@ -142,7 +142,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
         if cfg.trainer.accelerator in ("gpu", "cuda") and (why := why_no_gpu()):
             raise UserError(
                 f"trainer.accelerator={cfg.trainer.accelerator}: {why}. Use "
-                "trainer.accelerator=cpu, or auto for what this machine has."
+                "trainer.accelerator=cpu, or auto for the best device of this machine."
             ) from error
         known = cfg.trainer.accelerator in ("auto", "cpu", "gpu", "cuda", "mps")
         if not known or "ccelerator" in reason.replace("auto accelerator", ""):
@@ -151,18 +151,19 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
     if not forks(cfg.trainer.strategy):
         check_gpu(trainer.strategy.root_device)
     if settings["precision"] == "16-mixed" != trainer.precision:
-        log.warning("trainer.precision=16-mixed needs a GPU: this is %s", trainer.precision)
+        log.warning("trainer.precision=16-mixed needs a GPU: using %s", trainer.precision)
     return trainer
 
 
 def build_callbacks(
     cfg: DictConfig, *, any_logger: bool, clock: Callable[[], float] = time.monotonic
 ) -> list[L.Callback]:
-    """The callbacks in their order, without those that would have nothing to do.
+    """Build the callbacks in their order, without those that the other settings make useless.
 
-    trainer.max_time goes by `clock`, in seconds.
+    `clock` returns seconds for trainer.max_time. Raises UserError for an object that is no
+    callback, and for checkpoints that could not be resumed.
     """
-    # a node without a class holds an experiment's settings for a callback that is not there
+    # a node without a class has an experiment's settings for a callback that is turned off
     nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
     callbacks = [build(node) for node in nodes]
     for callback in callbacks:
@@ -173,7 +174,7 @@ def build_callbacks(
             )
     if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
         raise UserError(
-            "callbacks: save_weights_only=true would leave out what sample.py and resume= read: "
+            "callbacks: save_weights_only=true leaves out data that sample.py and resume= need: "
             "expected false"
         )
     if not any_logger:
@@ -190,7 +191,7 @@ def build_callbacks(
 def saving_callbacks(
     config: dict[str, Any], provenance: dict[str, Any], was_finished: bool
 ) -> list[L.Callback]:
-    """The callbacks that add to every checkpoint what resuming and loading need."""
+    """Return the callbacks that add configuration, random states and progress to checkpoints."""
     return [
         SaveConfig(config, provenance),
         RandomState(),
@@ -200,12 +201,10 @@ def saving_callbacks(
 
 
 def compiled_network(cfg: DictConfig) -> list[CompiledNetwork]:
-    """The callback that trainer.compile asks for; UserError for a mode that would do nothing."""
+    """Return the callback for trainer.compile=true; UserError for a mode without it."""
     mode = cfg.trainer.get("compile_mode", "default")
     if cfg.trainer.get("compile"):
         return [CompiledNetwork(mode)]
     if mode != "default":
-        raise UserError(
-            f"trainer.compile_mode={mode} compiles nothing without trainer.compile=true"
-        )
+        raise UserError(f"trainer.compile_mode={mode} has no effect without trainer.compile=true")
     return []

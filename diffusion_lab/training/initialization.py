@@ -33,13 +33,13 @@ PAIRS_FILE = "pairs.npz"
 
 @dataclass(frozen=True)
 class InitialState:
-    """The pipeline of `init_from=` and the teacher of `teacher.run=`."""
+    """Initial state of a training: the pipeline of `init_from=`, the teacher of `teacher.run=`."""
 
     pipeline: Pipeline | None = None
     teacher: Run | None = None
-    """None too for a resumed run whose pairs are there."""
+    """None also for a resumed run that has its pairs."""
     pairs_file: Path | None = None
-    """Where the pairs of a run with a teacher lie."""
+    """File of the teacher's pairs; None without a teacher."""
 
     def check(self, cfg: DictConfig, datamodule: ImageDataModule) -> None:
         """Raise UserError if teacher.num_pairs leaves no pairs to train on."""
@@ -60,7 +60,7 @@ class InitialState:
         module: DiffusionModule,
         device: torch.device,
     ) -> None:
-        """Sample the pairs, unless they are there, and make them the training data."""
+        """Sample the pairs unless they exist already, and make them the training data."""
         if self.pairs_file is None:
             return
         if self.teacher is not None:
@@ -77,10 +77,10 @@ def read_initial_state(
     continued: bool,
     trust: Sequence[str] = (),
 ) -> tuple[InitialState, dict[str, Any]]:
-    """Read pipeline and teacher, and put their parts into `cfg`; -> both, and `cfg` resolved.
+    """Read pipeline and teacher and put their parts into `cfg`; return both, and `cfg` resolved.
 
-    The teacher may name classes of the packages in `trust`. Raises UserError where something is
-    damaged or missing, or clashes with an override.
+    `continued` is True for a resumed run. The teacher may name classes of the packages in `trust`.
+    Raises UserError for missing or damaged files, and for overrides that conflict with them.
     """
     pipeline = None
     if cfg.init_from is not None:
@@ -97,10 +97,10 @@ def read_initial_state(
 
 
 def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError if these are not the images that the run was trained on so far."""
+    """Raise UserError if a resumed run was trained on other images, by their SHA-256."""
     if before["sha256"] != now["sha256"]:
         raise UserError(
             f"the run was trained on other images ({before['dataset']}, {before['source']}, sha256 "
             f"{before['sha256'][:8]}) than {now['dataset']} has here ({now['source']}, "
-            f"{now['sha256'][:8]}): name those of before with paths.data_dir="
+            f"{now['sha256'][:8]}): name the folder of the former with paths.data_dir="
         )

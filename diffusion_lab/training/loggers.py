@@ -1,4 +1,4 @@
-"""TensorBoard and the others: made, told what a run is, told what came of it."""
+"""Build the loggers, and log a run's configuration, unlogged metrics and final metrics."""
 
 import csv
 import logging
@@ -19,20 +19,20 @@ from diffusion_lab.system.atomic import replacing
 from diffusion_lab.training.summary import compared, hyper_parameters
 
 _RUN_NAMES = {"mlflow": "run_name", "wandb": "name"}
-"""The arguments of loggers that name a run: left out, MLflow names all runs of a seed alike."""
+"""Arguments of loggers with the name of the run; by default MLflow repeats names for a seed."""
 
 
 def run_name(folder: str | Path) -> str:
-    """Return the name of a run folder; of a job of a sweep with the sweep's, for it is a number."""
+    """Return the name of a run folder; <sweep>/<number> for a job of a sweep."""
     path = Path(folder)
     return f"{path.parent.name}/{path.name}" if path.name.isdigit() else path.name
 
 
 def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
-    """The loggers; UserError for one whose package is not installed.
+    """Build the loggers; UserError for one whose package is not installed.
 
-    A run that is taken up at `first_step` has that step and later ones of TensorBoard and CSV
-    forgotten: they were logged after its last checkpoint.
+    For a run resumed at `first_step`, rows of that step and later ones are removed from TensorBoard
+    and CSV: they were logged after the checkpoint.
     """
     if cfg.trainer.fast_dev_run:  # Lightning would not use them
         return []
@@ -65,7 +65,7 @@ def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger
 def log_config(
     loggers: Iterable[Logger], config: dict[str, Any], provenance: Mapping[str, Any]
 ) -> None:
-    """Tell them the configuration and the data of the run that begins."""
+    """Log the configuration and the data's provenance to all loggers."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             for name, content in {"config": config, "data": provenance}.items():
@@ -75,18 +75,18 @@ def log_config(
 
 
 def close(loggers: Iterable[Logger]) -> None:
-    """End what would last longer than the run, however it ended."""
+    """Close loggers that would otherwise outlast the run."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):  # or the next job of a sweep goes on in its run
+        if isinstance(logger, WandbLogger):  # else the next job of a sweep would log to this run
             rank_zero_only(logger.experiment.finish)()
 
 
 def log_final_metrics(
     loggers: Iterable[Logger], config: dict[str, Any], metrics: Mapping[str, float], step: int
 ) -> None:
-    """Give the HPARAMS tab what a finished run came to."""
+    """Log settings and final metrics to TensorBoard's HPARAMS tab."""
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):  # its own prefix: the curves stay as they are
+        if isinstance(logger, TensorBoardLogger):  # the prefix keeps them out of the curves
             final = {f"final/{k}": v for k, v in metrics.items()}
             logger.log_hyperparams(compared(config), final, step)
             logger.finalize("success")
@@ -94,9 +94,9 @@ def log_final_metrics(
 
 @rank_zero_only
 def keep_rows(logger: CSVLogger, first_step: int) -> None:
-    """Write the rows of before `first_step` anew: Lightning deletes the file of an earlier start.
+    """Keep the CSV rows before `first_step`: Lightning deletes the file of an earlier start.
 
-    At no moment are they in no file.
+    The rows are in a file at every moment.
     """
     path = Path(logger.log_dir, "metrics.csv")
     aside = path.with_name("metrics_before.csv")
@@ -107,10 +107,10 @@ def keep_rows(logger: CSVLogger, first_step: int) -> None:
     path.unlink(missing_ok=True)
     with aside.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    with warnings.catch_warnings(action="ignore"):  # that it deletes what is set aside
+    with warnings.catch_warnings(action="ignore"):  # of files that Lightning deletes
         writer = logger.experiment
     for row in rows:
-        # a line that a killed process left half is not a number
+        # a killed process may have left half a line
         if (row["step"] or "").isdecimal() and int(row["step"]) < first_step:
             writer.metrics.append({k: v for k, v in row.items() if k and v})
     writer.save()
@@ -119,9 +119,9 @@ def keep_rows(logger: CSVLogger, first_step: int) -> None:
 
 @rank_zero_only
 def forget_hyper_parameters(log_dir: Path) -> None:
-    """Take from TensorBoard's files what the HPARAMS tab has of an earlier end of this run.
+    """Remove the hyperparameters of an earlier end of this run from TensorBoard's files.
 
-    It shows the first that it finds: old limits would stand beside new metrics.
+    The HPARAMS tab shows the first ones it finds: old limits would appear with new metrics.
     """
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
@@ -142,22 +142,24 @@ def forget_hyper_parameters(log_dir: Path) -> None:
 
 
 def log_unlogged(trainer: L.Trainer, content: Checkpoint) -> None:
-    """Log what the stopped run had in its checkpoint and not in its log yet, if it had not."""
+    """Log metrics that the stopped run had saved in its checkpoint and had not logged yet."""
     step, pending = content["global_step"] - 1, content.get("pending", {})
     for logger in trainer.loggers if pending else ():
-        there = _logged(logger, step)
-        missing = {name: value for name, value in pending.items() if name not in there}
+        logged = _logged(logger, step)
+        missing: dict[str, Any] = {
+            name: value for name, value in pending.items() if name not in logged
+        }
         if missing and isinstance(logger, TensorBoardLogger | CSVLogger):
             logger.log_metrics(missing | {"epoch": content["epoch"]}, step)
             logger.save()
 
 
 def _logged(logger: Logger, step: int) -> set[str]:
-    """The names of the scalars that a log has at this step."""
+    """Return the names of the metrics that were logged at this step."""
     if isinstance(logger, TensorBoardLogger):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every restart
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)  # no warning per restart
         events = EventAccumulator(str(logger.log_dir), size_guidance={"scalars": 0})
         events.Reload()
         names = events.Tags()["scalars"]

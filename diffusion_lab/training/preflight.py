@@ -25,9 +25,10 @@ _LEAST = {
 
 
 def preflight(start: Start) -> InitialState:
-    """Check all that needs neither data nor a network; -> pretrained weights and reflow pairs.
+    """Check everything that needs neither data nor a network; return the initial state.
 
-    `start.config` becomes the configuration with the parts that these bring. Raises UserError.
+    Updates `start.config` with the parts of a pipeline (init_from=) or a teacher (teacher.run=).
+    Raises UserError.
     """
     validate(start.config, TrainConfig)
     if start.cfg.replay is not None:
@@ -38,7 +39,7 @@ def preflight(start: Start) -> InitialState:
     )
     check_config(start.config)
     check_limits(start.cfg)
-    if not continued:  # a run keeps the options it was trained with
+    if not continued:  # options of a resumed run were accepted at its start
         check_trainer_options(start.cfg)
     return initial
 
@@ -56,13 +57,13 @@ def check_trainer_options(cfg: DictConfig) -> None:
     ends = (cfg.trainer.max_epochs, cfg.trainer.max_time)
     if ends == (None, None) and cfg.trainer.max_steps in (None, -1):
         raise UserError(
-            "trainer.max_epochs=null leaves the end to Lightning, which takes 1,000 epochs: give a "
-            "number, trainer.max_steps= or max_time=, or -1 for a training without end"
+            "trainer.max_epochs=null means Lightning's default of 1,000 epochs: type a number, "
+            "trainer.max_steps= or trainer.max_time=, or trainer.max_epochs=-1 for no limit"
         )
 
 
 def _check_interval(value: Any) -> None:
-    """`trainer.val_check_interval`: batches, a fraction of an epoch or a time."""
+    """Check trainer.val_check_interval: batches, a fraction of an epoch or a time."""
     if value is None:
         return
     if isinstance(value, str | Mapping | DictConfig):
@@ -75,5 +76,5 @@ def _check_interval(value: Any) -> None:
     raise UserError(
         f"trainer.val_check_interval={value}: expected a number of batches, a fraction of an epoch "
         "between 0 and 1, or a time such as 00:00:02:00 for two minutes; "
-        "trainer.limit_val_batches=0 is for no validation"
+        "type trainer.limit_val_batches=0 for no validation"
     )

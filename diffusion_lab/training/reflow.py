@@ -1,4 +1,7 @@
-"""A trained run as teacher: pairs of noise and what it makes of that, for fewer network calls."""
+"""Reflow (rectified flow, arXiv 2209.03003): train on pairs of noise and a teacher's samples.
+
+The straighter paths need fewer network evaluations (NFE).
+"""
 
 import logging
 import time
@@ -43,27 +46,27 @@ _BATCH = 250
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a teacher made of which noise."""
+    """Pairs of noise and the images that the teacher samples from it."""
 
     images: Tensor
     """uint8 (N, C, H, W)."""
     labels: Tensor
-    """The classes that were asked for, int64 (N,); zeros where there are none."""
+    """Classes of the images, int64 (N,); zeros for an unconditional teacher."""
     noise: Tensor
-    """Of unit scale, float32 (N, C, H, W)."""
+    """Noise of unit standard deviation, float32 (N, C, H, W)."""
 
 
 def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
-    """Load the run that `teacher.run` names; check it against the other settings of the teacher.
+    """Load the run of `teacher.run` and check it against the other settings of the teacher.
 
-    Its folder may be anybody's: it may name classes of this project and of the packages in `trust`.
-    Raises UserError where it cannot teach: a random sampler, a prediction that says nothing at the
-    noise end, guidance it does not have.
+    The folder may be untrusted: it may name classes of this project and of the packages in `trust`
+    only. Raises UserError for a stochastic sampler, for a prediction that is undefined at pure
+    noise, and for guidance that the run does not support.
     """
     teacher = cfg.teacher
     if not teacher.run:
         raise UserError(
-            "teacher.run is not named: which trained run is to be made faster? "
+            "teacher.run= is missing: type the trained run to make faster, "
             "teacher.run=logs/runs/<run>"
         )
     try:
@@ -73,15 +76,15 @@ def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
         raise UserError(f"teacher.{text}" if text.startswith("run=") else text) from error
     if run.module.prediction.needs_signal:
         raise UserError(
-            f"teacher.run={teacher.run} predicts the {run.module.prediction.name}, which says "
-            "nothing of the image where there is only noise: expected a run with prediction="
-            "sample, flow, v_prediction or edm"
+            f"teacher.run={teacher.run} predicts the {run.module.prediction.name}, which does not "
+            "determine the image at pure noise: expected a run with prediction=sample, flow, "
+            "v_prediction or edm"
         )
     try:
         sampler = _sampler(run, cfg)
         if sampler.stochastic:
             raise UserError(
-                f"{sampler.name} draws fresh noise on the way: take a deterministic one, "
+                f"{sampler.name} is stochastic: expected a deterministic sampler, type "
                 "sampler@teacher.sampler=unipc"
             )
         _conditioning(run, cfg)
@@ -93,19 +96,19 @@ def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
 
 
 def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
-    """Make a configuration build the teacher's network, path and data; -> it, resolved.
+    """Put the teacher's network, noise schedule, prediction and data into a configuration.
 
-    Raises UserError for a typed word that says something else.
+    Returns it resolved. Raises UserError for an override that conflicts with the teacher.
     """
     theirs = OmegaConf.create(run.config)
     clashes = [word for word in cfg.command.overrides if _clashes(word, cfg, theirs)]
     if clashes:
         raise UserError(
-            f"teacher.run={cfg.teacher.run} brings network, noise schedule, prediction, classes "
-            f"and data, which are others: leave out {' '.join(clashes)}"
+            f"teacher.run={cfg.teacher.run} sets network, noise schedule, prediction, classes "
+            f"and data, and has other values: leave out {' '.join(clashes)}"
         )
     if cfg.pairing.get("_target_") != "diffusion_lab.diffusion.independent":
-        raise UserError("teacher.run= makes the pairs of noise and image: leave out pairing=")
+        raise UserError("teacher.run= sets the pairs of noise and image: leave out pairing=")
     cfg.command.choices = dict(cfg.command.choices) | {
         group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")
     }
@@ -116,8 +119,9 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     scale = cfg.get("guidance_scale", 1.0)
     if cfg.teacher.guidance_scale != 1 and scale != 1:
         log.warning(
-            "the teacher's images are guided already (teacher.guidance_scale=%g): guidance_scale="
-            "%g guides what this run samples once more; guidance_scale=1 does not",
+            "the teacher's images already include guidance (teacher.guidance_scale=%g): "
+            "guidance_scale=%g applies guidance a second time when this run samples; use "
+            "guidance_scale=1 to avoid it",
             cfg.teacher.guidance_scale,
             scale,
         )
@@ -125,20 +129,20 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
 
 
 def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
-    """Put a resolved configuration's network, path, prediction, classes and data into another."""
+    """Copy network, noise schedule, prediction, classes and data from a resolved configuration."""
     for part in _PARTS:
         cfg[part] = config[part]
     for key in _DATA:
-        if key in cfg.data:  # runs of before an option had been there are taken up too
+        if key in cfg.data:  # a resumed run may be older than the option
             cfg.data[key] = config["data"].get(key)
     cfg.model.num_classes = config["model"].get("num_classes")
 
 
 def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> None:
-    """Let the teacher draw `teacher.num_pairs` images from the run's seed; write them to `file`."""
+    """Sample `teacher.num_pairs` images with the teacher and the run's seed; write them."""
     began = time.perf_counter()
     count = cfg.teacher.num_pairs
-    log.info("%s draws the %d images to train on (teacher.num_pairs=)", run.dir, count)
+    log.info("sampling %d training images with %s (teacher.num_pairs=)", count, run.dir)
     run.module.to(device)
     images = run.sample(
         count,
@@ -152,16 +156,16 @@ def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> N
     labels = torch.zeros(count, dtype=torch.int64) if labels is None else labels
     with replacing(file) as part, part.open("wb") as stream:
         np.savez(stream, images=images.numpy(), labels=labels.numpy())
-    log.info("it took %.0f s", time.perf_counter() - began)
+    log.info("sampled the training images in %.0f s", time.perf_counter() - began)
 
 
 def pairs_work(run: Run, cfg: DictConfig) -> int:
-    """Return the images times steps that `draw_pairs` will draw."""
+    """Return the work of `draw_pairs`: number of images times sampler steps."""
     return int(cfg.teacher.num_pairs) * _sampler(run, cfg).num_steps
 
 
 def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
-    """The pairs that `draw_pairs` wrote; the noise of image k is drawn again, from seed and k.
+    """Read the pairs that `draw_pairs` wrote; the noise is sampled again from the seed.
 
     Raises UserError for a damaged file.
     """
@@ -171,14 +175,14 @@ def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
             labels = torch.from_numpy(arrays["labels"])
     except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{file} is damaged ({type(error).__name__}): remove it, and the teacher draws it again"
+            f"{file} is damaged ({type(error).__name__}): remove it to sample the pairs again"
         ) from error
     generators = image_generators(seed, 0, len(images))
     return Pairs(images, labels, first_noise(noise_schedule, images.shape[1:], generators))
 
 
 def _clashes(word: str, cfg: DictConfig, theirs: DictConfig) -> bool:
-    """Whether a typed word gives a part of the teacher another value."""
+    """Return True if an override sets a part of the teacher to another value."""
     key = word.lstrip("+~").partition("=")[0]
     if key in (*_PARTS, "data"):
         return bool(cfg.command.choices[key] != theirs.command.choices.get(key))
@@ -189,7 +193,7 @@ def _clashes(word: str, cfg: DictConfig, theirs: DictConfig) -> bool:
 
 
 def _sampler(run: Run, cfg: DictConfig) -> Sampler:
-    """Of teacher.sampler, or the teacher's own."""
+    """Build the sampler of teacher.sampler, or the teacher's own."""
     if cfg.teacher.sampler is None:
         return run.sampler()
     sampler: Sampler = build(cfg.teacher.sampler)

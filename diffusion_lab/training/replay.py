@@ -1,4 +1,4 @@
-"""The step that a run diverged in, once more: which image, which layer, which gradient."""
+"""Replay a diverged step from anomaly.pt to find the image, layer or gradient that caused it."""
 
 import logging
 import math
@@ -25,36 +25,36 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Replay:
-    """What running a step again showed."""
+    """Results of a replayed step."""
 
     message: str
-    """What the run said."""
+    """The message of the run."""
     indices: list[int]
-    """The batch's images, of the training split."""
+    """Indices of the batch's images in the training split."""
     losses: list[float]
-    """The loss of each."""
+    """Loss of every image."""
     loss: float
-    """Their mean."""
+    """Mean of `losses`."""
     same: bool
-    """Whether it is the run's loss, to the last bit."""
+    """True if the loss has the same bits as in the run."""
     first: str | None
-    """Where the first value that is not finite appeared, None if all are finite."""
+    """The first tensor that is not finite; None if all are finite."""
     largest_gradient: tuple[str, float]
-    """The parameter's name and the absolute value of the element."""
+    """Parameter with the largest gradient element, and its absolute value."""
     gradients: list[str]
-    """The parameters whose gradient is not finite."""
+    """Parameters whose gradient is not finite."""
 
 
 def replay(file: str | Path, trust: Sequence[str] = ()) -> Replay:
-    """Run the step of an anomaly.pt again on the CPU, in the precision of the run.
+    """Repeat the step of an anomaly.pt on the CPU, in the precision of the run.
 
-    Only plain data is read from the file (weights_only), and only this project's classes are made
-    from it, and those of the packages in `trust`. Nothing is written. The loss has the same bits
-    as the run's if that ran on a CPU with as many threads. Raises UserError for another file.
+    The file is read as plain data (weights_only) and may name only classes of this project and of
+    the packages in `trust`. Nothing is written. The loss has the same bits as in the run if that
+    used a CPU with as many threads. Raises UserError for another kind of file.
     """
     path = Path(file).expanduser()
     if not path.is_file():
-        raise UserError(f"replay={file} is no file: give replay=<run folder>/anomaly.pt")
+        raise UserError(f"replay={file} is no file: type replay=<run folder>/anomaly.pt")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         module = build_module(with_new_names(saved["config"]), trust)
@@ -71,7 +71,7 @@ def replay(file: str | Path, trust: Sequence[str] = ()) -> Replay:
             raise
         raise UserError(
             f"replay={file} is damaged or was not written by this project "
-            f"({type(error).__name__}): give replay=<run folder>/anomaly.pt"
+            f"({type(error).__name__}): type replay=<run folder>/anomaly.pt"
         ) from error
 
 
@@ -86,19 +86,19 @@ def _run(module: DiffusionModule, trainer: L.Trainer, saved: Mapping[str, Any]) 
         "the noise": noise,
         "the times": t,
     }
-    found = [what for what, value in suspects.items() if not value.isfinite().all()]
-    _watch(module.network, found)
+    not_finite = [what for what, value in suspects.items() if not value.isfinite().all()]
+    _record_layers(module.network, not_finite)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(saved["random_state"])
         with trainer.precision_plugin.train_step_context():
             _, losses = module.losses(x0, noise, t, labels)
             loss = losses.mean()
     if not losses.isfinite().all():
-        found.append("the loss")
+        not_finite.append("the loss")
     loss.backward()
     gradients = [n for n, p in module.named_parameters() if not _finite(p.grad)]
     if gradients:
-        found.append("the gradient")
+        not_finite.append("the gradient")
     name, value = largest_gradient(module.named_parameters())
     return Replay(
         message=saved["message"],
@@ -106,25 +106,25 @@ def _run(module: DiffusionModule, trainer: L.Trainer, saved: Mapping[str, Any]) 
         losses=losses.tolist(),
         loss=loss.item(),
         same=repr(loss.item()) == repr(saved["loss"].item()),  # nan equals nan here
-        first=found[0] if found else None,
+        first=not_finite[0] if not_finite else None,
         largest_gradient=(name, value),
         gradients=gradients,
     )
 
 
 def largest_gradient(parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[str, float]:
-    """The name and absolute value of the largest element; what is not a number is larger."""
-    found = [(name, p.grad.abs().amax().item()) for name, p in parameters if p.grad is not None]
-    return max(found, key=lambda pair: (math.isnan(pair[1]), pair[1]))
+    """Return the parameter with the largest gradient element and its value; NaN is the largest."""
+    largest = [(name, p.grad.abs().amax().item()) for name, p in parameters if p.grad is not None]
+    return max(largest, key=lambda pair: (math.isnan(pair[1]), pair[1]))
 
 
-def _watch(network: nn.Module, found: list[str]) -> None:
-    """Let every layer whose output is not finite say so; inner ones come before outer ones."""
+def _record_layers(network: nn.Module, not_finite: list[str]) -> None:
+    """Append every layer with a non-finite output, inner layers before outer ones."""
 
     def hook(name: str) -> Any:
         def after(_: nn.Module, inputs: Any, output: Any) -> None:
             if not _finite(output):
-                found.append(f"the output of {name}")
+                not_finite.append(f"the output of {name}")
 
         return after
 

@@ -1,4 +1,4 @@
-"""A run repeated from its saved configuration and compared with the first, bit for bit."""
+"""Repeat a run from its saved configuration and compare the two bit for bit."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from diffusion_lab.training.train import train
 
 
 def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
-    """The places where two nests of plain types and tensors are not the same, bit for bit."""
+    """Yield the paths at which two nested structures of plain types and tensors differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys(), key=str):
             if key not in a or key not in b:
-                yield f"{where}/{key} is there once"
+                yield f"{where}/{key} is in one run only"
             else:
                 yield from differences(a[key], b[key], f"{where}/{key}")
     elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
@@ -33,10 +33,10 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
 
 
 def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
-    """Train as the run in `first` was, in the folder of `cfg`; -> what is not the same.
+    """Repeat the training of the run in `first`, in the folder of `cfg`; return the differences.
 
     The configuration may name this project's parts and those of the packages in `trust`. Raises
-    UserError for a run that went by the clock, whose steps nobody can repeat.
+    UserError for a run with a time limit, whose number of steps cannot be repeated.
     """
     content = newest_checkpoint(first).content
     ended = content["config"]["trainer"]  # its limits may have been raised since it began
@@ -47,16 +47,16 @@ def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
 
 
 def compare_runs(first: Path, second: Path) -> list[str]:
-    """What is not the same in two run folders: data, losses, weights; empty if all is."""
+    """Return the differences in data, losses and weights of two run folders, one per line."""
     a, b = (_content(run) for run in (first, second))
-    found = list(differences(a["data"], b["data"], "data"))
+    lines = list(differences(a["data"], b["data"], "data"))
     for step, (x, y) in enumerate(zip(a["losses"], b["losses"], strict=False)):
         if x != y:
-            found.append(f"losses from step {step} on: {x} != {y}")
+            lines.append(f"losses from step {step} on: {x} != {y}")
             break
     if len(a["losses"]) != len(b["losses"]):
-        found.append(f"steps: {len(a['losses'])} != {len(b['losses'])}")
-    return [*found, *differences(a["weights"], b["weights"], "weights")]
+        lines.append(f"steps: {len(a['losses'])} != {len(b['losses'])}")
+    return [*lines, *differences(a["weights"], b["weights"], "weights")]
 
 
 def _content(run: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Restore a run that stopped: its configuration, settings and newest checkpoint."""
+"""Restore a stopped run: its configuration, settings and newest checkpoint."""
 
 import logging
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Start:
-    """The beginning of a training: its configuration, and the checkpoint that it continues."""
+    """Start of a training: its configuration, and the checkpoint from which it resumes."""
 
     cfg: DictConfig
     config: dict[str, Any]
-    """The same, resolved, as it is recorded."""
+    """`cfg` resolved, as saved in checkpoints."""
     run_dir: Path
     checkpoint: Resumed | None = None
     """None where the training starts at step 0."""
@@ -45,14 +45,14 @@ class Start:
 def restore(
     cfg: DictConfig, run_dir: Path, resume: bool, trust: Sequence[str] | None = None
 ) -> Start:
-    """Check the run folder, write .hydra/config.yaml and read the checkpoint to continue from.
+    """Check the run folder, write .hydra/config.yaml and read the checkpoint to resume from.
 
-    With `trust` the configuration may name only this project's parts and those of the packages in
-    it. Raises UserError where a new run would overwrite another, where a finished one has nothing
-    left to train, and for a name that is not trusted.
+    With `trust`, a list of packages, the configuration may name only parts of this project and of
+    these packages. Raises UserError if a new run would overwrite another, if a finished run has
+    nothing left to train, and for a name that is not trusted.
     """
     checkpoint, first_step = None, None
-    # the trust= in a saved configuration is the word of whoever wrote the folder
+    # trust= in a saved configuration was written by the folder's author, and is not used
     trusted = (cfg.get("trust") or ()) if trust is None else trust
     if not resume:
         check_start(cfg, run_dir)
@@ -73,15 +73,15 @@ def restore(
 
 
 def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
-    """The configuration of a run that was stopped before its first checkpoint, to begin again."""
-    log.info("no checkpoint was saved yet: beginning at step 0")
+    """Return the configuration of a run stopped before its first checkpoint, to begin again."""
+    log.info("no checkpoint was saved yet: starting at step 0")
     if not OmegaConf.is_interpolation(cfg.command, "overrides"):  # composed in Python
         return cfg
     try:
         overrides = OmegaConf.load(run_dir / ".hydra" / "overrides.yaml")
         hydra = OmegaConf.load(run_dir / ".hydra" / "hydra.yaml")
         cfg.command = {"overrides": overrides, "choices": hydra.hydra.runtime.choices}
-    except Exception as error:  # whatever a YAML parser makes of a broken file
+    except Exception as error:  # any error of the YAML parser
         raise UserError(
             f"{run_dir / '.hydra'} cannot be read ({type(error).__name__}): start a new run"
         ) from error
@@ -89,7 +89,7 @@ def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 
 def check_not_done(cfg: DictConfig, run_dir: Path, content: Checkpoint) -> None:
-    """Raise UserError for a finished run of which the limits leave nothing to train."""
+    """Raise UserError if a finished run has already reached a limit."""
     if read_record(run_dir).get("status") != "finished":
         return
     epochs = finished_epochs(content["loops"]["fit_loop"])
@@ -104,12 +104,12 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: Checkpoint) -> None:
             unit = " seconds" if name.endswith("time") else ""
             raise UserError(
                 f"resume={run_dir} is finished: {name}={OmegaConf.select(cfg, name)} leaves "
-                f"nothing to train, it had {reached:g}{unit}"
+                f"nothing to train, it has reached {reached:g}{unit}"
             )
 
 
 def restore_settings(cfg: DictConfig, content: Checkpoint) -> DictConfig:
-    """The configuration with what only the first command line knew, its threads and precision."""
+    """Restore threads, precision, overrides and data source of a run's first start."""
     torch.set_num_threads(content["threads"])
     if cfg.trainer.precision == "auto":
         cfg.trainer.precision = content["config"]["trainer"]["precision"]
@@ -121,7 +121,10 @@ def restore_settings(cfg: DictConfig, content: Checkpoint) -> DictConfig:
 
 
 def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
-    """The same for a run that has started: its network and its weights are its own by now."""
+    """Restore the settings of a resumed run; it has its own network and weights.
+
+    So init_from= no longer applies, and a teacher's parts come from the checkpoint.
+    """
     cfg = restore_settings(cfg, content)
     if cfg.init_from is not None:
         cfg.init_from, cfg.network = None, content["config"]["network"]
@@ -134,13 +137,11 @@ def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
 def rerun_train_end(
     trainer: L.Trainer, module: L.LightningModule, content: Checkpoint
 ) -> dict[str, float]:
-    """What was left of a run that stopped after its last step: its pictures, its metrics."""
+    """Make figures and final metrics of a run that stopped after its last step."""
     for callback in callbacks_of(trainer, L.Callback):
-        if type(callback).__module__.startswith("diffusion_lab."):  # Lightning's leave nothing
+        if type(callback).__module__.startswith("diffusion_lab."):  # Lightning's do nothing here
             callback.on_train_end(trainer, module)
     metrics: dict[str, float] = content["metrics"]
-    for fid in callbacks_of(
-        trainer, FIDEstimate
-    ):  # it may be that only this end has made the last one
-        metrics[FID] = fid.estimates[-1][1]
+    for fid in callbacks_of(trainer, FIDEstimate):
+        metrics[FID] = fid.estimates[-1][1]  # on_train_end may just have computed it
     return metrics

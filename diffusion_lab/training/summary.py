@@ -1,4 +1,4 @@
-"""What a run says of itself, before and after."""
+"""One-line description of a training, its table of results, and its hyperparameters."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,24 +26,24 @@ _COMPARED = (
 
 
 def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.Trainer) -> str:
-    """What is about to be trained, on what, where."""
+    """Return a line with network, device, precision, data and run folder of a training."""
     parameters = sum(p.numel() for p in module.network.parameters())
     return (
         f"{type(module.network).__name__} with {parameters:,} parameters on "
-        f"{_where(module, trainer)}; {provenance['dataset']} ({provenance['source']}), "
+        f"{_device(module, trainer)}; {provenance['dataset']} ({provenance['source']}), "
         f"{provenance['num_train']:,} images to train on; run folder {trainer.default_root_dir}"
     )
 
 
 def hyper_parameters(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What loggers keep of a run; MLflow takes no name with an @, as sampler@teacher.sampler."""
+    """Return the hyperparameters for loggers; MLflow allows no @, as in sampler@teacher.sampler."""
     command = dict(config["command"])
     command["choices"] = {k.replace("@", ":"): v for k, v in command["choices"].items()}
     return {**config, "command": command, "provenance": provenance}
 
 
-def _where(module: DiffusionModule, trainer: L.Trainer) -> str:
-    """The device, with the threads of a CPU or the settings of a GPU, and the precision."""
+def _device(module: DiffusionModule, trainer: L.Trainer) -> str:
+    """Describe device, precision and processes, with CPU threads or GPU settings."""
     device, how = trainer.strategy.root_device, ""
     if device.type == "cpu":
         threads = torch.get_num_threads()
@@ -55,7 +55,7 @@ def _where(module: DiffusionModule, trainer: L.Trainer) -> str:
 
 
 def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) -> str:
-    """A short table of what a run gave, and where its pictures are."""
+    """Return a table of final metrics, steps, seconds, and the folders of figures and weights."""
     rows = [[name, f"{value:.6g}"] for name, value in metrics.items()]
     rows += [["steps", f"{trainer.global_step:,}"], ["seconds", f"{seconds:.1f}"]]
     for name in ("figures", "checkpoints"):
@@ -66,7 +66,10 @@ def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) ->
 
 
 def compared(config: dict[str, Any]) -> dict[str, Any]:
-    """What tells runs apart, flat, for the HPARAMS tab: the words and settings, no paths."""
+    """Return options and settings as a flat dictionary without paths, to compare runs.
+
+    Used by TensorBoard's HPARAMS tab.
+    """
     choices = config["command"]["choices"]
     flat: dict[str, Any] = {"seed": config["seed"]}
     flat |= {group: choices[group] for group in ("model", *_COMPARED)}

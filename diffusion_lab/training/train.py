@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainResult:
-    """A finished run and the objects that made it."""
+    """A finished run: module, data, trainer, final metrics and folder."""
 
     module: DiffusionModule
     datamodule: ImageDataModule
@@ -50,25 +50,24 @@ def train(
     trust: Sequence[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainResult:
-    """Train as configured and leave everything in `paths.output_dir`.
+    """Train as configured and write all results to `paths.output_dir`.
 
     Args:
         cfg: composed from configs/train.yaml, for example by `compose_config`.
         resume: continue from the folder's newest readable checkpoint as if training had never
-            stopped; from step 0 if it stopped before the first.
-        trust: for a configuration that a run folder brought, which may have been written by
-            anybody: it may name this project's parts, torch's optimizers, Lightning's trainer,
-            callbacks and loggers, and the contents of these packages. None: the configuration is
-            the caller's own.
-        clock: seconds, for trainer.max_time.
+            stopped; from step 0 if there is no checkpoint yet.
+        trust: for a configuration from an untrusted run folder: it may name this project's parts,
+            torch's optimizers, Lightning's trainer, callbacks and loggers, and the contents of
+            these packages. None if the configuration is your own.
+        clock: returns seconds, for trainer.max_time.
 
     Raises:
-        UserError: for a mistake in the configuration, before any training, and where another
-            process uses the folder.
+        UserError: for a mistake in the configuration, before any training, and if another process
+            uses the folder.
         Diverged: a UserError too, if losses, gradients or weights are not finite.
         Stopped: after SIGINT or SIGTERM.
 
-    The folder's metrics.json says how the run ended, whatever happens.
+    metrics.json in the folder records how the run ended, also after an error.
 
     """
     run_dir = Path(cfg.paths.output_dir).absolute()
@@ -83,7 +82,7 @@ def train(
 
 @contextmanager
 def recorded(start: Start) -> Iterator[RunRecord]:
-    """Keep metrics.json while a run trains, and note in it how the run ended."""
+    """Write metrics.json when a run starts, and its status when it ends."""
     record = RunRecord(start.run_dir, start.config["command"]["overrides"], start.cfg.seed)
     if start.checkpoint is not None:
         record.mark_resumed(start.checkpoint.path.stem, start.checkpoint.content["global_step"])
@@ -104,18 +103,18 @@ def recorded(start: Start) -> Iterator[RunRecord]:
 
 
 def fit(start: Start, parts: Parts, record: RunRecord) -> dict[str, float]:
-    """Train what was built and fill the record; -> the final metrics."""
+    """Train and fill the record; return the final metrics."""
     trainer, module, checkpoint = parts.trainer, parts.module, start.checkpoint
     log_config(parts.loggers, start.config, parts.datamodule.provenance)
-    say(headline(module, parts.datamodule.provenance, trainer))
+    log_line(headline(module, parts.datamodule.provenance, trainer))
     for warning in parts.warnings:
         rank_zero_only(log.warning)(warning)
     shape, config = parts.datamodule.image_shape, start.config["sampler"]
-    say(f"samples by {planned(config, parts.sampler, [parts.conditioning], module, shape)}")
+    log_line(f"samples by {planned(config, parts.sampler, [parts.conditioning], module, shape)}")
     if checkpoint is not None:
         log_unlogged(trainer, checkpoint.content)
     try:
-        with logging_redirect_tqdm():  # lines above the live bar, not in it
+        with logging_redirect_tqdm():  # print log lines above the progress bar
             trainer.fit(
                 module,
                 parts.datamodule,
@@ -123,7 +122,7 @@ def fit(start: Start, parts: Parts, record: RunRecord) -> dict[str, float]:
                 weights_only=True,
             )
     finally:
-        note(record, parts)
+        record_results(record, parts)
         close(parts.loggers)
     metrics: dict[str, float] = record.content["metrics"]
     if checkpoint is not None and trainer.global_step == checkpoint.content["global_step"]:
@@ -133,13 +132,13 @@ def fit(start: Start, parts: Parts, record: RunRecord) -> dict[str, float]:
     return metrics
 
 
-def note(record: RunRecord, parts: Parts) -> None:
-    """Put the results of training into the record, also of one that broke off."""
+def record_results(record: RunRecord, parts: Parts) -> None:
+    """Put the results of training into the record, also those of an interrupted training."""
     trainer, module = parts.trainer, parts.module
     losses = [loss for history in callbacks_of(trainer, LossHistory) for loss in history.epochs]
     measured = trainer.callback_metrics.items()
     record.content |= {
-        # the learning rate there is that of the last step that was logged
+        # the learning rate among them belongs to the last logged step
         "metrics": {k: v.item() for k, v in measured if not k.startswith("lr")},
         "epoch_losses": losses,
         "data": parts.datamodule.provenance,
@@ -157,6 +156,6 @@ def note(record: RunRecord, parts: Parts) -> None:
 
 
 @rank_zero_only
-def say(text: str) -> None:
-    """Log a line, once however many processes there are."""
+def log_line(text: str) -> None:
+    """Log a line in the first process only."""
     log.info("%s", text)

@@ -84,7 +84,7 @@ def assert_refused(result, *words):
         (["model=flow", "sampler=langevin", "sampler.num_steps=7"], ["multiple of"]),
         (["model=ddpm", "noise_schedule=zero_snr"], ["prediction=epsilon", "v_prediction"]),
         (["seed=-1"], ["seed"]),
-        (["data.clusters=4"], ["data.clusters=4", "takes none"]),
+        (["data.clusters=4"], ["data.clusters=4", "is unconditional"]),
         (["callbacks.samples.every_n_epochs=0"], ["every_n_epochs"]),
         (["callbacks.samples.num_samples=0"], ["num_samples"]),
     ],

@@ -83,7 +83,7 @@ def test_paths_that_end_in_noise_have_no_bias_to_speak_of():
 def test_training_on_a_path_that_does_not_end_in_noise_warns(words, warned, tmp_path, caplog):
     config = compose_config([*TINY, *words], tmp_path)
     train(config)
-    lines = [r.getMessage() for r in caplog.records if "begins with pure noise" in r.getMessage()]
+    lines = [r.getMessage() for r in caplog.records if "starts from pure noise" in r.getMessage()]
     assert len(lines) == warned
     if warned:
         assert "\n" not in lines[0]

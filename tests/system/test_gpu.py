@@ -209,7 +209,7 @@ def test_warn_is_a_value_of_deterministic(tmp_path):
 
 def test_half_precision_on_a_cpu_is_told(tmp_path, caplog):
     train(compose_config([*TINY, "trainer.precision=16-mixed"], tmp_path))
-    assert "trainer.precision=16-mixed needs a GPU: this is bf16-mixed" in caplog.text
+    assert "trainer.precision=16-mixed needs a GPU: using bf16-mixed" in caplog.text
 
 
 @pytest.mark.parametrize("word", ["GPU", "tpu"])

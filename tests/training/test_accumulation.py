@@ -1,4 +1,4 @@
-"""Accumulated gradients, also of an epoch's last group, against a loop of plain torch."""
+"""Gradient accumulation, also at the end of an epoch, against a loop in plain torch."""
 
 import copy
 
@@ -23,7 +23,7 @@ WORDS = (
 
 
 class Recorder:
-    """The weights of before, and what every batch was trained on."""
+    """Records the initial weights and the batches."""
 
     def __init__(self, monkeypatch):
         self.module, self.batches = None, []
@@ -39,7 +39,7 @@ class Recorder:
 
 
 def plain(network, module, batches, epoch, size, clip=None):
-    """Adam over groups of `size` batches that end with each epoch; the mean loss of each group."""
+    """Train with Adam in groups of `size` batches, ended by the epoch; return their mean losses."""
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for first in range(0, len(batches), epoch):
         left = batches[first : first + epoch]
@@ -65,7 +65,7 @@ def plain(network, module, batches, epoch, size, clip=None):
     ],
     ids=str,
 )
-def test_every_group_is_divided_by_what_it_gathered(monkeypatch, tmp_path, size, more, epoch):
+def test_gradients_are_averaged_over_their_group(monkeypatch, tmp_path, size, more, epoch):
     recorder = Recorder(monkeypatch)
     words = [*WORDS, *more, f"trainer.accumulate_grad_batches={size}"]
     result = train(compose_config(words, tmp_path))

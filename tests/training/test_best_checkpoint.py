@@ -1,4 +1,4 @@
-"""A training that cannot leave best.ckpt says so before it begins, and no other does."""
+"""A training that cannot write best.ckpt logs a warning at its start, and no other does."""
 
 import logging
 import warnings
@@ -60,7 +60,7 @@ STEPS = "trainer.val_check_interval"
         ],
     ],
 )
-def test_it_is_told_where_there_will_be_no_best_checkpoint(words, tmp_path, caplog, request):
+def test_warning_if_there_will_be_no_best_checkpoint(words, tmp_path, caplog, request):
     words = [
         f"callbacks.fid.extractor={request.getfixturevalue('bars')}" if w == "extractor" else w
         for w in words
@@ -83,13 +83,13 @@ def test_early_stopping_without_validation_is_rejected(typed):
     )
 
 
-def test_a_training_that_saves_nothing_is_not_told_so(tmp_path, caplog):
+def test_no_warning_for_a_training_without_checkpoints(tmp_path, caplog):
     train(compose_config([*RUN, "callbacks=none", "logger=csv"], tmp_path / "run"))
     assert "best.ckpt" not in caplog.text
 
 
 @pytest.mark.parametrize("interval", [f"{STEPS}=0.5", f"{EVERY}=2"])
-def test_early_stopping_by_the_training_loss_wherever_validation_is(interval, tmp_path):
+def test_early_stopping_by_the_training_loss_without_validation(interval, tmp_path):
     words = ["callbacks=early_stopping", "callbacks.figures=null", "callbacks.samples=null"]
     words += ["monitor=train/loss_epoch", interval, "logger=csv", "optimizer.lr=0"]
     words += ["trainer.max_epochs=9", "callbacks.early_stopping.patience=1"]

@@ -1,4 +1,4 @@
-"""A run continued equals a run never stopped, and says so of its folder and its words."""
+"""A resumed run equals one that was never stopped; errors of resume= and its options."""
 
 import json
 import os
@@ -33,8 +33,8 @@ def damage(path, how):
         path.unlink()
 
 
-def test_killed_here_and_there_it_ends_as_if_it_had_not_been(tmp_path):
-    """Six kills; `make torture` makes a hundred."""
+def test_killed_run_ends_like_an_uninterrupted_one(tmp_path):
+    """Six kills here; `make torture` has a hundred."""
     process = subprocess.run(
         [
             sys.executable,
@@ -57,7 +57,7 @@ def test_killed_here_and_there_it_ends_as_if_it_had_not_been(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "gone"])
-def test_a_damaged_checkpoint_is_passed_over(half, whole, typed, how):
+def test_damaged_checkpoint_falls_back_to_an_older_one(half, whole, typed, how):
     damage(half / "checkpoints" / "last.ckpt", how)
     # the state before: as good, only older
     saved = half / "checkpoints" / "previous.ckpt"
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_passed_over(half, whole, typed, how):
     assert compare_runs(half, whole) == []
 
 
-def test_sampling_from_a_damaged_checkpoint_is_refused(half, typed):
+def test_sampling_from_a_damaged_checkpoint_is_rejected(half, typed):
     folder = half / "checkpoints"
     damage(folder / "last.ckpt", "flipped")
     shutil.copy(folder / "best.ckpt", folder / "previous.ckpt")
@@ -95,7 +95,7 @@ def test_a_folder_is_named_with_quotes_or_without(half, typed, quotes):
     assert out.strip().splitlines()[-1] == str(odd)
 
 
-def test_the_limit_may_be_raised_and_the_first_configuration_stays(whole, half, typed, tmp_path):
+def test_limit_may_be_raised_and_the_first_configuration_stays(whole, half, typed, tmp_path):
     first = (half / ".hydra" / "config.yaml").read_bytes()
     code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
     assert code == 0, err
@@ -108,7 +108,7 @@ def test_the_limit_may_be_raised_and_the_first_configuration_stays(whole, half, 
 
 
 def hyper_parameters(run):
-    """As TensorBoard's HPARAMS tab has them: of what a run logged more than once, the first."""
+    """Read hyperparameters as TensorBoard's HPARAMS tab does: the first logged value counts."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     events = EventAccumulator(str(run))
@@ -118,7 +118,7 @@ def hyper_parameters(run):
     return {name: value.number_value or value.string_value for name, value in given.items()}
 
 
-def test_a_raised_limit_stands_beside_its_metrics(half, typed):
+def test_hyperparameters_show_the_raised_limit(half, typed):
     assert hyper_parameters(half)["trainer/max_epochs"] == 1
     before = EventAccumulator(str(half))
     before.Reload()
@@ -131,7 +131,7 @@ def test_a_raised_limit_stands_beside_its_metrics(half, typed):
     assert after.Scalars("train/loss_epoch")[: len(first)] == first  # and nothing else was lost
 
 
-def test_a_run_behind_a_link_keeps_its_best(half, typed, tmp_path, recwarn):
+def test_run_behind_a_link_keeps_its_best_checkpoint(half, typed, tmp_path, recwarn):
     (tmp_path / "link").symlink_to(half)
     code, _, err = typed("train", f"resume={tmp_path / 'link'}", "trainer.max_epochs=2")
     assert code == 0, err
@@ -139,8 +139,8 @@ def test_a_run_behind_a_link_keeps_its_best(half, typed, tmp_path, recwarn):
     assert not [w for w in recwarn if "dirpath has changed" in str(w.message)]
 
 
-def test_a_run_that_was_moved_keeps_its_best(whole, half, typed, tmp_path):
-    """Whose score says which of the two epochs it is, wherever the folder is by now."""
+def test_moved_run_keeps_its_best_checkpoint(whole, half, typed, tmp_path):
+    """The best score stays that of the better epoch after the folder was moved."""
     moved = tmp_path / "elsewhere" / "moved"
     moved.parent.mkdir()
     half.rename(moved)
@@ -154,8 +154,8 @@ def test_a_run_that_was_moved_keeps_its_best(whole, half, typed, tmp_path):
     assert not half.exists()
 
 
-def test_every_logger_goes_on(typed, tmp_path):
-    """The rows of CSV as those of TensorBoard: none twice, none missing."""
+def test_every_logger_continues(typed, tmp_path):
+    """CSV and TensorBoard have no row twice and none missing."""
     words = (*RUN, "logger=[csv,tensorboard]", "trainer.log_every_n_steps=1")
     train(compose_config(words, tmp_path / "whole"))
     train(compose_config([*words, "trainer.max_epochs=1"], tmp_path / "half"))
@@ -194,21 +194,21 @@ def state_differences(a, b):
     ],
     ids=lambda v: " ".join(v),
 )
-def test_what_would_be_another_experiment_is_refused(half, typed, words, expected):
+def test_options_that_change_the_experiment_are_rejected(half, typed, words, expected):
     before = (half / "checkpoints" / "last.ckpt").read_bytes()
     assert_refused(typed("train", f"resume={half}", *words), *expected)
     assert (half / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-def test_a_folder_that_is_no_run_is_refused(typed, tmp_path):
+def test_folder_without_a_run_is_rejected(typed, tmp_path):
     assert_refused(typed("train", "resume=nowhere"), "resume=nowhere", "no run folder")
     (tmp_path / "empty" / ".hydra").mkdir(parents=True)
     assert_refused(typed("train", "resume=empty"), "no run folder")
     assert_refused(typed("train", "rerun=empty"), "rerun=empty", "no run folder")
 
 
-def test_a_run_that_was_stopped_before_it_saved_begins_again(half, whole, typed):
-    """Composed in Python or typed, with the record of a process that was killed, or with none."""
+def test_run_stopped_before_its_first_checkpoint_begins_again(half, whole, typed):
+    """Started from Python or the command line, with or without metrics.json."""
     typed_run = half.with_name("typed")
     code, _, err = typed("train", *RUN, "trainer.max_epochs=1", f"hydra.run.dir={typed_run}")
     assert code == 0, err
@@ -221,15 +221,15 @@ def test_a_run_that_was_stopped_before_it_saved_begins_again(half, whole, typed)
             path.unlink()
         code, out, err = typed("train", f"resume={run}", "trainer.max_epochs=2")
         assert code == 0, err
-        assert "beginning at step 0" in out
+        assert "starting at step 0" in out
         assert compare_runs(run, whole) == []
         assert list(state_differences(whole, run)) == []
     command = torch.load(typed_run / "checkpoints" / "last.ckpt")["config"]["command"]
     assert command["choices"]["model"] == "flow" and "model=flow" in command["overrides"]
 
 
-def test_what_other_commands_are_writing_there_is_left_alone(half, typed):
-    """export.py out=<run>/exported makes a folder, sample.py a file in a folder of its own."""
+def test_temporary_files_of_other_commands_are_kept(half, typed):
+    """export.py out=<run>/exported writes a folder, sample.py a file in its own folder."""
     (half / ".exported.0.part").mkdir()
     drawn = half / "samples" / "now" / ".samples.npz.0.part"
     drawn.parent.mkdir(parents=True)
@@ -241,19 +241,19 @@ def test_what_other_commands_are_writing_there_is_left_alone(half, typed):
     assert drawn.exists() and not left.exists()
 
 
-def test_a_run_of_which_no_checkpoint_can_be_read_says_so(half, typed):
+def test_run_without_a_readable_checkpoint_is_rejected(half, typed):
     for path in (half / "checkpoints").iterdir():
         path.write_bytes(b"")
     assert_refused(typed("train", f"resume={half}"), "no checkpoint", "start a new run")
 
 
-def test_a_way_through_other_folders(half, typed, tmp_path):
+def test_path_with_parent_folders(half, typed, tmp_path):
     (tmp_path / "else").mkdir()
     code, _, err = typed("train", "resume=else/../half", "trainer.max_epochs=2")
     assert code == 0, err
 
 
-def test_a_limit_that_leaves_nothing_is_refused(whole, typed, tmp_path):
+def test_limit_already_reached_is_rejected(whole, typed, tmp_path):
     for word in ("trainer.max_epochs=2", "trainer.max_steps=1"):
         assert_refused(typed("train", f"resume={whole}", word), "finished", "nothing to train")
     words = (*RUN, "trainer.max_epochs=-1", "trainer.max_time=00:00:00:01")
@@ -264,7 +264,7 @@ def test_a_limit_that_leaves_nothing_is_refused(whole, typed, tmp_path):
         assert_refused(refused, "trainer.max_time=00:00:00:01", "seconds")
 
 
-def test_the_pictures_of_a_stopped_run_stay(typed, tmp_path):
+def test_figures_of_a_stopped_run_stay(typed, tmp_path):
     words = (*RUN, "callbacks=default", "trainer.max_epochs=1")
     train(compose_config(words, tmp_path / "run"))
     code, _, err = typed("train", f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")

@@ -1,4 +1,4 @@
-"""What the loggers kept: a real TensorBoard is asked over HTTP, W&B and MLflow locally."""
+"""Contents of the logs, read from a TensorBoard server and from local W&B and MLflow runs."""
 
 import json
 import socket
@@ -70,7 +70,7 @@ def test_a_real_tensorboard_shows_the_loss_curve(tensorboard, logged):
     assert values == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_real_tensorboard_shows_the_pictures_and_the_config(tensorboard):
+def test_a_real_tensorboard_shows_the_figures_and_the_config(tensorboard):
     tags = set(tensorboard("plugin/images/tags")["one"])
     names = ("data", "corruption", "predictions", "trajectory", "samples", "loss_curve")
     assert tags >= {"samples", *(f"figures/{name}" for name in names)}
@@ -92,7 +92,7 @@ def test_a_real_tensorboard_fills_the_hparams_tab(tensorboard):
 
 
 def test_validation_noise_is_fixed(tmp_path):
-    """With a learning rate of nothing the validation loss of every epoch is the same number."""
+    """With a learning rate of 0 the validation loss is the same in every epoch."""
     overrides = [*TINY, "trainer.max_epochs=3", "optimizer.lr=0.0"]
     train(compose_config(overrides, tmp_path))
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -120,7 +120,7 @@ def test_wandb_keeps_an_offline_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_mlflow_keeps_metrics_parameters_and_pictures(tmp_path, monkeypatch):
+def test_mlflow_keeps_metrics_parameters_and_figures(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     overrides = [*PICTURED, "logger=mlflow", f"paths.log_dir={tmp_path}", "trainer.max_epochs=2"]
@@ -137,7 +137,7 @@ def test_mlflow_keeps_metrics_parameters_and_pictures(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_mlflow_names_runs_by_their_folders(tmp_path, monkeypatch):
-    """All of one seed, which MLflow's own names follow."""
+    """The runs have the same seed, from which MLflow derives its default names."""
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     words = [*RUN, "trainer.max_epochs=1", "logger=mlflow", f"paths.log_dir={tmp_path}"]

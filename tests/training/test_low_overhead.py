@@ -1,4 +1,4 @@
-"""What a step costs beside the network: no waiting for the device, nothing logged for nobody."""
+"""Overhead of a training step: no synchronisation with the device, no unnecessary logging."""
 
 import csv
 from itertools import pairwise
@@ -20,7 +20,7 @@ RUN = (*TINY, "network.channels=[4,4]", "data.num_images=400", "data.batch_size=
 
 
 class Looks(TorchDispatchMode):
-    """Counts how often Python looks at values of a tensor, which empties a GPU's queue."""
+    """Count reads of tensor values from Python, which synchronise with a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +32,7 @@ class Looks(TorchDispatchMode):
 
 
 class Lists(TorchFunctionMode):
-    """Counts what `Looks` cannot see: on a CPU `tolist` is no operation that is dispatched."""
+    """Count calls of `tolist`, which is not dispatched on a CPU and invisible to `Looks`."""
 
     def __init__(self):
         super().__init__()
@@ -45,8 +45,8 @@ class Lists(TorchFunctionMode):
 
 @pytest.mark.parametrize("queued", [False, True])
 @pytest.mark.parametrize(("setting", "a_step"), [("=null", 0), (".skip=0", 1), (".skip=1", 1)])
-def test_looks_at_the_device(setting, a_step, queued, tmp_path, monkeypatch):
-    """FiniteLoss looks once before a step, nobody else; nobody where it looks at copies."""
+def test_synchronisations_per_step(setting, a_step, queued, tmp_path, monkeypatch):
+    """Only FiniteLoss reads values, once per step; none if it copies asynchronously."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_DRAWS", 1e9)
     if queued:  # as on a GPU
         monkeypatch.setattr(finite_loss, "_is_asynchronous", lambda device: True)
@@ -89,7 +89,7 @@ def curve_of(folder):
     return [(e.step, e.value) for e in events.Scalars("train/loss")]
 
 
-def test_the_curve_is_the_losses_at_the_interval(tmp_path):
+def test_curve_has_the_losses_at_the_interval(tmp_path):
     words = ["trainer.limit_train_batches=10", "trainer.max_epochs=2", "trainer.max_steps=14"]
     result = train(compose_config([*RUN, *words, "trainer.log_every_n_steps=4"], tmp_path))
     losses = losses_of(tmp_path)
@@ -99,22 +99,22 @@ def test_the_curve_is_the_losses_at_the_interval(tmp_path):
     assert result.metrics["train/loss"] == pytest.approx(losses[-1])
 
 
-def test_no_interval_means_no_curve(tmp_path):
+def test_interval_of_zero_logs_no_curve(tmp_path):
     result = train(compose_config([*RUN, "trainer.log_every_n_steps=0"], tmp_path))
     assert result.metrics["train/loss"] == pytest.approx(losses_of(tmp_path)[-1])
     tags = EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"]
     assert "images_per_second" not in tags and "val/loss" in tags
 
 
-def test_gathered_gradients_have_a_point_for_each_step(tmp_path):
-    """Not for each batch: the loss is that of the last one, undivided."""
+def test_accumulation_logs_a_point_per_optimizer_step(tmp_path):
+    """One point per step, not per batch, with the undivided loss of the last batch."""
     words = ["trainer.accumulate_grad_batches=3", "trainer.limit_train_batches=12"]
     train(compose_config([*RUN, *words, "trainer.log_every_n_steps=2"], tmp_path))
     losses = losses_of(tmp_path)
     assert curve_of(tmp_path) == [(i, pytest.approx(losses[3 * i + 2])) for i in (1, 3)]
 
 
-def test_a_constant_learning_rate_is_still_a_curve(tmp_path):
+def test_constant_learning_rate_is_logged(tmp_path):
     train(compose_config([*RUN, "trainer.limit_train_batches=30"], tmp_path))
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("lr")
     assert len(events) > 1 and {round(e.value, 9) for e in events} == {0.001}
@@ -126,7 +126,7 @@ def test_an_epoch_shorter_than_the_interval_has_its_metric(tmp_path):
     assert result.metrics["train/loss"] == pytest.approx(losses_of(tmp_path)[-1])
 
 
-def test_a_run_ended_by_the_clock_has_its_last_loss(tmp_path):
+def test_run_with_a_time_limit_logs_its_last_loss(tmp_path):
     words = ["trainer.max_epochs=-1", "trainer.max_time=00:00:00:03", "callbacks.samples=null"]
     more = ["trainer.limit_train_batches=null", "trainer.log_every_n_steps=1000"]
     accumulated = "trainer.accumulate_grad_batches=2"
@@ -134,7 +134,7 @@ def test_a_run_ended_by_the_clock_has_its_last_loss(tmp_path):
     assert result.metrics["train/loss"] == pytest.approx(losses_of(tmp_path)[-1])
 
 
-def test_a_monitored_loss_is_that_of_every_step(tmp_path):
+def test_monitored_loss_is_updated_every_step(tmp_path):
     seen = []
 
     class Watch(L.Callback):
@@ -166,7 +166,7 @@ def test_the_fused_optimizer_is_adam_within_rounding(tmp_path):
 
 
 def test_a_scaler_leaves_a_fused_optimizer_unscaled_gradients(tmp_path):
-    """Clipping, which Lightning refuses where the optimizer does the unscaling, and the norm."""
+    """Gradient clipping, which Lightning rejects if the optimizer unscales, and the norm work."""
     norms = []
 
     class Scaled(L.Callback):

@@ -1,4 +1,4 @@
-"""Options of the user's own that name nothing, or something else: rejected before any training."""
+"""User-defined parts that do not exist or have another kind are rejected before training."""
 
 import pytest
 
@@ -29,7 +29,7 @@ WORDS = [word for word in RUN if not word.startswith(("network", "sampler", "cal
         ),
     ],
 )
-def test_an_option_that_is_no_such_part(group, content, told, tmp_path, monkeypatch):
+def test_part_of_another_kind_is_rejected(group, content, told, tmp_path, monkeypatch):
     folder = tmp_path / "configs" / group
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text(f"{content}\n")

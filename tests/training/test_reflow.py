@@ -1,4 +1,4 @@
-"""From a trained run to few network calls: reflow on the pairs that a teacher draws."""
+"""Reflow: train a student on pairs of noise and the teacher's samples."""
 
 import json
 import shutil
@@ -41,15 +41,15 @@ def student(teacher, tmp_path_factory):
     return folder
 
 
-def test_pairs_are_the_noise_and_what_the_teacher_makes_of_it(teacher, student):
+def test_pairs_are_noise_and_the_teachers_samples(teacher, student):
     own = load_run(teacher).sample(24, seed=7, num_steps=3, guidance_scale=2.0)
     with np.load(student / "pairs.npz") as arrays:
         assert np.array_equal(arrays["images"], own.numpy())
         assert arrays["labels"].tolist() == [k % 10 for k in range(24)]
 
 
-def test_the_loss_is_that_of_the_pairs_and_not_of_fresh_noise(teacher, tmp_path):
-    """The validation loss, written out: pairs 0 to 3, the velocity noise - image, clipped."""
+def test_loss_uses_the_pairs_noise(teacher, tmp_path):
+    """Compute the validation loss by hand: pairs 0 to 3, velocity noise - image, clipped."""
     words = [*FEW, f"teacher.run={teacher}", "seed=7", "optimizer.lr=0", "optimizer.adamw_lr=0"]
     result = train(compose_config(words, tmp_path))
     run = load_run(teacher)
@@ -70,14 +70,14 @@ def test_the_loss_is_that_of_the_pairs_and_not_of_fresh_noise(teacher, tmp_path)
     assert result.metrics["val/loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_a_student_begins_as_its_teacher(teacher, tmp_path):
+def test_student_starts_with_the_teachers_weights(teacher, tmp_path):
     words = [*FEW, f"teacher.run={teacher}", "optimizer.lr=0", "optimizer.adamw_lr=0"]
     train(compose_config(words, tmp_path))
     ours, theirs = (load_run(folder).module.state_dict() for folder in (tmp_path, teacher))
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
-def test_a_student_is_a_run_like_others(teacher, student, typed, tmp_path):
+def test_student_is_a_normal_run(teacher, student, typed, tmp_path):
     run = load_run(student)
     assert run.config["data"]["name"] == "fake" and run.module.num_classes == 10
     assert run.config["network"] == load_run(teacher).config["network"]
@@ -93,7 +93,7 @@ def test_a_student_is_a_run_like_others(teacher, student, typed, tmp_path):
 
 
 def test_straightening_learns_the_map(tmp_path):
-    """One call of the student comes nearer to the teacher's images than one of the teacher."""
+    """With NFE 1 the student is nearer to the teacher's images than the teacher itself."""
     longer = ["trainer.limit_train_batches=null", "callbacks.ema=null", "data.batch_size=16"]
     teacher = [*TEACHER, *longer, "optimizer=muon", "data.num_images=324", "trainer.max_epochs=10"]
     train(compose_config(teacher, tmp_path / "teacher"))
@@ -109,7 +109,7 @@ def test_straightening_learns_the_map(tmp_path):
     assert student < 0.75 * before
 
 
-def test_a_student_is_resumed_without_its_teacher(teacher, tmp_path, typed):
+def test_student_resumes_without_its_teacher(teacher, tmp_path, typed):
     moved = tmp_path / "moved"
     shutil.copytree(teacher, moved)
     words = [*FEW, f"teacher.run={moved}", "lr_scheduler=none"]
@@ -145,7 +145,7 @@ def test_a_student_is_resumed_without_its_teacher(teacher, tmp_path, typed):
         (["teacher.run={}", "teacher.guidance_scale=nan"], ["guidance_scale=nan"]),
     ],
 )
-def test_what_cannot_be_taught_is_refused(words, said, teacher, typed):
+def test_options_that_conflict_with_the_teacher_are_rejected(words, said, teacher, typed):
     code, _, err = typed("train", *FEW[:-5], *(word.format(teacher) for word in words))
     lines = err.strip().splitlines()
     assert code == 2 and len(lines) == 1
@@ -156,11 +156,11 @@ def test_what_cannot_be_taught_is_refused(words, said, teacher, typed):
     ("words", "said"),
     [
         (["model=ddpm"], "epsilon"),
-        (["model=flow", "model.num_classes=10"], "draws fresh noise"),
+        (["model=flow", "model.num_classes=10"], "is stochastic"),
         (["model=flow"], "no classes"),
     ],
 )
-def test_who_cannot_teach_is_refused(words, said, typed, tmp_path):
+def test_runs_that_cannot_teach_are_rejected(words, said, typed, tmp_path):
     if "model=ddpm" in words:
         words = [*words, "network=unet_fast"]
     train(compose_config([*TINY, *words, "network.width=8", "network.depth=1"], tmp_path / "run"))
@@ -169,8 +169,8 @@ def test_who_cannot_teach_is_refused(words, said, typed, tmp_path):
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
 
 
-def test_a_teacher_that_names_foreign_code_is_refused(teacher, typed, tmp_path):
-    """Where `load_run` does not look: the parts by themselves, not those of its model."""
+def test_teacher_with_foreign_code_is_rejected(teacher, typed, tmp_path):
+    """Also in parts that `load_run` does not build."""
     forged = tmp_path / "forged"
     shutil.copytree(teacher, forged)
     path = forged / "checkpoints" / "last.ckpt"
@@ -190,7 +190,7 @@ def test_without_classes_or_guidance(tmp_path):
 
 
 @pytest.mark.parametrize("noise_schedule", [StraightPath(), VPSchedule()])
-def test_noise_end_draws_its_share_there(noise_schedule):
+def test_noise_end_samples_its_fraction_at_the_end(noise_schedule):
     generator = torch.Generator().manual_seed(0)
     t = NoiseEndTime(0.3).draw(4000, noise_schedule, generator=generator).double()
     end = noise_schedule.at(torch.ones(1)).double()

@@ -1,4 +1,4 @@
-"""A step that was not finite, run again: the same numbers to the last bit."""
+"""Replay of a non-finite step: bit-identical numbers."""
 
 import json
 
@@ -15,7 +15,7 @@ from tests.support.poison import Poison, train_with
 
 @pytest.fixture
 def overflown(tmp_path, monkeypatch):
-    """Train with an image whose square overflows: the folder, and the losses of that batch."""
+    """Train with an image whose square overflows; return the folder and the batch's losses."""
 
     def run(*overrides, value=1e25):
         torch.set_num_threads(1)
@@ -36,8 +36,8 @@ def overflown(tmp_path, monkeypatch):
     return run
 
 
-def test_the_same_numbers_in_a_new_process(overflown, tmp_path, command):
-    """The loss of every image to the last bit, and nothing new in the run folder."""
+def test_replay_in_a_new_process_is_bit_identical(overflown, tmp_path, command):
+    """Every image's loss has the same bits, and the run folder is unchanged."""
     folder, losses = overflown()
     before = sorted(folder.rglob("*"))
     replayed = f"replay={folder / 'anomaly.pt'}"
@@ -54,7 +54,7 @@ def test_the_same_numbers_in_a_new_process(overflown, tmp_path, command):
 @pytest.mark.parametrize(
     ("precision", "value"), [("64-true", 1e200), ("bf16-mixed", 1e25), ("bf16-true", 1e25)]
 )
-def test_the_same_numbers_in_every_precision(overflown, precision, value):
+def test_replay_is_bit_identical_in_every_precision(overflown, precision, value):
     folder, losses = overflown(f"trainer.precision={precision}", value=value)
     seen = replay(folder / "anomaly.pt")
     assert list(map(repr, seen.losses)) == list(map(repr, losses))

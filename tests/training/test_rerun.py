@@ -1,4 +1,4 @@
-"""A run made again beside itself, and never over itself."""
+"""rerun= repeats a run in a new folder and never overwrites one."""
 
 import shutil
 
@@ -11,14 +11,14 @@ from tests.cli.test_bad_input import assert_refused
 from tests.conftest import RUN
 
 
-def test_rerun_goes_to_the_limit_of_the_end(half, typed):
+def test_rerun_uses_the_last_limit(half, typed):
     code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
     assert code == 0, err
     code, out, err = typed("train", f"rerun={half}")
     assert code == 0, out + err
 
 
-def test_rerun_repeats_a_run_and_sees_a_difference(whole, typed):
+def test_rerun_repeats_a_run_and_reports_a_difference(whole, typed):
     code, out, err = typed("train", f"rerun={whole}")
     assert code == 0, err
     *_, verdict, folder = out.strip().splitlines()
@@ -31,21 +31,21 @@ def test_rerun_repeats_a_run_and_sees_a_difference(whole, typed):
     assert_refused(typed("train", f"rerun={whole}", "seed=3"), "seed=3", "another experiment")
 
 
-def test_a_run_by_the_clock_cannot_be_repeated(tmp_path, typed):
+def test_run_with_a_time_limit_cannot_be_repeated(tmp_path, typed):
     train(compose_config([*RUN, "trainer.max_time=00:01:00:00"], tmp_path / "run"))
     refused = typed("train", f"rerun={tmp_path / 'run'}")
     assert_refused(refused, "had a time limit", "trainer.max_time=00:01:00:00", "max_epochs")
     assert [p.name for p in tmp_path.glob("run*")] == ["run"]
 
 
-def test_a_run_that_went_on_by_the_clock_cannot_be_repeated(half, typed):
+def test_run_resumed_with_a_time_limit_cannot_be_repeated(half, typed):
     word = "trainer.max_time=00:01:00:00"
     assert typed("train", f"resume={half}", "trainer.max_epochs=3", word)[0] == 0
     assert_refused(typed("train", f"rerun={half}"), "had a time limit", "00:01:00:00")
 
 
 def test_a_new_run_does_not_overwrite_another(half, typed, monkeypatch):
-    """Nor the folder of a sweep; where nothing was saved yet, and for SLURM, it begins."""
+    """Nor a sweep; a run without a checkpoint, and one that SLURM requeued, may start."""
     before = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
     again = ("train", *RUN, f"hydra.run.dir={half}")
     assert_refused(typed(*again), f"{half} holds a run already", f"resume={half}")
@@ -71,6 +71,6 @@ def test_a_new_run_does_not_overwrite_another(half, typed, monkeypatch):
     assert typed(*again)[0] == 0
 
 
-def test_resume_and_rerun_are_two_things(half, typed):
+def test_resume_and_rerun_exclude_each_other(half, typed):
     refused = typed("train", f"resume={half}", f"rerun={half}")
     assert_refused(refused, "give one of resume= and rerun=")

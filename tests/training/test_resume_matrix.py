@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed leaves what one that never was does, bit for bit.
+"""A stopped and resumed run leaves the same files as one never stopped, bit for bit.
 
 Every setting of support/resume_settings.py: killed after a save of each kind, in the middle of a
 step and of a validation, and stopped by SIGTERM. `EVERY_PLACE=1` tries every step, validation and
@@ -39,7 +39,7 @@ EVERY_PLACE = os.environ.get("EVERY_PLACE") == "1"
 
 
 class Clock:
-    """Seconds that only training steps take."""
+    """Clock that only training steps advance."""
 
     def __init__(self):
         self.now = 0.0
@@ -61,7 +61,7 @@ def place_of(checkpoint):
 
 
 class Run:
-    """A training of a setting in a folder, which may be watched and taken up again."""
+    """A training of a setting in a folder, which may be observed and resumed."""
 
     def __init__(self, monkeypatch, folder, setting):
         self.monkeypatch, self.folder, self.words = monkeypatch, folder, SETTINGS[setting]
@@ -109,7 +109,7 @@ class Run:
 
 
 def chosen(counts):
-    """Moments of a run that are tried: (what, number)."""
+    """Choose the moments of a run to stop at: (event, number)."""
     for what, count in counts.items():
         if EVERY_PLACE:
             yield from ((what, number) for number in range(1, count + 1))
@@ -118,7 +118,7 @@ def chosen(counts):
 
 
 def killed(monkeypatch, tmp_path, setting):
-    """(moment, run) of what SIGKILL leaves, a copy of the folder, and of what SIGTERM does."""
+    """Yield (moment, run) after SIGKILL, from a copy of the folder, and after SIGTERM."""
     moments = {}
 
     def copy(what, number):
@@ -136,7 +136,7 @@ def killed(monkeypatch, tmp_path, setting):
 
 
 def stopped(monkeypatch, tmp_path, setting, counts):
-    """The same of SIGTERM, which is sent by the run itself."""
+    """Yield (moment, run) after SIGTERM, which the run sends to itself."""
     places = [("a step", 10), ("a validation", 2)]  # the last of an epoch, and one in its midst
     if EVERY_PLACE:
         places = [(what, k + 1) for what in ("a step", "a validation") for k in range(counts[what])]
@@ -163,7 +163,7 @@ def stopped(monkeypatch, tmp_path, setting, counts):
     "setting",
     [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in SETTINGS],
 )
-def test_it_ends_as_if_it_had_not_been_stopped(monkeypatch, tmp_path, setting):
+def test_resumed_run_equals_an_uninterrupted_one(monkeypatch, tmp_path, setting):
     expected = Run(monkeypatch, tmp_path / "straight", setting).train().state()
     assert expected["record"]["status"] == "finished"
     found = {
@@ -175,8 +175,8 @@ def test_it_ends_as_if_it_had_not_been_stopped(monkeypatch, tmp_path, setting):
 
 
 @pytest.mark.parametrize("setting", ["accumulated steps", "validation across epochs, steps"])
-def test_best_alone_is_as_good_a_place(monkeypatch, tmp_path, setting):
-    """The others are damaged: best.ckpt was saved within an epoch, after a validation."""
+def test_resume_from_best_alone(monkeypatch, tmp_path, setting):
+    """The other checkpoints are damaged; best.ckpt was saved within an epoch."""
     expected = Run(monkeypatch, tmp_path / "straight", setting).train().state()
 
     def copy(what, number):
@@ -205,10 +205,8 @@ def test_best_alone_is_as_good_a_place(monkeypatch, tmp_path, setting):
         ("accumulated time", "trainer.max_time=00:00:00:14"),
     ],
 )
-def test_a_run_whose_limit_is_raised_has_the_weights_of_one_that_had_it_at_once(
-    monkeypatch, tmp_path, setting, limit
-):
-    """Within the epoch that the limit cut; the old end has left a validation of its own."""
+def test_raised_limit_gives_the_same_weights(monkeypatch, tmp_path, setting, limit):
+    """Also within the epoch that the old limit cut, whose end had an extra validation."""
     monkeypatch.setitem(SETTINGS, "raised", (*SETTINGS[setting], "lr_scheduler=none"))
     monkeypatch.setitem(SETTINGS, "low", (*SETTINGS["raised"], limit))
     expected = Run(monkeypatch, tmp_path / "straight", "raised").train().state()

@@ -1,4 +1,4 @@
-"""A reader of a training or of sample.py opens few files: those that its stages call, counted."""
+"""Number of files that a training and sample.py go through."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ TRAINING = ("train", "resume", "preflight", "build")
 
 
 def files_called_by(files, work):
-    """Return the files of the package whose functions the functions in `files` call themselves."""
+    """Return the package's files with functions that the functions in `files` call directly."""
     called = set()
 
     def look(frame, event, _):

@@ -1,4 +1,4 @@
-"""A job that SLURM is about to end, with a stand-in for its command."""
+"""Requeueing by SLURM, with a stand-in for the command scontrol."""
 
 import signal
 import sys
@@ -16,8 +16,8 @@ pytestmark = [
 ]
 
 
-def test_the_requeue_signal_saves_and_asks_for_another_turn(tmp_path):
-    """As Lightning has it: hpc_ckpt_1.ckpt, `scontrol requeue`, and the next turn goes on there."""
+def test_requeue_signal_saves_and_requeues(tmp_path):
+    """As Lightning does: hpc_ckpt_1.ckpt, `scontrol requeue`, and the next start resumes."""
     bin_dir, run_dir = tmp_path / "bin", tmp_path / "run"
     bin_dir.mkdir()
     (bin_dir / "scontrol").write_text(f"#!/bin/sh\necho $* > {tmp_path}/asked\n")

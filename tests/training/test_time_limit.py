@@ -1,4 +1,4 @@
-"""What is told in seconds, by clocks that stand still in between."""
+"""Times and speeds, measured with simulated clocks."""
 
 import json
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from diffusion_lab.networks.fast_unet import FastUNet
 from diffusion_lab.runs.record import RunRecord
 
 
-def test_a_resumed_run_has_the_seconds_of_both_turns(tmp_path):
+def test_resumed_run_adds_the_seconds_of_both_starts(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"wall_seconds": 100.0}))
     record = RunRecord(tmp_path, [], 0)
     began = record.started
@@ -23,7 +23,7 @@ def test_a_resumed_run_has_the_seconds_of_both_turns(tmp_path):
     assert record.started == began - 100
 
 
-def test_images_a_second_are_those_of_all_processes(monkeypatch):
+def test_images_per_second_sum_over_processes(monkeypatch):
     now = iter([0.0, 2.0, 2.0])
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(now))
     callback, trainer = throughput.Throughput(), SimpleNamespace(world_size=2)
@@ -45,7 +45,7 @@ def test_the_newest_state_is_saved_every_minute(monkeypatch, tmp_path, seconds, 
     assert len(kept) == saves
 
 
-def test_explain_takes_the_best_of_its_steps_but_the_first(monkeypatch):
+def test_explain_times_the_fastest_step_but_the_first(monkeypatch):
     ticks = iter([0.0, 0.1, 10.0, 13.0, 20.0, 22.0, 30.0, 35.0])
     monkeypatch.setattr(explain.time, "perf_counter", lambda: next(ticks))
     net = FastUNet(width=4, depth=1, image_size=8)

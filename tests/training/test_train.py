@@ -1,4 +1,4 @@
-"""train() as a function."""
+"""The function train()."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from diffusion_lab.errors import UserError
 from tests.conftest import TINY
 
 
-def test_it_returns_its_objects_and_leaves_a_whole_folder(tmp_path, monkeypatch):
+def test_train_returns_its_objects_and_a_complete_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = train(compose_config([*TINY, "model=flow"]))
     assert result.run_dir.parent == tmp_path / "logs" / "runs"
@@ -28,7 +28,7 @@ def test_it_returns_its_objects_and_leaves_a_whole_folder(tmp_path, monkeypatch)
     assert run.module.denoise(x, torch.tensor([0.5, 0.9])).shape == x.shape
 
 
-def test_mistakes_are_user_errors_here_too(tmp_path):
+def test_mistakes_raise_user_errors(tmp_path):
     with pytest.raises(UserError, match="batch_size is 0"):
         train(compose_config([*TINY, "data.batch_size=0"], tmp_path))
     with pytest.raises(UserError, match="nosuch"):
@@ -38,7 +38,7 @@ def test_mistakes_are_user_errors_here_too(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["status"] == "failed"
 
 
-def test_max_steps_in_mid_epoch_validates_and_keeps_the_best(tmp_path):
+def test_max_steps_within_an_epoch_validates_and_saves_best(tmp_path):
     overrides = [*TINY, "trainer.limit_train_batches=5", "trainer.max_steps=3"]
     result = train(compose_config(overrides, tmp_path))
     assert result.trainer.global_step == 3
@@ -46,20 +46,20 @@ def test_max_steps_in_mid_epoch_validates_and_keeps_the_best(tmp_path):
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
 
 
-def test_fewer_images_than_a_picture_shows(tmp_path):
-    """To overfit on a handful is a usual first test."""
+def test_fewer_images_than_a_figure_shows(tmp_path):
+    """Overfitting on a few images is a usual first test."""
     words = [word for word in TINY if word != "callbacks.figures=null"]
     train(compose_config([*words, "data.train_size=3"], tmp_path))
     assert (tmp_path / "figures" / "predictions.png").is_file()
 
 
-def test_a_run_composed_in_python_lies_where_it_was_told(tmp_path):
+def test_run_composed_in_python_uses_the_given_folder(tmp_path):
     cfg = compose_config([*TINY, f"paths.log_dir={tmp_path}"])
     assert Path(cfg.paths.output_dir).parent == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("model", ["flow time_sampling=logit_normal weighting=learned", "edm"])
-def test_bf16_true_trains_what_draws_its_noise_levels_by_a_quantile(model, tmp_path):
+def test_bf16_true_with_noise_levels_by_quantile(model, tmp_path):
     words = [*TINY, *f"model={model}".split(), "network.width=8", "trainer.precision=bf16-true"]
     assert math.isfinite(train(compose_config(words, tmp_path)).metrics["train/loss_epoch"])
 
@@ -82,7 +82,7 @@ def test_accumulated_batches_count_once(tmp_path):
 
 
 def test_the_learning_rate_follows_the_clock(tmp_path):
-    """Under max_time the share of training done is the share of the time, so the end is reached."""
+    """With max_time, progress is the fraction of the time, so the schedule reaches its end."""
     overrides = [
         *TINY,
         "lr_scheduler=cosine",
@@ -94,7 +94,7 @@ def test_the_learning_rate_follows_the_clock(tmp_path):
     assert result.trainer.optimizers[0].param_groups[0]["lr"] < 1e-4
 
 
-def test_a_run_leaves_no_model_behind(tmp_path, monkeypatch):
+def test_finished_run_frees_its_model(tmp_path, monkeypatch):
     import gc
     import weakref
 

@@ -1,4 +1,4 @@
-"""Options of the Trainer: taken, or refused in one line before any long work."""
+"""Options of the Trainer: accepted, or rejected in one line before any long work."""
 
 import pytest
 from lightning.pytorch.loops import _FitLoop
@@ -29,9 +29,9 @@ FIVE += ["callbacks=none", "logger=[]", "model=flow", "network.width=8"]
         (["val_check_interval=00:00:00:00"], ["val_check_interval=00:00:00:00"]),
         (["check_val_every_n_epoch=0"], ["check_val_every_n_epoch=0", "at least 1"]),
         (["check_val_every_n_epoch=-1"], ["check_val_every_n_epoch=-1", "at least 1"]),
-        (["limit_train_batches=0.1"], ["limit_train_batches=0.1 of 5 batches is none", "0.2"]),
-        (["limit_val_batches=0.5"], ["limit_val_batches=0.5 of 1 batches is none"]),
-        (["overfit_batches=0.1"], ["overfit_batches=0.1 of 5 batches is none"]),
+        (["limit_train_batches=0.1"], ["limit_train_batches=0.1 leaves none of 5 batches", "0.2"]),
+        (["limit_val_batches=0.5"], ["limit_val_batches=0.5 leaves none of 1 batches"]),
+        (["overfit_batches=0.1"], ["overfit_batches=0.1 leaves none of 5 batches"]),
         (["accumulate_grad_batches=0"], ["accumulate_grad_batches=0", "at least 1"]),
         (["accumulate_grad_batches=-1"], ["accumulate_grad_batches=-1", "at least 1"]),
         (["num_sanity_val_steps=-2"], ["num_sanity_val_steps=-2", "at least -1"]),
@@ -42,7 +42,7 @@ FIVE += ["callbacks=none", "logger=[]", "model=flow", "network.width=8"]
     ],
     ids=lambda value: " ".join(value),
 )
-def test_an_option_that_cannot_be_is_refused(overrides, told, typed, monkeypatch):
+def test_invalid_option_is_rejected(overrides, told, typed, monkeypatch):
     monkeypatch.setattr(_FitLoop, "run", lambda *_: pytest.fail("the training has begun"))
     assert_refused(typed("train", *FIVE, *(f"trainer.{word}" for word in overrides)), *told)
 
@@ -60,7 +60,7 @@ def test_an_option_that_cannot_be_is_refused(overrides, told, typed, monkeypatch
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_an_option_at_its_edge_is_taken(overrides, validations, tmp_path, monkeypatch):
+def test_option_at_its_limit_is_accepted(overrides, validations, tmp_path, monkeypatch):
     from diffusion_lab.modules import DiffusionModule
 
     counted = []
@@ -74,7 +74,7 @@ LONG = ("_target_", "compile", "compile_mode", "devices", "default_root_dir")
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in LONG])
-def test_no_value_of_any_option_ends_in_a_traceback(name, tmp_path, monkeypatch):
+def test_no_option_value_ends_in_a_traceback(name, tmp_path, monkeypatch):
     monkeypatch.setattr("diffusion_lab.system.git.git_commit", lambda: None)
     bounds = ["trainer.max_steps=1"] if name != "max_steps" else []
     cfg = compose_config([*FIVE, *bounds])
@@ -104,7 +104,7 @@ def test_no_value_of_any_option_ends_in_a_traceback(name, tmp_path, monkeypatch)
         (["trainer.max_epochs=1"], None),
     ],
 )
-def test_a_limit_that_another_one_comes_before_is_told(words, steps, tmp_path, caplog):
+def test_unreachable_limit_logs_a_warning(words, steps, tmp_path, caplog):
     given = [w for w in TINY if not w.startswith("trainer.max_epochs")]
     result = train(compose_config([*given, "trainer.limit_train_batches=2", *words], tmp_path))
     lines = [r.getMessage() for r in caplog.records if "ends the training after" in r.getMessage()]

@@ -1,4 +1,4 @@
-"""Kills a training run again and again, resumes it, and compares it with one never stopped.
+"""Kill a training repeatedly, resume it, and compare it with one never stopped.
 
 `python -m tests.training.torture <folder> --kills 100`. Every attempt is a process of its own,
 forked from this one after the imports; the kills are real signals at random moments, and inside the
@@ -43,7 +43,7 @@ Fault = Callable[[], None]
 
 
 def attempt(words: list[str], log: Path, fault: Fault | None, *, kill: Any = None) -> int:
-    """Run scripts/train.py with these words in a fork; -> its exit status as Popen gives it.
+    """Run scripts/train.py with these overrides in a fork; return its exit status as Popen does.
 
     `kill` is (seconds, signal): what this process sends the other and when.
     """
@@ -83,7 +83,7 @@ def die() -> None:
 
 
 def in_the_middle_of_a_write(nth: int, share: float) -> Fault:
-    """Die with a part of the nth checkpoint, or post-hoc average, on disk."""
+    """Kill the process with a part of the nth checkpoint, or post-hoc average, on disk."""
     save, count = torch.save, Counter[str]()
 
     def write(content: Any, file: Any) -> None:
@@ -101,7 +101,7 @@ def in_the_middle_of_a_write(nth: int, share: float) -> Fault:
 
 
 def before_a_rename(nth: int) -> Fault:
-    """Die with everything written and nothing in its place yet."""
+    """Kill the process after writing a file and before renaming it."""
     replace, count = Path.replace, Counter[str]()
 
     def rename(self: Path, target: Path) -> Path:
@@ -118,7 +118,7 @@ def before_a_rename(nth: int) -> Fault:
 
 
 def in_a_validation(nth: int) -> Fault:
-    """Die while the moving average stands in for the weights."""
+    """Kill the process in a validation, while the moving average replaces the weights."""
     step, count = DiffusionModule.validation_step, Counter[str]()
 
     def validate(self: Any, batch: Any, batch_idx: int) -> Any:
@@ -134,7 +134,7 @@ def in_a_validation(nth: int) -> Fault:
 
 
 def after_a_save(nth: int) -> Fault:
-    """Die at the first moment at which the state is safe."""
+    """Kill the process right after a checkpoint is saved."""
     save, count = SafeCheckpointIO.save_checkpoint, Counter[str]()
 
     def saved(self: Any, *args: Any, **more: Any) -> None:
@@ -150,7 +150,7 @@ def after_a_save(nth: int) -> Fault:
 
 
 def draw_fault(rng: random.Random, seconds: float) -> tuple[str, Fault | None, Any]:
-    """A name, what is arranged inside, what is sent from outside."""
+    """Choose a fault at random: its name, its hook inside the process, its signal from outside."""
     kind = rng.choice(
         ["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "write", "rename", "validation", "saved"]
     )
@@ -167,13 +167,13 @@ def draw_fault(rng: random.Random, seconds: float) -> tuple[str, Fault | None, A
 
 
 def finished(run: Path) -> bool:
-    """Whether the run says so itself."""
+    """Return True if metrics.json has the status "finished"."""
     record = run / "metrics.json"
     return record.is_file() and json.loads(record.read_text())["status"] == "finished"
 
 
 def never_stopped(folder: Path, setting: str) -> tuple[dict[str, Any], float]:
-    """Content of the run folder, and its seconds."""
+    """Train without a stop; return the content of the run folder and the seconds."""
     run, log = folder / f"straight {setting}", folder / f"straight {setting}.log"
     began = time.monotonic()
     code = attempt([*WORDS, *SETTINGS[setting], f"hydra.run.dir='{run}'"], log, None)
@@ -182,7 +182,7 @@ def never_stopped(folder: Path, setting: str) -> tuple[dict[str, Any], float]:
 
 
 def torture(folder: Path, kills: int, seed: int) -> int:
-    """Kill at least `kills` times; -> how many differences there were."""
+    """Kill at least `kills` times; return the number of differences."""
     rng = random.Random(seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -231,7 +231,7 @@ def torture(folder: Path, kills: int, seed: int) -> int:
 
 
 def main() -> None:
-    """`python -m tests.training.torture folder --kills 100 --seed 0`."""
+    """Run `python -m tests.training.torture folder --kills 100 --seed 0`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=100)
