@@ -1,1 +1,1 @@
-"""Sample from a run, or read images, and score them over several seeds."""
+"""Sample images from a run, or read them from a file, and score them over several seeds."""

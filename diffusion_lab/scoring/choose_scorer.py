@@ -1,4 +1,4 @@
-"""Which extractor judges a run, and against which real images."""
+"""Choose the feature extractor and the reference images to score a run with."""
 
 from diffusion_lab.evaluation.features.load import extractor_for, load_extractor, reference_for
 from diffusion_lab.evaluation.scorer import ImageScorer
@@ -7,10 +7,10 @@ from diffusion_lab.runs.load import Run
 
 
 def choose_scorer(name: str | None, run: Run, data_dir: str | None) -> ImageScorer:
-    """The judge of a run's images: by the extractor of that name, by default the one of its data.
+    """Return a scorer for a run's images, by default with the extractor of its data set.
 
-    Where the extractor does not bring the real images the data are read, in `data_dir` or where the
-    run found them. Raises UserError if that cannot be had.
+    If the extractor has no reference images of that data set, they are loaded from `data_dir` or
+    from the run's data folder. Raises UserError if extractor or images are not available.
     """
     data = run.config["data"]["name"]
     extractor = load_extractor(name or extractor_for(data))

@@ -1,4 +1,4 @@
-"""Images of a run as they are to be scored, with what they cost."""
+"""Sample a set of images to score, and measure its time and network evaluations."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,29 +15,29 @@ from diffusion_lab.system.precision import FULL
 
 @dataclass(frozen=True)
 class SampleSet:
-    """A set of images; what they cost is None where they come from a file."""
+    """A set of images to score; `seconds` and `num_calls` are None for images from a file."""
 
     images: Tensor
     """uint8 (N, C, H, W), on the CPU."""
     asked: Tensor | None
-    """The class that each was asked to be, (N,); None for no class."""
+    """Intended class of each image, (N,); None if unconditional."""
     seconds: float | None = None
     num_calls: float | None = None
-    """Of the network, and of the one of autoguidance, for an image; both branches count."""
+    """NFE per image; both branches of guidance and the weaker network of autoguidance count."""
 
 
 @contextmanager
 def counting(*networks: nn.Module) -> Iterator[Callable[[], int]]:
-    """Count the images that networks see, in the networks themselves: no sampler can miscount."""
-    seen = 0
+    """Count the images that the networks evaluate, by hooks that no sampler can bypass."""
+    total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal seen
-        seen += len(inputs[0])
+        nonlocal total
+        total += len(inputs[0])
 
     handles = [network.register_forward_pre_hook(count) for network in networks]
     try:
-        yield lambda: seen
+        yield lambda: total
     finally:
         for handle in handles:
             handle.remove()
@@ -53,11 +53,11 @@ def draw_set(
     batch_size: int,
     precision: str = FULL,
 ) -> SampleSet:
-    """Draw the images that scripts/sample.py would, and count what they cost."""
+    """Sample the images that scripts/sample.py would; measure seconds and NFE."""
     networks = {run.module.network} | (
         {conditioning.weak.network} if conditioning.weak is not None else set()
     )
-    with counting(*networks) as seen:
+    with counting(*networks) as evaluated:
         began = time.perf_counter()
         images = run.sample(
             num_samples,
@@ -68,6 +68,6 @@ def draw_set(
             precision=precision,
         )
         seconds = time.perf_counter() - began
-    # clusters are no classes to judge by
+    # the extractor does not know clusters as classes
     asked = None if run.has_clusters else conditioning.labels_of(0, num_samples)
-    return SampleSet(images, asked, seconds, seen() / num_samples)
+    return SampleSet(images, asked, seconds, evaluated() / num_samples)

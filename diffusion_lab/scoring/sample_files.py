@@ -1,4 +1,4 @@
-"""Images that were drawn before, from files."""
+"""Read samples from npz files."""
 
 import zipfile
 from pathlib import Path
@@ -12,41 +12,45 @@ from diffusion_lab.evaluation.features.extractor import check_pixels
 
 
 def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """The first `num_samples` images, or all, of a file such as scripts/sample.py's samples.npz.
+    """Read the first `num_samples` images, or all, of scripts/sample.py's samples.npz or the like.
 
-    -> uint8 (N, C, H, W), and the class that each was asked to be (N,) or None. Raises UserError
-    for a file that is not there or is another, and for fewer images than asked for.
+    Returns images, uint8 (N, C, H, W), and their intended classes (N,) or None. Raises UserError
+    for a missing or unsuitable file, and for a file with fewer images.
     """
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            there = {name: arrays[name] for name in arrays.files}
+        with np.load(file, allow_pickle=False) as npz:
+            arrays = {name: npz[name] for name in npz.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(
             f"{file} cannot be read ({reason}): expected an npz with images, uint8 N x C x H x W, "
             "such as the samples.npz of scripts/sample.py"
         ) from error
-    if "images" not in there:
-        raise UserError(f"{file} holds {sorted(there)}: expected an array called images")
-    if "guidance_scale" in there:
+    if "images" not in arrays:
+        raise UserError(f"{file} holds {sorted(arrays)}: expected an array called images")
+    if "guidance_scale" in arrays:
         raise UserError(
-            f"{file} holds images of several guidance scales: draw one, guidance_scale=1"
+            f"{file} holds images of several guidance scales: expected one, sample again with "
+            "guidance_scale=1"
         )
     try:
-        images = torch.from_numpy(there["images"])
+        images = torch.from_numpy(arrays["images"])
         check_pixels(images)
     except TypeError as error:
-        raise UserError(f"{file}: images are {there['images'].dtype}, expected uint8") from error
+        raise UserError(f"{file}: images are {arrays['images'].dtype}, expected uint8") from error
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     if images.numel() and images.max() <= 1:
         raise UserError(
-            f"{file}: no pixel is above 1 of 255; of images in [0, 1] save "
+            f"{file}: no pixel is above 1, expected 0 to 255; convert images in [0, 1] with "
             "(images * 255).round().astype(numpy.uint8)"
         )
-    labels = torch.from_numpy(there["labels"]) if "labels" in there else None
+    labels = torch.from_numpy(arrays["labels"]) if "labels" in arrays else None
     if labels is not None and labels.shape != images.shape[:1]:
-        raise UserError(f"{file}: {len(images)} images and labels of shape {tuple(labels.shape)}")
+        raise UserError(
+            f"{file}: labels have shape {tuple(labels.shape)}, expected one for each of "
+            f"{len(images)} images"
+        )
     wanted = len(images) if num_samples is None else num_samples
     if len(images) < wanted:
         raise UserError(f"num_samples={wanted}: {file} holds {len(images)} images")

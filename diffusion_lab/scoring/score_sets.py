@@ -1,4 +1,4 @@
-"""Score sets of samples and average over seeds."""
+"""Score one set of samples per seed, average over seeds and write evaluation.json."""
 
 import logging
 import time
@@ -25,18 +25,20 @@ NAME = "evaluation.json"
 
 @dataclass
 class Evaluation:
-    """What was found."""
+    """Scores of a run's samples, and of real images as a baseline."""
 
     record: dict[str, Any]
     """The content of evaluation.json."""
     summary: dict[str, Summary]
+    """Mean and spread over seeds, by metric."""
     floor: dict[str, Summary]
+    """Real-data baseline: the same metrics for real training images."""
     out: Path
     """The folder with evaluation.json and samples.png."""
 
     @property
     def lines(self) -> list[str]:
-        """The table that is printed."""
+        """The lines of the printed table."""
         n, seeds = self.record["num_samples"], self.record["seeds"]
         extractor, reference = self.record["extractor"], self.record["reference"]
         real = self.record["floor"]["num_samples"]
@@ -49,14 +51,15 @@ class Evaluation:
         return [
             *([self.record["sampling"]] if "sampling" in self.record else []),
             f"extractor {extractor['name']} (sha256 {extractor['sha256'][:8]}), against "
-            f"{reference['n']:,} test images of {reference['data']}, beside real training images",
-            f"{'':28} {f'{n:,} images, {several}':>20} {f'{real:,} real ones':>20}",
+            f"{reference['n']:,} test images of {reference['data']}; real-data baseline from "
+            "training images",
+            f"{'':28} {f'{n:,} images, {several}':>20} {f'{real:,} real images':>20}",
             *rows,
         ]
 
 
 def score_text(summary: Summary | None) -> str:
-    """Write a mean with its interval, for a table."""
+    """Format a mean with its standard deviation for a table; empty for None."""
     if summary is None:
         return ""
     spread = "" if summary.std is None else f" ± {summary.std:.2g}"
@@ -64,14 +67,14 @@ def score_text(summary: Summary | None) -> str:
 
 
 def read_seeds(given: Any) -> list[int]:
-    """So many seeds from 0 on, or those of a list; UserError for anything else."""
+    """Return seeds 0 to n - 1 for a number n, or the given list; UserError for another value."""
     seeds = list(range(given)) if type(given) is int else given
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int for s in seeds):
         raise UserError(
-            f"seeds={given}: expected a number of seeds, seeds=3, or a list of them, seeds=[0,1,2]"
+            f"seeds={given}: expected a number of seeds, seeds=3, or a list, seeds=[0,1,2]"
         )
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds={given}: the same seed twice draws the same images")
+        raise UserError(f"seeds={given}: expected different seeds")
     for seed in seeds:
         check_seed(seed)
     return seeds
@@ -80,12 +83,12 @@ def read_seeds(given: Any) -> list[int]:
 def score_sets(
     scorer: ImageScorer, draws: Sequence[Callable[[], SampleSet]], about: dict[str, Any], out: Path
 ) -> Evaluation:
-    """Score one set of images after the other, so that only one is held; write evaluation.json.
+    """Score sets of images one after the other, holding only one; write evaluation.json.
 
     Args:
         scorer: scores a set of images.
-        draws: sample the sets, one for each of about["seeds"].
-        about: the other entries of the record; "num_samples" is the size of the real sets too.
+        draws: functions that sample a set, one for each of about["seeds"].
+        about: the other entries of the record; "num_samples" is also the size of the real sets.
         out: an empty folder.
 
     """
@@ -93,26 +96,26 @@ def score_sets(
     scores: list[dict[str, Any]] = []
     calls: float | None = None
     for seed, make in zip(about["seeds"], draws, strict=True):
-        drawn = make()
-        judged = scorer(drawn.images, drawn.asked)
-        scores.append({"seed": seed} | judged.scores)
-        for part, took in (judged.seconds | {"sampling": drawn.seconds or 0.0}).items():
+        samples = make()
+        score = scorer(samples.images, samples.asked)
+        scores.append({"seed": seed} | score.scores)
+        for part, took in (score.seconds | {"sampling": samples.seconds or 0.0}).items():
             seconds[part] += took
         if len(scores) == 1:
-            figures.save_grid(drawn.images[:SHOWN].float() / 255, out / "samples.png")
-            calls = drawn.num_calls
-        log.info("seed %s: FID %.4g", seed, judged.scores.get("fid", float("nan")))
+            figures.save_grid(samples.images[:SHOWN].float() / 255, out / "samples.png")
+            calls = samples.num_calls
+        log.info("seed %s: FID %.4g", seed, score.scores.get("fid", float("nan")))
     began = time.perf_counter()
     floor = scorer.floor(about["num_samples"])
     seconds["floor"] = time.perf_counter() - began
-    found = summaries([{k: v for k, v in of.items() if k != "seed"} for of in scores])
+    summary = summaries([{k: v for k, v in of.items() if k != "seed"} for of in scores])
     images = about["num_samples"] * len(scores)
     record = about | {
         "num_calls": calls,
         "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
         "reference": {"data": scorer.reference.data, "n": len(scorer.reference.test)},
         "scores": scores,
-        "summary": {name: asdict(of) for name, of in found.items()},
+        "summary": {name: asdict(of) for name, of in summary.items()},
         "floor": {name: asdict(of) for name, of in floor.items()}
         | {"num_samples": min(about["num_samples"], len(scorer.reference.train))},
         "seconds": {part: round(took, 3) for part, took in seconds.items()},
@@ -120,4 +123,4 @@ def score_sets(
         "git_commit": git_commit(),
     }
     write_json(out / NAME, record)
-    return Evaluation(record, found, floor, out)
+    return Evaluation(record, summary, floor, out)

@@ -42,7 +42,7 @@ def test_writes_a_record_and_a_figure_and_prints_a_table(evaluated, runs):
         "extractor bars_v1 (sha256 ",
         "1,000 test images of fake",
         "70 images, 2 seeds",
-        "70 real ones",
+        "70 real images",
     ):
         assert words in out
     for title in ("FID", "KID", "precision", "class entropy (bits)", "agreement with the label"):
@@ -128,7 +128,7 @@ def save(path, images, **more):
         (["num_samples=1"], ["num_samples=1", "at least 2"]),
         (["batch_size=0"], ["batch_size=0"]),
         (["seeds=0"], ["seeds=0", "seeds=3"]),
-        (["seeds=[1,1]"], ["same seed twice"]),
+        (["seeds=[1,1]"], ["expected different seeds"]),
         (["seeds=[-1]"], ["seed=-1"]),
         (["seeds=many"], ["seeds=many"]),
         (["weights=raww"], ["weights=raww", "ema and raw"]),
@@ -169,7 +169,7 @@ def test_a_run_without_an_average_has_no_ema_weights(typed, bars, tmp_path):
         (np.full((80, 1, 28, 28), np.nan, np.float32), {}, ["not all finite"]),
         (np.full((80, 1, 32, 32), 99, np.uint8), {}, ["not black"]),
         (np.full((1, 1, 28, 28), 9, np.uint8), {}, ["1 images", "at least 2"]),
-        (np.ones((80, 1, 28, 28), np.uint8), {}, ["no pixel is above 1 of 255", "* 255"]),
+        (np.ones((80, 1, 28, 28), np.uint8), {}, ["no pixel is above 1", "* 255"]),
         (np.full((80, 1, 28, 28), 9, np.uint8), {"labels": np.zeros(7, int)}, ["labels"]),
         (np.full((80, 1, 28, 28), 9, np.uint8), {"guidance_scale": np.ones(80)}, ["guidance"]),
     ],
