@@ -1,4 +1,4 @@
-"""The commands: scripts/<name>.py and diffusion-lab-<name>. Imports no torch."""
+"""Entry points of the commands scripts/<name>.py and diffusion-lab-<name>. Imports no torch."""
 
 import sys
 from dataclasses import fields
@@ -52,19 +52,19 @@ train_extractor = command("train_extractor")
 
 
 def edit() -> None:
-    """`diffusion-lab-edit`, scripts/edit.py."""
+    """Run the command `diffusion-lab-edit` (scripts/edit.py)."""
     prepare_arguments("labels", "guidance_scale", "images", first=help_without_edit)
     run_command(task_of("commands.edit.command:edit"), "edit")
 
 
 def export() -> None:
-    """`diffusion-lab-export`, scripts/export.py."""
+    """Run the command `diffusion-lab-export` (scripts/export.py)."""
     prepare_arguments(first=push_as_override)
     run_command(task_of("commands.export:export"), "export")
 
 
 def ladder() -> None:
-    """`diffusion-lab-ladder`, scripts/ladder.py: words of train.yaml go to every rung."""
+    """Run `diffusion-lab-ladder` (scripts/ladder.py); overrides of train.yaml go to every rung."""
     own = [f.name for f in fields(schema.LadderConfig) if f.name != "words"]
     prepare_arguments("seeds")
     sys.argv[1:] = rung_overrides(sys.argv[1:], own)
@@ -75,14 +75,14 @@ def _ladder(cfg: DictConfig) -> None:
     from diffusion_lab.commands.ladder.command import ladder
 
     back_to_typed()
-    made = reporting(ladder, cfg)
-    print(*made.lines, made.out, sep="\n")
-    if made.errors:
+    result = reporting(ladder, cfg)
+    print(*result.lines, result.out, sep="\n")
+    if result.errors:
         sys.exit(1)
 
 
 def explain() -> None:
-    """`diffusion-lab-explain`, scripts/explain.py: a training configuration, not trained."""
+    """Run `diffusion-lab-explain` (scripts/explain.py): describe a training without running it."""
     folder = "${paths.log_dir}/explained/${now:%Y-%m-%d_%H-%M-%S}_${run_id:}"
     prepare_arguments(
         first=lambda words: [f"hydra.run.dir={folder}", "hydra.job.name=explain", *words]

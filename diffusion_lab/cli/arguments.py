@@ -1,11 +1,11 @@
-"""Command-line arguments in the order and the form that Hydra takes. Imports no torch."""
+"""Bring command-line arguments into the order and form that Hydra accepts. Imports no torch."""
 
 import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-# the flags are Hydra's own: a list of ours would miss one that it adds
+# Hydra's own parser, so that flags of newer versions are known too
 from hydra._internal.utils import get_args_parser
 
 from diffusion_lab.config.override_syntax import quoted, unquoted
@@ -13,10 +13,10 @@ from diffusion_lab.errors import UserError
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Put Hydra's flags before the overrides, each spelled out and with its value in one word.
+    """Put Hydra's flags before the overrides, each with its full name and as `--name=value`.
 
-    argparse takes the overrides of one stretch only: in `model=flow -m seed=1,2` it does not know
-    the last. Raises UserError for a flag that Hydra does not have and for a wrong value.
+    argparse accepts overrides only in one group: in `model=flow -m seed=1,2` it rejects the last.
+    Raises UserError for an unknown flag and for a wrong value.
     """
     parser = get_args_parser()
     flags = {name for action in parser._actions for name in action.option_strings}
@@ -35,7 +35,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 def _check_combination(typed: Any) -> None:
     """Raise UserError for flags that exclude each other; Hydra would end with a traceback."""
-    if typed.help or typed.hydra_help:  # which need no more than themselves
+    if typed.help or typed.hydra_help:  # other flags do not matter for the help
         return
     exclusive = ("run", "multirun", "cfg", "info", "shell_completion")
     given = [name for name in exclusive if getattr(typed, name) not in (None, False)]
@@ -53,7 +53,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _is_flag(name: str, flags: set[str]) -> bool:
-    """Return True for a flag that argparse knows, also a shortened one (`--multi`)."""
+    """Return True for a flag of the parser, also abbreviated (`--multi`)."""
     shortened = name.startswith("--") and any(flag.startswith(name) for flag in flags)
     return name in flags or (shortened and len(name) > len("--"))
 
@@ -72,7 +72,7 @@ def _unknown_flag(flag: str, arguments: Sequence[str], flags: set[str]) -> str:
 
 
 def _flags(parser: ArgumentParser, typed: Any) -> list[str]:
-    """The flags that were typed, by their long names."""
+    """Return the given flags by their long names."""
     words = []
     for action in parser._actions:
         value = getattr(typed, action.dest, None)
@@ -86,10 +86,10 @@ def _flags(parser: ArgumentParser, typed: Any) -> list[str]:
 def bracket_lists(
     arguments: Sequence[str], names: Sequence[str], quotable: Sequence[str] = ()
 ) -> list[str]:
-    """Let `labels=0,1,2` mean a list; under -m it is a sweep, as Hydra has it.
+    """Turn `labels=0,1,2` into a list for the options `names`; with -m it stays a sweep.
 
-    Quotes around it change nothing, except for the options in `quotable`: of these a value in
-    quotes is one element, such as a path with a comma.
+    Quotes around the value are ignored, except for the options in `quotable`, for which a quoted
+    value is one element, such as a path with a comma.
     """
     words = list(arguments)
     if not names or {"-m", "--multirun"} & {*words}:
@@ -104,9 +104,9 @@ def bracket_lists(
 
 
 def help_without_edit(arguments: Sequence[str]) -> list[str]:
-    """Let `edit.py --help` show the options of all edits where no edit= is given.
+    """Let `edit.py --help` show the options of all edits if no edit= is given.
 
-    The group is mandatory, and without `~edit` Hydra would ask for it instead of printing the help.
+    The group is mandatory: without `~edit` Hydra would ask for it instead of printing the help.
     """
     words = list(arguments)
     asked = bool({"--help", "-h"} & {*words})
@@ -117,16 +117,16 @@ def help_without_edit(arguments: Sequence[str]) -> list[str]:
 def push_as_override(arguments: Sequence[str]) -> list[str]:
     """Turn `--push <repository>` or `--push=<repository>` of export.py into `push=<repository>`."""
     words = list(arguments)
-    if "--push" in words:  # with its value as the next word
+    if "--push" in words:  # its value is the next argument
         where = words.index("--push")
         words[where : where + 2] = [f"--push={''.join(words[where + 1 : where + 2])}"]
     return [re.sub("^--push=", "push=", word) for word in words]
 
 
 def rung_overrides(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Gather the overrides of train.yaml that ladder.py takes into its option `words`.
+    """Collect overrides of train.yaml for ladder.py in its option `words`.
 
-    `own` are the names of the options that ladder.py has itself.
+    `own` are the names of ladder.py's own options.
     """
     kept = ("-", "paths.", "hydra", *(f"{name}=" for name in own), "ladder.")
     overrides = [word for word in arguments if "=" in word or word.startswith("~")]

@@ -1,6 +1,6 @@
-"""Checks of a composed configuration that need no torch, whose import takes seconds.
+"""Early checks of a configuration, before torch is imported, which takes seconds.
 
-The commands make the same checks, with all the others: notebooks call them without this.
+The commands repeat these checks, because notebooks call the commands directly.
 """
 
 from pathlib import Path
@@ -16,14 +16,14 @@ from diffusion_lab.runs.state import checkpoint_file
 
 
 def check_run_option(cfg: DictConfig) -> None:
-    """Raise UserError where `run=` of a command names no run or no checkpoint."""
+    """Raise UserError if `run=` of a command is not a run folder or lacks the checkpoint."""
     run = _given(cfg, "run")
     if isinstance(run, str) and run:
         checkpoint_file(run, _given(cfg, "checkpoint") or "last")
 
 
 def check_training(cfg: DictConfig) -> None:
-    """Raise UserError for keys, limits, a seed or a folder of a training that cannot be."""
+    """Raise UserError for unknown keys, invalid limits or seeds and missing folders."""
     check_keys(cast(dict[str, Any], OmegaConf.to_container(cfg)), TrainConfig)
     check_limits(cfg)
     check_seed(cfg.seed)

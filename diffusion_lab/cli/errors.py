@@ -1,4 +1,4 @@
-"""What a command says of an error: one line and an exit code."""
+"""Report errors of a command as one line and an exit code."""
 
 import os
 import sys
@@ -12,13 +12,16 @@ from diffusion_lab.system.signals import Stopped, signal_handlers
 
 
 def line_of(error: Exception) -> str | None:
-    """The line to say in place of a traceback; None where that is wanted, or is all there is."""
-    wanted = os.environ.get("DIFFUSION_LAB_TRACEBACK") or "0"  # set but empty is no wish
+    """Return the message of an error; None to show a traceback.
+
+    None with DIFFUSION_LAB_TRACEBACK=1 and for unexpected errors.
+    """
+    wanted = os.environ.get("DIFFUSION_LAB_TRACEBACK") or "0"  # set but empty means 0
     return one_line(error) if wanted == "0" else None
 
 
 def fail(line: str, error: BaseException | None = None) -> NoReturn:
-    """Say it, and exit with 3 for a training that diverged, else with 2."""
+    """Print an error message and exit, with 3 for a diverged training, else with 2."""
     print(f"error: {line}", file=sys.stderr)
     links = [] if error is None else chain(error)
     sys.exit(3 if any(isinstance(link, Diverged) for link in links) else 2)
@@ -26,12 +29,12 @@ def fail(line: str, error: BaseException | None = None) -> NoReturn:
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
-    """One line and an exit code for what ends a command early."""
+    """Report exceptions and signals as one line and an exit code."""
     try:
         with signal_handlers():
             yield
         sys.stdout.flush()
-    except BrokenPipeError:  # such as --help | head; what is still to be flushed has no reader
+    except BrokenPipeError:  # such as --help | head: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + 13)
     except Stopped:

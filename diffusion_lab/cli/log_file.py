@@ -1,4 +1,4 @@
-"""A log file, and a hook for threads, that stay silent when the machine refuses to write."""
+"""Log file and thread hook that print no tracebacks for system errors such as a full disk."""
 
 import logging
 import sys
@@ -8,16 +8,16 @@ from diffusion_lab.system.system_errors import fault
 
 
 class LogFile(logging.FileHandler):
-    """The run's log. Logging prints a traceback for every line that a full disk refuses."""
+    """Log file of a run, without a traceback for every line that a full disk rejects."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Leave what the machine refuses to be reported once, by the work."""
+        """Ignore system errors: the command itself reports them once."""
         error = sys.exc_info()[1]
         if error is None or fault(error) is None:
             super().handleError(record)
 
 
 def thread_failed(args: threading.ExceptHookArgs) -> None:
-    """Stay silent where a thread of TensorBoard fails: it raises the error in the work too."""
+    """Ignore system errors in TensorBoard's thread, which raises them in the main thread too."""
     if args.exc_value is None or fault(args.exc_value) is None:
         threading.__excepthook__(args)

@@ -1,8 +1,8 @@
-"""The folder of a training: known, locked and checked before anything is written into it.
+"""Lock and check the folder of a training before anything is written to it.
 
-Hydra would write `.hydra/` before the training can look at the folder. So it is told to write none
-(`hydra.output_subdir: null` in configs/hydra/default.yaml), and `claimed` writes it when the folder
-is found to hold no run. Imports no torch.
+Hydra would write `.hydra/` before the training can check the folder. This is turned off
+(`hydra.output_subdir: null` in configs/hydra/default.yaml), and `claimed` writes it once the folder
+is known to hold no run. Imports no torch.
 """
 
 import logging
@@ -25,9 +25,9 @@ from diffusion_lab.system.lock import is_first_process, locked
 
 @contextmanager
 def claimed(cfg: DictConfig) -> Iterator[None]:
-    """Hold the folder of Hydra's job and leave its configuration there.
+    """Lock the folder of Hydra's job and write its configuration there.
 
-    Raises UserError, with nothing changed in the folder, if it holds a run or is in use.
+    Raises UserError, without changing the folder, if it holds a run or is in use.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -44,7 +44,7 @@ def claimed(cfg: DictConfig) -> Iterator[None]:
 
 
 def _close_logs(folder: Path) -> None:
-    """Let nothing be added to the log of the run that is there."""
+    """Close log files in the folder, so that nothing is added to the existing run's log."""
     for handler in list(logging.root.handlers):
         if (
             isinstance(handler, logging.FileHandler)
@@ -55,13 +55,13 @@ def _close_logs(folder: Path) -> None:
 
 
 class CheckFolder(Callback):
-    """Rejects a folder that holds a run before Hydra writes anything, however it was given.
+    """Reject a folder that holds a run before Hydra writes anything to it.
 
-    Hydra turns an exception of a callback into a warning: this exits.
+    Exits the process, because Hydra turns exceptions of callbacks into warnings.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called by Hydra when the configuration of a run is composed."""
+        """Check the folder of a run, after Hydra has composed its configuration."""
         with _rejecting(), _resolvable(config):
             _check_subfolder(config)
             folder = Path(config.hydra.run.dir)
@@ -69,22 +69,22 @@ class CheckFolder(Callback):
                 with locked(folder):
                     check_new(folder)
                 if (folder / "multirun.yaml").is_file():
-                    raise UserError(f"{folder} holds a sweep: give a run a folder of its own")
+                    raise UserError(f"{folder} holds a sweep: choose another folder for a run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called by Hydra when that of a sweep is; each job looks at its own folder again."""
+        """Check the folder of a sweep; each job checks its own folder again."""
         with _rejecting(), _resolvable(config):
             _check_subfolder(config)
             folder = Path(config.hydra.sweep.dir)
             if (folder / "metrics.json").is_file():
-                raise UserError(f"{folder} holds a run: give a sweep a folder of its own")
+                raise UserError(f"{folder} holds a run: choose another folder for a sweep")
             jobs = "**" if (folder / "multirun.yaml").is_file() else _job_pattern(config)
             for record in folder.glob(f"{jobs}/metrics.json"):
                 check_new(record.parent)
 
 
 def _job_pattern(config: DictConfig) -> str:
-    """A pattern of the folders that the jobs of a sweep will have."""
+    """Return a glob pattern for the folders of a sweep's jobs."""
     sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     numbered = str(sweep["subdir"]).replace("${hydra:job.num}", "[0-9]*")
     return re.sub(r"\$\{[^}]*\}", "*", numbered)
@@ -100,7 +100,7 @@ def _rejecting() -> Iterator[None]:
 
 @contextmanager
 def _resolvable(config: DictConfig) -> Iterator[None]:
-    """Let `${hydra:...}` be resolved, as it is in a job."""
+    """Make `${hydra:...}` resolvable, as it is within a job."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     try:
@@ -113,6 +113,6 @@ def _check_subfolder(config: DictConfig) -> None:
     named = config.hydra.output_subdir
     if named is not None:
         raise UserError(
-            f"hydra.output_subdir={named}: the configuration of a run is kept in "
-            f"{CONFIG_FOLDER}/, where resume= and compare.py look for it: leave it out"
+            f"hydra.output_subdir={named}: resume= and compare.py need a run's configuration in "
+            f"{CONFIG_FOLDER}/, leave it out"
         )

@@ -1,4 +1,4 @@
-"""Run a command: Hydra in front, one clear line for a mistake."""
+"""Run a command with Hydra, and report mistakes in one line."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def reporting(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run a task. In a sweep a mistake ends only its own job: Hydra sees the exception."""
+    """Run a task and report errors in one line; in a sweep, raise them to end only this job."""
     try:
         return work(cfg)
     except Exception as error:
@@ -45,10 +45,10 @@ def reporting(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 def run_command(
     task: Callable[[DictConfig], Any], config_name: str, folder: Path | None = None
 ) -> None:
-    """Compose the configuration and run the task, with `folder` locked before it is touched."""
+    """Compose the configuration and run the task; lock `folder` before anything is written."""
     register(config_name)
     keep_freed_memory()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
     threading.excepthook = thread_failed
     try:
         with cli_errors(), locked(folder) if folder else nullcontext():
@@ -63,22 +63,22 @@ def run_command(
 
 
 def _check_folder(config_name: str) -> None:
-    """Trainings have Hydra's folder, all other commands their own."""
+    """Raise UserError for hydra.run.dir= with a command other than training."""
     if config_name not in ("train", "saved_run"):
         for word in sys.argv[1:]:
             name, _, folder = word.partition("=")
             if name.lstrip("+") == "hydra.run.dir":
-                raise UserError(f"{word}: only train.py has such a folder; type out={folder}")
+                raise UserError(f"{word}: only train.py uses this option; type out={folder}")
 
 
 def prepare_arguments(*lists: str, first: Callable[[Sequence[str]], list[str]] = list) -> None:
-    """Bring sys.argv into the form that Hydra takes.
+    """Bring sys.argv into the form that Hydra accepts.
 
-    `first` changes the arguments before anything else does; the values of the options `lists` need
-    no brackets.
+    `first` is applied to the arguments before anything else. Values of the options `lists` need no
+    brackets.
     """
-    # whoever set HYDRA_FULL_ERROR=1 wants tracebacks, which processes that Lightning starts know
-    # from the other name; set but empty, it is no wish
+    # HYDRA_FULL_ERROR=1 by the user asks for tracebacks; run_command sets it for other reasons, so
+    # the wish is kept in another variable, also for processes that Lightning starts
     os.environ.setdefault("DIFFUSION_LAB_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR") or "0")
     with cli_errors():
         words = flags_first(first(sys.argv[1:]))
@@ -86,23 +86,23 @@ def prepare_arguments(*lists: str, first: Callable[[Sequence[str]], list[str]] =
 
 
 def task_of(work: str) -> Callable[[DictConfig], None]:
-    """Return a task that imports `work`, "module:function", and prints its result.
+    """Return a task that imports and calls `work`, "module:function", and prints its result.
 
-    Printed are `lines` of the result, and last `out`, the path of what was made.
+    It prints the result's `lines`, and last its `out`, the path of the results.
     """
 
     def task(cfg: DictConfig) -> None:
         back_to_typed()
         warn_of_hidden_files(HydraConfig.get().overrides.task)
         reporting(check_run_option, cfg)
-        made = reporting(lambda cfg: pkgutil.resolve_name(f"diffusion_lab.{work}")(cfg), cfg)
-        print(*made.lines, made.out, sep="\n")
+        result = reporting(lambda cfg: pkgutil.resolve_name(f"diffusion_lab.{work}")(cfg), cfg)
+        print(*result.lines, result.out, sep="\n")
 
     return task
 
 
 def command(name: str, *lists: str, entry: str | None = None) -> Callable[[], None]:
-    """`diffusion-lab-<name>`, scripts/<name>.py; the values of `lists` need no brackets."""
+    """Return the entry point of a command; values of the options `lists` need no brackets."""
 
     def command() -> None:
         prepare_arguments(*lists)

@@ -1,4 +1,4 @@
-"""Summaries of sweeps: summary.csv, a row a job, and a table. Imports no torch."""
+"""Summary of a sweep as summary.csv and a table, with a row per job. Imports no torch."""
 
 import csv
 import sys
@@ -13,7 +13,7 @@ from diffusion_lab.runs.sweep import read_jobs
 
 
 def summarize(sweep_dir: Path) -> list[dict[str, Any]]:
-    """Write summary.csv into the sweep folder; its columns are those of all jobs together."""
+    """Write summary.csv to the sweep folder, with the columns of all jobs; return its rows."""
     rows = read_jobs(sweep_dir)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if c not in ("swept", "run_dir")]
@@ -25,27 +25,27 @@ def summarize(sweep_dir: Path) -> list[dict[str, Any]]:
 
 
 class SweepSummary(Callback):
-    """Remembers the sweep's folder, so that it can be summed up even when a job failed.
+    """Remember the sweep's folder, to summarise the sweep even if a job failed.
 
-    Hydra calls on_multirun_end only when every job succeeded.
+    Hydra calls on_multirun_end only if every job succeeded.
     """
 
     sweep_dir: ClassVar[Path | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called by Hydra in the process that launches the jobs."""
+        """Remember the folder, in the process that launches the jobs."""
         SweepSummary.sweep_dir = Path(config.hydra.sweep.dir).absolute()
 
     @classmethod
     def write(cls) -> None:
-        """Write and print the table of the sweep, if there was one, and its folder last."""
+        """Write and print the sweep's table, if there was a sweep, and print its folder last."""
         if cls.sweep_dir is None or not cls.sweep_dir.is_dir():
             return
         from rich.console import Console
         from rich.table import Table
 
         rows = summarize(cls.sweep_dir)
-        for row in rows:  # a table shows what tells the jobs apart
+        for row in rows:  # the table shows only the overrides that differ
             row["overrides"] = row.pop("swept")
         names = list(dict.fromkeys(key for row in rows for key in row if key != "run_dir"))
         table = Table(

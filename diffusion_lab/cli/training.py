@@ -1,4 +1,4 @@
-"""scripts/train.py: a new run, resume= and rerun=."""
+"""Entry point of scripts/train.py: a new run, resume= or rerun=."""
 
 import sys
 from collections.abc import Callable
@@ -38,12 +38,12 @@ def _train(cfg: DictConfig) -> float | None:
 
 
 def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """The task of a training, with its folder held and found to be free."""
+    """Wrap a training task: check the configuration, then lock and check its folder."""
 
     def run(cfg: DictConfig) -> Any:
         register("train")  # a job of a sweep may run in a process of its own
         cfg = paths_as_typed(cfg)
-        if cfg.command.choices.debug != "replay":  # which takes no more than a file
+        if cfg.command.choices.debug != "replay":  # it needs a file only
             reporting(check_training, cfg)
         with ExitStack() as held:
             reporting(lambda cfg: held.enter_context(claimed(cfg)), cfg)
@@ -53,16 +53,16 @@ def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
 
 
 def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
-    """Run a task with the configuration that a run saved instead of composing one.
+    """Run a task with a saved configuration instead of composing one.
 
-    Only that one file of the folder is read: Hydra would call what a folder of groups, or a `hydra`
-    node, names.
+    The configuration is passed as a single node, because from a config folder, or from a `hydra`
+    node, Hydra would run untrusted code.
     """
     typed = list(sys.argv)
     sys.argv[1:] = flags_first(saved.words)
 
     def with_what_was_typed(cfg: DictConfig) -> Any:
-        sys.argv = typed  # what Lightning starts further processes with
+        sys.argv = typed  # Lightning starts further processes with these arguments
         for note in saved.notes:
             log.warning("%s", note)
         return task(paths_as_typed(cfg))
@@ -90,21 +90,21 @@ def _rerun() -> None:
     def task(cfg: DictConfig) -> None:
         from diffusion_lab.training.rerun import rerun
 
-        found = reporting(partial(rerun, saved.folder, trust=saved.trust), cfg)
-        for line in found[:10]:
+        differences = reporting(partial(rerun, saved.folder, trust=saved.trust), cfg)
+        for line in differences[:10]:
             print(f"differs: {line}")
-        if len(found) > 10:
-            print(f"differs: and in {len(found) - 10} more places")
-        print("the same data, losses and weights, bit for bit" if not found else "not the same")
+        if len(differences) > 10:
+            print(f"differs: and in {len(differences) - 10} more places")
+        print("not the same" if differences else "the same data, losses and weights, bit for bit")
         print(saved.work_dir)
-        if found:
+        if differences:
             sys.exit(1)
 
     _saved(task, saved)
 
 
 def train() -> None:
-    """`diffusion-lab-train`, scripts/train.py."""
+    """Run the command `diffusion-lab-train` (scripts/train.py)."""
     prepare_arguments()
     typed = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[1:]}
     if "resume" in typed:
@@ -112,14 +112,14 @@ def train() -> None:
     elif "rerun" in typed:
         _rerun()
     else:
-        # a folder that is there may be in use, or hold a run: that is known before it is touched
+        # an existing folder may be in use or hold a run: check before anything is written
         many = {"-m", "--multirun"} & typed.keys()
         named = unquoted(typed.get("hydra.sweep.dir" if many else "hydra.run.dir", ""))
-        there = Path(named) if named and Path(named).is_dir() else None
+        existing = Path(named) if named and Path(named).is_dir() else None
         with cli_errors():
-            for job in job_folders(there) if there and many else ():
+            for job in job_folders(existing) if existing and many else ():
                 check_new(job)
-            if there and not many:
-                with locked(there):
-                    check_new(there)
-        run_command(_in_own_folder(_train), "train", None if many else there)
+            if existing and not many:
+                with locked(existing):
+                    check_new(existing)
+        run_command(_in_own_folder(_train), "train", None if many else existing)

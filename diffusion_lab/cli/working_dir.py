@@ -1,4 +1,4 @@
-"""Relative paths are meant from where the command was typed, also under hydra.job.chdir=true."""
+"""Resolve relative paths from the user's working directory, also with hydra.job.chdir=true."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 PATHS = ("paths.data_dir", "paths.log_dir", "data.data_dir", "init_from", "teacher.run", "replay")
 """Options of a training that name a file or a folder."""
 NAMES_OR_PATHS = ("callbacks.fid.extractor",)
-"""The same for options that may also be the name of something else."""
-_DATA = "data"  # where nothing is named
+"""Options that name a file or folder, or something else."""
+_DATA = "data"  # the default data folder
 
 
 def paths_as_typed(cfg: DictConfig) -> DictConfig:
-    """Make the relative paths of a training absolute if Hydra has gone into the run folder.
+    """Make relative paths of a training absolute if Hydra has changed to the run folder.
 
-    The working directory stays the run folder, for those who asked for it.
+    The working directory stays the run folder, as hydra.job.chdir=true asks for.
     """
     typed_in = Path(HydraConfig.get().runtime.cwd)
     if Path.cwd() == typed_in:
@@ -35,5 +35,5 @@ def paths_as_typed(cfg: DictConfig) -> DictConfig:
 
 
 def back_to_typed() -> None:
-    """Leave the folder that Hydra has gone into; of commands whose results have their own place."""
+    """Return to the user's working directory, for commands that write to their own folder."""
     os.chdir(HydraConfig.get().runtime.cwd)

@@ -1,4 +1,4 @@
-"""The commands in processes of their own, as a user types them."""
+"""The commands in separate processes, as a user runs them."""
 
 import csv
 import json

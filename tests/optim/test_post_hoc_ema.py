@@ -242,7 +242,7 @@ def test_a_run_without_snapshots_says_how_to_get_them(trained):
 
 def test_a_width_that_does_not_fit_is_warned_of(followed, caplog):
     load_run(followed[0], weights="posthoc:0.01")
-    assert "give width 0.01 only to within" in caplog.text
+    assert "approximate width 0.01 only to within" in caplog.text
 
 
 def test_a_damaged_snapshot_is_named(followed, tmp_path):

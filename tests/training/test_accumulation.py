@@ -23,7 +23,7 @@ WORDS = (
 
 
 class Recorder:
-    """Records the initial weights and the batches."""
+    """Record the initial weights and the batches."""
 
     def __init__(self, monkeypatch):
         self.module, self.batches = None, []

@@ -244,7 +244,7 @@ def test_temporary_files_of_other_commands_are_kept(half, typed):
 def test_run_without_a_readable_checkpoint_is_rejected(half, typed):
     for path in (half / "checkpoints").iterdir():
         path.write_bytes(b"")
-    assert_refused(typed("train", f"resume={half}"), "no checkpoint", "start a new run")
+    assert_refused(typed("train", f"resume={half}"), "no readable checkpoint", "start a new run")
 
 
 def test_path_with_parent_folders(half, typed, tmp_path):

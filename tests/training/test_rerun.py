@@ -73,4 +73,4 @@ def test_a_new_run_does_not_overwrite_another(half, typed, monkeypatch):
 
 def test_resume_and_rerun_exclude_each_other(half, typed):
     refused = typed("train", f"resume={half}", f"rerun={half}")
-    assert_refused(refused, "give one of resume= and rerun=")
+    assert_refused(refused, "resume= and rerun= exclude each other")
