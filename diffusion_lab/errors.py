@@ -1,13 +1,13 @@
-"""The exceptions that mean: you can mend this yourself."""
+"""Exceptions for mistakes that the user can correct."""
 
 
 class UserError(Exception):
-    """A mistake in the input that its author can mend.
+    """A mistake in the input that the user can correct.
 
     The message is one line: what was wrong, what was expected, what to type. The command line
-    prints it without a traceback and exits with code 2.
+    prints the message without a traceback and exits with code 2.
     """
 
 
 class Diverged(UserError):
-    """A training whose numbers are not finite any more; the command line exits with code 3."""
+    """A training with non-finite losses or weights; the command line exits with code 3."""

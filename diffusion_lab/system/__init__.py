@@ -1,1 +1,1 @@
-"""Files, locks, signals, devices, memory and Lightning's private parts; nothing of diffusion."""
+"""Files, locks, signals, devices, memory and Lightning's private parts."""

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writes: a file or folder appears complete or not at all."""
 
 import shutil
 import uuid
@@ -11,9 +11,9 @@ from diffusion_lab.errors import UserError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to; on success it takes the place of `path`.
+    """Yield a temporary path to write to; on success the file replaces `path`.
 
-    Makes the folder if need be. On an error nothing is left behind and `path` stays as it was.
+    Creates the parent folder. On an error the temporary file is removed and `path` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,7 +22,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        if error.filename in (None, str(part)):  # a write does not say which file it was
+        if error.filename in (None, str(part)):  # a failed write does not name its file
             error.filename = str(path)
         raise
     finally:
@@ -31,9 +31,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder to fill; on success it becomes `path`.
+    """Yield a temporary folder to fill; on success the folder is renamed to `path`.
 
-    Raises UserError, before it gives one, if `path` holds something or cannot be made.
+    Raises UserError at the start if `path` is a file, is not empty or cannot be created.
     """
     path = Path(path).absolute()
     if path.is_file():
@@ -53,5 +53,5 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def _beside(path: Path) -> Path:
-    # a name of its own: two processes may write the same file at the same time
+    # a unique name: two processes may write the same file at the same time
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

@@ -1,4 +1,4 @@
-"""The device that a command computes on, and how a GPU computes."""
+"""Choice of the device, checks of a GPU, and the TF32 setting."""
 
 import re
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from diffusion_lab.errors import UserError
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """Return the device that Lightning chooses for a word such as auto or gpu, ready for use.
+    """Return the device that Lightning chooses for auto, cpu, gpu or mps, and turn TF32 off.
 
-    Float32 is exact there from now on: only a training multiplies by TF32. Raises UserError where
-    there is no such device, or torch cannot use it.
+    Only training uses TF32; every other command multiplies in full float32. Raises UserError if
+    there is no such device or torch cannot use it.
     """
     device = find_device(accelerator)
     check_gpu(device)
@@ -23,7 +23,7 @@ def choose_device(accelerator: str) -> torch.device:
 
 
 def find_device(accelerator: str) -> torch.device:
-    """Do as `choose_device`, but leave a GPU untouched, for processes that will be forked."""
+    """Return the device as `choose_device` does, without initializing a GPU: safe before a fork."""
     try:
         return L.Fabric(accelerator=accelerator, devices=1).device
     except (RuntimeError, ValueError, ImportError) as error:
@@ -36,7 +36,7 @@ def find_device(accelerator: str) -> torch.device:
 
 
 def why_no_gpu() -> str | None:
-    """Return what keeps torch from using an NVIDIA GPU, None if nothing does."""
+    """Return the reason why torch cannot use an NVIDIA GPU, or None if it can."""
     if torch.version.cuda is None and torch.version.hip is None:
         return (
             f"torch {torch.__version__} is a build without CUDA, so it cannot use a GPU even if "
@@ -49,17 +49,17 @@ def why_no_gpu() -> str | None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
         return (
-            f"torch {torch.__version__} finds no GPU ({reason}): see that nvidia-smi lists one and "
-            "that CUDA_VISIBLE_DEVICES does not hide it"
+            f"torch {torch.__version__} finds no GPU ({reason}): check that nvidia-smi lists one "
+            "and that CUDA_VISIBLE_DEVICES does not hide it"
         )
     return None
 
 
 def check_gpu(device: torch.device) -> None:
-    """Raise UserError for an NVIDIA GPU that this build of torch has no code for.
+    """Raise UserError for an NVIDIA GPU that this build of torch does not support.
 
-    Device code runs on GPUs of its own major version from its minor version on, PTX
-    (compute_XY) on all later ones: CUDA C++ Programming Guide, "Compute Capabilities".
+    Compiled code (sm_XY) runs on GPUs of compute capability X.Y or a higher minor version, PTX
+    (compute_XY) on all higher versions: CUDA C++ Programming Guide, "Compute Capabilities".
     """
     if device.type != "cuda" or torch.version.hip is not None:
         return
@@ -76,7 +76,7 @@ def check_gpu(device: torch.device) -> None:
 
 
 def _runs_on(capability: tuple[int, int], arch: str) -> bool:
-    """Tell if code for `arch` (sm_90, sm_90a, compute_120 ...) runs on such a GPU."""
+    """Return True if code for `arch` (sm_90, sm_90a, compute_120 ...) runs on this capability."""
     digits = re.search(r"_(\d+)", arch)
     if digits is None:
         return False
@@ -87,10 +87,10 @@ def _runs_on(capability: tuple[int, int], arch: str) -> bool:
 
 
 def use_tf32(enabled: bool) -> None:
-    """Let float32 products on NVIDIA GPUs keep 10 bits of mantissa (TF32), or all 23.
+    """Turn TF32 on or off: float32 products with 10 bits of mantissa instead of 23.
 
-    TF32 is several times as fast on tensor cores (compute capability 8.0 and later). Process-wide;
-    nothing changes on other devices.
+    TF32 is several times as fast on tensor cores (compute capability 8.0 and later). The setting
+    holds for the whole process and affects NVIDIA GPUs only.
     """
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = enabled
@@ -99,7 +99,7 @@ def use_tf32(enabled: bool) -> None:
 
 @contextmanager
 def gpu_settings_restored() -> Iterator[None]:
-    """Undo changes of TF32 and cudnn.benchmark: the jobs of a sweep share a process."""
+    """Restore TF32 and cudnn.benchmark on exit, as the jobs of a sweep share a process."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if not torch.cuda.is_available():
         yield
@@ -112,12 +112,12 @@ def gpu_settings_restored() -> Iterator[None]:
 
 
 def gpu_name(device: torch.device) -> str | None:
-    """Return what an NVIDIA GPU calls itself, None for another device."""
+    """Return the name of an NVIDIA GPU, or None for another device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def gpu_settings(device: torch.device, memory_format: torch.memory_format) -> str:
-    """Describe how a training computes on an NVIDIA GPU, for the run's first line."""
+    """Describe the GPU settings of a training for the first line of its log."""
     on = {True: "on", False: "off"}
     return (
         f"{gpu_name(device)}, "

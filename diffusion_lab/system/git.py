@@ -1,13 +1,13 @@
-"""The commit that a run was made by."""
+"""Git commit of the code that made a run."""
 
 import subprocess
 from pathlib import Path
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this code runs from, "+changes" if it was edited; else None."""
+    """Return the commit of this checkout, with "+changes" if edited; None outside a checkout."""
     root = Path(__file__).parents[2]
-    if not (root / "pyproject.toml").is_file():  # an installed wheel is in nobody's checkout
+    if not (root / "pyproject.toml").is_file():  # an installed wheel has no checkout
         return None
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,7 @@
-"""The callbacks of a Trainer, an attribute that Lightning sets without declaring it."""
+"""Access to private or undeclared parts of Lightning, each behind a public function.
+
+No other file uses a private name of Lightning; tests fail when Lightning renames one.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -11,24 +14,24 @@ C = TypeVar("C", bound=L.Callback)
 
 
 def callbacks_of(trainer: L.Trainer, kind: type[C]) -> list[C]:
-    """The trainer's callbacks of a kind, in their order."""
+    """Return the trainer's callbacks of a class, in order."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 def accumulates(trainer: L.Trainer) -> bool:
-    """Return True if the gradient of the last batch waits for those of the next ones."""
+    """Return True if the last batch only accumulated its gradient, without an optimizer step."""
     return trainer.fit_loop._should_accumulate()
 
 
 def will_stop(trainer: L.Trainer) -> bool:
-    """Return True if training ends with this step; should_stop waits for min_epochs, min_steps."""
+    """Return True if training ends with this step, with min_epochs and min_steps respected."""
     ended = 0 < trainer.max_steps <= trainer.global_step
     return ended or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
 def validation_is_due(trainer: L.Trainer) -> bool:
-    """Return True if the loop validates after the batch that it has just trained on."""
+    """Return True if validation follows the current training batch."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
@@ -40,17 +43,17 @@ def logs_step(trainer: L.Trainer) -> bool:
 
 
 def metrics_to_log(trainer: L.Trainer) -> dict[str, Any]:
-    """Return the metrics that Lightning would log of the current step."""
+    """Return the metrics that Lightning would log at the current step."""
     return dict(trainer._logger_connector.metrics["log"])
 
 
 def logged_step(trainer: L.Trainer) -> int:
-    """The number under which Lightning logs a step: from 0, and counted after the validation."""
+    """Return the step number that Lightning logs under: from 0, advanced after validation."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def move_logged_step(trainer: L.Trainer, by: int) -> None:
-    """Correct it."""
+    """Shift the step number that Lightning logs under."""
     trainer.fit_loop.epoch_loop._batches_that_stepped += by
 
 
@@ -74,16 +77,17 @@ def was_cut(loops: Mapping[str, Any]) -> bool:
 
 
 def finished_epochs(loops: Mapping[str, Any]) -> int:
-    """Count the epochs that a checkpoint has finished; one that a limit cut goes on."""
+    """Return the finished epochs of a checkpoint; an epoch cut by a limit is not finished."""
     processed: int = loops["epoch_progress"]["current"]["processed"]
     return processed - was_cut(loops)
 
 
 def settle(loops: dict[str, Any]) -> None:
-    """Let a checkpoint of an epoch's end say that this epoch is over, or, if it was cut, goes on.
+    """Correct the epoch counts of a checkpoint saved at the end of an epoch.
 
-    It is saved in a hook of the epoch's end. There Lightning has not counted the epoch as completed
-    yet, and under `max_steps` goes through its end a second time.
+    Afterwards a complete epoch counts as completed, and an epoch cut by a limit as unfinished. When
+    the hook of the epoch's end saves, Lightning has not counted the epoch as completed yet, and
+    under `max_steps` it runs the end of that epoch a second time.
     """
     cut = was_cut(loops)
     for count in loops["epoch_progress"].values():
@@ -94,14 +98,14 @@ def settle(loops: dict[str, Any]) -> None:
 
 
 class CheckpointHooks(ModelCheckpoint):
-    """Lightning's, with two private decisions made public for subclasses."""
+    """ModelCheckpoint with two private decisions as public methods for subclasses."""
 
     def is_stale(self, trainer: L.Trainer) -> bool:
-        """Return True to skip this save: the metric has not been measured anew."""
+        """Return True to skip this save, as the metric has not been measured since the last."""
         return False
 
     def saves_at_epoch_end(self) -> bool:
-        """Return True to save at the end of a training epoch, whenever validation is."""
+        """Return True to save at the end of each training epoch instead of after validation."""
         return False
 
     def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
@@ -112,18 +116,18 @@ class CheckpointHooks(ModelCheckpoint):
 
 
 class EarlyStoppingHooks(EarlyStopping):
-    """Lightning's, with two private decisions made public for subclasses."""
+    """EarlyStopping with two private decisions as public methods for subclasses."""
 
     def is_stale(self, trainer: L.Trainer) -> bool:
-        """Return True to skip this check: the metric has not been measured anew."""
+        """Return True to skip this check, as the metric has not been measured since the last."""
         return False
 
     def checks_at_epoch_end(self) -> bool:
-        """Return True to check at the end of a training epoch, whenever validation is."""
+        """Return True to check at the end of each training epoch instead of after validation."""
         return False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose where the metric is checked."""
+        """Apply `checks_at_epoch_end` before training starts."""
         if self.checks_at_epoch_end():
             self._check_on_train_epoch_end = True
         super().setup(trainer, pl_module, stage)
@@ -136,7 +140,7 @@ T = TypeVar("T")
 
 
 def my_batches(trainer: L.Trainer, num_images: int, batch_size: int) -> list[tuple[int, int]]:
-    """(first image, number) of the batches that are this process's when all take turns."""
+    """Return (first image, count) of this process's batches, dealt out to all ranks in turn."""
     batches = [
         (first, min(batch_size, num_images - first)) for first in range(0, num_images, batch_size)
     ]
@@ -144,24 +148,24 @@ def my_batches(trainer: L.Trainer, num_images: int, batch_size: int) -> list[tup
 
 
 def run_on_all_ranks(trainer: L.Trainer, work: Callable[[], T]) -> list[T]:
-    """Return what `work` gave in every process, in their order; to be called in all of them.
+    """Run `work` in every process and return all results, in the order of the ranks.
 
-    Where it fails in one, all raise: none is left waiting for the others. What it gives must be
-    picklable.
+    Every process must call this function. If `work` fails in one process, all of them raise, so
+    that none waits forever. The results must be picklable.
     """
     if trainer.world_size == 1:
         return [work()]
-    given, error = None, None
+    result, error = None, None
     try:
-        given = work()
+        result = work()
     except Exception as raised:
         error = raised
     reason = None if error is None else f"{type(error).__name__}: {error}"
     outcomes: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(outcomes, (given, reason))
+    torch.distributed.all_gather_object(outcomes, (result, reason))
     if error is not None:
         raise error
     for rank, (_, reason) in enumerate(outcomes):
         if reason is not None:
             raise RuntimeError(f"process {rank} failed: {reason}")
-    return [given for given, _ in outcomes]
+    return [result for result, _ in outcomes]

@@ -1,6 +1,6 @@
-"""One process at a time in a run folder, and never one that is no longer there.
+"""Lock of a run folder: one process at a time.
 
-Imports no torch: the command line locks a folder before anything is written into it.
+Imports no torch, because the command line locks a folder before it writes anything into it.
 """
 
 import errno
@@ -18,24 +18,29 @@ from diffusion_lab.errors import UserError
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning looks for it
+_RANKS = (
+    "RANK",
+    "LOCAL_RANK",
+    "SLURM_PROCID",
+    "JSM_NAMESPACE_RANK",
+)  # the variables Lightning reads
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def is_first_process() -> bool:
-    """Return True in the only process of a run, or the first of a distributed one."""
+    """Return True in a single-process run and on rank 0 of a distributed one."""
     return os.environ.get(next((name for name in _RANKS if name in os.environ), ""), "0") == "0"
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold a run folder, made if need be; UserError at once if another process does.
+    """Lock a run folder, creating it if needed; UserError at once if another process has it.
 
-    The kernel's lock (flock, on Windows LockFile) ends with the process, however that ends; the
-    file stays. It excludes other machines where the file system passes it on: NFS does, after a
-    machine's crash once its lease ran out (NFSv4: about 90 seconds); Lustre only if mounted with
-    `flock`. Where there are no locks at all this warns and goes on. Only the first process of a
-    distributed run takes it; that one may take it twice.
+    The operating system's lock (flock; LockFile on Windows) ends with the process, even after a
+    crash; the lock file stays. Other machines are excluded if the file system shares locks: NFS
+    does (after a crash the lease must expire, about 90 seconds for NFSv4), Lustre only if mounted
+    with `flock`. A file system without locks gets a warning and no lock. In a distributed run only
+    rank 0 locks, and it may lock the same folder twice.
     """
     if not is_first_process():
         yield
@@ -49,15 +54,18 @@ def locked(run_dir: Path) -> Iterator[None]:
     except Timeout as error:
         raise UserError(
             f"{run_dir} is in use by another process{_holder(path)}: wait for it or end it, or "
-            "give a run folder of its own"
+            "give another run folder"
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        log.warning("%s: no locks on this file system, see that no second run uses it", run_dir)
+        log.warning(
+            "%s: no locks on this file system; make sure that no second run uses this folder",
+            run_dir,
+        )
         path.touch()
     try:
-        with suppress(OSError):  # a full disk is reported by what needs the room
+        with suppress(OSError):  # a full disk is reported by the first real write
             path.write_text(f"{os.getpid()} {platform.node()}\n")
         yield
     finally:
@@ -73,8 +81,8 @@ def _holder(path: Path) -> str:
 
 
 def check_still_there(run_dir: Path) -> None:
-    """Raise UserError if a locked run folder was removed, also if it was made again since."""
+    """Raise UserError if a locked run folder was removed, even if it was created again since."""
     if not (run_dir / NAME).exists():
         raise UserError(
-            f"{run_dir} was removed while the run used it: what it held is lost, start again"
+            f"{run_dir} was removed while the run used it: its files are lost, start the run again"
         )

@@ -1,4 +1,4 @@
-"""Where a command works, and where and how it leaves what it made."""
+"""Output folders and files of commands: created, checked and written atomically."""
 
 import json
 import math
@@ -16,9 +16,9 @@ from diffusion_lab.system.atomic import replacing
 
 
 def results_folder(out: str | None, parent: Path) -> Path:
-    """Make an empty folder for results: `out`, or one named after the time in `parent`.
+    """Create an empty folder for results: `out`, or one named after the time in `parent`.
 
-    Raises UserError if it holds anything, so that nothing is overwritten, or cannot be made.
+    Raises UserError if the folder is not empty (nothing is overwritten) or cannot be created.
     """
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
     folder = (Path(out).expanduser() if out else parent / name).absolute()
@@ -33,10 +33,10 @@ def results_folder(out: str | None, parent: Path) -> Path:
 
 
 def check_picture(out: Path) -> None:
-    """Make the folder of a picture; UserError for no name of a PNG, or where none can be made."""
+    """Create the folder of a figure; UserError if `out` is no .png file or cannot be written."""
     if out.is_dir() or out.suffix.lower() != ".png":
-        better = out / "picture.png" if out.is_dir() else out.with_suffix(".png")
-        raise UserError(f"{out} is no name for a picture: expected for example {better}")
+        better = out / "figure.png" if out.is_dir() else out.with_suffix(".png")
+        raise UserError(f"{out} is not a .png file: type for example {better}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
@@ -46,14 +46,14 @@ def check_picture(out: Path) -> None:
 
 
 def save_arrays(path: Path, **arrays: Tensor) -> None:
-    """Write tensors as a compressed npz, whole or not at all."""
+    """Write tensors atomically as a compressed npz file."""
     with replacing(path) as part, part.open("wb") as file:
         plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
         np.savez_compressed(file, **plain)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON, whole or not at all; numbers that are not finite become null."""
+    """Write strict JSON atomically; numbers that are not finite become null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which precision a processor is quick in."""
+"""Choice of the numerical precision: float32, or bfloat16 if the device supports it."""
 
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ import torch
 from diffusion_lab.errors import UserError
 from diffusion_lab.system.device import find_device
 
-if TYPE_CHECKING:  # whoever only draws has no need of it
+if TYPE_CHECKING:  # sampling alone does not need it
     from omegaconf import DictConfig
 
 AUTO = "auto"
@@ -16,30 +16,30 @@ FULL, NARROW = "32-true", "bf16-mixed"
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 numbers itself; elsewhere float32 is as quick."""
+    """Return True if the device multiplies bfloat16 in hardware; else float32 is as fast."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # private, but all there is: what mkldnn says is true of emulation too
+    # private, but the only test: mkldnn's also reports emulated bfloat16
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def chosen_precision(precision: str, device: torch.device) -> str:
-    """What auto stands for on a device; anything else is left as it is."""
+    """Return the precision that auto means on a device; other values are returned unchanged."""
     if precision != AUTO:
         return precision
     return NARROW if computes_bfloat16(device) else FULL
 
 
 def forks(strategy: object) -> bool:
-    """Tell if a strategy forks its processes, which must not touch a GPU before the fork."""
+    """Return True if a strategy forks its processes; no GPU may be initialized before a fork."""
     return any(word in str(strategy) for word in ("fork", "notebook"))
 
 
 def resolve_precision(cfg: "DictConfig") -> "DictConfig":
-    """A configuration with trainer.precision=auto decided, so that the record says what it was.
+    """Return a configuration with trainer.precision=auto replaced by the precision it means.
 
-    Processes that will be forked are not looked at on a GPU, which they could not use afterwards:
-    32-true.
+    The run's record then names the precision that was used. With a strategy that forks, a GPU gets
+    32-true: to ask it would initialize it, and the forked processes could not use it.
     """
     if cfg.trainer.precision != AUTO:
         return cfg
@@ -48,20 +48,20 @@ def resolve_precision(cfg: "DictConfig") -> "DictConfig":
         device = find_device(cfg.trainer.accelerator)
         precision = FULL if will_fork and device.type != "cpu" else chosen_precision(AUTO, device)
     except UserError:
-        precision = FULL  # the trainer will refuse the accelerator
-    cfg = cfg.copy()  # the caller's keeps what was typed
+        precision = FULL  # the trainer will reject the accelerator
+    cfg = cfg.copy()  # the caller's copy keeps the given value
     cfg.trainer.precision = precision
     return cfg
 
 
 def check_precision(precision: str) -> None:
-    """Raise UserError for one that nothing is drawn in."""
+    """Raise UserError for a precision that sampling does not support."""
     if precision not in (AUTO, FULL, NARROW):
         raise UserError(f"precision={precision}: expected {FULL}, {NARROW} or {AUTO}")
 
 
 def drawing_in(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Around drawing: the network in this precision, the sampler's arithmetic in float32."""
+    """Return an autocast context: the network in this precision, the sampler in float32."""
     check_precision(precision)
     narrow = chosen_precision(precision, device) == NARROW
     return torch.autocast(device.type, torch.bfloat16, enabled=narrow)

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a command."""
+"""Handling of Ctrl-C and SIGTERM."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(SystemExit):
-    """Ended by a signal: exits with 130 or 143, as a shell reports them."""
+    """Exit after a signal, with code 130 (SIGINT) or 143 (SIGTERM), as shells report them."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -18,10 +18,10 @@ class Stopped(SystemExit):
 
 @contextmanager
 def signal_handlers() -> Iterator[None]:
-    """Let both signals raise Stopped here, in the main thread.
+    """Raise Stopped on SIGINT and SIGTERM within this context, in the main thread.
 
-    OmegaConf catches whatever is raised inside it and fails later with an error of its own: what
-    comes out of here after a signal is Stopped all the same.
+    OmegaConf catches exceptions raised inside it and fails later with one of its own. Any exception
+    after a signal is therefore replaced by Stopped.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,27 +1,28 @@
-"""What a machine may refuse in the middle of the work, in one line: room, a file, memory."""
+"""One-line messages for system errors: disk full, permission denied, out of memory."""
 
 import errno
 
 _FILES = {
-    errno.ENOSPC: "free some space, or write elsewhere",
-    errno.EDQUOT: "free some space, or write elsewhere",
-    errno.EFBIG: "files may not grow that large here (ulimit -f), write elsewhere",
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some space, or write to another disk",
+    errno.EFBIG: "the file size limit is reached (ulimit -f): raise it, or write to another disk",
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR),
         "give a folder that can be written",
     ),
-    errno.EIO: "the disk has failed, write elsewhere",
+    errno.EIO: "the disk has failed: write to another disk",
 }
-_ELSEWHERE = "paths.log_dir=<folder> for a run, out=<folder> for what is made of one"
+_ELSEWHERE = "paths.log_dir=<folder> for a run, out=<folder> for other commands"
 # torch raises a plain RuntimeError for both
 _FULL_DISK = ("PytorchStreamWriter failed", "inline_container")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 def fault(error: BaseException) -> str | None:
-    """One line for what the machine refused, None for anything else.
+    """Return one line for a system error, or None for any other exception.
 
-    Of several it is the one that came first: after it, what tidies up may well fail the same way.
+    In a chain of exceptions the first system error counts: cleaning up after it often fails with
+    another.
     """
     line: str | None = None
     seen: list[BaseException] = []
@@ -34,7 +35,7 @@ def fault(error: BaseException) -> str | None:
 
 
 def no_memory(error: BaseException) -> bool:
-    """Whether the machine refused memory: says nothing of a file that was being read."""
+    """Return True if memory ran out; a file that was being read is then not damaged."""
     allocator = isinstance(error, RuntimeError) and any(s in str(error) for s in _NO_MEMORY)
     return allocator or isinstance(error, MemoryError)
 
@@ -45,7 +46,7 @@ def _line(error: BaseException) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}: {_FILES[error.errno]} ({_ELSEWHERE})"
     if isinstance(error, RuntimeError) and any(sign in text for sign in _FULL_DISK):
-        return f"a file could not be written, is the disk full? {_FILES[errno.ENOSPC]}"
+        return f"a file could not be written; the disk may be full: {_FILES[errno.ENOSPC]}"
     if no_memory(error):
         return (
             "out of memory: lower batch_size (data.batch_size= in training), num_samples or the "

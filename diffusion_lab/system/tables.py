@@ -1,4 +1,4 @@
-"""Tables in the terminal."""
+"""Tables for the terminal."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def table_text(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as lines of text."""
+    """Return a table as lines of text, at most 200 characters wide."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))

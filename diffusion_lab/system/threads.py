@@ -1,4 +1,4 @@
-"""How many threads compute on the CPU."""
+"""Number of CPU threads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """Whatever number is set inside: the jobs of a sweep share a process."""
+    """Restore the number of threads on exit, as the jobs of a sweep share a process."""
     before = torch.get_num_threads()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Work that processes share: where one fails, none waits for it."""
+"""Work shared by processes: if one fails, no other waits for it."""
 
 from types import SimpleNamespace
 
@@ -32,8 +32,8 @@ def test_one_process_that_fails_does_not_leave_the_other_waiting(tmp_path):
     ]
     for process in processes:
         process.start()
-    found = dict(answers.get(timeout=60) for _ in processes)
+    errors = dict(answers.get(timeout=60) for _ in processes)
     for process in processes:
         process.join(timeout=60)
-    assert found[1] == "ValueError('out of memory')"
-    assert found[0] == "RuntimeError('process 1 failed: ValueError: out of memory')"
+    assert errors[1] == "ValueError('out of memory')"
+    assert errors[0] == "RuntimeError('process 1 failed: ValueError: out of memory')"

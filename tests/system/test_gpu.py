@@ -1,4 +1,4 @@
-"""What a GPU is told and asked, on a machine without one: torch's answers are made up."""
+"""GPU checks and settings on a machine without a GPU: torch's answers are simulated."""
 
 import json
 
@@ -23,7 +23,7 @@ WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 
 @pytest.fixture
 def card(monkeypatch):
-    """A GPU of some capability, and a torch built for some architectures."""
+    """Simulate a GPU of some compute capability and a torch built for some architectures."""
 
     def there(capability, built_for):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -39,11 +39,11 @@ def card(monkeypatch):
         ((9, 0), ["sm_80", "sm_90"]),
         ((8, 9), ["sm_75", "sm_80"]),  # a later minor version
         ((9, 0), ["sm_90a"]),
-        ((12, 1), ["sm_100", "compute_120"]),  # PTX is compiled for any later one
-        ((3, 7), []),  # a build that does not tell
+        ((12, 1), ["sm_100", "compute_120"]),  # PTX runs on every later GPU
+        ((3, 7), []),  # a build without a list of architectures
     ],
 )
-def test_a_gpu_that_torch_has_code_for(card, capability, built_for):
+def test_a_supported_gpu_is_accepted(card, capability, built_for):
     card(capability, built_for)
     check_gpu(GPU)
 
@@ -53,10 +53,10 @@ def test_a_gpu_that_torch_has_code_for(card, capability, built_for):
     [
         ((3, 7), ["sm_75", "sm_80", "compute_120"]),
         ((7, 0), ["sm_75"]),
-        ((10, 0), ["sm_90"]),  # newer than the build, which has no PTX
+        ((10, 0), ["sm_90"]),  # newer than the build, and no PTX
     ],
 )
-def test_a_gpu_that_torch_has_no_code_for(card, capability, built_for):
+def test_an_unsupported_gpu_is_rejected(card, capability, built_for):
     card(capability, built_for)
     with pytest.raises(UserError) as refused:
         check_gpu(GPU)
@@ -69,11 +69,11 @@ def test_a_gpu_that_torch_has_no_code_for(card, capability, built_for):
 @pytest.mark.parametrize("command", ["train", "sample"])
 def test_a_build_without_cuda_is_named_as_the_reason(command, typed, monkeypatch, trained):
     monkeypatch.setattr(torch.version, "cuda", None)
-    words = {
+    arguments = {
         "train": (*TINY, "trainer.accelerator=gpu"),
         "sample": (f"run={trained['ddpm']}", "accelerator=gpu"),
     }
-    refused = typed(command, *words[command])
+    refused = typed(command, *arguments[command])
     assert_refused(refused, "accelerator=gpu", "build without CUDA", "docs/gpu.md")
     assert torch.__version__ in refused[2]
 
@@ -86,7 +86,7 @@ def test_a_machine_without_a_gpu_is_named_as_the_reason(typed):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "message"),
     [
         (["data.on_device=maybe"], ["data.on_device=maybe", "auto, true or false"]),
         (
@@ -101,8 +101,8 @@ def test_a_machine_without_a_gpu_is_named_as_the_reason(typed):
         ),
     ],
 )
-def test_settings_that_are_none(typed, words, says):
-    assert_refused(typed("train", *TINY, *words), *says)
+def test_invalid_gpu_settings_are_rejected(typed, overrides, message):
+    assert_refused(typed("train", *TINY, *overrides), *message)
 
 
 def images(count=10):
@@ -119,23 +119,23 @@ def images(count=10):
         (False, 10**9, False),
     ],
 )
-def test_images_go_to_a_gpu_that_has_room(on_device, free, moved, monkeypatch):
+def test_images_move_to_a_gpu_with_enough_free_memory(on_device, free, moved, monkeypatch):
     monkeypatch.setattr(placement, "free_memory", lambda device: free)
     assert placement.belongs_on(GPU, [images()], on_device) is moved
 
 
-def test_images_that_do_not_fit_are_refused(monkeypatch):
+def test_images_larger_than_gpu_memory_are_rejected(monkeypatch):
     monkeypatch.setattr(placement, "free_memory", lambda device: 10 * 2**20)
     many = torch.empty(11 * 2**20, dtype=torch.uint8)
     with pytest.raises(UserError, match=r"need 11 MiB, but cuda:0 has 10 MiB free.*on_device=auto"):
         placement.belongs_on(GPU, [many], True)
 
 
-def test_on_a_cpu_they_stay_where_they_are():
+def test_on_a_cpu_images_are_not_moved():
     assert not placement.belongs_on(torch.device("cpu"), [images()], True)
 
 
-def test_pinned_batches_are_the_same(monkeypatch):
+def test_pinned_batches_hold_the_same_values(monkeypatch):
     asked = []
     empty = torch.empty
 
@@ -151,7 +151,7 @@ def test_pinned_batches_are_the_same(monkeypatch):
     assert asked == [True] * 6
 
 
-def test_tf32_is_told_in_the_first_line_and_undone(card, monkeypatch):
+def test_tf32_is_reported_and_restored(card, monkeypatch):
     card((9, 0), ["sm_90"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
@@ -169,30 +169,30 @@ def test_tf32_is_told_in_the_first_line_and_undone(card, monkeypatch):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_training_multiplies_as_configured(enabled, tmp_path, monkeypatch):
+def test_training_sets_tf32_as_configured(enabled, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("diffusion_lab.training.train.use_tf32", asked.append)
+    monkeypatch.setattr("diffusion_lab.training.build.use_tf32", asked.append)
     train(compose_config([*TINY, f"trainer.tf32={str(enabled).lower()}"], tmp_path))
     assert asked == [enabled]
 
 
 @pytest.mark.parametrize(
-    ("word", "layout"),
+    ("setting", "layout"),
     [
-        ("auto", torch.contiguous_format),  # as UNet2D has it
+        ("auto", torch.contiguous_format),  # UNet2D's own choice
         ("true", torch.channels_last),
         ("false", torch.contiguous_format),
     ],
 )
-def test_the_layout_of_weights(word, layout):
-    module = build_model(compose_config(["model=unet2d", f"trainer.channels_last={word}"]))
+def test_channels_last_sets_the_memory_layout_of_weights(setting, layout):
+    module = build_model(compose_config(["model=unet2d", f"trainer.channels_last={setting}"]))
     assert isinstance(module, DiffusionModule) and module.memory_format is layout
     weights = [p for p in module.parameters() if p.ndim == 4 and min(p.shape) > 1]
     assert all(p.is_contiguous(memory_format=layout) for p in weights)
 
 
-def test_settings_of_before_they_were_there_train_on(tmp_path):
-    """A run folder of an earlier version has none of them."""
+def test_a_configuration_without_the_gpu_settings_still_trains(tmp_path):
+    """As in a run folder of an earlier version."""
     cfg = compose_config([*TINY[:-2], "callbacks=minimal"], tmp_path)
     cfg = OmegaConf.create(OmegaConf.to_container(cfg))  # as YAML has it, without types
     for name in ("compile_mode", "tf32", "channels_last"):
@@ -202,25 +202,25 @@ def test_settings_of_before_they_were_there_train_on(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["gpu"] is None
 
 
-def test_warn_is_a_value_of_deterministic(tmp_path):
+def test_deterministic_accepts_warn(tmp_path):
     train(compose_config([*TINY, "trainer.deterministic=warn"], tmp_path))
     torch.use_deterministic_algorithms(False)
 
 
-def test_half_precision_on_a_cpu_is_told(tmp_path, caplog):
+def test_half_precision_on_a_cpu_is_reported(tmp_path, caplog):
     train(compose_config([*TINY, "trainer.precision=16-mixed"], tmp_path))
     assert "trainer.precision=16-mixed needs a GPU: using bf16-mixed" in caplog.text
 
 
-@pytest.mark.parametrize("word", ["GPU", "tpu"])
-def test_an_accelerator_that_is_none(word, typed, trained):
-    assert_refused(typed("train", *TINY, f"trainer.accelerator={word}"), "gpu or auto")
-    refused = typed("sample", f"run={trained['ddpm']}", f"accelerator={word}")
-    assert_refused(refused, f"accelerator={word}", "gpu or auto")
+@pytest.mark.parametrize("accelerator", ["GPU", "tpu"])
+def test_an_unknown_accelerator_is_rejected(accelerator, typed, trained):
+    assert_refused(typed("train", *TINY, f"trainer.accelerator={accelerator}"), "gpu or auto")
+    refused = typed("sample", f"run={trained['ddpm']}", f"accelerator={accelerator}")
+    assert_refused(refused, f"accelerator={accelerator}", "gpu or auto")
 
 
 @WITHOUT_GPU
-def test_why_there_is_no_gpu(monkeypatch):
+def test_the_reason_for_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "without CUDA" in device.why_no_gpu()
     monkeypatch.setattr(torch.version, "cuda", "13.0")

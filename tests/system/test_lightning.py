@@ -1,4 +1,4 @@
-"""Lightning's private corners that stopping and resuming lean on: a rename fails here."""
+"""Lightning's private names that interrupting and resuming need: a rename fails here."""
 
 import csv
 from pathlib import Path
@@ -33,7 +33,7 @@ class Net(L.LightningModule):
 
 
 class Watch(L.Callback):
-    """The answers after every batch, and what happened then."""
+    """Record the functions' answers after every batch, and what Lightning then does."""
 
     def __init__(self, stop_after=None):
         self.answers, self.steps, self.validated, self.stop_after = [], [], [], stop_after
@@ -75,17 +75,17 @@ def watched(stop_after=None, **settings):
     return watch
 
 
-def told(watch, key):
+def answers(watch, key):
     return [answer[key] for answer in watch.answers]
 
 
-def test_groups_of_accumulated_batches():
+def test_gradient_accumulation_groups():
     watch = watched(max_epochs=2, accumulate_grad_batches=4)
-    assert told(watch, "gathered") == [4] * 8 + [2] * 2 + [4] * 8 + [2] * 2
+    assert answers(watch, "gathered") == [4] * 8 + [2] * 2 + [4] * 8 + [2] * 2
     stepped = [b > a for a, b in zip([0, *watch.steps], watch.steps, strict=False)]
-    assert [not waits for waits in told(watch, "accumulates")] == stepped
+    assert [not waits for waits in answers(watch, "accumulates")] == stepped
     before = [0, *watch.steps][:-1]
-    assert told(watch, "logged") == before
+    assert answers(watch, "logged") == before
 
 
 @pytest.mark.parametrize(
@@ -101,28 +101,33 @@ def test_groups_of_accumulated_batches():
     ],
     ids=str,
 )
-def test_a_validation_that_is_said_to_be_due_comes(settings):
+def test_validation_runs_exactly_when_due(settings):
     watch = watched(max_epochs=3, **settings)
-    assert [int(due) for due in told(watch, "due")] == watch.validated
-    assert told(watch, "stops")[:-1].count(True) == 0
+    assert [int(due) for due in answers(watch, "due")] == watch.validated
+    assert answers(watch, "stops")[:-1].count(True) == 0
 
 
 @pytest.mark.parametrize(
     ("settings", "steps"),
     [({"max_steps": 13}, 13), ({"stop_after": 4}, 4), ({"stop_after": 4, "min_epochs": 2}, 20)],
 )
-def test_the_end_is_known_when_it_comes(settings, steps):
+def test_will_stop_is_true_at_the_last_step_only(settings, steps):
     watch = watched(**{"max_epochs": 3, **settings})
     assert watch.steps[-1] == steps
     if steps != 20:  # there the epoch counts as done only afterwards
-        assert told(watch, "stops")[-1]
-    assert not any(told(watch, "stops")[:-1])
+        assert answers(watch, "stops")[-1]
+    assert not any(answers(watch, "stops")[:-1])
 
 
-def test_a_checkpoint_of_an_epochs_end_says_so(tmp_path):
+def test_epoch_counts_of_a_checkpoint_at_the_end_of_an_epoch(tmp_path):
     train(compose_config([*RUN, "trainer.max_epochs=1"], tmp_path / "whole"))
-    words = [*RUN, "trainer.limit_train_batches=2", "trainer.max_epochs=2", "trainer.max_steps=3"]
-    train(compose_config(words, tmp_path / "cut"))
+    overrides = [
+        *RUN,
+        "trainer.limit_train_batches=2",
+        "trainer.max_epochs=2",
+        "trainer.max_steps=3",
+    ]
+    train(compose_config(overrides, tmp_path / "cut"))
     for name, cut, epochs in (("whole", False, 1), ("cut", True, 1)):
         state = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
         loops = state["loops"]["fit_loop"]
@@ -133,7 +138,7 @@ def test_a_checkpoint_of_an_epochs_end_says_so(tmp_path):
             assert count["completed"] == count["processed"] == count["ready"] - cut
 
 
-def test_a_time_limit_saves_what_lightnings_timer_does():
+def test_time_limit_saves_the_same_state_as_lightnings_timer():
     ours, theirs = TimeLimit(5.0), Timer("00:00:00:05")
     assert ours.state_key == theirs.state_key
     assert ours.state_dict().keys() == theirs.state_dict().keys()
@@ -182,7 +187,7 @@ def test_a_stale_metric_is_not_saved(stale, saved, tmp_path):
 
 
 @pytest.mark.parametrize(("at_epoch_end", "steps"), [(False, {5, 10}), (True, {10})])
-def test_where_a_checkpoint_is_saved(at_epoch_end, steps, tmp_path):
+def test_saves_at_epoch_end_decides_when_to_save(at_epoch_end, steps, tmp_path):
     callback = Saves(dirpath=tmp_path, monitor="val", save_top_k=-1, filename="{step}")
     callback.at_epoch_end = at_epoch_end
     fitted(callback, max_epochs=1, val_check_interval=5)
@@ -190,7 +195,7 @@ def test_where_a_checkpoint_is_saved(at_epoch_end, steps, tmp_path):
 
 
 class Rising(Net):
-    """Its validation metric gets worse."""
+    """A network whose validation metric gets worse."""
 
     def validation_step(self, batch, batch_idx):
         self.log("val", float(self.global_step))
@@ -199,16 +204,16 @@ class Rising(Net):
 @pytest.mark.parametrize(
     ("stale", "at_epoch_end", "steps"), [(False, False, 4), (False, True, 20), (True, False, 40)]
 )
-def test_where_a_metric_is_checked_for_early_stopping(stale, at_epoch_end, steps):
-    """Twice: at the first it is the best so far, at the second it has not fallen."""
+def test_checks_at_epoch_end_decides_when_early_stopping_checks(stale, at_epoch_end, steps):
+    """Stops at the second check: the first metric is the best so far, the second is no better."""
     callback = Stops(monitor="val", patience=1)
     callback.stale, callback.at_epoch_end = stale, at_epoch_end
     settings = {"max_epochs": 4, "val_check_interval": 2, "enable_checkpointing": False}
     assert fitted(callback, val=Rising(), **settings).global_step == steps
 
 
-def test_metrics_and_their_step(tmp_path):
-    """The numbers that a logger gets are those that Lightning has, under the corrected step."""
+def test_logged_metrics_and_their_step(tmp_path):
+    """A logger gets the metrics of Lightning, under the shifted step number."""
     seen = []
 
     class Logs(Net):

@@ -1,4 +1,4 @@
-"""Page faults of a process that frees large blocks and wants them again, counted by the system."""
+"""Page faults of a process that frees and reallocates large blocks, counted by the system."""
 
 import os
 import platform
@@ -7,13 +7,15 @@ import sys
 
 import pytest
 
+from diffusion_lab.cli import run_command
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
 
 LOOP = """
 import resource, torch
-from diffusion_lab.system import malloc as freed_memory
+from diffusion_lab.system import malloc
 for _ in range({times}):
-    freed_memory.keep_freed_memory()
+    malloc.keep_freed_memory()
 def step():
     return [torch.ones(2**24) for _ in range(3)]
 for _ in range(5):  # malloc finds places for all
@@ -37,20 +39,18 @@ def faults(*, times, **environment):
     return int(ended.stdout)
 
 
-def test_blocks_come_back_without_page_faults():
+def test_freed_blocks_are_reused_without_page_faults():
     assert faults(times=0) >= 10 * 3 * 32  # of 64 MiB; 2 MiB a fault where huge pages are on
-    # the system may take a block back in between, which is no doing of malloc's
+    # the system itself may reclaim a block in between
     assert min(faults(times=1) for _ in range(3)) < 100
 
 
-def test_a_malloc_that_somebody_tuned_is_left_alone():
+def test_a_malloc_tuned_by_the_environment_is_not_changed():
     assert faults(times=1, MALLOC_ARENA_MAX="2") >= 10 * 3 * 32
 
 
-def test_commands_keep_memory(typed, monkeypatch):
-    from diffusion_lab import cli
-
+def test_commands_keep_freed_memory(typed, monkeypatch):
     called = []
-    monkeypatch.setattr(cli, "keep_freed_memory", lambda: called.append(True))
+    monkeypatch.setattr(run_command, "keep_freed_memory", lambda: called.append(True))
     typed("explain", "model=flow")
     assert called == [True]

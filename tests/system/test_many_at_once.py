@@ -1,4 +1,4 @@
-"""Several processes at the same time: one run folder each, and one process a run folder."""
+"""Several processes at the same time: a run folder each, and one process per run folder."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.support.processes import training, wait_until
 
 
 @pytest.mark.slow
-def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, typed):
+def test_a_second_process_is_rejected_until_the_first_is_killed(tmp_path, typed):
     run_dir = tmp_path / "run"
     again = (*TINY, "callbacks.samples=null", f"hydra.run.dir={run_dir}")
     with training(run_dir) as running:
@@ -43,8 +43,8 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, typed):
 
 
 @pytest.mark.slow
-def test_two_processes_that_take_up_the_same_run(tmp_path, command):
-    """The second is refused before it touches anything, and the lock dies with the first."""
+def test_two_processes_that_resume_the_same_run(tmp_path, command):
+    """The second is rejected before it changes anything; the lock ends with the first."""
     run_dir = tmp_path / "run"
     with training(run_dir) as running:
         running.process.kill()
@@ -78,9 +78,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_the_lock_ends_with_its_holder_and_is_taken_by_the_first_process_only(
-    tmp_path, monkeypatch
-):
+def test_the_lock_ends_with_its_process_and_only_rank_0_locks(tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(run_dir)],
@@ -107,7 +105,7 @@ def test_the_lock_ends_with_its_holder_and_is_taken_by_the_first_process_only(
             check_still_there(run_dir)
 
 
-def test_without_locks_a_run_is_warned_and_goes_on(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, caplog):
     def no_locks(*_):
         raise OSError(38, "Function not implemented")
 
@@ -130,7 +128,7 @@ cli.train()
 
 
 def test_twenty_launches_in_the_same_second(tmp_path):
-    """Everything up to the training, which makes the folder and takes most of the time."""
+    """Run everything before the training: it creates the folder and takes most of the time."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", NAMES, "data=fake", str(k)],

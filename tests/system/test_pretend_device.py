@@ -1,4 +1,4 @@
-"""What would fail or wait on a GPU, seen on the device of pretend_device.py."""
+"""Errors and synchronization on a GPU, observed on the simulated device of pretend_device.py."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ UNET2D = (
 MINIMAL = f"train {DATA} {SMALL} callbacks=minimal"
 FLOW = f"{MINIMAL} model=flow network.width=8"
 STEADY = [
-    f"train {DATA} {SMALL} {FEW} model=basic_unet",  # with everything that is on by default
+    f"train {DATA} {SMALL} {FEW} model=basic_unet",  # with the default callbacks
     f"{MINIMAL} model=unet2d {UNET2D}",
     f"{MINIMAL} model=ddpm {UNET2D} model.num_classes=10 weighting=min_snr",
     f"{MINIMAL} model=score_matching network.width=8",
@@ -68,8 +68,8 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def found():
-    """What was noted of each line, or the error it ended with."""
+def recorded():
+    """Run all lines; return the record of each, or the error that ended it."""
     lines = [*STEADY, ON_DEVICE, UNGUARDED, LOGS, MATCHES, *SAMPLES, *COMMANDS]
     command = [sys.executable, "-m", "tests.support.pretend_device", *lines]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
@@ -77,10 +77,10 @@ def found():
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def steady(found, line):
-    """The steps between the first, which may bring a table along, and the last, which is logged."""
-    assert isinstance(found[line], dict), found[line]
-    steps = found[line]["steps"]
+def steady(recorded, line):
+    """Return the steps except the first (may copy a table) and the last (is logged)."""
+    assert isinstance(recorded[line], dict), recorded[line]
+    steps = recorded[line]["steps"]
     assert len(steps) == 6
     return steps[1:-1]
 
@@ -90,8 +90,8 @@ def copied(step, source):
 
 
 @pytest.mark.parametrize("line", STEADY)
-def test_a_step_moves_its_batch_and_the_verdict_and_waits_for_nothing(found, line):
-    for step in steady(found, line):
+def test_a_step_copies_only_its_batch_and_norms_and_never_synchronizes(recorded, line):
+    for step in steady(recorded, line):
         assert step["looks"] == []
         assert [copy[2] for copy in copied(step, "cpu")] == [8 * 28 * 28, 8]
         ((*_, numbers, _),) = copied(step, "pretend")
@@ -100,35 +100,35 @@ def test_a_step_moves_its_batch_and_the_verdict_and_waits_for_nothing(found, lin
 
 
 @pytest.mark.parametrize("line", [*STEADY, ON_DEVICE, UNGUARDED])
-def test_the_losses_are_those_of_the_cpu(found, line):
-    """To rounding: sums may be vectorized in another way where memory is aligned otherwise."""
-    assert isinstance(found[line], dict), found[line]
-    narrow = "bf16" in line or "DownBlock2D" in line  # whose attention is another on a CPU
-    assert found[line]["off"] < (1e-2 if narrow else 1e-5)
+def test_losses_match_the_cpu(recorded, line):
+    """Up to rounding: vectorized sums depend on the alignment of memory."""
+    assert isinstance(recorded[line], dict), recorded[line]
+    narrow = "bf16" in line or "DownBlock2D" in line  # the CPU uses another attention
+    assert recorded[line]["off"] < (1e-2 if narrow else 1e-5)
 
 
-def test_images_on_the_device_are_not_moved_again(found):
-    assert all(copied(step, "cpu") == [] for step in steady(found, ON_DEVICE))
+def test_images_on_the_device_are_not_copied_again(recorded):
+    assert all(copied(step, "cpu") == [] for step in steady(recorded, ON_DEVICE))
 
 
-def test_without_finite_loss_nothing_travels(found):
-    assert all(step == {"copies": [], "looks": []} for step in steady(found, UNGUARDED))
+def test_without_finite_loss_nothing_is_copied(recorded):
+    assert all(step == {"copies": [], "looks": []} for step in steady(recorded, UNGUARDED))
 
 
-def test_a_loss_that_is_logged_is_seen_to_wait(found):
-    assert all(step["looks"] for step in steady(found, LOGS))
+def test_logging_a_loss_is_detected_as_synchronization(recorded):
+    assert all(step["looks"] for step in steady(recorded, LOGS))
 
 
-def test_what_is_solved_on_the_cpu_is_seen_to_wait(found):
-    waiting = [copy for step in steady(found, MATCHES) for copy in step["copies"] if copy[3]]
+def test_a_pairing_solved_on_the_cpu_is_detected_as_synchronization(recorded):
+    waiting = [copy for step in steady(recorded, MATCHES) for copy in step["copies"] if copy[3]]
     assert waiting
 
 
 @pytest.mark.parametrize("line", SAMPLES)
-def test_samples_are_those_of_the_cpu(found, line):
-    assert found[line] is True, found[line]
+def test_samples_match_the_cpu(recorded, line):
+    assert recorded[line] is True, recorded[line]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_do_their_work_there(found, line):
-    assert found[line] is True, found[line]
+def test_commands_work_on_the_device(recorded, line):
+    assert recorded[line] is True, recorded[line]

@@ -22,20 +22,20 @@ _ATTRIBUTE = re.compile(
 
 
 def private_names(source: str) -> set[str]:
-    """Attributes and methods with one leading underscore in a source text."""
+    """Return the attributes and methods with one leading underscore in a source text."""
     return {name for match in _ATTRIBUTE.findall(source) for name in match if name}
 
 
 @cache
 def lightnings_names() -> frozenset[str]:
-    """Every private attribute and method in Lightning's sources."""
+    """Return every private attribute and method in Lightning's sources."""
     roots = (Path(module.__file__).parent for module in (lightning.pytorch, lightning.fabric))
     files = (path for root in roots for path in root.rglob("*.py"))
     return frozenset().union(*(private_names(path.read_text()) for path in files))
 
 
 def inherited_names(kind: type) -> set[str]:
-    """Private attributes and methods that a class has from Lightning's classes."""
+    """Return the private attributes and methods that a class inherits from Lightning."""
     names: set[str] = set()
     for base in kind.__mro__:
         if base.__module__.startswith("lightning."):
@@ -44,10 +44,11 @@ def inherited_names(kind: type) -> set[str]:
 
 
 def uses(tree: ast.Module, classes: dict[str, set[str]]) -> Iterator[tuple[int, str]]:
-    """Line and name of each private name of Lightning; classes gives those that each inherits.
+    """Yield line and name of each use of a private name of Lightning.
 
-    Names on an imported module (torch._foreach_norm) are that module's; own names of classes that
-    inherit nothing from Lightning are their own.
+    `classes` maps each class of the file to the private names that it inherits. Names on an
+    imported module (torch._foreach_norm) belong to that module; a class that inherits nothing from
+    Lightning owns its names.
     """
     modules = {
         alias.asname or alias.name.partition(".")[0]
@@ -98,9 +99,7 @@ def of_file(path: Path) -> list[tuple[int, str]]:
     dotted = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     dotted = dotted.removesuffix(".__init__")
     tree = ast.parse(path.read_text())
-    if (
-        "lightning" not in path.read_text()
-    ):  # inherits nothing from it and holds none of its objects
+    if "lightning" not in path.read_text():  # does not use Lightning at all
         return []
     module = importlib.import_module(dotted)
     classes = {
@@ -114,16 +113,16 @@ def of_file(path: Path) -> list[tuple[int, str]]:
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__main__.py"]
 
 
-def test_private_names_of_lightning_stand_in_one_file():
-    found = {
+def test_only_one_file_uses_private_names_of_lightning():
+    elsewhere = {
         str(path.relative_to(PACKAGE)): names
         for path in FILES
         if path != ALLOWED and (names := of_file(path))
     }
-    assert found == {}
+    assert elsewhere == {}
 
 
-def test_that_file_has_some():
+def test_the_search_detects_names_in_that_file():
     assert len({name for _, name in of_file(ALLOWED)}) >= 8
 
 
@@ -137,7 +136,7 @@ def test_that_file_has_some():
         "class Own(L.Callback):\n    def key(self):\n        return self._generate_state_key()",
     ],
 )
-def test_a_new_one_is_found(line):
+def test_a_new_use_is_detected(line):
     tree = ast.parse("import lightning as L\n" + line)
     assert list(uses(tree, {"Own": inherited_names(lightning.pytorch.Callback)}))
 
@@ -149,6 +148,6 @@ def test_a_new_one_is_found(line):
         "class Own(L.Callback):\n    def _mine(self):\n        return self._mine()",
     ],
 )
-def test_names_of_others_are_not(line):
+def test_private_names_of_others_are_ignored(line):
     tree = ast.parse("import lightning as L\n" + line)
     assert not list(uses(tree, {"Own": inherited_names(lightning.pytorch.Callback)}))

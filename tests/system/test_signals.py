@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run trains, validates or is one of a sweep."""
+"""Ctrl-C and SIGTERM during training, validation and a sweep."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from tests.training.test_exact_resume import RUN
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_the_step_it_came_in(tmp_path, number, code):
+def test_a_signal_saves_a_checkpoint_of_the_current_step(tmp_path, number, code):
     run = tmp_path / "run"
     endless = ("trainer.max_epochs=99999", "callbacks.last.every_seconds=9999")
     process = Forked("train", *RUN, *endless, f"hydra.run.dir={run}", cwd=tmp_path)
@@ -29,7 +29,7 @@ def test_a_signal_saves_the_step_it_came_in(tmp_path, number, code):
     assert record["status"] == "interrupted"
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     losses = (run / "losses.csv").read_text().splitlines()
-    assert len(losses) - 1 == state["global_step"]  # nothing that was learned is lost
+    assert len(losses) - 1 == state["global_step"]  # no step is lost
     assert load_run(run).module is not None
 
 
@@ -50,8 +50,8 @@ def test_ctrl_c_ends_a_sweep(tmp_path):
     assert "interrupted" in (tmp_path / "sweep" / "summary.csv").read_text()
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path):
-    """While a validation without end holds up the first."""
+def test_a_second_ctrl_c_exits_at_once(tmp_path):
+    """Even while an endless validation blocks the first Ctrl-C."""
     code = f"""
 import sys, time
 from diffusion_lab import cli

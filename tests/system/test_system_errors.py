@@ -1,4 +1,4 @@
-"""What a machine does to a run: no room, no memory, no folder. One line, and nothing lost."""
+"""System errors during a run (disk, memory, folder): one line, and no checkpoint is lost."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ def assert_one_line(err, *words):
 
 
 def assert_usable(run_dir, typed):
-    """The checkpoint of before is whole and draws."""
+    """Check that the last checkpoint is complete and can be sampled."""
     assert not list(run_dir.rglob("*.part"))
     state = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] >= 2
@@ -39,7 +39,7 @@ def assert_usable(run_dir, typed):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 24 MiB."""
+    """Mount a disk of 24 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = shutil.which("mount") and subprocess.run(
@@ -65,7 +65,7 @@ def test_a_full_disk(small_disk, typed):
         code, err = running.ended()
     assert code == 2
     assert_one_line(err, "No space left on device", "free some space", "paths.log_dir")
-    # as it was, or "failed" where what could not be saved has left room for that
+    # unchanged, or "failed" if there was still room for that record
     record = json.loads((run_dir / "metrics.json").read_text())
     assert record == before or (
         record["status"] == "failed" and "No space left on device" in record["error"]
@@ -75,7 +75,7 @@ def test_a_full_disk(small_disk, typed):
 
 
 @pytest.mark.slow
-def test_a_file_may_not_grow(tmp_path, typed):
+def test_the_file_size_limit(tmp_path, typed):
     run_dir = tmp_path / "run"
     with training(run_dir) as running:
         resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (8192, 8192))
@@ -88,7 +88,7 @@ def test_a_file_may_not_grow(tmp_path, typed):
 
 
 @pytest.mark.slow
-def test_the_folder_is_removed(tmp_path, typed):
+def test_a_run_folder_removed_during_training(tmp_path, typed):
     run_dir = tmp_path / "run"
     with training(run_dir) as running:
         run_dir.rename(tmp_path / "elsewhere")  # at once: rmtree goes file by file
@@ -102,8 +102,8 @@ def test_the_folder_is_removed(tmp_path, typed):
 
 
 @pytest.mark.slow
-def test_the_folder_becomes_read_only(tmp_path, typed):
-    """For root too: an immutable folder."""
+def test_a_run_folder_made_read_only_during_training(tmp_path, typed):
+    """Immutable, as root may write into a read-only folder."""
     run_dir = tmp_path / "run"
     with training(run_dir) as running:
         folders = [str(run_dir), str(run_dir / "checkpoints"), str(run_dir / "figures")]
@@ -122,11 +122,11 @@ def test_the_folder_becomes_read_only(tmp_path, typed):
 
 @pytest.mark.slow
 def test_out_of_memory(tmp_path, typed, monkeypatch):
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")  # else a step needs none that it has not had before
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")  # else a step reuses memory that it already has
     run_dir = tmp_path / "run"
     large = ("data.num_images=404", "data.batch_size=400")
     with training(run_dir, *large, "callbacks.samples=null") as running:
-        # below what it has: whatever is new is refused, such as a layer's 40 MB
+        # below its present use: every new allocation fails, such as a layer's 40 MB
         resource.prlimit(running.process.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
         code, err = running.ended()
     assert code == 2
@@ -135,7 +135,9 @@ def test_out_of_memory(tmp_path, typed, monkeypatch):
     assert_usable(run_dir, typed)
 
 
-def test_a_checkpoint_that_finds_no_memory_is_not_called_damaged(typed, runs, monkeypatch):
+def test_out_of_memory_while_loading_is_not_reported_as_a_damaged_checkpoint(
+    typed, runs, monkeypatch
+):
     def refused(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: tried to get 9 bytes")
 
@@ -153,7 +155,7 @@ def test_more_images_than_memory(typed, tmp_path):
     assert json.loads((tmp_path / "run/metrics.json").read_text())["status"] == "failed"
 
 
-def test_a_run_folder_that_cannot_be_made(typed, tmp_path):
+def test_a_run_folder_that_cannot_be_created(typed, tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder in ("file", "file/run"):
         code, _, err = typed("train", "data=fake", f"hydra.run.dir={folder}")
@@ -162,7 +164,7 @@ def test_a_run_folder_that_cannot_be_made(typed, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_the_first_fault_of_several_is_told():
+def test_the_first_of_several_system_errors_is_reported():
     def fails() -> None:
         try:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
@@ -178,11 +180,11 @@ def test_the_first_fault_of_several_is_told():
 @pytest.mark.parametrize(
     "error", [FileNotFoundError(2, "No such file", "x"), ValueError("x"), RuntimeError("x")]
 )
-def test_what_is_no_fault_of_the_machine_keeps_its_traceback(error):
+def test_other_errors_keep_their_traceback(error):
     assert one_line(error) is None
 
 
-def test_a_write_that_fails_names_the_file_and_leaves_it(tmp_path):
+def test_a_failed_write_names_the_file_and_leaves_it_unchanged(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text("before")
 

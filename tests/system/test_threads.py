@@ -1,4 +1,4 @@
-"""The number of threads: chosen, printed, kept with the run, and given back."""
+"""The number of threads: chosen, logged, saved with the run, and restored."""
 
 import logging
 
@@ -19,7 +19,7 @@ def headline(caplog):
     return line
 
 
-def test_they_are_set_said_and_given_back(tmp_path, caplog):
+def test_threads_are_set_logged_and_restored(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(compose_config(RUN, tmp_path / "one"))
     assert "on cpu with 1 thread in 32-true;" in headline(caplog)
@@ -29,7 +29,7 @@ def test_they_are_set_said_and_given_back(tmp_path, caplog):
     assert torch.get_num_threads() == 1
 
 
-def test_a_run_that_is_taken_up_keeps_its_number(tmp_path, caplog):
+def test_a_resumed_run_keeps_its_number_of_threads(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(compose_config([*RUN, "threads=2"], tmp_path))
     caplog.clear()
@@ -38,5 +38,5 @@ def test_a_run_that_is_taken_up_keeps_its_number(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("threads", ["0", "-3", "1000000", "many"])
-def test_an_impossible_number_is_refused(typed, threads):
+def test_an_invalid_number_of_threads_is_rejected(typed, threads):
     assert_refused(typed("train", *RUN, f"threads={threads}"), "threads")

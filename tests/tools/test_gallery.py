@@ -62,7 +62,7 @@ def test_runs_alike_are_told_apart_by_their_folders(run_dir, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["{runs}"], "no name for a picture"),
+        (["{runs}"], "is not a .png file"),
         (["out"], "expected for example out.png"),
         (["out.pdf"], "expected for example out.png"),
         (["/proc/nowhere/x.png"], "/proc/nowhere/x.png cannot be written"),
