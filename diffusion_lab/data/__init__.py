@@ -1,12 +1,12 @@
-"""Image data: the data sets, their batches, and the range that pixel values are scaled to.
+"""Image data: data sets, batches, and the scaling of pixel values.
 
 - ``ImageDataModule``: a data set as a LightningDataModule.
-- ``ValueRange``: uint8 pixels to network values and back.
+- ``ValueRange``: conversion between uint8 pixels and network values.
 - ``ImageSet``: a whole data set in memory; ``load_images`` reads a published one, ``fake_images``
-  makes one up.
-- ``InMemoryLoader``: batches out of one tensor, in an order that can be resumed.
+  generates synthetic images.
+- ``InMemoryLoader``: batches from a tensor in memory, with resumable shuffling.
 
-They are imported on first use, so that the smaller files of this package stay cheap to import.
+Names are imported on first use, so that importing a small file of this package stays fast.
 """
 
 from importlib import import_module

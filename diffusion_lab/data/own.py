@@ -1,4 +1,4 @@
-"""A data set of the user's own: one function that returns its images and labels."""
+"""User-defined data sets: a function that returns images and labels."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,19 +15,19 @@ from diffusion_lab.errors import UserError
 ReadImages = Callable[[], Any]
 """() -> ((train images, train labels), (test images, test labels)), NumPy arrays or tensors.
 
-Images are uint8 (N, C, H, W), or (N, H, W) of one channel; labels are whole numbers (N,) from 0.
+Images are uint8 (N, C, H, W), or (N, H, W) for one channel; labels are whole numbers (N,) from 0.
 """
 MAX_CLASSES = 256
-"""References keep a label in a byte."""
+"""Reference files store a label in one byte."""
 _EXAMPLE = "data.images={_target_: my_data.images, _partial_: true}"
 
 
 def check_num_classes(num_classes: int | None, images: ReadImages | None) -> None:
-    """Raise UserError for a number of classes out of range, or of a data set that has its own."""
+    """Raise UserError for a number of classes that is out of range or fixed by the data set."""
     if num_classes is None:
         return
     if images is None:
-        raise UserError("data.num_classes is of a data set of your own: leave it out here")
+        raise UserError("data.num_classes can only be set together with data.images: leave it out")
     check_whole_number("num_classes", num_classes, least=1)
     if num_classes > MAX_CLASSES:
         raise UserError(f"data.num_classes={num_classes}: expected at most {MAX_CLASSES}")
@@ -41,40 +41,42 @@ def check_own_settings(
     image_size: int | None,
     images: ReadImages,
 ) -> None:
-    """Raise UserError for settings that a data set of the user's own cannot have."""
+    """Raise UserError for settings that a user-defined data set does not support."""
     check_channels(channels)
     if name in TORCHVISION_CLASS or name == "fake":
         raise UserError(
-            f"data.name={name} is another data set, whose scores this one would get: give yours a "
-            "name of its own"
+            f"data.name={name} is a built-in data set, whose statistics would score yours: "
+            "use another name"
         )
     if not callable(images):
         raise UserError(
             f"data.images is a {type(images).__name__}: expected a function, for example {_EXAMPLE}"
         )
     if image_size is None:
-        raise UserError(f"data.image_size=null: give the side of the images of {name}")
+        raise UserError(
+            f"data.image_size=null: expected the side of the images of {name}, for example 28"
+        )
     check_whole_number("image_size", image_size, least=1)
     if sizes or source != "auto":
         key = next(iter(sizes), "source")
         raise UserError(
-            f"data.{key} does nothing for {name}: pass it to its function, data.images.{key}=..."
+            f"data.{key} has no effect on {name}: pass it to your function, data.images.{key}=..."
         )
 
 
 def own_images(
     read: ReadImages, name: str, shape: tuple[int, int, int], num_classes: int
 ) -> ImageSet:
-    """Call the function of a data set and check what it returns.
+    """Call the function of a user-defined data set and check the returned arrays.
 
     Args:
         read: see `ReadImages`.
-        name: of the data set.
-        shape: (C, H, W) of an image after it was padded evenly with black, H = W.
+        name: name of the data set.
+        shape: (C, H, W) of an image after even padding with black, H = W.
         num_classes: labels are 0 to num_classes - 1.
 
     Raises:
-        UserError: for anything else than the images and labels of two splits.
+        UserError: if the function fails or returns anything but images and labels of two splits.
 
     """
     function = _name(read)
@@ -92,14 +94,14 @@ def own_images(
     test = _checked(function, "test", test_images, test_labels, shape, num_classes)
     if train[0].shape[1:] != test[0].shape[1:]:
         raise UserError(
-            f"data.images: {function} gives train images {tuple(train[0].shape[1:])} and test "
+            f"data.images: {function} returned train images {tuple(train[0].shape[1:])} and test "
             f"images {tuple(test[0].shape[1:])}: expected one shape (C, H, W)"
         )
     return ImageSet(*train, *test, name=name, source="function", note=f"by {function}")
 
 
 def _name(function: Any) -> str:
-    inner = getattr(function, "func", function)  # of a partial
+    inner = getattr(function, "func", function)  # of a functools.partial
     return f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__name__)}"
 
 
@@ -114,7 +116,7 @@ def _checked(
     """Return the images as (N, C, H, W) and the labels as int64 (N,) of a split."""
 
     def wrong(given: str, expected: str) -> UserError:
-        return UserError(f"data.images: {function} gives {split} {given}: expected {expected}")
+        return UserError(f"data.images: {function} returned {split} {given}: expected {expected}")
 
     pixels, classes = torch.as_tensor(images), torch.as_tensor(labels)
     if pixels.dtype != torch.uint8:
@@ -128,12 +130,12 @@ def _checked(
         raise wrong(
             f"images of shape {tuple(pixels.shape)}",
             f"(N, {channels}, {side}, {side}) by data.channels={channels} and "
-            f"data.image_size={side}, or smaller squares that even borders fill up",
+            f"data.image_size={side}, or smaller squares that can be padded evenly",
         )
     if classes.is_floating_point() or classes.is_complex() or classes.ndim != 1:
         raise wrong(f"labels of {classes.dtype} {tuple(classes.shape)}", "whole numbers (N,)")
     if not len(pixels) or len(pixels) != len(classes):
-        raise wrong(f"{len(pixels)} images and {len(classes)} labels", "as many, at least 1")
+        raise wrong(f"{len(pixels)} images and {len(classes)} labels", "equally many, at least 1")
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or high >= num_classes:
         raise wrong(

@@ -1,4 +1,4 @@
-"""Keep a data set in the GPU's memory or in the host's while it is trained on."""
+"""Placement of the training images: the GPU's memory or the host's."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ MAX_FRACTION = 0.25
 
 
 def check_on_device(on_device: bool | str) -> None:
-    """Raise UserError unless this is auto, true or false."""
+    """Raise UserError unless data.on_device is auto, true or false."""
     if on_device != "auto" and not isinstance(on_device, bool):
         raise UserError(f"data.on_device={on_device}: expected auto, true or false")
 
@@ -20,10 +20,10 @@ def check_on_device(on_device: bool | str) -> None:
 def keep(
     tensors: Sequence[Tensor], device: torch.device, on_device: bool | str
 ) -> tuple[list[Tensor], bool]:
-    """Return a data set where it is kept while `device` trains on it.
+    """Return the tensors, moved to `device` if they belong there, and the need for pinned memory.
 
-    The second value tells whether its batches should come in page-locked memory, from where a CUDA
-    device fetches them without being waited for. Raises UserError as `belongs_on`.
+    The second value is True if batches should be in page-locked memory, for asynchronous copies to
+    a CUDA device. Raises UserError as `belongs_on` does.
     """
     moved = belongs_on(device, tensors, on_device)
     kept = [tensor.to(device) for tensor in tensors] if moved else list(tensors)
@@ -31,10 +31,10 @@ def keep(
 
 
 def belongs_on(device: torch.device, tensors: Sequence[Tensor], on_device: bool | str) -> bool:
-    """Decide whether a data set is moved to the device that trains on it.
+    """Return True if the training images are to be moved to the device.
 
-    auto: where they take up at most MAX_FRACTION of a CUDA device's free memory. Raises UserError
-    for on_device=true where a CUDA device has less memory free than they need.
+    With on_device=auto they are moved if they need at most MAX_FRACTION of a CUDA device's free
+    memory. Raises UserError for on_device=true if a CUDA device has too little free memory.
     """
     if device.type == "cpu" or on_device is False:
         return False
@@ -51,14 +51,14 @@ def belongs_on(device: torch.device, tensors: Sequence[Tensor], on_device: bool 
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on a CUDA device."""
+    """Return the free memory of a CUDA device in bytes."""
     return torch.cuda.mem_get_info(device)[0]
 
 
 def select(tensor: Tensor, indices: Tensor, pinned: bool = False) -> Tensor:
     """Return the entries of a tensor (N, ...) at indices (B,): (B, ...), on the same device.
 
-    Into page-locked memory if asked, from where a GPU fetches it without being waited for.
+    With `pinned` the result is in page-locked memory, for an asynchronous copy to a GPU.
     """
     if not pinned:
         return tensor.index_select(0, indices)

@@ -1,4 +1,4 @@
-"""Check the settings of the images before anything is loaded."""
+"""Checks of the image settings before any data is loaded."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from diffusion_lab.errors import UserError
 def check_images(
     name: str, source: str, sizes: Mapping[str, int], channels: int, image_size: int | None
 ) -> None:
-    """Raise UserError for settings that a data set cannot have; `sizes` are those that were set."""
+    """Raise UserError for unsupported settings; `sizes` are the given size settings."""
     check_channels(channels)
     if name == "fake":
         for setting, size in sizes.items():
@@ -25,19 +25,18 @@ def check_images(
 
 
 def check_channels(channels: int) -> None:
-    """Raise UserError for a number of channels that no picture has."""
+    """Raise UserError unless images have 1 or 3 channels."""
     if channels not in (1, 3) or isinstance(channels, bool):
         raise UserError(
-            f"channels is {channels}: expected 1 (gray) or 3 (RGB), which pictures can show, "
-            "for example data.channels=3"
+            f"channels is {channels}: expected 1 (gray) or 3 (RGB), for example data.channels=3"
         )
 
 
 def check_published_settings(name: str, sizes: Mapping[str, int], channels: int) -> None:
-    """Raise UserError for settings (sizes by their names) that only made-up images have."""
+    """Raise UserError for settings that only synthetic images support."""
     if sizes:
         raise UserError(
-            f"{', '.join(sizes)} can only be set for made-up images: "
+            f"{', '.join(sizes)} can only be set for synthetic images: "
             f"leave out data.{next(iter(sizes))}=..., or use data=fake"
         )
     if channels != 1:

@@ -1,4 +1,4 @@
-"""Which training images are held out: the same ones in every run, whatever its own seed."""
+"""Fixed split into training and validation images, the same for every seed; padding."""
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,16 @@ SPLIT_SEED = 0
 
 
 def split_order(num_images: int) -> Tensor:
-    """Return the one fixed order (int64) of the training images; held out are the first of it."""
+    """Return the fixed order (int64) of the training images, validation images first."""
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     return torch.randperm(num_images, generator=generator)
 
 
 def split_indices(num_images: int, val_size: int, train_size: int | None) -> tuple[Tensor, Tensor]:
-    """Return which images of the official training split are for validation, and for training.
+    """Return the indices (int64) of the validation and of the training images.
 
-    One fixed order: validation takes its beginning, training what follows, so that a smaller
-    train_size is a subset of a larger one.
+    Both are slices of one fixed order, validation first. The images of a smaller train_size are
+    therefore a subset of those of a larger one. Raises UserError for sizes that are too large.
     """
     if val_size >= num_images:
         raise UserError(
@@ -31,8 +31,8 @@ def split_indices(num_images: int, val_size: int, train_size: int | None) -> tup
     left = num_images - val_size
     if train_size is not None and train_size > left:
         raise UserError(
-            f"train_size is {train_size}, but after validation {left} images are left: "
-            f"expected at most that, for example data.train_size={left}"
+            f"train_size is {train_size}, but {left} images are left after the "
+            f"validation split: expected at most {left}, for example data.train_size={left}"
         )
     order = split_order(num_images)
     count = left if train_size is None else train_size
@@ -40,7 +40,7 @@ def split_indices(num_images: int, val_size: int, train_size: int | None) -> tup
 
 
 def check_padding(image_size: int | None) -> None:
-    """Raise UserError for a size that even borders do not reach; None is the images' own."""
+    """Raise UserError for a size that even padding cannot reach; None is the original size."""
     if image_size is None:
         return
     check_whole_number("image_size", image_size, least=1)
@@ -52,6 +52,6 @@ def check_padding(image_size: int | None) -> None:
 
 
 def padded(images: Tensor, image_size: int) -> Tensor:
-    """From (N, C, H, W) to (N, C, image_size, image_size), black around."""
+    """Pad (N, C, H, W) evenly with black to (N, C, image_size, image_size)."""
     border = (image_size - images.shape[-1]) // 2
     return F.pad(images, (border,) * 4) if border else images

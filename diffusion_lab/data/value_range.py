@@ -1,4 +1,4 @@
-"""The one place where pixels become network values and network values become pixels."""
+"""Conversion between uint8 pixels and network values."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ RANGES = {"zero_one": (0.0, 1.0), "minus_one_one": (-1.0, 1.0)}
 
 
 class ValueRange:
-    """The mapping between uint8 pixels and the values a network sees, both ways.
+    """Mapping between uint8 pixels and the value range of the network.
 
     Args:
         name: "zero_one" for [0, 1] or "minus_one_one" for [-1, 1].
@@ -29,27 +29,27 @@ class ValueRange:
         self.low, self.high = RANGES[name]
 
     def __repr__(self) -> str:
-        """Look like the call that makes it."""
+        """Return the constructor call."""
         return f"ValueRange({self.name!r})"
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Map uint8 pixels of any shape to float32 values in [low, high]."""
-        # torchvision's ToTensor, to the last bit, on any device: by a plain number CUDA would not
-        # divide but multiply with 1 / 255, which rounds differently.
+        # Bit-exact with torchvision's ToTensor on every device. Divided by a Python number, CUDA
+        # would multiply by 1 / 255 instead, which rounds differently.
         values = pixels.float()
         unit = values / values.new_full((), 255)
         return unit if self.name == "zero_one" else unit * 2 - 1
 
     def to_unit(self, values: Tensor) -> Tensor:
-        """Map values of any shape to [0, 1] for display; what lies outside the range is clamped."""
+        """Map values of any shape to [0, 1] for display; values outside the range are clamped."""
         unit = values if self.name == "zero_one" else (values + 1) / 2
         return unit.clamp(0, 1)
 
     def decode(self, values: Tensor) -> Tensor:
-        """Map values of any shape to the nearest uint8 pixels; a value that is not a number is 0.
+        """Map values of any shape to the nearest uint8 pixels; NaN becomes 0.
 
-        ``decode(encode(pixels))`` gives back every pixel unchanged.
+        ``decode(encode(pixels))`` returns every pixel unchanged.
         """
-        # In half precision 255 levels do not survive the arithmetic.
+        # half precision cannot represent all 256 levels
         unit = self.to_unit(values.float())
         return unit.mul(255).round().nan_to_num(nan=0.0).to(torch.uint8)

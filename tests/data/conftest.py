@@ -1,4 +1,4 @@
-"""A tiny MNIST in the published format, and a local server in the place of its mirrors."""
+"""Fixtures: a tiny MNIST in the published format, and a local server as its mirrors."""
 
 import contextlib
 import gzip
@@ -22,7 +22,7 @@ MIRRORED = ("MNIST", "FashionMNIST", "KMNIST")
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    """The format as its description has it, written out by hand."""
+    """Encode an array in the IDX format, independently of the package."""
     head = bytes([0, 0, 8, array.ndim])
     return head + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
 
@@ -44,7 +44,7 @@ def md5(data: bytes) -> str:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """No test asks a real mirror: port 9 of this machine refuses at once."""
+    """Keep tests off real mirrors: port 9 of this machine refuses connections at once."""
     monkeypatch.setenv("no_proxy", "*")
     for name in MIRRORED:
         monkeypatch.setattr(getattr(torchvision.datasets, name), "mirrors", ["http://127.0.0.1:9/"])
@@ -65,7 +65,7 @@ class TinySet:
 
 @pytest.fixture
 def tiny(monkeypatch) -> TinySet:
-    """Lets 60 + 20 random images pass for the published sets."""
+    """Replace the published data sets by 60 + 20 random images."""
     files = tiny_files()
     packed = {f"{name}.gz": gzip.compress(data, mtime=0) for name, data in files.items()}
     monkeypatch.setattr(published, "NUM_TRAIN", NUM_TRAIN)
@@ -90,7 +90,7 @@ class Mirrors:
 
 @pytest.fixture
 def mirrors(tiny, monkeypatch):
-    """One server; the first part of the path says how it behaves."""
+    """Start a local server; the first part of the path selects its behaviour."""
     monkeypatch.setattr(download, "READ_TIMEOUT", 0.3)
     monkeypatch.setattr(download, "FILE_DEADLINE", 0.8)
     requests: Counter = Counter()
@@ -140,7 +140,7 @@ def mirrors(tiny, monkeypatch):
             pass
 
         def handle(self):
-            with contextlib.suppress(OSError):  # the other side gives up, as it should
+            with contextlib.suppress(OSError):  # the client closes the connection, as expected
                 super().handle()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -18,7 +18,7 @@ def digits(tmp_path_factory) -> ImageDataModule:
     return data
 
 
-def test_every_cluster_holds_about_equally_many_training_images(digits):
+def test_clusters_have_about_equal_size(digits):
     assert digits.num_classes == 32
     counts = torch.bincount(digits.labels("train"), minlength=32)
     assert counts.sum() == 4_000
@@ -26,11 +26,11 @@ def test_every_cluster_holds_about_equally_many_training_images(digits):
     plain = MiniBatchKMeans(32, random_state=0, n_init=1).fit_predict(
         digits.pixels("train").flatten(1).numpy()
     )
-    assert torch.bincount(torch.from_numpy(plain).long()).max() > 1.6 * 125  # left to themselves
+    assert torch.bincount(torch.from_numpy(plain).long()).max() > 1.6 * 125  # without balancing
 
 
-def test_images_of_a_cluster_are_alike_and_mostly_of_one_digit(digits, tmp_path):
-    """Held against the labels, which the clusters have never seen, and against chance."""
+def test_images_of_a_cluster_are_similar_and_mostly_one_digit(digits, tmp_path):
+    """Compare with the labels, which the clustering has not used, and with chance."""
     plain = ImageDataModule(data_dir=digits.data_dir, source="bundled")
     plain.setup()
     own, clusters = plain.labels("test"), digits.labels("test")
@@ -42,7 +42,7 @@ def test_images_of_a_cluster_are_alike_and_mostly_of_one_digit(digits, tmp_path)
     assert within < 0.7 * x.var(0).sum()
 
 
-def test_of_two_clouds_the_smaller_takes_what_lies_between():
+def test_the_smaller_of_two_clusters_takes_the_images_in_between():
     generator = torch.Generator().manual_seed(0)
     brightness = torch.cat([80 + 30 * torch.randn(300, generator=generator),
                             160 + 30 * torch.randn(100, generator=generator)])  # fmt: skip
@@ -55,17 +55,17 @@ def test_of_two_clouds_the_smaller_takes_what_lies_between():
 
 
 @pytest.mark.parametrize("count", [0, 1, -2, True])
-def test_a_count_below_two_is_refused(count):
+def test_a_count_below_two_is_rejected(count):
     with pytest.raises(UserError, match="at least 2"):
         Clusters(torch.zeros(100, 1, 4, 4, dtype=torch.uint8), count)
 
 
-def test_too_few_images_are_refused_with_what_would_do():
+def test_too_few_images_are_rejected_with_the_largest_count():
     with pytest.raises(UserError, match=r"at most data\.clusters=15"):
         Clusters(torch.zeros(31, 1, 4, 4, dtype=torch.uint8), 16)
 
 
-def test_no_digit_is_asked_of_a_cluster_and_few_clusters_are_shown(tmp_path, command):
+def test_clusters_have_no_agreement_score_and_a_short_guidance_figure(tmp_path, command):
     trained = command(
         "train", "model=flow", "data.source=bundled", "data.clusters=20", "model.num_classes=20",
         "network.width=4", "network.depth=1", "trainer.max_steps=1", "callbacks=minimal",
@@ -82,11 +82,11 @@ def test_no_digit_is_asked_of_a_cluster_and_few_clusters_are_shown(tmp_path, com
     out = Path(drawn.stdout.strip().splitlines()[-1])
     with np.load(out / "samples.npz") as arrays:
         assert arrays["clusters"].tolist() == [*range(20)] and "labels" not in arrays
-    # nor where the images are judged without the run
+    # nor if the images are scored without the run
     images = command("evaluate", f"images={out}/samples.npz", "extractor=mnist_v1")
     assert images.returncode == 0, images.stderr
     assert "agreement" not in images.stdout and "confidence" in images.stdout
-    with Image.open(out / "guidance.png") as picture:  # of the first 16: they may be hundreds
+    with Image.open(out / "guidance.png") as picture:  # the first 16 of possibly hundreds
         sixteen = picture.height
     of_eight = command(
         "sample", f"run={run}", "labels=0,1,2,3,4,5,6,7", "num_samples=8", "sampler.num_steps=1"

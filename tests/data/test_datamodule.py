@@ -28,7 +28,7 @@ def fake(**settings) -> ImageDataModule:
 
 
 def all_batches(data, batches) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a module receives over one epoch."""
+    """Return the batches of one epoch as the module receives them."""
     received = [data.on_after_batch_transfer(batch, 0) for batch in batches]
     return torch.cat([images for images, _ in received]), torch.cat([y for _, y in received])
 
@@ -38,14 +38,14 @@ def identities(images) -> set[bytes]:
 
 
 def check_against_torchvision(data_dir, val_size):
-    """Every image the module receives is the one torchvision and ToTensor give, to the last bit."""
+    """Check that every image matches torchvision with ToTensor, bit for bit."""
     data = ImageDataModule("mnist", data_dir, val_size=val_size, batch_size=64)
     data.setup()
     train, val = (
         all_batches(data, batches) for batches in (data.train_dataloader(), data.val_dataloader())
     )
     reference = torchvision.datasets.MNIST(data_dir, train=True, transform=ToTensor())
-    # Where image k of the file has gone: found by its content, which no two images share.
+    # position of image k of the file, identified by its content, which is unique
     place = {image.numpy().tobytes(): k for k, image in enumerate(torch.cat([train[0], val[0]]))}
     labels = torch.cat([train[1], val[1]])
     assert len(place) == len(reference) == len(labels)
@@ -63,17 +63,17 @@ def check_against_torchvision(data_dir, val_size):
     assert len(test_images) == len(reference)
 
 
-def test_every_image_is_torchvisions(tiny, tmp_path):
+def test_every_image_matches_torchvision(tiny, tmp_path):
     tiny.write(tmp_path)
     check_against_torchvision(tmp_path, val_size=10)
 
 
 @pytest.mark.parametrize("data_dir", [full_set])
-def test_every_image_of_the_full_set_is_torchvisions(data_dir):
+def test_every_image_of_the_full_set_matches_torchvision(data_dir):
     check_against_torchvision(data_dir, val_size=5000)
 
 
-def test_what_the_module_receives():
+def test_batches_of_the_module():
     data = fake(value_range="minus_one_one", image_size=12, channels=3)
     images, labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert images.shape == (16, 3, 12, 12)
@@ -100,12 +100,12 @@ def test_validation_is_disjoint_and_the_same_for_every_seed():
     assert torch.equal(ours, theirs)
     assert identities(all_batches(second, second.train_dataloader())[0]) == images["train"]
     ours, theirs = (next(iter(d.train_dataloader()))[0] for d in (first, second))
-    assert not torch.equal(ours, theirs), "the seed is of the order"
+    assert not torch.equal(ours, theirs), "the seed determines the order"
     ours, theirs = (next(iter(d.train_dataloader()))[0] for d in (first, fake(seed=0)))
     assert torch.equal(ours, theirs)
 
 
-def test_train_size_takes_the_first():
+def test_a_smaller_train_size_is_a_subset():
     ten, twenty, whole = (
         identities(all_batches(d, d.train_dataloader())[0])
         for d in (fake(train_size=10), fake(train_size=20), fake())
@@ -118,7 +118,7 @@ def test_train_size_takes_the_first():
 def test_setup_twice_loads_once():
     data = fake()
     images = next(iter(data.val_dataloader()))[0]
-    data._load = lambda: pytest.fail("loaded again")
+    data.image_set = lambda: pytest.fail("loaded again")
     data.setup("fit")
     data.setup("test")
     assert torch.equal(next(iter(data.val_dataloader()))[0], images)
@@ -156,17 +156,14 @@ def test_provenance(tiny, tmp_path):
     }
 
 
-def test_bundled_digits_keep_enough_to_train_on(tmp_path):
+def test_bundled_digits_limit_the_validation_split(tmp_path):
     data = ImageDataModule("mnist", tmp_path, source="bundled")
     data.setup()
-    told = data.provenance
-    assert (told["num_train"], told["num_val"], told["num_test"]) == (
-        4000,
-        500,
-        500,
-    )
-    assert "val_size is 500 instead of 5000" in told["note"]
-    # A smaller one is taken as it is, and needs no words.
+    provenance = data.provenance
+    sizes = [provenance[name] for name in ("num_train", "num_val", "num_test")]
+    assert sizes == [4000, 500, 500]
+    assert "val_size is 500 instead of 5000" in provenance["note"]
+    # a smaller val_size is kept, without a note
     data = ImageDataModule("mnist", tmp_path, source="bundled", val_size=100)
     data.setup()
     assert (data.provenance["num_train"], data.provenance["num_val"]) == (4400, 100)
@@ -209,14 +206,14 @@ def test_example_images():
         ({"name": "fake", "image_size": 2}, "at least 4"),
     ],
 )
-def test_settings_out_of_range(settings, message):
+def test_invalid_settings_are_rejected(settings, message):
     with pytest.raises(UserError, match=message) as raised:
         ImageDataModule(**settings)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("settings", [{"val_size": 200}, {"val_size": 150, "train_size": 51}])
-def test_sizes_that_the_data_does_not_have(settings):
+def test_sizes_larger_than_the_data_are_rejected(settings):
     with pytest.raises(UserError, match="expected") as raised:
         fake(**settings)
     assert "\n" not in str(raised.value)

@@ -19,7 +19,7 @@ from diffusion_lab.errors import UserError
 
 
 def files_under(folder):
-    """All that lies there, but for the lock."""
+    """Return the names of all files except the lock."""
     return sorted(p.name for p in folder.rglob("*") if p.is_file() and p.name != ".download.lock")
 
 
@@ -35,13 +35,13 @@ def check_nothing_left(data_dir):
     assert not (data_dir / "MNIST" / ".partial").exists()
 
 
-def test_bad_mirrors_are_passed_over(tiny, mirrors, monkeypatch, tmp_path, caplog):
+def test_bad_mirrors_are_skipped(tiny, mirrors, monkeypatch, tmp_path, caplog):
     bad = ("forbidden", "gone", "truncated", "wrong", "endless")
     mirrors.use(monkeypatch, *bad, "good")
     with caplog.at_level(logging.INFO, logger="diffusion_lab"):
         fetch_images("mnist", tmp_path, "full")
     check_complete(tiny, tmp_path)
-    # The mirror that worked is asked first from then on.
+    # the mirror that worked is tried first from then on
     assert [mirrors.requests[mode, "train-images-idx3-ubyte.gz"] for mode in bad] == [1] * 5
     assert [mirrors.requests[mode, "t10k-labels-idx1-ubyte.gz"] for mode in bad] == [0] * 5
     assert all(record.levelno == logging.INFO for record in caplog.records)
@@ -51,7 +51,7 @@ def test_bad_mirrors_are_passed_over(tiny, mirrors, monkeypatch, tmp_path, caplo
 
 
 @pytest.mark.parametrize("behaviour", ["silent", "trickling", "trickling_headers"])
-def test_a_hanging_mirror_is_given_up(tiny, mirrors, monkeypatch, tmp_path, behaviour):
+def test_a_hanging_mirror_times_out(tiny, mirrors, monkeypatch, tmp_path, behaviour):
     mirrors.use(monkeypatch, behaviour)
     start = time.monotonic()
     with pytest.raises(UserError, match=r"127\.0\.0\.1"):
@@ -60,7 +60,7 @@ def test_a_hanging_mirror_is_given_up(tiny, mirrors, monkeypatch, tmp_path, beha
     check_nothing_left(tmp_path)
 
 
-def test_without_any_mirror_the_digits_stand_in(tiny, mirrors, monkeypatch, tmp_path, caplog):
+def test_without_a_mirror_the_bundled_digits_are_used(tiny, mirrors, monkeypatch, tmp_path, caplog):
     mirrors.use(monkeypatch, "forbidden", "truncated")
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -73,7 +73,7 @@ def test_without_any_mirror_the_digits_stand_in(tiny, mirrors, monkeypatch, tmp_
     assert "data/MNIST/raw" in warning.message
     assert "\n" not in warning.message
     assert files_under(tmp_path) == ["mnist-5000.bin"]
-    assert sum(mirrors.requests.values()) == 2, "no use asking for the other three files"
+    assert sum(mirrors.requests.values()) == 2, "the other three files are not requested"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_without_any_mirror_the_digits_stand_in(tiny, mirrors, monkeypatch, tmp_
         ("kmnist", "full", "data=mnist"),
     ],
 )
-def test_refuses_where_nothing_may_stand_in(tiny, tmp_path, name, source, advice):
+def test_missing_files_that_cannot_be_replaced_are_an_error(tiny, tmp_path, name, source, advice):
     with pytest.raises(UserError, match=advice) as raised:
         fetch_images(name, tmp_path, source)
     assert "\n" not in str(raised.value)
@@ -93,7 +93,7 @@ def test_refuses_where_nothing_may_stand_in(tiny, tmp_path, name, source, advice
         load_images(name, tmp_path, source)
 
 
-def test_only_missing_files_are_fetched(tiny, mirrors, monkeypatch, tmp_path):
+def test_only_missing_files_are_downloaded(tiny, mirrors, monkeypatch, tmp_path):
     raw = tiny.write(tmp_path)
     (raw / "t10k-images-idx3-ubyte").unlink()
     mirrors.use(monkeypatch, "good")
@@ -102,7 +102,7 @@ def test_only_missing_files_are_fetched(tiny, mirrors, monkeypatch, tmp_path):
     assert list(mirrors.requests) == [("good", "t10k-images-idx3-ubyte.gz")]
 
 
-def test_a_wrong_file_is_never_overwritten(tiny, mirrors, monkeypatch, tmp_path):
+def test_a_damaged_file_is_never_overwritten(tiny, mirrors, monkeypatch, tmp_path):
     raw = tiny.write(tmp_path)
     (raw / "t10k-images-idx3-ubyte").unlink()
     (raw / "train-labels-idx1-ubyte").write_bytes(b"mine")
@@ -113,8 +113,8 @@ def test_a_wrong_file_is_never_overwritten(tiny, mirrors, monkeypatch, tmp_path)
     assert not mirrors.requests
 
 
-def test_unpacked_file_with_another_hash(tiny, mirrors, monkeypatch, tmp_path):
-    """The packed file is right and unpacks to something else: nothing is put in place."""
+def test_an_unpacked_file_with_a_wrong_hash_is_rejected(tiny, mirrors, monkeypatch, tmp_path):
+    """The packed file is correct, the unpacked content is not: nothing is written."""
     hashes = dict.fromkeys(tiny.files, "0" * 32)
     monkeypatch.setattr("diffusion_lab.data.mnist.files.UNPACKED_MD5", {"mnist": hashes})
     mirrors.use(monkeypatch, "good")
@@ -123,7 +123,7 @@ def test_unpacked_file_with_another_hash(tiny, mirrors, monkeypatch, tmp_path):
     check_nothing_left(tmp_path)
 
 
-def test_a_bomb_is_not_unpacked(tiny, mirrors, monkeypatch, tmp_path):
+def test_a_decompression_bomb_is_not_unpacked(tiny, mirrors, monkeypatch, tmp_path):
     for name in tiny.packed:
         tiny.packed[name] = gzip.compress(b"\0" * 30_000_000)
     resources = [(name, hashlib.md5(data).hexdigest()) for name, data in tiny.packed.items()]
@@ -137,7 +137,7 @@ def test_a_bomb_is_not_unpacked(tiny, mirrors, monkeypatch, tmp_path):
     check_nothing_left(tmp_path)
 
 
-def test_what_a_killed_download_left_goes_away(tiny, mirrors, monkeypatch, tmp_path):
+def test_leftovers_of_a_killed_download_are_removed(tiny, mirrors, monkeypatch, tmp_path):
     partial = tmp_path / "MNIST" / ".partial"
     partial.mkdir(parents=True)
     (partial / "train-images-idx3-ubyte").write_bytes(b"half")
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_written(tiny, mirrors, monkeypatch, tmp_path, i
     assert blocked.read_text() == "a file where a folder should be"
 
 
-def test_no_permission(tiny, mirrors, monkeypatch, tmp_path):
+def test_a_folder_without_write_permission(tiny, mirrors, monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied", str(tmp_path / "MNIST"))
 
@@ -169,7 +169,7 @@ def test_no_permission(tiny, mirrors, monkeypatch, tmp_path):
         fetch_images("mnist", tmp_path)
 
 
-def test_waits_for_another_download_only_so_long(tiny, monkeypatch, tmp_path):
+def test_waiting_for_another_download_times_out(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(download, "LOCK_TIMEOUT", 0.1)
     (tmp_path / "MNIST").mkdir()
     with (
@@ -179,21 +179,21 @@ def test_waits_for_another_download_only_so_long(tiny, monkeypatch, tmp_path):
         fetch_images("mnist", tmp_path)
 
 
-# torchvision is only asked for two lists, and importing it four times takes long.
+# a stand-in for torchvision's two lists, as importing it in four processes takes long
 FETCH = """
 import json, sys, time, types
 from pathlib import Path
 from diffusion_lab.data.mnist import download
 from diffusion_lab.data.mnist import files as published
-told = json.loads(sys.argv[1])
-mnist = types.SimpleNamespace(mirrors=told["mirrors"], resources=told["resources"])
+settings = json.loads(sys.argv[1])
+mnist = types.SimpleNamespace(mirrors=settings["mirrors"], resources=settings["resources"])
 sys.modules["torchvision"] = types.ModuleType("torchvision")
 sys.modules["torchvision.datasets"] = types.ModuleType("torchvision.datasets")
 sys.modules["torchvision"].datasets = sys.modules["torchvision.datasets"]
 sys.modules["torchvision"].datasets.MNIST = mnist
-published.NUM_TRAIN, published.NUM_TEST = told["counts"]
-published.UNPACKED_MD5 = told["md5"]
-data_dir = Path(told["data_dir"])
+published.NUM_TRAIN, published.NUM_TEST = settings["counts"]
+published.UNPACKED_MD5 = settings["md5"]
+data_dir = Path(settings["data_dir"])
 (data_dir / f"ready{sys.argv[2]}").touch()
 while len(list(data_dir.glob("ready*"))) < 4:
     time.sleep(0.01)
@@ -205,7 +205,7 @@ print(sum(file.read().size for file in files))
 
 def test_four_processes_download_once(tiny, mirrors, monkeypatch, tmp_path):
     mirrors.use(monkeypatch, "slow")
-    told = json.dumps(
+    settings = json.dumps(
         {
             "counts": [published.NUM_TRAIN, published.NUM_TEST],
             "md5": published.UNPACKED_MD5,
@@ -214,7 +214,7 @@ def test_four_processes_download_once(tiny, mirrors, monkeypatch, tmp_path):
             "data_dir": str(tmp_path),
         }
     )
-    command = [sys.executable, "-c", FETCH, told]
+    command = [sys.executable, "-c", FETCH, settings]
     processes = [
         subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True) for i in range(4)
     ]
@@ -225,7 +225,7 @@ def test_four_processes_download_once(tiny, mirrors, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
-def test_what_is_downloaded_is_what_torchvision_reads(tiny, mirrors, monkeypatch, tmp_path, name):
+def test_torchvision_reads_the_downloaded_files(tiny, mirrors, monkeypatch, tmp_path, name):
     folder = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}[name]
     mirrors.use(monkeypatch, "good", of=folder)
     fetch_images(name, tmp_path)

@@ -28,7 +28,7 @@ WRONG = {
 }
 
 
-def test_reads_what_was_written(tmp_path):
+def test_reads_a_valid_file(tmp_path):
     path = tmp_path / "images"
     path.write_bytes(GOOD)
     array = read_idx(path, SHAPE)
@@ -38,7 +38,7 @@ def test_reads_what_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_file_is_named_and_left_alone(tmp_path, kind):
+def test_an_invalid_file_is_reported_and_not_changed(tmp_path, kind):
     data, message = WRONG[kind]
     path = tmp_path / "images"
     path.write_bytes(data)
@@ -55,7 +55,7 @@ def test_a_wrong_file_is_named_and_left_alone(tmp_path, kind):
     assert path.read_bytes() == data
 
 
-def test_a_large_wrong_file_is_refused_before_it_is_read(tmp_path):
+def test_a_file_that_is_too_large_is_rejected_before_reading(tmp_path):
     path = tmp_path / "images"
     with path.open("wb") as file:
         file.write(HEAD)
@@ -74,7 +74,7 @@ def test_wrong_hash(tmp_path):
         read_idx(path, SHAPE, MD5)
 
 
-def test_no_file_and_a_folder_in_its_place(tmp_path):
+def test_a_missing_file_and_a_folder_in_its_place(tmp_path):
     with pytest.raises(UserError, match="is not there"):
         read_idx(tmp_path / "nothing", SHAPE)
     with pytest.raises(UserError, match="is not a file"):

@@ -1,4 +1,4 @@
-"""The data module in a trainer: stages, precision, several processes."""
+"""ImageDataModule in a Trainer: stages, precision, several processes."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def quiet_trainer(**settings) -> L.Trainer:
     )
 
 
-def test_in_a_trainer(tiny, tmp_path, monkeypatch):
+def test_fit_and_test_in_a_trainer(tiny, tmp_path, monkeypatch):
     tiny.write(tmp_path)
     data = ImageDataModule("mnist", tmp_path, val_size=10, batch_size=25)
     module = Recorder()
@@ -57,7 +57,7 @@ def test_in_a_trainer(tiny, tmp_path, monkeypatch):
     assert labels.dtype == torch.int64
 
 
-def test_no_validation():
+def test_val_size_0_skips_validation():
     module = Recorder()
     data = ImageDataModule("fake", num_images=32, num_test_images=8, val_size=0, batch_size=16)
     quiet_trainer().fit(module, data)
@@ -66,7 +66,7 @@ def test_no_validation():
     assert module.val_batches == []
 
 
-def test_precision_reaches_the_images():
+def test_images_have_the_precision_of_the_trainer():
     module = Recorder()
     quiet_trainer(precision="64-true", max_steps=1).fit(module, fake())
     images, labels = module.train_batches[0]
@@ -74,7 +74,7 @@ def test_precision_reaches_the_images():
     assert labels.dtype == torch.int64
 
 
-def test_overfitting_sees_the_same_batches():
+def test_overfit_batches_repeats_the_same_batches():
     module = Recorder()
     quiet_trainer(overfit_batches=2, max_epochs=2, limit_val_batches=0).fit(module, fake())
     first, second = module.train_batches[:2], module.train_batches[2:]
@@ -88,7 +88,7 @@ class ShardRecorder(Recorder):
 
 
 def test_two_processes_share_the_images(tmp_path):
-    """Two real processes on the CPU; each writes down what its module was given."""
+    """Train in two real processes on the CPU; each saves the images that it received."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.data.test_in_a_trainer", str(tmp_path)],
         cwd=ROOT,

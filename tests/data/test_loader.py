@@ -32,7 +32,7 @@ def test_a_batch_holds_the_images_of_its_labels():
         assert torch.equal(train.last_indices, labels)
 
 
-def test_a_batch_brings_the_noise_of_its_images():
+def test_a_batch_holds_the_noise_of_its_images():
     noise = torch.randn(N, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     for images, labels, own in loader(noise=noise):
         assert torch.equal(own, noise[labels]) and torch.equal(images, IMAGES[labels])
@@ -51,7 +51,7 @@ def test_drop_last():
     assert [len(batch) for batch in epoch_of(train)] == [5] * 4
 
 
-def test_without_shuffle_the_order_is_that_of_the_tensors():
+def test_without_shuffle_the_order_is_unchanged():
     val = loader(shuffle=False)
     assert flat(epoch_of(val)) == list(range(N))
     assert flat(epoch_of(val)) == list(range(N))
@@ -80,19 +80,19 @@ def test_set_epoch():
     assert epoch_of(train) == epochs[2]
 
 
-def test_an_iteration_that_was_broken_off_is_taken_up():
+def test_an_interrupted_iteration_is_resumed():
     train, other = loader(), loader()
     seen = [next(iter(train))[1].tolist(), next(iter(train))[1].tolist()]
     assert seen + epoch_of(train) == (epoch_of(other) + epoch_of(other))[:7]
 
 
-def test_without_shuffle_an_iteration_that_was_broken_off_is_not():
+def test_without_shuffle_an_interrupted_iteration_starts_again():
     val = loader(shuffle=False)
     next(iter(val))
     assert epoch_of(val) == epoch_of(loader(shuffle=False))
 
 
-def test_iterators_that_are_never_used_change_nothing():
+def test_unused_iterators_change_nothing():
     train = loader()
     iter(train)
     iter(train)
@@ -100,7 +100,7 @@ def test_iterators_that_are_never_used_change_nothing():
 
 
 @pytest.mark.parametrize("done", [0, 1, 3, 5])
-def test_state(done):
+def test_state_dict_resumes_the_stream(done):
     straight, broken, resumed = loader(), loader(), loader()
     stream = flat(epoch_of(straight) for _ in range(4))
     epoch_of(broken)
@@ -113,7 +113,7 @@ def test_state(done):
     assert seen == stream[: len(seen)]
 
 
-def test_state_of_other_batches_is_taken_with_a_warning(caplog):
+def test_a_state_of_different_batches_gives_a_warning(caplog):
     saved = loader()
     next(iter(saved))
     with caplog.at_level(logging.WARNING):
@@ -124,7 +124,7 @@ def test_state_of_other_batches_is_taken_with_a_warning(caplog):
 
 @pytest.mark.parametrize("world_size", [2, 3, 4, 30])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_shards(world_size, shuffle):
+def test_processes_share_the_images(world_size, shuffle):
     shards = [
         loader(batch_size=2, rank=rank, world_size=world_size, shuffle=shuffle)
         for rank in range(world_size)
@@ -138,13 +138,13 @@ def test_shards(world_size, shuffle):
         assert len(seen) - N < world_size, "disjoint up to padding"
 
 
-def test_shards_without_the_last_are_disjoint():
+def test_shares_with_drop_last_are_disjoint():
     shards = [loader(batch_size=2, rank=r, world_size=4, drop_last=True) for r in range(4)]
     seen = flat(flat(epoch_of(shard)) for shard in shards)
     assert len(seen) == len(set(seen)) == 4 * 2 * (N // 8)
 
 
-def test_shards_together_are_the_batches_of_one_process():
+def test_batches_of_all_processes_form_those_of_one_process():
     whole = epoch_of(loader(batch_size=6))
     left, right = (epoch_of(loader(batch_size=3, rank=rank, world_size=2)) for rank in range(2))
     for batch, first, second in zip(whole[:-1], left, right, strict=False):
@@ -155,7 +155,7 @@ def test_shards_together_are_the_batches_of_one_process():
     "setting", [{"batch_size": 0}, {"batch_size": -1}, {"batch_size": 2.5}, {"batch_size": True},
                 {"batch_size": "8"}, {"seed": -1}]
 )  # fmt: skip
-def test_settings_out_of_range(setting):
+def test_invalid_settings_are_rejected(setting):
     with pytest.raises(UserError, match="expected a whole number") as raised:
         loader(**setting)
     assert "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""A data set of the user's own: one function, checked before anything is trained on it."""
+"""User-defined data sets: one function, whose result is checked before training."""
 
 import hashlib
 from functools import partial
@@ -24,7 +24,7 @@ def module(read=images, **settings):
     return ImageDataModule(**(given | settings), images=read)
 
 
-def test_its_images_are_split_padded_and_hashed():
+def test_images_are_split_padded_and_hashed():
     data = module()
     data.setup()
     assert data.pixels("train").shape == (4, 1, 12, 12) and data.pixels("val").shape[0] == 2
@@ -39,14 +39,14 @@ def test_its_images_are_split_padded_and_hashed():
     assert data.provenance["dataset"] == "mine" and data.provenance["source"] == "function"
 
 
-def test_other_arguments_are_other_images():
+def test_other_arguments_change_the_hash():
     one, other = module(partial(images, count=6)), module(partial(images, count=5))
     for data in (one, other):
         data.setup()
     assert one.provenance["sha256"] != other.provenance["sha256"]
 
 
-def test_colour_images_and_tensors_will_do():
+def test_color_images_and_tensors_are_accepted():
     pixels = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
     split = (pixels, torch.from_numpy(LABELS))
     data = module(lambda: (split, split), channels=3, image_size=8)
@@ -55,10 +55,10 @@ def test_colour_images_and_tensors_will_do():
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
-        ({"name": "mnist"}, "give yours a name of its own"),
-        ({"name": "fake"}, "give yours a name of its own"),
+        ({"name": "mnist"}, "use another name"),
+        ({"name": "fake"}, "use another name"),
         ({"read": ((), ())}, "data.images is a tuple: expected a function"),
         ({"num_images": 3}, "data.images.num_images="),
         ({"source": "full"}, "data.images.source="),
@@ -68,12 +68,12 @@ def test_colour_images_and_tensors_will_do():
         ({"channels": 2}, "channels is 2"),
     ],
 )
-def test_settings_that_it_cannot_have(settings, told):
-    with pytest.raises(UserError, match=told):
+def test_unsupported_settings_are_rejected(settings, message):
+    with pytest.raises(UserError, match=message):
         module(**settings)
 
 
-def test_classes_are_counted_of_such_data_only():
+def test_num_classes_needs_a_user_defined_data_set():
     with pytest.raises(UserError, match=r"data\.num_classes"):
         ImageDataModule(name="fake", num_classes=3)
 
@@ -82,7 +82,7 @@ PIXELS = np.zeros((6, 8, 8), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("train", "told"),
+    ("train", "message"),
     [
         ((PIXELS / 255, LABELS), "torch.float64: expected torch.uint8"),
         ((PIXELS[:, :7], LABELS), r"\(6, 1, 7, 8\): expected \(N, 1, 12, 12\)"),
@@ -96,14 +96,14 @@ PIXELS = np.zeros((6, 8, 8), np.uint8)
         (PIXELS, "failed"),
     ],
 )
-def test_what_its_function_returns_is_checked(train, told):
+def test_the_returned_arrays_are_checked(train, message):
     data = module(lambda: (train, (PIXELS, LABELS)))
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         data.setup()
     assert str(error.value).startswith("data.images: tests.data.test_own.")
 
 
-def test_an_error_within_the_function_is_one_line():
+def test_an_error_in_the_function_is_reported_in_one_line():
     def read():
         raise FileNotFoundError("no such file: pictures.npz")
 

@@ -1,4 +1,4 @@
-"""A run that is stopped and taken up again sees the batches of one that was not."""
+"""A training that is interrupted and resumed sees the batches of an uninterrupted one."""
 
 import logging
 
@@ -13,7 +13,7 @@ PER_EPOCH = 5  # batches: 23 images, 5 at a time
 
 
 class Recorder(L.LightningModule):
-    """Learns nothing and remembers the images it was given."""
+    """Module without learning that records its images."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Recorder(L.LightningModule):
 
 
 class SaveAt(Callback):
-    """Saves at the end of a batch, as a ModelCheckpoint with every_n_train_steps does."""
+    """Save at the end of a batch, as a ModelCheckpoint with every_n_train_steps does."""
 
     def __init__(self, step, path):
         self.step, self.path = step, path
@@ -78,12 +78,12 @@ MORE = [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 20}]
 @pytest.mark.parametrize("more", MORE)
 @pytest.mark.parametrize("validate", [False, True])
 def test_stopped_by_max_steps(tmp_path, step, more, validate):
-    """In the middle of an epoch, before its last batch, and after; asked for more in both ways."""
+    """Stop within and at the end of an epoch; continue by max_epochs or by max_steps."""
     straight, _ = fit(tmp_path)
     first, trainer = fit(tmp_path, max_epochs=-1, max_steps=step, validate=validate)
     trainer.save_checkpoint(tmp_path / "stopped.ckpt")
     second, trainer = fit(tmp_path, tmp_path / "stopped.ckpt", validate=validate, **more)
-    # An epoch that max_steps cut short counts as a whole one when max_epochs says when to stop.
+    # max_epochs counts an epoch that max_steps has cut as a whole one
     assert trainer.global_step == (20 if "max_steps" in more or step % 5 == 0 else 15 + step % 5)
     assert first + second == straight[: trainer.global_step]
 
@@ -102,7 +102,7 @@ def test_saved_inside_a_step(tmp_path, step, more, validate):
 @pytest.mark.parametrize("on_train_end", [True, False])
 @pytest.mark.parametrize("stop", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 7}])
 def test_saved_at_the_end_of_an_epoch(tmp_path, limit, on_train_end, stop):
-    """After training or after validation; also where an epoch is cut short by a limit."""
+    """Save after training or after validation, with complete epochs or limit_train_batches."""
     settings = {"limit_train_batches": limit, "validate": True}
     straight, _ = fit(tmp_path, **settings)
     keep = ModelCheckpoint(
@@ -129,8 +129,8 @@ def test_accumulating_gradients_does_not_move_the_position(tmp_path):
     assert first + second == straight[: len(first + second)]
 
 
-def test_batches_are_numbered_on(tmp_path):
-    """The number Lightning gives a batch is its place in the epoch, before and after."""
+def test_batch_numbers_continue(tmp_path):
+    """Lightning numbers a batch by its position in the epoch, also after resuming."""
     fit(tmp_path, callbacks=[SaveAt(7, tmp_path / "step.ckpt")])
     _, trainer = fit(tmp_path, tmp_path / "step.ckpt")
     assert trainer.lightning_module.numbers == [2, 3, 4, *range(5), *range(5)]

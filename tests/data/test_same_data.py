@@ -1,4 +1,4 @@
-"""A run that is taken up, and what is done with it later, finds the images it was trained on."""
+"""A resumed run, and later commands on a run, use the images that the run was trained on."""
 
 import json
 
@@ -14,17 +14,17 @@ from tests.data.conftest import tiny_files
 SHORT = ("data=mnist", *RUN[2:], "trainer.max_epochs=1")
 
 
-def of_data(run):
+def data_record(run):
     return json.loads((run / "metrics.json").read_text())["data"]
 
 
-def test_bundled_images_stay_those_of_a_run(typed, tmp_path, monkeypatch):
-    """Also where the full set has come since: DIFFUSION_LAB_DATA names it, nobody else."""
+def test_a_run_keeps_its_bundled_images(typed, tmp_path, monkeypatch):
+    """Even after DIFFUSION_LAB_DATA is set to a folder with the full set."""
     monkeypatch.delenv("DIFFUSION_LAB_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     train(compose_config(SHORT, run))
-    before = of_data(run)
+    before = data_record(run)
     assert before["source"] == "bundled"
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -33,14 +33,14 @@ def test_bundled_images_stay_those_of_a_run(typed, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_LAB_DATA", str(tmp_path / "data"))
     code, _, err = typed("train", f"resume={run}", "trainer.max_epochs=2")
     assert code == 0, err
-    assert of_data(run) == before
+    assert data_record(run) == before
     assert run_data(load_run(run), str(tmp_path / "data")).provenance == before
 
 
-def test_other_images_are_refused(typed, tmp_path, monkeypatch):
+def test_resuming_with_other_images_is_rejected(typed, tmp_path, monkeypatch):
     run = tmp_path / "run"
     train(compose_config(RUN, run))
-    before = of_data(run)
+    before = data_record(run)
     others = property(lambda self: before | {"sha256": "0" * 64})
     monkeypatch.setattr(ImageDataModule, "provenance", others)
     result = typed("train", f"resume={run}", "trainer.max_epochs=3")
@@ -48,7 +48,7 @@ def test_other_images_are_refused(typed, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("edit", ["inpaint", "image_to_image", "interpolate", "invert"])
-def test_an_edit_looks_where_the_environment_says(edit, typed, monkeypatch):
+def test_edit_reads_the_data_folder_of_the_environment(edit, typed, monkeypatch):
     monkeypatch.setenv("DIFFUSION_LAB_DATA", "/some/where")
     code, out, err = typed("edit", "run=none", f"edit={edit}", "--cfg", "job", "--resolve")
     assert code == 0, err

