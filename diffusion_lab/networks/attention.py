@@ -1,4 +1,4 @@
-"""Attention of many narrow heads on a CPU."""
+"""Fast attention with many narrow heads on a CPU."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,26 +9,26 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 _SCORES = 2**21
-"""Bytes of scores at a time: about what stays in a processor's cache."""
+"""Bytes of scores computed at a time: about the size of a processor's cache."""
 _SHORT = 256
-"""Pixels up to which it was tried; the scores of all heads are kept for the backward pass."""
+"""Largest measured number of pixels; the backward pass stores the scores of all heads."""
 _NARROW = 32
-"""Channels of a head up to which torch's own kernel is clearly slower."""
+"""Largest number of channels per head at which torch's kernel is clearly slower."""
 
 
 class Attend(torch.autograd.Function):
-    """softmax(Q^T K / sqrt(D)) V^T over the columns of (N, D, L), a few of the N at a time.
+    """softmax(Q^T K / sqrt(D)) V^T over the columns of (N, D, L), a part of N at a time.
 
-    Vaswani et al. 2017, arXiv 1706.03762, equation 1. The thin matrices lie with their long side
-    in memory, and gradients are taken in the order that keeps them so: the products are up to four
-    times slower the other way round, which autograd would choose. In bfloat16 the scores, the
-    softmax and their gradients are float32, as in torch's kernel, and rounded where they are
-    multiplied with a thin matrix.
+    Vaswani et al. 2017, arXiv 1706.03762, equation 1. The long side L is contiguous in memory, and
+    the gradients are computed in an order that keeps this layout: with the other layout, which
+    autograd would choose, the products take up to four times as long. In bfloat16 the scores, the
+    softmax and their gradients are float32, as in torch's kernel, and are rounded before each
+    product with Q, K or V.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(N, D, L) each -> (N, D, L)."""
+        """Return the attention of query, key and value: (N, D, L) each -> (N, D, L)."""
         wide = torch.promote_types(query.dtype, torch.float32)
         scaled = query.to(wide) * query.shape[1] ** -0.5
         out = torch.empty_like(value)
@@ -44,7 +44,7 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, D, L) -> (N, D, L) of query, key and value."""
+        """Return the gradients of query, key and value, (N, D, L) each."""
         scaled, key, value, *weights = ctx.saved_tensors
         of_query, of_key, of_value = (torch.empty_like(value) for _ in range(3))
         wide, narrow = scaled.dtype, value.dtype
@@ -54,7 +54,7 @@ class Attend(torch.autograd.Function):
                 q, k, v, grad, to_query, to_key, to_value = part
                 torch.bmm(grad, weight, out=to_value)
                 of_weight = grad.mT.to(wide) @ v.to(wide)
-                # what autograd calls
+                # the function that autograd uses
                 of_scores = torch._softmax_backward_data(of_weight, weight.to(wide), -1, wide)
                 of_scores = of_scores.to(narrow)
                 torch.bmm(k, of_scores.mT, out=to_query)
@@ -63,18 +63,18 @@ class Attend(torch.autograd.Function):
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of a few of the N of each."""
+    """Split each tensor along N into parts whose scores fit into the cache."""
     length = tensors[0].shape[2]
     at_once = max(1, _SCORES // (length * length * tensors[0].element_size()))
     return zip(*(tensor.split(at_once) for tensor in tensors), strict=True)
 
 
 class NarrowHeads(AttnProcessor2_0):
-    """diffusers' attention between the pixels of an image, quicker on a CPU.
+    """Attention processor of diffusers for the pixels of an image, faster on a CPU.
 
-    There torch's kernel, made for wide heads, took 185 ms forward and backward for UNet2DModel's
-    heads of 8 channels, in bfloat16 245, and `Attend` 73 and 62 (128 images, 14 x 14, two cores;
-    in bfloat16 before its scores were float32, see docs/speedrun.md).
+    For UNet2DModel's heads of 8 channels, torch's kernel for wide heads took 185 ms forward and
+    backward (245 ms in bfloat16), `Attend` 73 ms (62 ms in bfloat16, measured before its scores
+    were float32; 128 images, 14 x 14 pixels, two cores; see docs/speedrun.md).
     """
 
     def __call__(
@@ -85,7 +85,7 @@ class NarrowHeads(AttnProcessor2_0):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W); whatever else diffusers may ask for is left to it."""
+        """Map (B, C, H, W) to (B, C, H, W); all other cases use diffusers' own attention."""
         if (
             encoder_hidden_states is not None
             or attention_mask is not None
@@ -95,7 +95,7 @@ class NarrowHeads(AttnProcessor2_0):
             or hidden_states.ndim != 4
             or hidden_states[0, 0].numel() > _SHORT
             or attn.inner_dim // attn.heads > _NARROW
-            or torch.compiler.is_exporting()  # pieces are of one size of batch
+            or torch.compiler.is_exporting()  # the split would fix the batch size
         ):
             return super().__call__(
                 attn, hidden_states, encoder_hidden_states, attention_mask, temb
@@ -113,5 +113,5 @@ class NarrowHeads(AttnProcessor2_0):
 
 
 def _project(layer: nn.Linear, pixels: Tensor) -> Tensor:
-    """The layer at every pixel, (B, C, L) -> (B, C', L)."""
+    """Apply a linear layer to every pixel: (B, C, L) -> (B, C', L)."""
     return F.conv1d(pixels, layer.weight.unsqueeze(-1), layer.bias)

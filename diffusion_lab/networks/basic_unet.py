@@ -1,4 +1,4 @@
-"""The tutorial's network: small, without norms, blind to time."""
+"""The tutorial's network: a small U-Net without normalisation or time conditioning."""
 
 from itertools import pairwise
 
@@ -11,10 +11,10 @@ from diffusion_lab.errors import UserError
 
 
 class BasicUNet(ModelMixin, ConfigMixin):
-    """Three 5x5 convolutions down, three up, skips added: 309,057 parameters at the defaults.
+    """U-Net of three 5x5 convolutions down and three up, 309,057 parameters by default.
 
-    A skip is taken after the activation and before pooling. SiLU follows every convolution, the
-    last included, so the output is never below -0.28.
+    Skips are taken after the activation, before pooling, and added on the way up. SiLU follows
+    every convolution including the last, so the output is never below -0.28.
     """
 
     @register_to_config
@@ -28,8 +28,8 @@ class BasicUNet(ModelMixin, ConfigMixin):
         super().__init__()
         if num_classes is not None:
             raise UserError(
-                f"model.num_classes={num_classes}: BasicUNet sees neither time nor class; "
-                "take network=unet_fast or network=unet2d"
+                f"model.num_classes={num_classes}: BasicUNet has no class (or time) input; "
+                "use network=unet_fast or network=unet2d"
             )
         halvings = len(channels) - 1
         if not channels or min(channels) < 1 or in_channels < 1:
@@ -50,9 +50,7 @@ class BasicUNet(ModelMixin, ConfigMixin):
         )
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W); time and labels (B,) are taken, as in every network, and
-        not used.
-        """
+        """Map (B, C, H, W) to (B, C, H, W); time and labels (B,) are ignored."""
         skips = []
         for i, conv in enumerate(self.down):
             x = F.silu(conv(x))

@@ -1,4 +1,4 @@
-"""A small U-Net for small images on a CPU: all work is done at half resolution and below."""
+"""A small U-Net, fast on a CPU: all layers work at half resolution or below."""
 
 from itertools import pairwise
 
@@ -13,14 +13,14 @@ from diffusion_lab.errors import UserError
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with all its parameters zero."""
+    """Set all parameters of a layer to zero and return the layer."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, scaled and shifted by the time in between; the last starts at zero."""
+    """Residual block of two 3x3 convolutions; the time embedding scales and shifts in between."""
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(1, out_channels, affine=False)
         self.modulation = nn.Linear(time_channels, 2 * out_channels)
-        # a block begins as the identity
+        # starts at zero, so that the block is initially the identity
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """X (B, C_in, H, W), embedding (B, T) -> (B, C_out, H, W)."""
+        """Map x (B, C_in, H, W) and embedding (B, time_channels) to (B, C_out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
@@ -44,9 +44,9 @@ class ResidualBlock(nn.Module):
 class FastUNet(ModelMixin, ConfigMixin):
     """Pixel-unshuffle, residual blocks at 1/2 and 1/4 of the image size, pixel-shuffle.
 
-    `width` channels at half size, twice that at a quarter, `depth` blocks a stage. With
-    `num_classes` the class is added to the time's embedding. `use_time=False` feeds time 0 always:
-    the same layers, blind to the time.
+    Each stage has `depth` blocks, of `width` channels at half size and 2 `width` at a quarter.
+    With `num_classes` a class embedding is added to the time embedding. `use_time=False` replaces
+    the time by 0: the same layers without time conditioning.
     """
 
     @register_to_config
@@ -91,7 +91,7 @@ class FastUNet(ModelMixin, ConfigMixin):
         self.conv_out = zeroed(nn.Conv2d(width, 4 * in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), time (B,) in [0, 1000], labels (B,) -> (B, C, H, W)."""
+        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""
         if not self.use_time:
             time = torch.zeros_like(time)
         embedding = self.embed(get_timestep_embedding(time, self.time_features).to(x.dtype))

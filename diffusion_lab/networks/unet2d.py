@@ -1,4 +1,4 @@
-"""diffusers' UNet2DModel with the checks it leaves out."""
+"""diffusers' UNet2DModel with checks of its settings."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from diffusion_lab.networks.attention import NarrowHeads
 
 
 class UNet2D(nn.Module):
-    """UNet2DModel behind this project's call, net(x_t, time) -> like x_t.
+    """UNet2DModel with the interface net(x_t, time, labels) -> like x_t.
 
-    1,707,009 parameters as the tutorial configures it. `use_time=False` feeds timestep 0 always,
-    as the tutorial does; with `num_classes` UNet2DModel embeds the class and a null class. Further
-    keywords go to UNet2DModel.
+    The tutorial's settings (the defaults) give 1,707,009 parameters. `use_time=False` replaces the
+    time by 0, as the tutorial does. With `num_classes` UNet2DModel embeds the classes and a null
+    class. Other keywords are passed to UNet2DModel.
     """
 
-    # attention and GroupNorm copy what lies channels_last back: a tenth slower on a CPU
+    # attention and GroupNorm copy channels_last tensors back: 10 % slower on a CPU
     memory_format = torch.contiguous_format
 
     def __init__(
@@ -48,7 +48,7 @@ class UNet2D(nn.Module):
             raise UserError(
                 f"network.block_out_channels has {levels} levels, network.down_block_types "
                 f"{len(down_block_types)} and network.up_block_types {len(up_block_types)}: "
-                "give as many of each"
+                "expected equally many of each"
             )
         if image_size % 2 ** (levels - 1):
             raise UserError(
@@ -83,13 +83,13 @@ class UNet2D(nn.Module):
                 **options,
             )
         except (TypeError, ValueError) as error:
-            raise UserError(f"UNet2DModel refuses network: {error}") from error
+            raise UserError(f"network: UNet2DModel rejects these settings: {error}") from error
         for module in self.unet.modules():
             if isinstance(module, Attention):
                 module.set_processor(NarrowHeads())
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), time (B,) in [0, 1000], labels (B,) -> (B, C, H, W)."""
+        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""
         if not self.use_time:
             time = torch.zeros_like(time)
         return self.unet(x, time, class_labels=labels, return_dict=False)[0]

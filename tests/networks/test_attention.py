@@ -1,4 +1,4 @@
-"""Attention of narrow heads on a CPU is torch's, and its gradients too."""
+"""Attention of narrow heads on a CPU: outputs and gradients match torch's."""
 
 import copy
 from itertools import groupby
@@ -13,7 +13,7 @@ from diffusion_lab.networks.unet2d import UNet2D
 
 
 @pytest.mark.parametrize(("length", "width"), [(196, 8), (49, 8), (7, 3)])
-def test_attention_in_pieces_is_torchs(length, width, monkeypatch):
+def test_attention_in_parts_matches_torch(length, width, monkeypatch):
     monkeypatch.setattr("diffusion_lab.networks.attention._SCORES", 3 * length**2 * 8)
     torch.manual_seed(0)
     ours = [torch.randn(10, width, length, dtype=torch.float64).requires_grad_() for _ in range(3)]
@@ -29,8 +29,8 @@ def test_attention_in_pieces_is_torchs(length, width, monkeypatch):
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize(("length", "width", "size"), [(196, 8, 1), (196, 8, 3), (49, 32, 3)])
-def test_bfloat16_is_as_exact_as_torchs(length, width, size, autocast):
-    """Output and gradients against float32's; `size` sharpens the softmax."""
+def test_bfloat16_is_as_accurate_as_torch(length, width, size, autocast):
+    """Compare output and gradients with float32; `size` sharpens the softmax."""
     torch.manual_seed(0)
     inputs = [torch.randn(16, width, length) * scale for scale in (size, size, 1)]
     inputs = [x.bfloat16().float() for x in inputs]
@@ -53,14 +53,14 @@ def test_bfloat16_is_as_exact_as_torchs(length, width, size, autocast):
         assert 0 < (one - right).norm() < 1.5 * (other - right).norm(), name
 
 
-def test_the_derivative_is_that_of_finite_differences():
+def test_gradients_match_finite_differences():
     torch.manual_seed(0)
     inputs = tuple(torch.randn(2, 3, 5, dtype=torch.float64).requires_grad_() for _ in range(3))
     assert torch.autograd.gradcheck(Attend.apply, inputs)
 
 
 def nets():
-    """One with this attention and one with diffusers' own, of the same weights."""
+    """Return a UNet2D with this attention and one with diffusers', with equal weights."""
     torch.manual_seed(0)
     ours = UNet2D(block_out_channels=(8, 16, 16), norm_num_groups=4)
     theirs = copy.deepcopy(ours)
@@ -79,7 +79,7 @@ def gradients(net, out):
     return {name: p.grad.clone() for name, p in net.named_parameters()}
 
 
-def test_unet2d_is_diffusers_own():
+def test_unet2d_matches_diffusers():
     ours, theirs = nets()
     mine, its = ours(X, TIME), theirs(X, TIME)
     torch.testing.assert_close(mine, its)
@@ -90,8 +90,8 @@ def test_unet2d_is_diffusers_own():
         torch.testing.assert_close(grad, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_unet2d_in_bfloat16_is_as_exact_as_diffusers_own():
-    """Output and gradients against float32's."""
+def test_unet2d_in_bfloat16_is_as_accurate_as_diffusers():
+    """Compare output and gradients with float32."""
     ours, theirs = nets()
     exact = theirs(X, TIME)
     right = gradients(theirs, exact)
@@ -106,7 +106,7 @@ def test_unet2d_in_bfloat16_is_as_exact_as_diffusers_own():
 
 
 @pytest.mark.parametrize(("size", "lengths"), [(28, [196, 49, 196]), (64, [256])])
-def test_torch_keeps_what_is_long(size, lengths, monkeypatch):
+def test_long_sequences_use_torchs_kernel(size, lengths, monkeypatch):
     """64 x 64 images have 1,024 pixels at the second level."""
     seen = []
     apply = Attend.apply
@@ -116,10 +116,10 @@ def test_torch_keeps_what_is_long(size, lengths, monkeypatch):
     assert [length for length, _ in groupby(seen)] == lengths
 
 
-def test_exported_for_any_batch():
-    """The pieces depend on the batch, so that an export takes diffusers' own."""
+def test_export_with_a_dynamic_batch_size():
+    """The split depends on the batch size, so an export uses diffusers' attention."""
     ours, theirs = nets()
-    batch = torch.export.Dim("batch", max=63)  # of 64 diffusers' upsampling makes a copy
+    batch = torch.export.Dim("batch", max=63)  # from 64 on diffusers' upsampling makes a copy
     with torch.no_grad():
         program = torch.export.export(
             ours.eval(), (X, TIME), dynamic_shapes=({0: batch}, {0: batch})

@@ -16,13 +16,13 @@ def count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def test_parameter_counts_are_the_tutorials():
+def test_parameter_counts_match_the_tutorial():
     assert count(BasicUNet()) == 309_057
     assert count(UNet2D()) == 1_707_009
 
 
-def test_basic_unet_is_the_tutorials_forward_pass():
-    """Written out layer by layer: five convolutions by hand, skips added after the activation."""
+def test_basic_unet_matches_the_tutorials_forward_pass():
+    """Compare with explicit convolutions, skips added after the activation."""
     torch.manual_seed(0)
     net, x = BasicUNet(), torch.rand(2, 1, 28, 28)
     act = torch.nn.functional.silu
@@ -36,11 +36,11 @@ def test_basic_unet_is_the_tutorials_forward_pass():
     torch.testing.assert_close(net(x, torch.zeros(2)), y)
 
 
-def test_fast_unet_is_its_formula():
-    """Written out: norms over whole images, modulation by scale and shift, one skip."""
+def test_fast_unet_matches_its_formula():
+    """Compare with explicit layers: norms over whole images, scale and shift, one skip."""
     torch.manual_seed(0)
     net = FastUNet(width=4, depth=1, image_size=8, num_classes=3)
-    for parameter in net.parameters():  # none of those that begin at zero
+    for parameter in net.parameters():  # no parameter stays zero
         torch.nn.init.normal_(parameter, std=0.3)
 
     def norm(h):
@@ -74,21 +74,21 @@ def test_fast_unet_is_its_formula():
 @pytest.mark.parametrize(
     ("network", "last"), [(BasicUNet(), True), (FastUNet(), True), (UNet2D(), False)]
 )
-def test_weights_lie_as_is_fastest_for_the_network(network, last):
+def test_weights_have_the_memory_format_of_the_network(network, last):
     module = DiffusionModule(network, VPSchedule(), VPrediction())
     kernels = [p for p in module.parameters() if p.dim() == 4 and min(p.shape) > 1]
     assert kernels
     assert all(p.is_contiguous(memory_format=torch.channels_last) == last for p in kernels)
 
 
-def test_basic_unet_ignores_time_and_unet2d_does_if_told():
+def test_basic_unet_ignores_time_and_unet2d_with_use_time_false():
     x, early, late = torch.rand(2, 1, 28, 28), torch.zeros(2), torch.full((2,), 900.0)
     for network in (BasicUNet(), UNet2D(use_time=False)):
         assert torch.equal(network(x, early), network(x, late))
     assert not torch.equal(UNet2D()(x, early), UNet2D()(x, late))
 
 
-def test_unet2d_at_time_zero_is_diffusers_own():
+def test_unet2d_at_time_zero_matches_diffusers():
     from diffusers import UNet2DModel
     from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
@@ -109,7 +109,7 @@ def test_unet2d_at_time_zero_is_diffusers_own():
     for module in net.modules():
         if isinstance(module, Attention):
             module.set_processor(AttnProcessor2_0())
-    assert torch.equal(net(x, time), expected)  # all but the attention to the last bit
+    assert torch.equal(net(x, time), expected)  # bit for bit except the attention
 
 
 def test_fast_unet_starts_at_zero_and_uses_time_once_trained():
@@ -126,8 +126,8 @@ def test_fast_unet_starts_at_zero_and_uses_time_once_trained():
     assert not torch.allclose(net(x, torch.zeros(2)), net(x, torch.full((2,), 900.0)))
 
 
-def test_fast_unet_can_be_blind_to_time_with_the_same_layers():
-    """Untrained its output is zero whatever the time, so the last layers get weights first."""
+def test_fast_unet_without_time_has_the_same_layers():
+    """The untrained output is zero at every time, so the last layers are randomised first."""
     torch.manual_seed(0)
     seeing = FastUNet()
     for parameter in seeing.parameters():
@@ -150,7 +150,7 @@ def test_fast_unet_can_be_blind_to_time_with_the_same_layers():
 
 @pytest.mark.parametrize("network", [BasicUNet, UNet2D, FastUNet])
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
-def test_shape_is_kept(network, channels, size):
+def test_the_output_has_the_shape_of_the_input(network, channels, size):
     x = torch.rand(2, channels, size, size)
     assert network(in_channels=channels, image_size=size)(x, torch.zeros(2)).shape == x.shape
 
@@ -163,12 +163,12 @@ def test_shape_is_kept(network, channels, size):
         (lambda: FastUNet(image_size=30), "data.image_size=32"),
         (lambda: UNet2D(norm_num_groups=24), "GroupNorm"),
         (lambda: UNet2D(attention_head_dim=24), "attention"),
-        (lambda: UNet2D(block_out_channels=(32, 64)), "as many of each"),
+        (lambda: UNet2D(block_out_channels=(32, 64)), "equally many of each"),
         (lambda: UNet2D(down_block_types=("DownBlock2D", "No", "No")), "No"),
         (lambda: FastUNet(width=7), "even width"),
     ],
 )
-def test_impossible_sizes_are_refused_in_one_line(make, word):
+def test_invalid_sizes_are_rejected_in_one_line(make, word):
     with pytest.raises(UserError) as error:
         make()
     assert word in str(error.value) and "\n" not in str(error.value)
