@@ -1,7 +1,7 @@
-"""Pictures of diffusion experiments: tensors in, a matplotlib Figure or a file out.
+"""Figures of diffusion experiments: tensors in, a matplotlib Figure or a file out.
 
-Images come as (N, C, H, W), C = 1 or 3, in [0, 1]. Nothing here draws on a screen, keeps state or
-knows the rest of the project, so it works in notebooks, in threads and on machines without display.
+Images are (N, C, H, W), C = 1 or 3, in [0, 1]. The functions use no display, no global state and no
+other part of the project, so they work in notebooks, in threads and on machines without a display.
 """
 
 from diffusion_lab.figures.curves import line_plot, loss_and_grid, loss_curve

@@ -1,4 +1,4 @@
-"""Figures with curves: the loss of a training run, and a noise schedule over time."""
+"""Figures of curves: the loss of a training run, or a noise schedule over time."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def loss_curve(
     epoch_boundaries: Sequence[float] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The loss of every training step, a running mean over it, and validation points.
+    """Plot the loss of every training step, its running mean, and validation points.
 
     Args:
-        losses: (N,), the loss of step 0, 1, ..., N - 1. NaN and infinity leave a gap.
-        ylim: the visible range. None takes the 1st to 99th percentile of all that is drawn, so
-            that a few wild first steps do not flatten the rest.
-        val: points (step, loss), such as one per epoch.
-        epoch_boundaries: steps at which an epoch ends, drawn as faint lines.
-        title: a line over the figure.
+        losses: loss (N,) of steps 0 to N - 1. NaN and infinity leave a gap.
+        ylim: range of the y axis. None takes the 1st to 99th percentile of all plotted values, so
+            that a few extreme first steps do not flatten the rest.
+        val: validation points (step, loss), such as one per epoch.
+        epoch_boundaries: steps at which an epoch ends, plotted as faint lines.
+        title: title of the figure.
 
     Raises:
-        ValueError: losses is not one-dimensional.
+        ValueError: if losses is not one-dimensional.
 
     """
     figure = new_figure(WIDTH, _HEIGHT)
@@ -72,17 +72,17 @@ def line_plot(
     *,
     log: bool = False,
 ) -> Figure:
-    """Curves with a legend, such as alpha and sigma of a noise schedule over t.
+    """Plot curves with a legend, such as alpha and sigma of a noise schedule over t.
 
     Args:
         curves: name -> (x, y), both (N,).
-        xlabel: what x is, such as ``"t"`` or ``"step"``.
-        ylabel: what y is.
-        title: a line over the figure.
-        log: logarithmic axes, both.
+        xlabel: label of the x axis, such as ``"t"`` or ``"step"``.
+        ylabel: label of the y axis.
+        title: title of the figure.
+        log: True for two logarithmic axes.
 
     Raises:
-        ValueError: x and y of a curve differ in length.
+        ValueError: if x and y of a curve differ in length.
 
     """
     figure = new_figure(WIDTH, _HEIGHT)
@@ -90,7 +90,7 @@ def line_plot(
     ax = figure.add_subplot()
     style_plot(ax, xlabel, ylabel)
     for index, (name, (x, y)) in enumerate(curves.items()):
-        # Past the last colour the colours return as dashed lines.
+        # after the last colour, colours repeat with dashed lines
         dashes = ("-", "--", ":")[index // len(COLORS) % 3]
         color = COLORS[index % len(COLORS)]
         ax.plot(_vector(x), _vector(y), dashes, color=color, linewidth=1.8, label=name)
@@ -98,7 +98,7 @@ def line_plot(
     if log:
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
-    if len(curves) > 4:  # no corner is large enough
+    if len(curves) > 4:  # too large for a corner of the axes
         figure.legend(loc="outside right center", frameon=False, fontsize=SMALL_SIZE)
     elif curves:
         ax.legend(frameon=False, fontsize=SMALL_SIZE, labelcolor=INK)
@@ -114,12 +114,12 @@ def loss_and_grid(
     *,
     ylim: tuple[float, float] | None = (0.0, 0.1),
 ) -> Figure:
-    """A training run at a glance: its loss at the left, its samples at the right.
+    """Plot the loss of a training run at the left and a grid of its samples at the right.
 
     Args:
         losses: (N,), as for `loss_curve`.
-        images: (N, C, H, W) in [0, 1], laid out as near to a square as their number allows.
-        title: a line over the figure.
+        images: (N, C, H, W) in [0, 1], in a grid as square as possible.
+        title: title of the figure.
         ylim: as for `loss_curve`.
 
     Raises:
@@ -130,7 +130,7 @@ def loss_and_grid(
     scale = whole_scale(_GRID_SIDE * DPI, max(grid.shape[1:]))
     grid_height, grid_width = (pixels * scale / DPI for pixels in grid.shape[1:])
     border = PADDING * scale / DPI
-    # Inches. The plot is as high as the grid, so that both begin and end on one line.
+    # in inches; the plot is as high as the grid, so that their edges align
     side = max(grid_height - 2 * border, 2.4)
     right, gap, bottom = 0.08, 0.2, 0.5
     top = 0.4 if title else 0.1
@@ -179,7 +179,7 @@ def _draw_losses(
         mean, label = running_mean(values, reach), f"mean over {2 * reach + 1} steps"
         ax.plot(steps, mean, color=COLORS[0], linewidth=1.8, label=label)
     else:
-        # Too few steps for a mean carry the figure themselves. Marks, since one has no line.
+        # too few steps for a mean; markers, because a single step has no line
         ax.plot(steps, values, "o-", color=COLORS[0], linewidth=1.2, markersize=4, label="training")
     if len(points):
         ax.plot(*points.T, "o-", color=COLORS[1], linewidth=1.0, markersize=5, label="validation")
@@ -191,10 +191,10 @@ def _draw_losses(
 
 
 def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Mean over each value and its neighbours up to reach steps away; NaN counts as absent.
+    """Return the centred running mean over `reach` steps on each side; NaN is skipped.
 
-    Centred, so that the mean lies on the curve instead of trailing behind it. At the start, where
-    a loss falls steeply, the window stays symmetric: it would else begin far below the first loss.
+    At the start the window shrinks symmetrically: losses fall steeply there, and a one-sided window
+    would begin far below the first loss. At the end the window is cut on the right.
     """
     known = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])

@@ -1,4 +1,4 @@
-"""Pictures as files. Every file appears whole or not at all, and equal pictures are equal bytes."""
+"""Figure files, written atomically; equal figures give equal bytes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from diffusion_lab.figures.grid import grid_tensor, pixels
 from diffusion_lab.system.atomic import replacing
 
 READABLE_WIDTH = 640
-"""Grids of pixels are enlarged by the largest whole factor that keeps them within this width."""
+"""Grids are enlarged by the largest integer factor that keeps them within this width (pixels)."""
 READABLE_HEIGHT = 1280
-"""And within this height, so that a narrow grid of many rows does not become a long strip."""
+"""Limit of the height (pixels), so that a narrow grid of many rows is not a long strip."""
 MAX_FACTOR = 8
 
 
 def save_grid(images: Tensor, path: str | Path, nrow: int = 8) -> Path:
-    """Write a grid of images as a PNG of the pixels themselves, without axes or resampling.
+    """Write a grid of images as a PNG, without axes or resampling.
 
-    Each pixel becomes a square of whole size, so that 28x28 digits are readable and stay exact.
+    Each pixel becomes a square of an integer size: 28x28 digits are readable and exact.
 
     Args:
         images: (N, C, H, W), C = 1 (written as gray) or 3 (RGB), in [0, 1], clipped.
-        path: the file; missing folders are made.
-        nrow: images in a row.
+        path: the file; missing folders are created.
+        nrow: images per row.
 
     Returns:
         The path.
@@ -49,23 +49,23 @@ def save_gif(
     fps: float = 10.0,
     hold: float = 2.0,
 ) -> Path:
-    """Write an animation, such as a grid of samples on its way from noise; it loops forever.
+    """Write an animated GIF that loops forever, such as a grid of samples while denoising.
 
     Args:
-        frames: tensors (N, C, H, W) of one shape, C = 1 or 3, in [0, 1], clipped. Gray stays exact;
-            colours are reduced to the 256 a GIF frame can hold. Equal frames in a row are stored
-            once and shown as long as all of them.
-        path: the file; missing folders are made.
-        nrow: images in a row.
-        fps: frames a second. A GIF counts in hundredths of a second, so it is rounded to that.
-        hold: seconds the last frame stays.
+        frames: tensors (N, C, H, W) of one shape, C = 1 or 3, in [0, 1], clipped. Gray is exact;
+            colours are reduced to the 256 of a GIF frame. Consecutive equal frames are stored
+            once, with their total duration.
+        path: the file; missing folders are created.
+        nrow: images per row.
+        fps: frames per second; durations are rounded to hundredths of a second, the GIF's unit.
+        hold: duration of the last frame in seconds.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: no frames, frames of different shapes, fps outside (0, 50] (viewers slow down
-            what is faster), hold outside (0, 600], or as for `grid_tensor`.
+        ValueError: for no frames, frames of different shapes, fps outside (0, 50] (viewers slow
+            down faster ones), hold outside (0, 600], or as for `grid_tensor`.
 
     """
     if not frames:
@@ -78,14 +78,14 @@ def save_gif(
     if not 0 < hold <= 600:
         raise ValueError(f"hold must lie in (0, 600] seconds, got {hold}")
 
-    pictures = [_enlarged(_palette(Image.fromarray(pixels(grid_tensor(f, nrow))))) for f in frames]
-    durations = [_milliseconds(1 / fps)] * (len(pictures) - 1) + [_milliseconds(hold)]
+    images = [_enlarged(_palette(Image.fromarray(pixels(grid_tensor(f, nrow))))) for f in frames]
+    durations = [_milliseconds(1 / fps)] * (len(images) - 1) + [_milliseconds(hold)]
     buffer = BytesIO()
-    pictures[0].save(
+    images[0].save(
         buffer,
         format="GIF",
         save_all=True,
-        append_images=pictures[1:],
+        append_images=images[1:],
         duration=durations,
         loop=0,
     )
@@ -97,19 +97,19 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
     Args:
         figure: any matplotlib figure.
-        path: the file; missing folders are made.
+        path: the file; missing folders are created.
 
     Returns:
         The path.
 
     """
-    return _write(_drawn(figure).getvalue(), path)
+    return _write(_as_png(figure).getvalue(), path)
 
 
-def _drawn(figure: Figure) -> BytesIO:
-    """The figure as a PNG in memory."""
+def _as_png(figure: Figure) -> BytesIO:
+    """Render a figure as a PNG in memory."""
     buffer = BytesIO()
-    # Without the Software entry the bytes do not change with matplotlib's version number alone.
+    # without the Software entry, the bytes do not depend on matplotlib's version number
     figure.savefig(buffer, format="png", dpi="figure", metadata={"Software": None})
     return buffer
 
@@ -122,12 +122,12 @@ def _enlarged(image: Image.Image) -> Image.Image:
 
 
 def _palette(image: Image.Image) -> Image.Image:
-    """At most 256 colours: gray has no more, colours are reduced to the ones that fit best."""
+    """Reduce colour images to the 256 best colours; gray images are unchanged."""
     return image if image.mode == "L" else image.quantize(256)
 
 
 def _milliseconds(seconds: float) -> int:
-    """Whole hundredths of a second, at least one, in the milliseconds that Pillow expects."""
+    """Round to hundredths of a second, at least one, and return milliseconds (for Pillow)."""
     return max(round(seconds * 100), 1) * 10
 
 

@@ -1,4 +1,4 @@
-"""Many images in one: the grid of pixels that every picture, PNG and animation starts from."""
+"""Grid of images, the basis of all figures, PNGs and animations."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PADDING = 2
-"""Pixels between two images of a grid."""
+"""Pixels between neighbouring images of a grid."""
 
 
 def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
-    """Lay images out row by row, as TensorBoard's ``add_image`` takes them.
+    """Arrange images in a grid, row by row, in the format of TensorBoard's ``add_image``.
 
     Args:
-        images: (N, C, H, W), C = 1 or 3, in [0, 1]. Values outside are clipped and NaN becomes 0 in
-            the result; the tensor itself stays as it is.
-        nrow: images in a row. Fewer images than that make a narrower grid.
+        images: (N, C, H, W), C = 1 or 3, in [0, 1]. In the result, values outside are clipped and
+            NaN becomes 0; the tensor itself is not changed.
+        nrow: images per row; fewer images give a narrower grid.
 
     Returns:
-        (C, rows * (H + 2) + 2, columns * (W + 2) + 2), float32 on the CPU, in [0, 1]. The gaps
-        and the empty places of the last row are white.
+        (C, rows * (H + 2) + 2, columns * (W + 2) + 2), float32 on the CPU, in [0, 1]. Gaps and
+        empty cells of the last row are white.
 
     Raises:
-        ValueError: no image, another shape, another number of channels, or nrow < 1.
+        ValueError: for no images, another shape, another number of channels, or nrow < 1.
 
     """
     images = _displayable(images)
@@ -34,8 +34,8 @@ def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
         raise ValueError(f"a grid needs at least one image in a row, got nrow={nrow}")
     count, channels, height, width = images.shape
     rows, columns = math.ceil(count / nrow), min(count, nrow)
-    # torchvision's make_grid repeats a single channel three times and returns a lone image without
-    # its border; here the size and the channels always follow from the images.
+    # not torchvision's make_grid, which repeats a single channel three times and leaves out the
+    # border of a single image
     grid = torch.ones(
         channels, rows * (height + PADDING) + PADDING, columns * (width + PADDING) + PADDING
     )
@@ -47,19 +47,19 @@ def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
 
 
 def pixels(image: Tensor) -> NDArray[np.uint8]:
-    """(C, H, W) in [0, 1] as bytes: (H, W) for one channel, (H, W, 3) for three."""
+    """Convert (C, H, W) in [0, 1] to uint8: (H, W) for one channel, (H, W, 3) for three."""
     rounded = image.mul(255).round().to(torch.uint8)
     array: NDArray[np.uint8] = rounded.permute(1, 2, 0).contiguous().numpy()
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
 def _displayable(images: Tensor) -> Tensor:
-    """A checked float32 copy on the CPU in [0, 1]; NaN as 0, so that a diverged run still draws."""
+    """Return a float32 copy on the CPU, clipped to [0, 1]; NaN becomes 0 (diverged runs)."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
             f"images must be (N, C, H, W) with C = 1 or 3, got shape {tuple(images.shape)}"
         )
     if images.numel() == 0:
-        raise ValueError(f"there is no image to draw, got shape {tuple(images.shape)}")
+        raise ValueError(f"expected at least one image, got shape {tuple(images.shape)}")
     copy = images.detach().to("cpu", torch.float32)
     return copy.nan_to_num(nan=0.0).clamp(0.0, 1.0)

@@ -1,7 +1,7 @@
-"""Figures made of images: rows, grids, labelled rows, and the way from noise to a sample.
+"""Figures of images: rows, grids, labelled tables, and sampling trajectories.
 
-Images come as (N, C, H, W), C = 1 or 3, in [0, 1]. Values outside are clipped for display only.
-A figure is as large as what it shows: nothing is cropped and no space is wasted.
+Images are (N, C, H, W), C = 1 or 3, in [0, 1]. Values outside are clipped for display only. The
+size of a figure follows from its content, without cropping or empty space.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from diffusion_lab.figures.style import (
 )
 
 PER_CELL = 8
-"""Images in one cell of a trajectory."""
+"""Images per cell of a trajectory."""
 MOST_IN_A_ROW = 16
-"""Images of a labelled row that stand in one line; more of them go on in the next."""
+"""Largest number of images per line of a labelled row; more images are wrapped."""
 
 _MARGIN = 0.08
 _LABEL_GAP = 0.12
@@ -37,42 +37,44 @@ _COLUMN_GAP = 0.15
 _LINE = 1.4 / 72  # inches of height per point of text
 _BLOCK_GAP = 0.15
 _HEIGHT = 1.5 * WIDTH
-"""Inches that many rows are shrunk to, as far as their pixels and names allow."""
+"""Height in inches to which many rows are shrunk, if pixels and row labels stay readable."""
 
 
 def image_row(
     images: Tensor, title: str | None = None, labels: Sequence[str] | None = None
 ) -> Figure:
-    """All images side by side, with a text over each where labels are given.
+    """Show images side by side, with an optional label above each.
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        title: a line over the figure.
-        labels: one per image, such as the amounts of noise.
+        title: title of the figure.
+        labels: one label per image, such as the amount of noise.
 
     Raises:
-        ValueError: the labels are not N, or as for `grid_tensor`.
+        ValueError: if the number of labels is not N, or as for `grid_tensor`.
 
     """
     if labels is None:
         return _table([[grid_tensor(images, nrow=len(images))]], title=title)
     if len(labels) != len(images):
-        raise ValueError(f"{len(images)} images need as many labels, got {len(labels)}")
+        raise ValueError(
+            f"expected {len(images)} labels for {len(images)} images, got {len(labels)}"
+        )
     cells = [grid_tensor(image[None]) for image in images]
     return _table([cells], title=title, column_labels=labels, column_gap=0.0)
 
 
 def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figure:
-    """One row of images per entry with its name at the left: input, corrupted, prediction.
+    """Show one row of images per entry, with its name at the left.
 
-    A row of more than 16 images has several lines.
+    Rows of more than 16 images are wrapped.
 
     Args:
-        rows: name -> (N, C, H, W) in [0, 1]; N, H and W are the same in all rows.
-        title: a line over the figure.
+        rows: name -> (N, C, H, W) in [0, 1]; N, H and W are equal in all rows.
+        title: title of the figure.
 
     Raises:
-        ValueError: no rows, rows of different sizes, or as for `grid_tensor`.
+        ValueError: for no rows, rows of different sizes, or as for `grid_tensor`.
 
     """
     cells = [[grid_tensor(images, nrow=_in_a_row(len(images)))] for images in rows.values()]
@@ -82,17 +84,17 @@ def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figur
 def labelled_table(
     rows: Mapping[str, Sequence[Tensor]], columns: Sequence[str], title: str | None = None
 ) -> Figure:
-    """Rows with a name at the left, columns with one on top, a few images side by side in a cell.
+    """Show a table of images with named rows and columns, a few images per cell.
 
-    Columns that would be narrower than their names go on below, in rows of the same names.
+    Columns that would be narrower than their names are wrapped into a block below.
 
     Args:
-        rows: name -> per column (N, C, H, W) in [0, 1]; all of one shape.
-        columns: a name for each.
-        title: a line over the figure.
+        rows: name -> images (N, C, H, W) in [0, 1] for each column; all of one shape.
+        columns: column names.
+        title: title of the figure.
 
     Raises:
-        ValueError: no rows, cells of different shapes, another number of columns, or as for
+        ValueError: for no rows, cells of different shapes, a wrong number of columns, or as for
             `grid_tensor`.
 
     """
@@ -108,24 +110,24 @@ def trajectory(
     labels: Sequence[str],
     title: str | None = None,
 ) -> Figure:
-    """Sampling step by step: left what the network gets, right what it predicts.
+    """Show sampling steps as rows: network input at the left, prediction at the right.
 
-    Every given step becomes a row: a caller with hundreds of steps chooses which to show.
+    Each given step is a row, so callers with hundreds of steps pass a selection.
 
     Args:
-        inputs: per step (N, C, H, W) in [0, 1]; the first 8 images are shown.
-        predictions: as inputs, as many.
-        labels: one short text per step, such as ``"t = 0.80"``.
-        title: a line over the figure.
+        inputs: images (N, C, H, W) in [0, 1] for each step; the first 8 are shown.
+        predictions: the predictions, in the same format.
+        labels: one short label per step, such as ``"t = 0.80"``.
+        title: title of the figure.
 
     Raises:
-        ValueError: no steps, lists of different lengths, images of different sizes, or as for
+        ValueError: for no steps, lists of different lengths, images of different sizes, or as for
             `grid_tensor`.
 
     """
     if not len(inputs) == len(predictions) == len(labels):
         raise ValueError(
-            "a trajectory needs as many inputs as predictions and labels, got "
+            "a trajectory needs equally many inputs, predictions and labels, got "
             f"{len(inputs)}, {len(predictions)} and {len(labels)}"
         )
     cells = [
@@ -141,7 +143,7 @@ def trajectory(
 
 
 def _in_a_row(count: int) -> int:
-    """Return how many of `count` images stand in a line, so that all lines are about as long."""
+    """Return the images per line that give `count` images lines of about equal length."""
     return max(1, math.ceil(count / math.ceil(count / MOST_IN_A_ROW))) if count else 1
 
 
@@ -153,29 +155,29 @@ def _table(
     column_labels: Sequence[str] = (),
     column_gap: float = _COLUMN_GAP,
 ) -> Figure:
-    """Rows and columns of pictures (C, H, W), all of one size, with texts at the left and on top.
+    """Arrange cells (C, H, W) of equal size in a table with row and column labels.
 
-    Positions are counted in inches from the sizes of the texts and the pixels: matplotlib's own
-    layout would stretch the pixels unevenly or leave bands of white around them.
+    Positions are computed in inches from the sizes of texts and pixels. matplotlib's own layout
+    would stretch pixels unevenly or leave white bands around the images.
     """
     sizes = {tuple(cell.shape[1:]) for row in cells for cell in row}
     if not sizes:
-        raise ValueError("there is no row of images to draw")
+        raise ValueError("expected at least one row of images")
     if len(sizes) > 1:
-        raise ValueError(f"images of one figure must have one number and size, got {sorted(sizes)}")
+        raise ValueError(f"all cells of a figure must have equal size, got {sorted(sizes)}")
     high, wide = sizes.pop()
 
     left = max((text_width(text, TEXT_SIZE) for text in row_labels), default=0.0)
     left += _MARGIN + (_LABEL_GAP if row_labels else 0.0)
     top = _MARGIN + (TITLE_SIZE * _LINE if title else 0.0)
     head = TEXT_SIZE * _LINE + 0.04 if column_labels else 0.0
-    # what does not fit side by side goes on in the next block, below
+    # columns that do not fit side by side are wrapped into the next block
     room = WIDTH - left - _MARGIN
     blocks = _blocks(len(cells[0]), room, wide, column_labels, column_gap)
     columns = max(map(len, blocks))
     scale = _scale((room - (columns - 1) * column_gap) * DPI, columns * wide, high, len(cells))
     cell_width, cell_height = wide * scale / DPI, high * scale / DPI
-    # Neighbouring rows share one gap between images instead of showing two.
+    # neighbouring rows share one gap
     row_step = cell_height - PADDING * scale / DPI
     block_height = head + (len(cells) - 1) * row_step + cell_height
     block_step = block_height + _BLOCK_GAP
@@ -218,7 +220,7 @@ def _table(
 
 
 def _blocks(columns: int, room: float, wide: int, labels: Sequence[str], gap: float) -> list[range]:
-    """Split columns, `wide` pixels each, into blocks in which every one has room for its name."""
+    """Split columns of `wide` pixels each into blocks, so that each column fits its label."""
     if not labels:
         return [range(columns)]
     widest = max(text_width(text, SMALL_SIZE) for text in labels)
@@ -228,9 +230,9 @@ def _blocks(columns: int, room: float, wide: int, labels: Sequence[str], gap: fl
 
 
 def _scale(available: float, wide: int, high: int, rows: int) -> float:
-    """Return the screen pixels per image pixel for rows (high, wide) within the figure's size.
+    """Return the screen pixels per image pixel for rows of (high, wide) image pixels.
 
-    Rows are shrunk for the height no further than to whole pixels that leave room for their names.
+    Rows are shrunk to fit the height, but stay at least as high as their labels.
     """
     by_width = whole_scale(available, wide)
     least = math.ceil(TEXT_SIZE * _LINE * DPI / (high - PADDING))

@@ -1,4 +1,4 @@
-"""Figures over noise levels: x is always log-SNR, clean images at the right."""
+"""Figures over noise levels; the x axis is log-SNR, with clean images at the right."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from diffusion_lab.figures.style import (
 
 _ROW = 3.0
 _DECADES = 6
-"""What lies further below the largest value of a logarithmic panel is cut off."""
+"""Decades shown below the largest value of a logarithmic panel."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """A curve (N,) over log-SNR; with `half` (N,) a band of y - half to y + half around it."""
+    """Curve (N,) over log-SNR, with an optional band y - half to y + half."""
 
     x: ArrayLike
     y: ArrayLike
@@ -38,18 +38,18 @@ class Band:
 def level_panels(
     panels: Mapping[str, Mapping[str, Band]], *, linear: tuple[str, ...] = ()
 ) -> Figure:
-    """Panels side by side in two columns, each with curves over log-SNR and a legend.
+    """Plot panels of curves over log-SNR, in two columns, each with a legend.
 
-    The y axes are logarithmic but for the panels named in `linear`. The curves of one name have one
-    colour in all panels. Values that are not finite, or not positive on a logarithmic axis, leave a
-    gap.
+    The y axes are logarithmic except in the panels of `linear`. Curves of the same name have the
+    same colour in all panels. Values that are not finite, or not positive on a logarithmic axis,
+    leave a gap.
 
     Args:
         panels: title -> name -> curve.
-        linear: titles.
+        linear: titles of the panels with a linear y axis.
 
     Raises:
-        ValueError: no panels.
+        ValueError: for no panels.
 
     """
     if not panels:
@@ -67,7 +67,7 @@ def level_panels(
             color = COLORS[names.index(name) % len(COLORS)]
             largest = max(largest, _draw(ax, name, band, color, title not in linear))
         if title in linear:
-            if ax.dataLim.y0 > -0.05 * ax.dataLim.y1:  # below are bands alone
+            if ax.dataLim.y0 > -0.05 * ax.dataLim.y1:  # only bands reach below 0
                 ax.set_ylim(bottom=0)
         else:
             ax.set_yscale("log")
@@ -79,7 +79,7 @@ def level_panels(
 
 
 def _draw(ax: Axes, name: str, band: Band, color: str, log: bool) -> float:
-    """Draw one curve. -> its largest value, 0 if there is none."""
+    """Plot a curve and return its largest plotted value, 0 if no value is plotted."""
     x, y = np.asarray(band.x, dtype=np.float64), np.asarray(band.y, dtype=np.float64)
     shown = np.isfinite(y) & ((y > 0) | (not log))
     y = np.where(shown, y, np.nan)

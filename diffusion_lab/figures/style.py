@@ -1,6 +1,6 @@
-"""What all figures have in common: sizes, colours, and how a plot or an image looks.
+"""Common style of all figures: sizes, colours, axes and images.
 
-Everything is set on the objects, never in rcParams: those belong to the caller and to all threads.
+Styles are set on the objects, not in rcParams, which are shared with the caller and all threads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from diffusion_lab.figures.grid import pixels
 
 DPI = 150
 WIDTH = 8.0
-"""Inches. With 10 point text it stays readable where a page shows the figure 900 pixels wide."""
+"""In inches; 10 point text is readable in a page that shows the figure 900 pixels wide."""
 TITLE_SIZE = 12.0
 TEXT_SIZE = 10.0
 SMALL_SIZE = 9.0
@@ -29,12 +29,12 @@ COLORS = ("#1f5fa8", "#d1622b", "#3b8a5a", "#7a4fa3", "#a33b52", "#6b6b2f")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure, width x height inches, that belongs to no window and no pyplot."""
+    """Return an empty white figure of width x height inches, independent of pyplot."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
 
 def whole_scale(available: float, pixels_wide: int, largest: int = 8) -> float:
-    """Screen pixels per image pixel: a whole number where one fits, so that all look alike.
+    """Return the screen pixels per image pixel: an integer up to `largest`, so that all are equal.
 
     Only an image wider than the available number of screen pixels is shrunk by a fraction.
     """
@@ -43,9 +43,9 @@ def whole_scale(available: float, pixels_wide: int, largest: int = 8) -> float:
 
 
 def text_width(text: str, size: float) -> float:
-    """Inches that a text takes, its longest line for several, and a little more.
+    """Return the width of a text (of its longest line) in inches, plus 5 %.
 
-    Letters drawn on whole screen pixels come out up to 5% wider than their outlines.
+    Letters aligned to screen pixels are up to 5 % wider than their outlines.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     points = (TextPath((0, 0), line, size=size).get_extents().x1 for line in lines)
@@ -53,19 +53,19 @@ def text_width(text: str, size: float) -> float:
 
 
 def show_image(ax: Axes, image: Tensor, scale: float) -> None:
-    """Fill the axes with one image (C, H, W) in [0, 1] and remove everything else."""
+    """Fill the axes with an image (C, H, W) in [0, 1] and hide the axes."""
     ax.imshow(
-        # Gray as three equal channels: a colour map would round some levels to their neighbours.
+        # gray as three equal channels: a colour map would round some gray levels
         pixels(image.expand(3, -1, -1)),
         aspect="auto",
-        # Enlarged pixels stay squares; a shrunk image needs averaging or it flickers.
+        # enlarged pixels stay squares; a shrunk image needs averaging against aliasing
         interpolation="nearest" if scale >= 1 else "antialiased",
     )
     ax.set_axis_off()
 
 
 def style_plot(ax: Axes, xlabel: str, ylabel: str) -> None:
-    """A plot with two spines, a faint grid behind the data, and named axes."""
+    """Style a plot: axis labels, two spines, a faint grid behind the data."""
     ax.set_xlabel(xlabel, fontsize=TEXT_SIZE, color=INK)
     ax.set_ylabel(ylabel, fontsize=TEXT_SIZE, color=INK)
     ax.tick_params(labelsize=SMALL_SIZE, colors=MUTED, labelcolor=INK, length=3)
@@ -78,7 +78,7 @@ def style_plot(ax: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def plain_log_ticks(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis."""
+    """Label a logarithmic axis with plain numbers at 1, 2 and 5 of each decade."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""Pictures, checked against what Pillow, numpy and torchvision say about the same pixels."""
+"""Figures, checked pixel by pixel with Pillow and numpy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def figure_array(figure: Figure) -> np.ndarray:
 
 
 def drawn(figure: Figure) -> np.ndarray:
-    """The pixels of a figure that shows something besides its white ground."""
+    """Render a figure; check that it is not blank."""
     array = figure_array(figure)
     assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
     assert array.min() < 128 and array.max() == 255
@@ -43,7 +43,7 @@ def drawn(figure: Figure) -> np.ndarray:
 
 
 def assert_nothing_cropped(figure: Figure) -> None:
-    """A white line all around: no letter and no picture reaches the border."""
+    """Check for a white border: no letter and no image is cut off."""
     array = drawn(figure)
     for edge in (array[0], array[-1], array[:, 0], array[:, -1]):
         assert (edge == 255).all()
@@ -54,7 +54,7 @@ def assert_nothing_cropped(figure: Figure) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_image_row_shows_every_pixel_as_a_square_of_one_size(count: int, channels: int) -> None:
+def test_image_row_shows_every_pixel_as_an_equal_square(count: int, channels: int) -> None:
     images = some_images(count, channels)
     array = drawn(image_row(images))
     expected = make_grid(torch.cat([images, images]), nrow=count, pad_value=1.0)
@@ -66,7 +66,7 @@ def test_image_row_shows_every_pixel_as_a_square_of_one_size(count: int, channel
     assert (array[top:bottom, left:right] == np.kron(expected, np.ones((factor, factor, 1)))).all()
 
 
-def test_image_row_writes_its_labels_and_wants_one_per_image() -> None:
+def test_image_row_needs_one_label_per_image() -> None:
     images = some_images(8)
     labels = [f"{amount:.2f}" for amount in torch.linspace(0, 1, 8)]
     figure = image_row(images, "noise", labels)
@@ -76,12 +76,12 @@ def test_image_row_writes_its_labels_and_wants_one_per_image() -> None:
         image_row(images, labels=labels[:7])
 
 
-def test_a_long_title_makes_room_for_itself() -> None:
+def test_a_long_title_widens_the_figure() -> None:
     assert_nothing_cropped(image_row(some_images(1), "a title much longer than one small image"))
 
 
 @pytest.mark.parametrize("size", [8, 28, 64, 256])
-def test_figures_of_images_of_any_size_have_one_width(size: int) -> None:
+def test_figures_have_equal_width_for_all_image_sizes(size: int) -> None:
     figure = labelled_rows({"samples": some_images(8, 3, size)}, title="samples")
     assert_nothing_cropped(figure)
     width, height = figure.get_size_inches()
@@ -99,7 +99,7 @@ def test_labelled_rows() -> None:
     ]
     with pytest.raises(ValueError, match="size"):
         labelled_rows({"input": images, "prediction": images[:7]})
-    with pytest.raises(ValueError, match="no row"):
+    with pytest.raises(ValueError, match="at least one row"):
         labelled_rows({})
 
 
@@ -119,7 +119,7 @@ def test_trajectory_has_two_cells_per_step(steps: int) -> None:
     assert np.asarray(right.get_images()[0].get_array())[2:30, 2:30, 0].max() == 0
 
 
-def test_trajectory_refuses_lists_of_different_lengths() -> None:
+def test_trajectory_rejects_lists_of_different_lengths() -> None:
     images = some_images(2)
     with pytest.raises(ValueError, match="1, 2 and 1"):
         trajectory([images], [images, images], ["t = 1"])
@@ -157,7 +157,7 @@ def test_loss_curve_with_one_point_and_with_none(ylim: tuple[float, float] | Non
     assert (one[middle] != none[middle]).any()
 
 
-def test_loss_curve_passes_over_nan_and_infinity() -> None:
+def test_loss_curve_skips_nan_and_infinity() -> None:
     losses = np.full(400, 0.05)
     losses[100:200] = np.nan
     losses[300] = np.inf
@@ -173,7 +173,7 @@ def test_loss_curve_passes_over_nan_and_infinity() -> None:
     drawn(loss_curve([np.nan] * 50, ylim=None))
 
 
-def test_automatic_range_ignores_wild_steps() -> None:
+def test_automatic_range_ignores_extreme_steps() -> None:
     losses = np.random.default_rng(0).uniform(0.4, 0.6, 10_000)
     losses[:20] = 1e6
     figure = loss_curve(losses, ylim=None, val=[(10_000, 0.5)])
@@ -182,7 +182,7 @@ def test_automatic_range_ignores_wild_steps() -> None:
     assert 0.35 < low < 0.41 and 0.59 < high < 0.65
 
 
-def test_loss_curve_takes_tensors_and_refuses_tables() -> None:
+def test_loss_curve_takes_tensors_and_rejects_matrices() -> None:
     losses = torch.linspace(0.1, 0, 50, dtype=torch.bfloat16).requires_grad_()
     drawn(loss_curve(losses))
     with pytest.raises(ValueError, match="one-dimensional"):
@@ -207,7 +207,7 @@ def test_line_plot() -> None:
 
 
 @pytest.mark.parametrize(("count", "channels", "size"), [(64, 1, 28), (5, 3, 32), (1, 1, 512)])
-def test_loss_and_grid_stand_side_by_side(count: int, channels: int, size: int) -> None:
+def test_loss_and_grid_are_side_by_side(count: int, channels: int, size: int) -> None:
     images = some_images(count, channels, size)
     figure = loss_and_grid(np.linspace(0.1, 0.02, 500), images, "a run")
     assert_nothing_cropped(figure)
@@ -229,7 +229,7 @@ def test_figures_need_no_pyplot_and_change_no_settings() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-def test_figures_can_be_drawn_in_threads() -> None:
+def test_figures_can_be_rendered_in_threads() -> None:
     def draw() -> np.ndarray:
         return figure_array(loss_and_grid(np.linspace(0.1, 0, 100), some_images(4), "run"))
 

@@ -1,4 +1,4 @@
-"""Grids and GIFs, checked against what Pillow, numpy and torchvision say about the pixels."""
+"""Grids and GIFs, checked pixel by pixel with Pillow, numpy and torchvision."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.figures.test_figures import figure_array, some_images
 
 @pytest.mark.parametrize(("count", "nrow"), [(2, 8), (8, 8), (9, 4), (64, 8), (5, 1)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grid_is_torchvisions_grid(count: int, nrow: int, channels: int) -> None:
+def test_grid_matches_torchvision(count: int, nrow: int, channels: int) -> None:
     images = some_images(count, channels)
     expected = make_grid(images, nrow=nrow, padding=2, pad_value=1.0)[:channels]
     assert torch.equal(grid_tensor(images, nrow), expected)
 
 
-def test_a_lone_image_keeps_its_border() -> None:
+def test_a_single_image_has_a_border() -> None:
     image = some_images(1, 3, size=5)
     grid = grid_tensor(image)
     assert grid.shape == (3, 9, 9)
@@ -40,7 +40,7 @@ def test_a_lone_image_keeps_its_border() -> None:
     assert (grid[:, :2] == 1).all() and (grid[:, :, -2:] == 1).all()
 
 
-def test_clipping_leaves_the_callers_tensor_alone() -> None:
+def test_clipping_does_not_change_the_given_tensor() -> None:
     images = torch.full((2, 1, 4, 4), -3.0)
     images[1] = 7.0
     images[1, 0, 0, 0] = torch.nan
@@ -52,19 +52,19 @@ def test_clipping_leaves_the_callers_tensor_alone() -> None:
     assert torch.equal(images.nan_to_num(99.0), before.nan_to_num(99.0))
 
 
-def test_grid_takes_half_precision_and_gradients() -> None:
+def test_grid_accepts_half_precision_and_gradients() -> None:
     images = some_images(2).to(torch.bfloat16).requires_grad_()
     grid = grid_tensor(images)
     assert grid.dtype == torch.float32 and not grid.requires_grad
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (4, 2, 28, 28), (0, 1, 28, 28)])
-def test_grid_refuses_what_is_no_batch_of_images(shape: tuple[int, ...]) -> None:
+def test_grid_rejects_tensors_that_are_no_batch_of_images(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="shape"):
         grid_tensor(torch.zeros(shape))
 
 
-def test_grid_refuses_empty_rows() -> None:
+def test_grid_rejects_empty_rows() -> None:
     with pytest.raises(ValueError, match="nrow=0"):
         grid_tensor(some_images(2), nrow=0)
 
@@ -72,7 +72,7 @@ def test_grid_refuses_empty_rows() -> None:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_save_grid_writes_the_pixels_enlarged_by_a_whole_factor(tmp_path: Path) -> None:
+def test_save_grid_enlarges_pixels_by_an_integer_factor(tmp_path: Path) -> None:
     images = torch.zeros(3, 1, 28, 28)
     images[1, 0, 4, 7] = 1.0
     images[2, 0, 0, 0] = 0.5
@@ -101,7 +101,7 @@ def test_save_grid_writes_colours(tmp_path: Path) -> None:
         assert picture.getpixel((16, 16)) == (0, 0, 0)
 
 
-def test_save_grid_leaves_large_images_as_they_are(tmp_path: Path) -> None:
+def test_save_grid_does_not_enlarge_large_images(tmp_path: Path) -> None:
     with Image.open(save_grid(some_images(2, 3, 400), tmp_path / "grid.png")) as picture:
         assert picture.size == (806, 404)
 
@@ -116,7 +116,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
         assert (tmp_path / f"a{name}").read_bytes() == (tmp_path / f"b{name}").read_bytes()
 
 
-def test_saving_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_saving_replaces_a_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
     figure = image_row(some_images(2))
@@ -145,7 +145,7 @@ def test_gif_frames_durations_and_gray_pixels(tmp_path: Path) -> None:
         for shown in ImageSequence.Iterator(animation):
             durations.append(shown.info["duration"])
             pictures.append(np.array(shown.convert("L")))
-    # An eighth of a second in the hundredths of a GIF.
+    # an eighth of a second in the hundredths of a GIF
     assert durations == [120, 120, 120, 120, 1500]
     for frame, picture in zip(frames, pictures, strict=True):
         expected = make_grid(frame, nrow=2, pad_value=1.0)[0].mul(255).round().numpy()
@@ -184,7 +184,7 @@ def test_gif_with_one_frame_and_with_equal_frames(tmp_path: Path) -> None:
         ([torch.zeros(1, 1, 4, 4)], {"hold": -1}, "hold"),
     ],
 )
-def test_gif_refuses(
+def test_gif_rejects_invalid_arguments(
     tmp_path: Path, frames: list[torch.Tensor], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

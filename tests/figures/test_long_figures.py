@@ -1,4 +1,4 @@
-"""Pictures whose rows or columns run long are wrapped, and nothing in them overlaps."""
+"""Figures with long rows or many columns are wrapped, without overlaps."""
 
 from itertools import combinations
 
@@ -29,7 +29,7 @@ def assert_no_text_overlaps(figure):
 
 @pytest.mark.parametrize("labels", [1, 2, 3, 4, 5, 7, 10, 16, 17])
 @pytest.mark.parametrize("count", [16, 64])
-def test_a_grid_of_few_classes_is_no_strip(tmp_path, labels, count):
+def test_a_grid_of_few_classes_is_not_a_long_strip(tmp_path, labels, count):
     columns = grid_columns(labels)
     assert columns % labels == 0 or labels > 16
     width, height = size(save_grid(some_images(count), tmp_path / "grid.png", columns))
@@ -37,7 +37,7 @@ def test_a_grid_of_few_classes_is_no_strip(tmp_path, labels, count):
     assert max(width, height) < 5 * min(width, height) or count < 2 * columns
     for tall in (torch.ones(64, 1, 28, 28), torch.ones(64, 1, 64, 64)):
         width, height = size(save_grid(tall, tmp_path / "tall.png", nrow=1))
-        assert height == len(tall) * (tall.shape[-1] + 2) + 2  # as it is, not enlarged
+        assert height == len(tall) * (tall.shape[-1] + 2) + 2  # not enlarged
 
 
 def test_samples_of_one_class(typed, runs, tmp_path):
@@ -50,7 +50,7 @@ def test_samples_of_one_class(typed, runs, tmp_path):
 
 
 @pytest.mark.parametrize(("images", "results"), [(1, 14), (1, 60), (2, 9), (3, 5), (6, 3)])
-def test_results_of_few_images_stand_side_by_side(typed, trained, tmp_path, images, results):
+def test_results_of_few_images_are_side_by_side(typed, trained, tmp_path, images, results):
     words = [f"run={trained['basic_unet']}", "edit=image_to_image", f"images=test:0-{images - 1}"]
     words += [f"num_samples={results}", "num_steps=2", f"out={tmp_path / 'out'}"]
     code, _, err = typed("edit", *words)
@@ -79,7 +79,7 @@ def test_an_interpolation_shows_both_ends(typed, trained, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("rows", [1, 5, 16, 60])
 @pytest.mark.parametrize("side", [8, 28, 64])
-def test_many_rows_are_shrunk_but_not_below_their_names(rows, side):
+def test_many_rows_are_shrunk_but_fit_their_labels(rows, side):
     steps = [some_images(8, size=side) for _ in range(rows)]
     figure = trajectory(steps, steps, [f"t = {k}" for k in range(rows)])
     assert_nothing_cropped(figure)
@@ -89,7 +89,7 @@ def test_many_rows_are_shrunk_but_not_below_their_names(rows, side):
 
 
 @pytest.mark.parametrize("columns", [1, 4, 14, 17, 40])
-def test_columns_that_do_not_fit_go_on_below(columns):
+def test_columns_that_do_not_fit_are_wrapped(columns):
     rows = {f"class {k}": [some_images(1, seed=c) for c in range(columns)] for k in range(3)}
     names = [f"scale {k / 4:g}" for k in range(columns)]
     figure = labelled_table(rows, names, "a title")
@@ -101,7 +101,7 @@ def test_columns_that_do_not_fit_go_on_below(columns):
     assert len(figure.axes) == 3 * columns
 
 
-def test_a_row_of_many_images_has_several_lines():
+def test_a_row_of_many_images_is_wrapped():
     figure = labelled_rows({"a run": some_images(50), "another": some_images(50, seed=1)})
     assert_nothing_cropped(figure)
     width, height = figure.get_size_inches()
