@@ -1,1 +1,1 @@
-"""What is measured of images: numpy, torch, scipy and scikit-learn; no Lightning, no Hydra."""
+"""Metrics of generated images, without Lightning and Hydra."""

@@ -1,6 +1,6 @@
-"""What two sets of features have in common. Arrays are float64; the formulas stand here only.
+"""Distances between two sets of features: FID, KID, precision, recall, density, coverage.
 
-x (N, F) are the features of samples, y (M, F) those of real images.
+Arrays are float64: x (N, F) are features of samples, y (M, F) features of real images.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from scipy import linalg
 
 Array = NDArray[np.float64]
 NUM_NEIGHBORS = 3
-"""k of precision and recall, as published."""
+"""Neighbour k for precision and recall, as published."""
 NUM_NEIGHBORS_DENSITY = 5
-"""k of density and coverage, as published."""
-_BLOCK = 1000  # rows of a matrix of distances that are held at once
+"""Neighbour k for density and coverage, as published."""
+_BLOCK = 1000  # rows of a distance matrix computed at a time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """All that the Frechet distance looks at."""
+    """Mean and covariance of features, the input of the Frechet distance."""
 
     mean: Array
     """(F,)."""
@@ -29,64 +29,64 @@ class Moments:
 
     @classmethod
     def of(cls, x: Array) -> "Moments":
-        """Of features x (N, F), N > 1."""
+        """Compute the moments of features x (N, F), N > 1."""
         return cls(x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)))
 
 
 def frechet_distance(x: Moments, y: Moments) -> float:
-    """|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)): FID, Heusel et al. 2017, eq. 6.
+    """Return |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)).
 
-    arXiv 1706.08500. Of singular covariances too. Its expectation falls with N, so figures at
-    different N do not compare.
+    This is FID: Heusel et al. 2017, arXiv 1706.08500, equation 6. Singular covariances are allowed.
+    The expected value falls with N, so values at different N are not comparable.
     """
     # C_x C_y has the eigenvalues of the symmetric sqrt(C_x) C_y sqrt(C_x), whose square roots are
-    # real whatever the rounding: no general matrix root is needed
+    # real in spite of rounding: no general matrix root is needed
     values, vectors = linalg.eigh(x.covariance)
     root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
     common = linalg.eigvalsh(root @ y.covariance @ root)
     trace = np.trace(x.covariance + y.covariance) - 2 * np.sqrt(common.clip(min=0)).sum()
     distance = np.square(x.mean - y.mean).sum() + trace
-    return max(float(distance), 0.0)  # rounding may leave -1e-13 of equal sets
+    return max(float(distance), 0.0)  # rounding may give -1e-13 for equal sets
 
 
 def _kernel(x: Array, y: Array) -> Array:
-    """(x . y / F + 1)^3, (N, M)."""
+    """Return the cubic kernel (x . y / F + 1)^3, (N, M)."""
     base: Array = x @ y.T
     base /= x.shape[1]
     base += 1
-    return base * base * base  # ** 3 calls pow for each pair, which takes three times as long
+    return base * base * base  # ** 3 takes three times as long: it calls pow
 
 
 def mean_kernel(x: Array, y: Array) -> float:
-    """The mean of the kernel over all pairs of x (N, F) and y (M, F)."""
+    """Return the mean kernel over all pairs of rows of x (N, F) and y (M, F)."""
     total = sum(_kernel(x[rows], y).sum() for rows in _blocks(len(x)))
     return float(total) / (len(x) * len(y))
 
 
 def mean_kernel_within(x: Array) -> float:
-    """The mean of the kernel over all pairs of two different rows of x (N, F), N > 1."""
+    """Return the mean kernel over all pairs of different rows of x (N, F), N > 1."""
     same = float(((np.square(x).sum(1) / x.shape[1] + 1) ** 3).sum())
     n = len(x)
     return (mean_kernel(x, x) * n**2 - same) / (n * (n - 1))
 
 
 def kid(within_x: float, within_y: float, between: float) -> float:
-    """Squared MMD with the cubic kernel, unbiased: Binkowski et al. 2018 (arXiv 1801.01401).
+    """Return KID, the unbiased squared MMD, from mean kernels within and between two sets.
 
-    Of the three means above. Over the whole sets and not over random subsets, as is usual where
-    features have 2,048 dimensions: the smallest variance, and nothing drawn. Zero in expectation
-    for equal distributions, so it may be negative.
+    Binkowski et al. 2018, arXiv 1801.01401. Computed over the whole sets, which has less variance
+    than the usual mean over random subsets and no randomness. The expected value is 0 for equal
+    distributions, so KID may be negative.
     """
     return within_x + within_y - 2 * between
 
 
 def squared_radii(x: Array, ks: tuple[int, ...]) -> list[Array]:
-    """For each k < N the squared distance (N,) of each row of x (N, F) to its k-th nearest other.
+    """Return, for each k, the squared distance (N,) of each row of x to its k-th nearest neighbour.
 
-    Raises ValueError if there are not so many others.
+    x is (N, F). A row is not its own neighbour. Raises ValueError unless each k < N.
     """
-    # not by sklearn's neighbours: the k-th one lies on the edge of the ball, and whether it counts
-    # as inside must not depend on how two ways of computing its distance are rounded
+    # not by sklearn's neighbours: the k-th neighbour lies on the edge of the ball, and two ways of
+    # computing its distance would round differently, which decides if it counts as inside
     if max(ks) >= len(x):
         raise ValueError(f"{len(x)} points have no {max(ks)}-th nearest other")
     parts = []
@@ -106,13 +106,14 @@ def precision_recall_density_coverage(
     wide_radii_y: Array,
     k: int = NUM_NEIGHBORS_DENSITY,
 ) -> tuple[float, float, float, float]:
-    """How the samples' and the real images' neighbourhoods lie in each other.
+    """Return precision, recall, density and coverage of samples x and real images y.
 
-    Precision is the share of x inside a ball of y, recall that of y inside a ball of x
-    (Kynkaanniemi et al. 2019, arXiv 1904.06991); density the mean number of balls of y
-    around a sample over k, coverage the share of y with a sample in their ball (Naeem et al. 2020,
-    arXiv 2002.09797). Balls have the squared radii: `radii_x` (N,) and `radii_y` (M,) for
-    the first two, `wide_radii_y` (M,), to the k-th neighbour, for the others.
+    Precision is the fraction of x inside a ball around some y, recall the fraction of y inside a
+    ball around some x (Kynkaanniemi et al. 2019, arXiv 1904.06991). Density is the mean number of
+    balls around y that contain a sample, divided by k; coverage is the fraction of y with a sample
+    in their ball (Naeem et al. 2020, arXiv 2002.09797). Squared radii of the balls: `radii_x` (N,)
+    and `radii_y` (M,) for precision and recall, `wide_radii_y` (M,), the distance to the k-th
+    neighbour, for density and coverage.
     """
     inside = np.zeros(len(x), dtype=bool)
     recalled = covered = balls = 0
@@ -132,7 +133,7 @@ def precision_recall_density_coverage(
 
 
 def class_shares(probabilities: Array) -> Array:
-    """The share of images (N, K) for which each class is the likeliest, (K,)."""
+    """Return the fraction of images predicted as each class: probabilities (N, K) -> (K,)."""
     num_classes = probabilities.shape[1]
     counts = np.bincount(probabilities.argmax(1), minlength=num_classes)
     shares: Array = counts / len(probabilities)
@@ -140,18 +141,18 @@ def class_shares(probabilities: Array) -> Array:
 
 
 def entropy(shares: Array) -> float:
-    """Of classes, in bits: log2(K) for K equally frequent ones, 0 for a single one."""
-    there = shares[shares > 0]
-    return max(0.0, float(-(there * np.log2(there)).sum()))
+    """Return the entropy of class fractions in bits: log2(K) if uniform, 0 for a single class."""
+    positive = shares[shares > 0]
+    return max(0.0, float(-(positive * np.log2(positive)).sum()))
 
 
 def total_variation(p: Array, q: Array) -> float:
-    """Half the sum of |p - q|: the share of images that would have to change their class."""
+    """Return the total variation distance of class fractions, half the sum of |p - q|."""
     return float(np.abs(p - q).sum() / 2)
 
 
 def _squared_distances(a: Array, b: Array) -> Array:
-    """(A, F), (B, F) -> (A, B)."""
+    """Return all squared distances: (A, F), (B, F) -> (A, B)."""
     distances: Array = a @ b.T
     distances *= -2
     distances += np.square(a).sum(1)[:, None]

@@ -1,4 +1,4 @@
-"""Which of many choices no other beats in everything."""
+"""Pareto front of points with two costs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def pareto_front(cost: ArrayLike, loss: ArrayLike) -> NDArray[np.bool_]:
-    """Return which points (N,) are on the front, where less of both is better.
+    """Return a mask (N,) of the points on the Pareto front; lower cost and loss are better.
 
-    A point is off it if another is no worse in both and better in one; equal points share their
-    place, and one with a NaN or an infinite loss is never on it.
+    A point is not on the front if another is no worse in both and better in one. Equal points are
+    on the front together. A point with NaN, or with an infinite loss, is never on the front.
     """
     x, y = np.asarray(cost, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     front = np.zeros(len(x), dtype=bool)
-    best, last = np.inf, None  # the lowest loss so far, and the point that brought it
+    best, last = np.inf, None  # the lowest loss so far, and its point
     for i in np.lexsort((y, x)):
         if y[i] < best or (x[i], y[i]) == last:
             front[i] = not np.isnan(x[i])

@@ -1,4 +1,4 @@
-"""Every metric of a set of samples, against the real images of a reference."""
+"""All metrics of a set of samples against the real images of a reference."""
 
 import logging
 import math
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Metric:
-    """What a figure is called and which way it should go."""
+    """Title, direction and bounds of a metric."""
 
     title: str
     better: Literal["lower", "higher", "real"]
-    """"real" is the figure of real images, neither less nor more."""
+    """"real": best is the value of real images, neither lower nor higher."""
     bounds: Bounds = UNBOUNDED
-    """Lowest and highest possible value, at which intervals are cut off."""
+    """Lowest and highest possible value; intervals are cut at these."""
 
 
 _FRACTION: Bounds = (0.0, 1.0)
@@ -48,7 +48,7 @@ METRICS = {
 
 
 def bounds_of(metric: str) -> Bounds:
-    """Return the bounds of a metric by its name in METRICS, none of another."""
+    """Return the bounds of a metric of METRICS, unbounded for other names."""
     return METRICS[metric].bounds if metric in METRICS else UNBOUNDED
 
 
@@ -57,11 +57,11 @@ _KINDS = {"values": "features", "probabilities": "classes"}
 
 
 class FeatureScorer:
-    """Scores sets of samples; what depends on the real images alone is computed once.
+    """Score sets of samples against all test images of a reference.
 
-    Samples of any number are held against all test images of the reference. FID is too high by a
-    bias that shrinks as they grow more, so figures at different numbers do not compare; `floor`
-    shows what real images get at the same number.
+    Terms that depend on the real images alone are computed once. FID has a positive bias that
+    shrinks with the number of samples, so values at different numbers are not comparable; `floor`
+    gives the real-data baseline at the same number.
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -79,20 +79,21 @@ class FeatureScorer:
         moments: metrics.Moments | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> dict[str, float]:
-        """The metrics that can be had of these samples, by the names of METRICS.
+        """Return the metrics of the samples, keyed by the names of METRICS.
 
-        With no more samples, or real images, than features FID is left out, with no more than
-        neighbours the four metrics of neighbourhoods; a warning says so, once.
+        FID needs more samples and real images than features; precision, recall, density and
+        coverage need more than their number of neighbours. Metrics that cannot be computed are left
+        out, with a warning that is logged once.
 
         Args:
-            samples: of two images at least.
-            asked: the class that each should be, (N,).
-            moments: of the samples, where they are known more exactly than their features.
-            progress: told the name of each metric once it is known.
+            samples: features of at least two images.
+            asked: requested class of each sample, (N,).
+            moments: exact moments of the samples, if the given features are rounded.
+            progress: called with the name of each metric when it is computed.
 
         Raises:
-            UserError: for features that are not finite, of another number than the reference's, or
-                of a single image; for another number of `asked`.
+            UserError: for features that are not finite, features or classes of another number than
+                the reference's, fewer than two samples, or `asked` of another shape than (N,).
 
         """
         self._check(samples, asked)
@@ -100,7 +101,7 @@ class FeatureScorer:
         least = min(len(x), len(y))
         scores: dict[str, float] = {}
 
-        def found(**values: float) -> None:
+        def add(**values: float) -> None:
             for name, value in values.items():
                 scores[name] = value
                 if progress is not None:
@@ -108,61 +109,59 @@ class FeatureScorer:
 
         if least > x.shape[1]:
             own = moments or metrics.Moments.of(x)
-            found(fid=metrics.frechet_distance(own, self.reference.test_moments))
-        found(
-            kid=metrics.kid(metrics.mean_kernel_within(x), self._within, metrics.mean_kernel(x, y))
-        )
+            add(fid=metrics.frechet_distance(own, self.reference.test_moments))
+        add(kid=metrics.kid(metrics.mean_kernel_within(x), self._within, metrics.mean_kernel(x, y)))
         if least > max(_NEIGHBORS):
             (radii,) = metrics.squared_radii(x, _NEIGHBORS[:1])
             narrow, wide = self._radii
             four = metrics.precision_recall_density_coverage(x, y, radii, narrow, wide)
-            found(**dict(zip(("precision", "recall", "density", "coverage"), four, strict=True)))
+            add(**dict(zip(("precision", "recall", "density", "coverage"), four, strict=True)))
         if samples.probabilities.shape[1]:
             shares = metrics.class_shares(samples.probabilities)
             real_shares = metrics.class_shares(self.reference.test.probabilities)
             if shares.max() == 1:
-                self._warn(f"all {len(x):,} samples look like class {shares.argmax()}")
-            found(
+                self._warn(f"all {len(x):,} samples are classified as {shares.argmax()}")
+            add(
                 class_entropy=metrics.entropy(shares),
                 class_tv=metrics.total_variation(shares, real_shares),
                 confidence=float(samples.probabilities.max(1).mean()),
             )
             if asked is not None:
                 right = samples.probabilities.argmax(1) == asked
-                found(label_agreement=float(right.mean()))
+                add(label_agreement=float(right.mean()))
         return scores
 
     def _check(self, samples: Features, asked: NDArray[np.integer] | None) -> None:
         n, dimensions = samples.values.shape
-        for what in ("values", "probabilities"):
-            found = getattr(samples, what).shape[1]
-            expected = getattr(self.reference.test, what).shape[1]
-            if found and found != expected:  # none: an extractor that tells no classes apart
+        for name in ("values", "probabilities"):
+            given = getattr(samples, name).shape[1]
+            expected = getattr(self.reference.test, name).shape[1]
+            if given and given != expected:  # 0: an extractor without classes
                 raise UserError(
-                    f"the samples have {found} {_KINDS[what]}, the reference of "
+                    f"the samples have {given} {_KINDS[name]}, the reference of "
                     f"{self.reference.extractor} has {expected}: "
-                    "they were seen by different extractors"
+                    "expected features of the same extractor"
                 )
         if asked is not None and asked.shape != (n,):
-            raise UserError(f"labels of shape {asked.shape} for {n} samples: expected one for each")
+            raise UserError(f"labels of shape {asked.shape} for {n} samples: expected ({n},)")
         if n < 2:
             raise UserError(f"num_samples={n}: expected at least 2 images to compare")
         if not (np.isfinite(samples.values).all() and np.isfinite(samples.probabilities).all()):
             raise UserError(
-                "the features are not all finite: the images or the extractor are broken"
+                "the features are not all finite: the images or the extractor are damaged"
             )
         real = len(self.reference.test)
         fewer = f"{n} samples" if n <= real else f"{real} real test images"
         if min(n, real) <= max(_NEIGHBORS):
             self._warn(
-                f"{fewer}: only KID and the class metrics stand; FID needs more than "
-                f"{dimensions} of them, precision, recall, density and coverage more than "
+                f"{fewer}: only KID and the class metrics are computed; FID needs more than "
+                f"{dimensions}, precision, recall, density and coverage more than "
                 f"{max(_NEIGHBORS)}"
             )
         elif min(n, real) <= dimensions:
             self._warn(
-                f"{fewer} are no more than the {dimensions} features, FID is left out; KID, "
-                "precision, recall, density, coverage and the class metrics stand"
+                f"{fewer}: FID is left out, as it needs more than {dimensions} (the number of "
+                "features); all other metrics are computed"
             )
 
     def _warn(self, line: str) -> None:
@@ -177,22 +176,25 @@ def floor(
     seeds: Sequence[int],
     progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
-    """The metrics of n real training images, once for each seed that draws them: the best to hope.
+    """Return the real-data baseline: the metrics of n random training images, for each seed.
 
-    Raises UserError if the reference has fewer.
+    The baseline is the score of a perfect model. Raises UserError unless the reference has n.
     """
     reference = scorer.reference
-    there = len(reference.train)
-    if not 2 <= n <= there:
-        raise UserError(f"num_samples={n}: the floor needs from 2 to {there:,} real images")
+    available = len(reference.train)
+    if not 2 <= n <= available:
+        raise UserError(
+            f"num_samples={n}: expected from 2 to {available:,}, the number of real images for the "
+            "baseline"
+        )
     scores = []
     for seed in seeds:
-        chosen = np.random.default_rng(seed).permutation(there)[:n]
+        chosen = np.random.default_rng(seed).permutation(available)[:n]
         scores.append(
             scorer(
                 reference.train[chosen],
                 reference.train_labels[chosen],
-                moments=reference.train_moments if n == there else None,
+                moments=reference.train_moments if n == available else None,
                 progress=progress,
             )
         )

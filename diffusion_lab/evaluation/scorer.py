@@ -1,4 +1,4 @@
-"""The extractor and the real images that fit some data, and what they say of images."""
+"""Score generated images with a feature extractor and reference statistics."""
 
 import time
 from collections.abc import Iterator
@@ -16,52 +16,52 @@ from diffusion_lab.evaluation.score import METRICS, FeatureScorer, bounds_of, fl
 from diffusion_lab.evaluation.statistics import Summary, summary
 
 FLOOR_DRAWS = 3
-"""Of real training images, where there are more than are asked for."""
+"""Random subsets of the real training images for the baseline, if there are more images."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What was found in a set of images."""
+    """Scores of a set of images, and the time that they took."""
 
     scores: dict[str, float]
     seconds: dict[str, float]
-    """For the features and for the metrics."""
+    """Seconds for "features" and for "metrics"."""
 
 
 class ImageScorer:
-    """Scores sets of images by one extractor against one reference.
+    """Score sets of images with an extractor against a reference.
 
     Args:
-        extractor: sees the images.
-        reference: real images as it sees them.
-        padded: whether images may be those of a run with data.image_size, whose border is cut off.
+        extractor: the feature extractor.
+        reference: features of real images, by the same extractor.
+        padded: True to cut off the border of images that data.image_size has padded.
 
     Raises:
-        UserError: if it is not this extractor that saw the images of the reference.
+        UserError: if the reference was computed by another extractor.
 
     """
 
     def __init__(self, extractor: Extractor, reference: Reference, padded: bool = False) -> None:
         if reference.extractor_sha256 != extractor.sha256:
             raise UserError(
-                f"the real images were seen by extractor {reference.extractor} (sha256 "
-                f"{reference.extractor_sha256[:8]}), the samples would be by {extractor.name} "
-                f"({extractor.sha256[:8]}): expected the reference of the same extractor"
+                f"the reference was computed by extractor {reference.extractor} (sha256 "
+                f"{reference.extractor_sha256[:8]}), the samples would be scored by "
+                f"{extractor.name} ({extractor.sha256[:8]}): expected the same extractor"
             )
         self.extractor, self.reference, self.padded = extractor, reference, padded
         self.scorer = FeatureScorer(reference)
         self._floors: dict[int, dict[str, Summary]] = {}
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
-        """Raise UserError if the extractor does not take images (C, H, W), before any is drawn."""
+        """Raise UserError, before any sampling, if the extractor rejects images (C, H, W)."""
         self.extractor.fit(torch.zeros(1, *image_shape, dtype=torch.uint8))
 
     def __call__(self, images: Tensor, asked: Tensor | None = None) -> Judged:
-        """Score uint8 images (N, C, H, W); `asked` (N,) are the classes that they should be."""
+        """Score uint8 images (N, C, H, W) with requested classes `asked` (N,), if any."""
         began = time.perf_counter()
         if self.padded:
             images = self.extractor.unpad(images)
-        with _bar(len(images), "images seen") as update:
+        with _bar(len(images), "images") as update:
             features = self.extractor(images, progress=update)
         half = time.perf_counter()
         with _bar(len(METRICS), "metrics") as update:
@@ -74,12 +74,12 @@ class ImageScorer:
         return Judged(scores, {"features": half - began, "metrics": ended - half})
 
     def floor(self, num_samples: int) -> dict[str, Summary]:
-        """The scores of as many real training images, or of all there are of them if fewer."""
-        there = len(self.reference.train)
-        n = min(num_samples, there)
+        """Return the real-data baseline for num_samples images, or for all if there are fewer."""
+        available = len(self.reference.train)
+        n = min(num_samples, available)
         if n in self._floors:
             return self._floors[n]
-        seeds = range(FLOOR_DRAWS if n < there else 1)
+        seeds = range(FLOOR_DRAWS if n < available else 1)
         with _bar(len(seeds) * len(METRICS), "metrics of real images") as update:
             draws = floor(self.scorer, n, seeds, progress=lambda name: update(1))
         self._floors[n] = summaries(draws)
@@ -87,12 +87,12 @@ class ImageScorer:
 
 
 def summaries(scores: list[dict[str, float]]) -> dict[str, Summary]:
-    """Each metric over several sets of images."""
+    """Summarise each metric over several sets of images."""
     return {name: summary([of[name] for of in scores], bounds_of(name)) for name in scores[0]}
 
 
 @contextmanager
 def _bar(total: int, unit: str) -> Iterator:
-    """A progress bar with the time left, on terminals only."""
+    """Show a progress bar with the remaining time, on terminals only."""
     with tqdm(total=total, unit=f" {unit}", disable=None, leave=False) as bar:
         yield bar.update

@@ -1,4 +1,4 @@
-"""Means with their uncertainty, and whether two of them differ."""
+"""Confidence intervals of means and significance tests of differences."""
 
 import math
 import warnings
@@ -11,28 +11,29 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 Bounds = tuple[float, float]
-"""The least and the largest value that a figure can have."""
+"""Smallest and largest possible value of a metric."""
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One figure over several seeds. Of a single seed nothing but the figure is known."""
+    """Mean of a metric over n seeds; with a single seed, std and interval are None."""
 
     mean: float
     std: float | None
-    """Of a single seed's figure, divided by n - 1."""
+    """Sample standard deviation over the seeds (n - 1)."""
     low: float | None
-    """Of the mean: where a two-sided 95 % interval of Student's t begins, within the bounds."""
+    """Lower end of the two-sided 95 % interval of the mean (Student's t), within the bounds."""
     high: float | None
+    """Upper end of the same interval."""
     n: int
 
 
 def summary(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Summary:
-    """Of one figure a seed, at least one.
+    """Summarise the values of a metric, one per seed, at least one.
 
-    What of the interval lies outside the bounds is cut off: no fraction is below 0. As the true
-    mean lies within them, the rest covers it exactly as often.
+    The interval is cut at the bounds, such as 0 and 1 for a fraction. The true mean lies within the
+    bounds, so the coverage does not change.
     """
     n, mean = len(values), float(np.mean(values))
     if n == 1:
@@ -43,19 +44,19 @@ def summary(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Summary:
 
 
 def _within(bounds: Bounds, low: float, high: float) -> Bounds:
-    """Cut an interval off at the bounds; NaN stays."""
+    """Cut an interval at the bounds; NaN stays NaN."""
     lowest, highest = bounds
     return (lowest if low < lowest else low), (highest if high > highest else high)
 
 
 def difference_bounds(bounds: Bounds) -> Bounds:
-    """Return the bounds of a difference of two figures with these: -1 and 1 of two fractions."""
+    """Return the bounds of the difference of two values: -1 and 1 for two fractions."""
     return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of a over that of b, with a 95 % interval and a two-sided p-value."""
+    """Difference of the means of a and b, with a 95 % interval and a two-sided p-value."""
 
     difference: float
     low: float | None
@@ -64,33 +65,33 @@ class Difference:
 
 
 def welch(a: Sequence[float], b: Sequence[float], bounds: Bounds = UNBOUNDED) -> Difference:
-    """Of two independent sets of seeds, whose spreads may differ (Welch's t-test).
+    """Compare two independent sets of seeds with Welch's t-test (unequal variances).
 
-    `bounds` are those of a figure: the interval is cut off where no difference of two can lie.
-
-    The interval and the p-value are None where either has a single seed: nothing is known of its
-    spread.
+    `bounds` are those of the metric; the interval is cut at the bounds of a difference. Interval
+    and p-value are None if either set has a single seed, as its variance is unknown.
     """
     difference = float(np.mean(a) - np.mean(b))
     if min(len(a), len(b)) < 2:
         return Difference(difference, None, None, None)
-    if np.ptp(a) == np.ptp(b) == 0:  # the test divides by the spread
+    if np.ptp(a) == np.ptp(b) == 0:  # the test divides by the standard error
         return Difference(difference, difference, difference, float(difference == 0))
-    found = _tested(difference, lambda: stats.ttest_ind(a, b, equal_var=False))
-    assert found.low is not None
-    assert found.high is not None
-    low, high = _within(difference_bounds(bounds), found.low, found.high)
-    return replace(found, low=low, high=high)
+    result = _tested(difference, lambda: stats.ttest_ind(a, b, equal_var=False))
+    assert result.low is not None
+    assert result.high is not None
+    low, high = _within(difference_bounds(bounds), result.low, result.high)
+    return replace(result, low=low, high=high)
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Of two sets with the same seeds in the same order: what they share cancels out.
+    """Compare two sets with the same seeds in the same order with a paired t-test.
 
-    Raises ValueError for sets of different lengths.
+    Variation that both sets share per seed cancels. Raises ValueError for different lengths.
     """
     differences = np.subtract(a, b) if len(a) == len(b) else None
     if differences is None:
-        raise ValueError(f"pairs need as many seeds on both sides, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"expected the same number of seeds on both sides, got {len(a)} and {len(b)}"
+        )
     difference = float(differences.mean())
     if len(a) < 2:
         return Difference(difference, None, None, None)
@@ -101,7 +102,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 def _tested(difference: float, test: Callable[[], Any]) -> Difference:
     with warnings.catch_warnings():
-        # scipy warns of one side without spread, which Welch's test takes as it is
+        # scipy warns of a side without variance, which Welch's test allows
         warnings.simplefilter("ignore", RuntimeWarning)
         result = test()
     interval = result.confidence_interval(CONFIDENCE)
@@ -109,7 +110,7 @@ def _tested(difference: float, test: Callable[[], Any]) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p-values of several comparisons so that all of them hold together (Holm 1979)."""
+    """Adjust the p-values of multiple comparisons by Holm's method (Holm 1979)."""
     order = np.argsort(p_values)
     steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))

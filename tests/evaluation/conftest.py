@@ -1,4 +1,4 @@
-"""An extractor of made-up bars, trained by the command a person types."""
+"""Fixture: an extractor for synthetic images, trained by the command line."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ TINY_EXTRACTOR = ("data=fake", "data.num_images=300", "data.val_size=60", "data.
 
 @pytest.fixture(scope="session")
 def fake_extractor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of fake_v1."""
+    """Train fake_v1 and return its folder."""
     folder = tmp_path_factory.mktemp("extractor")
     words = [*TINY_EXTRACTOR, "version=fake_v1", "max_epochs=3", "accelerator=cpu"]
     process = forked.run("train_extractor", *words, cwd=folder, CUDA_VISIBLE_DEVICES="")

@@ -1,4 +1,4 @@
-"""The network that judges images, how it is trained, and what its training refuses."""
+"""The classifier for scoring: architecture, training, and rejected settings."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def bars(n, seed, batch_size=32, shuffle=False):
     return InMemoryLoader(images, labels, batch_size, shuffle=shuffle)
 
 
-def test_each_image_is_moved_in_its_own_way_as_scipy_moves_it():
+def test_each_image_has_its_own_transformation_and_matches_scipy():
     images = torch.rand(3, 1, 20, 12)
     shift, rotation, scale = 2.0, 30.0, 0.25
     moved = Affine(shift, rotation, scale)(images, torch.Generator().manual_seed(4))
@@ -38,13 +38,13 @@ def test_each_image_is_moved_in_its_own_way_as_scipy_moves_it():
         np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-5)
 
 
-def test_nothing_moves_where_nothing_may():
+def test_limits_of_0_leave_images_unchanged():
     images = torch.rand(2, 3, 9, 9)
     moved = Affine(0, 0, 0)(images, torch.Generator())
     torch.testing.assert_close(moved, images, atol=1e-6, rtol=0)
 
 
-def test_the_classifier_has_the_size_that_is_said_of_it():
+def test_the_classifier_has_its_documented_size():
     network = Classifier()
     size = sum(parameter.numel() for parameter in network.parameters())
     assert 115_000 < size < 125_000
@@ -56,7 +56,7 @@ def test_the_classifier_has_the_size_that_is_said_of_it():
     torch.testing.assert_close(network(x), by_hand)
 
 
-def test_training_learns_keeps_its_best_epoch_and_depends_on_the_seed_alone():
+def test_training_keeps_its_best_epoch_and_depends_on_the_seed_alone():
     def train(seed):
         errors = []
         network = Training(max_epochs=4, lr=0.01, seed=seed)(
@@ -68,7 +68,7 @@ def test_training_learns_keeps_its_best_epoch_and_depends_on_the_seed_alone():
     network, errors = train(0)
     assert len(errors) == 4
     assert count_errors(network, held_out) == min(errors) < 100  # of 180 by chance
-    torch.rand(7)  # the global state has no part in it
+    torch.rand(7)  # the global random state has no effect
     again, _ = train(0)
     assert all(
         torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True)
@@ -77,20 +77,20 @@ def test_training_learns_keeps_its_best_epoch_and_depends_on_the_seed_alone():
     assert not torch.equal(network.head.weight, other.head.weight)
 
 
-def test_errors_are_counted_as_by_hand():
+def test_errors_match_a_count_by_hand():
     held_out = bars(50, 2, batch_size=20)
     network = Classifier().eval()
     likeliest = network(held_out.images / 255).argmax(dim=1)
     assert count_errors(network, held_out) == int((likeliest != held_out.labels).sum())
 
 
-def test_a_training_that_diverges_says_so():
+def test_a_training_that_diverges_is_reported():
     with pytest.raises(Diverged, match="try lr="):
         Training(max_epochs=1, lr=1e30)(bars(64, 0, shuffle=True), bars(20, 1), 10)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"max_epochs": 0}, "max_epochs=0"),
         ({"lr": 0.0}, "lr=0.0"),
@@ -98,21 +98,21 @@ def test_a_training_that_diverges_says_so():
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
     ],
 )
-def test_numbers_out_of_range_are_refused(settings, words):
-    with pytest.raises(UserError, match=words):
+def test_settings_out_of_range_are_rejected(settings, message):
+    with pytest.raises(UserError, match=message):
         Training(**settings)
 
 
 @pytest.mark.parametrize(
     "settings", [{"shift": -1.0}, {"rotation": 181.0}, {"scale": 1.0}, {"scale": float("nan")}]
 )
-def test_moves_out_of_range_are_refused(settings):
+def test_augmentation_settings_out_of_range_are_rejected(settings):
     [name] = settings
     with pytest.raises(UserError, match=f"{name}="):
         Affine(**settings)
 
 
-def test_the_command_leaves_weights_a_record_and_a_reference(fake_extractor):
+def test_the_command_writes_weights_a_record_and_a_reference(fake_extractor):
     assert {file.name for file in fake_extractor.iterdir()} == {
         "fake_v1.safetensors",
         "fake_v1.json",
@@ -126,7 +126,7 @@ def test_the_command_leaves_weights_a_record_and_a_reference(fake_extractor):
     assert record["training"]["max_epochs"] == 3 and record["training"]["batch_size"] == 32
     assert record["image_shape"] == [1, 28, 28]
 
-    # the accuracy it claims, counted anew from the file
+    # the accuracy of its record, recounted with the saved weights
     network = Classifier()
     network.load_state_dict(load_file(fake_extractor / "fake_v1.safetensors"))
     generator = torch.Generator().manual_seed(0)
@@ -137,7 +137,7 @@ def test_the_command_leaves_weights_a_record_and_a_reference(fake_extractor):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("overrides", "message"),
     [
         ([], ["version= is missing", "version=mnist_v2"]),
         (["version=inception"], ["version=inception exists"]),
@@ -153,17 +153,17 @@ def test_the_command_leaves_weights_a_record_and_a_reference(fake_extractor):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_mistake_is_refused_and_leaves_nothing(typed, tmp_path, words, said):
-    code, out, err = typed("train_extractor", *TINY_EXTRACTOR, *words)
+def test_a_mistake_is_rejected_and_leaves_no_files(typed, tmp_path, overrides, message):
+    code, out, err = typed("train_extractor", *TINY_EXTRACTOR, *overrides)
     assert code == 2, out + err
     lines = err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ")
-    for word in said:
+    for word in message:
         assert word in lines[0]
     assert not list(tmp_path.rglob("*safetensors"))
 
 
-def test_a_version_that_exists_is_never_written_over(typed, fake_extractor):
+def test_an_existing_version_is_never_overwritten(typed, fake_extractor):
     before = {file: file.read_bytes() for file in fake_extractor.iterdir()}
     code, _, err = typed(
         "train_extractor", *TINY_EXTRACTOR, "version=fake_v1", f"out={fake_extractor}"

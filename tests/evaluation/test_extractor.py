@@ -1,4 +1,4 @@
-"""What extractors see, and what they do not take."""
+"""Feature extractors: features, supported and rejected images, files."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def bars(n, size=28, channels=1):
 
 
 def digits(tmp_path):
-    """The full test split where it is, else 500 of the bundled digits; with their labels."""
+    """Return images and labels of the full test split if present, else 500 bundled digits."""
     folder = Path(os.environ.get("DIFFUSION_LAB_DATA", tmp_path))
     full = (folder / "MNIST" / "raw" / "t10k-images-idx3-ubyte").is_file()
     found = (
@@ -41,12 +41,12 @@ def one_line(error):
     return text
 
 
-def test_it_sees_what_the_network_computes_in_batches_of_any_number(fake_extractor):
+def test_features_match_the_network_in_batches_of_any_size(fake_extractor):
     extractor = load_extractor(str(fake_extractor))
     extractor.batch_size = 4
-    images, told = bars(10), []
-    seen = extractor(images, progress=told.append)
-    assert told == [4, 4, 2]
+    images, progress = bars(10), []
+    features = extractor(images, progress=progress.append)
+    assert progress == [4, 4, 2]
 
     network = Classifier()
     network.load_state_dict(load_file(fake_extractor / "fake_v1.safetensors"))
@@ -54,19 +54,19 @@ def test_it_sees_what_the_network_computes_in_batches_of_any_number(fake_extract
     with torch.no_grad():
         values = network.body(images.double().div(255).float() * 2 - 1)
         logits = network.head(values).double().numpy()
-    np.testing.assert_allclose(seen.values, values.numpy(), atol=1e-5)
+    np.testing.assert_allclose(features.values, values.numpy(), atol=1e-5)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(seen.probabilities, expected, atol=1e-5)
-    assert seen.values.dtype == seen.probabilities.dtype == np.float64
+    np.testing.assert_allclose(features.probabilities, expected, atol=1e-5)
+    assert features.values.dtype == features.probabilities.dtype == np.float64
     assert (extractor.num_features, extractor.num_classes) == (64, 10)
     assert len(extractor(images[:0])) == 0
 
 
-def test_features_are_cut_and_joined():
+def test_features_are_sliced_and_concatenated():
     values, probabilities = np.arange(12.0).reshape(4, 3), np.ones((4, 0))
-    seen = Features(values, probabilities)
-    joined = Features.concatenate([seen[1:3], seen[[0]]])
+    features = Features(values, probabilities)
+    joined = Features.concatenate([features[1:3], features[[0]]])
     assert len(joined) == 3 and joined.probabilities.shape == (3, 0)
     np.testing.assert_array_equal(joined.values, values[[1, 2, 0]])
 
@@ -78,7 +78,7 @@ def test_padding_is_undone(fake_extractor):
     torch.testing.assert_close(unpadded(padded, (1, 28, 28)), images)
     np.testing.assert_array_equal(extractor(padded).values, extractor(images).values)
     nearly = padded.clone()
-    nearly[:, :, 0] = 20  # a drawn image is not quite black at its edges
+    nearly[:, :, 0] = 20  # a sampled image is not quite black at its edges
     np.testing.assert_array_equal(extractor(nearly).values, extractor(images).values)
 
 
@@ -97,7 +97,7 @@ def test_padding_is_undone(fake_extractor):
         (torch.full((2, 1, 64, 64), 99, dtype=torch.uint8), ["64x64", "not black", "99 of 255"]),
     ],
 )
-def test_other_images_are_refused_in_one_line(fake_extractor, images, words):
+def test_unsupported_images_are_rejected_in_one_line(fake_extractor, images, words):
     with pytest.raises(UserError) as error:
         load_extractor(str(fake_extractor))(images)
     for word in words:
@@ -105,7 +105,7 @@ def test_other_images_are_refused_in_one_line(fake_extractor, images, words):
 
 
 @pytest.mark.parametrize("name", ["mnist_v0", "", "{folder}", "{file}"])
-def test_a_name_of_nothing_is_refused(tmp_path, name):
+def test_an_unknown_extractor_is_rejected(tmp_path, name):
     (tmp_path / "file").touch()
     name = name.format(folder=tmp_path, file=tmp_path / "file")
     with pytest.raises(UserError, match="is no extractor") as error:
@@ -126,14 +126,14 @@ def flip_last_bit(content):
     return content
 
 
-def test_one_altered_bit_of_the_weights_is_noticed(fake_extractor, tmp_path):
+def test_one_altered_bit_of_the_weights_is_detected(fake_extractor, tmp_path):
     name = altered(fake_extractor, "fake_v1.safetensors", tmp_path, flip_last_bit)
     with pytest.raises(UserError, match=r"fake_v1\.safetensors has been altered") as error:
         load_extractor(name)
     assert "restore it" in one_line(error)
 
 
-def test_weights_that_are_gone_are_named(fake_extractor, tmp_path):
+def test_missing_weights_are_reported(fake_extractor, tmp_path):
     name = altered(fake_extractor, "fake_v1.json", tmp_path, bytes)
     Path(name, "fake_v1.safetensors").unlink()
     with pytest.raises(UserError, match=r"fake_v1\.safetensors cannot be read"):
@@ -152,26 +152,26 @@ def test_weights_that_are_gone_are_named(fake_extractor, tmp_path):
     ],
     ids=["cut", "list", "bytes", "no reference", "no data", "no classes"],
 )
-def test_a_damaged_record_is_named(fake_extractor, tmp_path, change):
+def test_a_damaged_record_is_reported(fake_extractor, tmp_path, change):
     name = altered(fake_extractor, "fake_v1.json", tmp_path, change)
     with pytest.raises(UserError, match=r"fake_v1\.json is damaged") as error:
         load_extractor(name)
     one_line(error)
 
 
-def test_weights_of_another_network_are_refused(fake_extractor, tmp_path):
+def test_weights_of_another_network_are_rejected(fake_extractor, tmp_path):
     name = altered(
         fake_extractor,
         "fake_v1.json",
         tmp_path,
         lambda content: content.replace(b'"num_classes": 10', b'"num_classes": 9'),
     )
-    with pytest.raises(UserError, match="no network of this kind"):
+    with pytest.raises(UserError, match="does not hold the weights of a Classifier"):
         load_extractor(name)
 
 
 @pytest.mark.parametrize("name", shipped_versions())
-def test_a_shipped_extractor_is_as_right_as_its_record_says(name, tmp_path):
+def test_a_shipped_extractor_has_the_accuracy_of_its_record(name, tmp_path):
     record = json.loads((SHIPPED / f"{name}.json").read_text())
     extractor = load_extractor(name)
     assert extractor.name == name and extractor.sha256 == record["sha256"]
@@ -180,7 +180,7 @@ def test_a_shipped_extractor_is_as_right_as_its_record_says(name, tmp_path):
     claimed = record["accuracy"]["test"]
     assert 1 - claimed["errors"] / claimed["images"] >= 0.995
     if full:
-        # another processor may round another way where two classes are as likely
+        # rounding of another processor may decide between equally likely classes
         assert abs(wrong - claimed["errors"]) <= 1
     else:
         assert wrong <= 5  # of 500
@@ -192,7 +192,7 @@ def test_mnist_v1_is_shipped():
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory):
-    """Weights of the right shape; the real ones take a download."""
+    """Write random weights of the right shape, as the real ones need a download."""
     torch.manual_seed(0)
     network = inception_v3(weights=None, init_weights=False)
     file = tmp_path_factory.mktemp("inception") / "weights.pth"
@@ -200,14 +200,16 @@ def inception_file(tmp_path_factory):
     return file
 
 
-def test_inception_sees_as_torchvision_does(inception_file):
+def test_inception_matches_torchvision(inception_file):
     gray = bars(2, size=40)
     extractor = load_extractor(str(inception_file))
-    seen = extractor(gray)
-    assert seen.values.shape == (2, 2048) and seen.probabilities.shape == (2, 0)
-    np.testing.assert_allclose(extractor(gray.repeat(1, 3, 1, 1)).values, seen.values, atol=1e-5)
+    features = extractor(gray)
+    assert features.values.shape == (2, 2048) and features.probabilities.shape == (2, 0)
+    np.testing.assert_allclose(
+        extractor(gray.repeat(1, 3, 1, 1)).values, features.values, atol=1e-5
+    )
 
-    # torchvision's own way in: values normalised by ImageNet's colours, undone by transform_input
+    # torchvision's own input: values normalised by ImageNet's colours, undone by transform_input
     network = inception_v3(weights=None, init_weights=False, transform_input=True).eval()
     network.load_state_dict(torch.load(inception_file, weights_only=True))
     large = transform.resize((gray / 255).repeat(1, 3, 1, 1), [299, 299], antialias=True)
@@ -217,8 +219,8 @@ def test_inception_sees_as_torchvision_does(inception_file):
     with torch.no_grad():
         network(colours)
     expected = pooled[0].flatten(1).numpy()
-    np.testing.assert_allclose(seen.values, expected, rtol=1e-3, atol=1e-4)
-    with pytest.raises(UserError, match="gray ones"):
+    np.testing.assert_allclose(features.values, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match="gray \\(1 channel\\)"):
         extractor(torch.zeros(1, 2, 40, 40, dtype=torch.uint8))
 
 
@@ -231,7 +233,7 @@ def test_inception_is_never_downloaded(monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_what_lies_where_inception_should_is_checked(monkeypatch, tmp_path, inception_file):
+def test_the_file_of_inception_is_checked(monkeypatch, tmp_path, inception_file):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     file = tmp_path / "hub" / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
     file.parent.mkdir(parents=True)

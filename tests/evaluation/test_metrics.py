@@ -1,4 +1,4 @@
-"""The metrics against their definitions, other packages and closed forms."""
+"""Metrics, compared with their definitions, other packages and closed forms."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def features():
 
 
 class Flat(torch.nn.Module):
-    """What torchmetrics takes for a feature network: the images are the features."""
+    """Feature network for torchmetrics that returns the images as features."""
 
     num_features = 12
 
@@ -36,22 +36,22 @@ def kid(x, y):
     return metrics.kid(within(x), within(y), metrics.mean_kernel(x, y))
 
 
-def test_fid_is_that_of_a_general_matrix_root(features):
+def test_fid_matches_a_general_matrix_root(features):
     x, y = features
     root = linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
     expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
     assert fid(x, y) == pytest.approx(expected, rel=1e-4)
 
 
-def test_fid_is_torchmetrics(features):
+def test_fid_matches_torchmetrics(features):
     other = FrechetInceptionDistance(feature=Flat(), input_img_size=(12, 1, 1))
     for part, real in zip(features, (True, False), strict=True):
         other.update(torch.from_numpy(part).view(-1, 12, 1, 1), real=real)
     assert fid(*features) == pytest.approx(other.compute().item(), rel=1e-4)
 
 
-def test_fid_of_gaussians_is_the_closed_form():
-    """Of N(m, s^2) in each coordinate: sum (m1 - m2)^2 + (s1 - s2)^2."""
+def test_fid_of_gaussians_matches_the_closed_form():
+    """For N(m, s^2) in each coordinate: sum (m1 - m2)^2 + (s1 - s2)^2."""
     mean = np.array([1.0, 2.0, -1.0])
     distance = metrics.frechet_distance(
         metrics.Moments(mean, np.diag([1.0, 4.0, 9.0])),
@@ -66,7 +66,7 @@ def test_fid_of_equal_and_of_degenerate_sets():
     assert fid(x, x + 2) == pytest.approx(4 * 12)
 
 
-def test_fid_moves_as_a_gaussian_is_moved_and_scaled(features):
+def test_fid_of_shifted_and_scaled_features(features):
     x, y = features
     apart = x.mean(0) - y.mean(0)
     by = np.arange(12.0)
@@ -92,7 +92,7 @@ def test_fid_of_one_distribution_falls_with_the_number_of_samples():
     assert few > 8 * many
 
 
-def test_kid_is_torchmetrics_over_the_whole_sets(features):
+def test_kid_matches_torchmetrics_over_the_whole_sets(features):
     x, y = features[0][:250], features[1]
     other = KernelInceptionDistance(feature=Flat(), subsets=1, subset_size=250)
     for part, real in ((y, True), (x, False)):
@@ -100,7 +100,7 @@ def test_kid_is_torchmetrics_over_the_whole_sets(features):
     assert kid(x, y) == pytest.approx(other.compute()[0].item(), rel=1e-4)
 
 
-def test_kid_is_the_sum_over_pairs(features):
+def test_kid_matches_the_sum_over_pairs(features):
     x, y = features[0][:7], features[1][:5]
 
     def k(a, b):
@@ -113,7 +113,7 @@ def test_kid_is_the_sum_over_pairs(features):
 
 
 def test_kid_is_unbiased():
-    """Of two sets from one distribution it is zero on average, however small they are."""
+    """For two sets of one distribution KID is 0 on average, however small the sets."""
     random = np.random.default_rng(0)
     draws = [kid(random.normal(size=(10, 4)), random.normal(size=(10, 4))) for _ in range(2000)]
     assert abs(np.mean(draws)) < 4 * np.std(draws) / 2000**0.5
@@ -124,7 +124,7 @@ def four(x, y):
     return metrics.precision_recall_density_coverage(x, y, radii, *metrics.squared_radii(y, (3, 5)))
 
 
-def test_neighbourhoods_are_those_of_the_definitions(features):
+def test_neighbourhood_metrics_match_their_definitions(features):
     x, y = features[0][:60], features[1][:50]
 
     def radius(points, i, k):
@@ -138,10 +138,10 @@ def test_neighbourhoods_are_those_of_the_definitions(features):
     density = sum(d[i, j] <= wide[j] for i in range(len(x)) for j in range(len(y))) / (5 * len(x))
     coverage = np.mean([any(d[i, j] <= wide[j] for i in range(len(x))) for j in range(len(y))])
     assert four(x, y) == pytest.approx((precision, recall, density, coverage))
-    assert 0 < precision < 1 and 0 < recall < 1  # or nothing was compared
+    assert 0 < precision < 1 and 0 < recall < 1  # else nothing is tested
 
 
-def test_radii_are_those_of_scikit_learn(features):
+def test_radii_match_scikit_learn(features):
     x = features[0]
     distances, _ = NearestNeighbors(n_neighbors=6, algorithm="kd_tree").fit(x).kneighbors(x)
     for k, squared in zip((3, 5), metrics.squared_radii(x, (3, 5)), strict=True):
@@ -150,22 +150,22 @@ def test_radii_are_those_of_scikit_learn(features):
         metrics.squared_radii(x[:5], (3, 5))
 
 
-def test_repeated_points_are_inside_balls_of_no_radius(features):
-    """As a collapsed model draws them: rounding must not put a point outside of itself."""
+def test_repeated_points_are_inside_balls_of_radius_0(features):
+    """As samples of a collapsed model: rounding must not put a point outside its own ball."""
     x = np.repeat(features[0] * 100, 6, axis=0)
     shuffled = x[np.random.default_rng(0).permutation(len(x))]
     precision, recall, density, coverage = four(shuffled, x)
     assert (precision, recall, coverage) == (1, 1, 1)
-    assert density == pytest.approx(6 / 5)  # the six of its kind, each with a ball around it
+    assert density == pytest.approx(6 / 5)  # six equal points, each with a ball
 
 
-def test_neighbourhoods_do_not_depend_on_the_blocks(features, monkeypatch):
+def test_neighbourhood_metrics_do_not_depend_on_the_block_size(features, monkeypatch):
     whole = four(*features)
     monkeypatch.setattr(metrics, "_BLOCK", 7)
     assert four(*features) == pytest.approx(whole)
 
 
-def test_neighbourhoods_of_equal_and_of_far_sets(features):
+def test_neighbourhood_metrics_of_equal_and_of_distant_sets(features):
     x, _ = features
     precision, recall, density, coverage = four(x, x)
     assert (precision, recall, coverage) == (1, 1, 1)

@@ -1,4 +1,4 @@
-"""The front against the definition, point by point."""
+"""The Pareto front, compared with its definition point by point."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def by_definition(x, y):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_front_is_what_nothing_beats(seed):
+def test_no_point_beats_a_point_on_the_front(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 40))
     # whole numbers, so that there are ties in one measure and in both
@@ -22,7 +22,7 @@ def test_the_front_is_what_nothing_beats(seed):
     assert pareto_front(x, y).tolist() == by_definition(x, y)
 
 
-def test_what_is_no_number_is_never_on_it_and_never_beats():
+def test_nan_is_never_on_the_front_and_never_beats_a_point():
     nan, inf = np.nan, np.inf
     assert pareto_front([1, 2, nan, 0], [3, 2, 0, nan]).tolist() == [True, True, False, False]
     assert pareto_front([1, 2], [inf, 5]).tolist() == [False, True]

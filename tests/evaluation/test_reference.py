@@ -1,4 +1,4 @@
-"""Real images as an extractor sees them: beside its weights, or computed once and kept."""
+"""Reference features: beside an extractor's weights, or computed once and cached."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ from tests.evaluation.test_extractor import altered, digits, flip_last_bit
 
 
 class Means(Extractor):
-    """Sees the mean and the brightest pixel of an image; counts how often it looks."""
+    """Extractor of the mean and the brightest pixel; counts its calls."""
 
     resize_rule = "none"
 
@@ -59,7 +59,7 @@ def assert_equal(a, b):
                 np.testing.assert_array_equal(getattr(x, part.name), getattr(y, part.name))
 
 
-def test_the_reference_beside_the_weights_is_of_the_images_that_were_kept_apart(fake_extractor):
+def test_the_reference_beside_the_weights_uses_held_out_images(fake_extractor):
     extractor = load_extractor(str(fake_extractor))
     reference = load_reference(extractor)
     assert (reference.data, reference.extractor) == ("fake", "fake_v1")
@@ -82,14 +82,14 @@ def test_the_reference_beside_the_weights_is_of_the_images_that_were_kept_apart(
         np.testing.assert_allclose(moments.covariance, by_hand, atol=1e-6)
 
 
-def test_one_altered_bit_of_the_reference_is_noticed(fake_extractor, tmp_path):
+def test_one_altered_bit_of_the_reference_is_detected(fake_extractor, tmp_path):
     name = altered(fake_extractor, "fake_v1.reference.safetensors", tmp_path, flip_last_bit)
     with pytest.raises(UserError, match=r"reference\.safetensors has been altered"):
         load_reference(load_extractor(name))
 
 
 @pytest.mark.parametrize("name", shipped_versions())
-def test_a_shipped_reference_is_what_its_extractor_sees(name, tmp_path):
+def test_a_shipped_reference_matches_its_extractor(name, tmp_path):
     extractor = load_extractor(name)
     reference = load_reference(extractor)
     assert len(reference.test) == len(reference.train) == 10_000
@@ -101,7 +101,7 @@ def test_a_shipped_reference_is_what_its_extractor_sees(name, tmp_path):
             reference.test.values[:1_000], seen.values, rtol=0.002, atol=1e-3
         )
         return
-    # the bundled digits are of the training split: a sixth of them was held out, and stands here
+    # a sixth of the bundled digits, which are training images, was held out for the reference
     data = load_images("mnist", tmp_path, "bundled")
     seen = extractor(torch.cat([data.train_images, data.test_images])).values
     nearest = torch.cdist(torch.tensor(seen), torch.tensor(reference.train.values)).amin(dim=1)
@@ -109,14 +109,14 @@ def test_a_shipped_reference_is_what_its_extractor_sees(name, tmp_path):
     assert 0.13 < same < 0.21
 
 
-def test_of_equal_data_an_extractor_takes_its_own_reference(fake_extractor, tmp_path):
+def test_an_extractor_uses_its_own_reference_for_its_training_data(fake_extractor, tmp_path):
     extractor = load_extractor(str(fake_extractor))
     found = cached_reference(extractor, fake_images(20, 20), tmp_path / "cache")
     assert_equal(found, load_reference(extractor))
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_reference_is_computed_once_and_is_the_same_read_as_computed(tmp_path):
+def test_a_reference_is_computed_once_and_read_unchanged(tmp_path):
     extractor, images = Means(), small_set()
     first = cached_reference(extractor, images, tmp_path / "cache", n=10)
     looks = extractor.looks
@@ -128,7 +128,7 @@ def test_a_reference_is_computed_once_and_is_the_same_read_as_computed(tmp_path)
     assert len(first.test) == len(first.train) == 10
     expected = images.test_images[:10].double().div(255).mean(dim=(1, 2, 3))
     np.testing.assert_allclose(first.test.values[:, 0], expected, rtol=2**-10)
-    # the training images are those that every training holds out
+    # the training images are the validation images of every run
     data = ImageDataModule("fake", num_images=30, num_test_images=12, val_size=10)
     data._load = lambda: images
     data.setup()
@@ -159,14 +159,14 @@ def test_a_damaged_cache_is_computed_again_with_a_warning(tmp_path, caplog, dama
     assert file.read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
 
 
-def test_everything_that_shapes_a_reference_changes_its_key(monkeypatch):
+def test_every_input_of_a_reference_changes_its_key(monkeypatch):
     extractor, images = Means(), small_set()
     keys = {cache_key(extractor, images, 10)}
     assert keys == {cache_key(Means(), small_set(), 10)}
     keys.add(cache_key(extractor, images, 11))
     keys.add(cache_key(Means("b" * 64), images, 10))
     keys.add(cache_key(extractor, small_set(seed=1), 10))
-    # the same bytes in another shape, and cut into other splits
+    # the same bytes in another shape, and in other splits
     pixels = [images.train_images.reshape(-1, 1, 14, 56), images.test_images.reshape(-1, 1, 14, 56)]
     keys.add(cache_key(extractor, replace_images(images, *pixels), 10))
     moved = replace(images)
@@ -185,7 +185,7 @@ def replace_images(images, train, test):
     return changed
 
 
-def test_too_few_images_and_extractors_without_a_reference_are_refused():
+def test_too_few_images_and_extractors_without_a_reference_are_rejected():
     images = draw_bars(5, 28, 1, torch.Generator().manual_seed(0))
     one = images[0][:1], images[1][:1]
     with pytest.raises(UserError, match="1 held-out training images"):
@@ -194,7 +194,7 @@ def test_too_few_images_and_extractors_without_a_reference_are_refused():
         load_reference(Means())
 
 
-def test_a_reference_of_another_network_is_refused(fake_extractor, tmp_path):
+def test_a_reference_of_another_network_is_rejected(fake_extractor, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(fake_extractor, copy)
     extractor = load_extractor(str(copy))

@@ -1,4 +1,4 @@
-"""What is scored, what is left out and said, and that spoiled digits move what they should."""
+"""Scores: metrics, warnings about metrics left out, and the effect of degraded digits."""
 
 import logging
 
@@ -36,8 +36,8 @@ def scorer():
     return FeatureScorer(made_up_reference())
 
 
-def test_every_metric_is_there_and_told_as_it_comes(scorer):
-    told = []
+def test_every_metric_is_computed_and_reported_as_progress(scorer):
+    cli_errors = []
     asked = np.zeros(100, dtype=int)
     scores = scorer(features(100, 3), asked, progress=told.append)
     assert list(scores) == told == list(METRICS)
@@ -51,7 +51,7 @@ def test_the_test_images_themselves_are_perfect(scorer):
     assert scores["class_tv"] == 0
 
 
-def test_label_agreement_is_the_share_of_right_classes(scorer):
+def test_label_agreement_is_the_fraction_of_correct_classes(scorer):
     given = features(100, 3)
     asked = given.probabilities.argmax(1)
     asked[:25] = (asked[:25] + 1) % 10
@@ -59,31 +59,29 @@ def test_label_agreement_is_the_share_of_right_classes(scorer):
 
 
 @pytest.mark.parametrize(
-    ("n", "there", "gone", "said"),
+    ("n", "present", "absent", "warning"),
     [
         (8, {"kid", "precision", "recall", "density", "coverage"}, {"fid"}, "FID is left out"),
         (4, {"kid", "confidence"}, {"fid", "precision", "coverage"}, "only KID"),
     ],
 )
-def test_too_few_samples_leave_out_what_does_not_stand_and_say_so_once(
-    n, there, gone, said, caplog
-):
+def test_too_few_samples_leave_out_metrics_and_warn_once(n, present, absent, warning, caplog):
     scorer = FeatureScorer(made_up_reference())
     with caplog.at_level(logging.WARNING):
         scores = scorer(features(n, 3))
         scorer(features(n, 4))
-    assert there <= scores.keys() and not gone & scores.keys()
-    assert caplog.text.count(said) == 1
+    assert present <= scores.keys() and not absent & scores.keys()
+    assert caplog.text.count(warning) == 1
 
 
-def test_a_single_class_is_scored_and_said(scorer, caplog):
+def test_a_single_class_is_scored_with_a_warning(scorer, caplog):
     probabilities = np.tile(np.eye(10)[4], (50, 1))
     scores = scorer(Features(features(50, 3).values, probabilities))
     assert scores["class_entropy"] == 0
-    assert "all 50 samples look like class 4" in caplog.text
+    assert "all 50 samples are classified as 4" in caplog.text
 
 
-def test_what_cannot_be_scored_is_refused(scorer):
+def test_invalid_samples_are_rejected(scorer):
     with pytest.raises(UserError, match="12 features, the reference of none has 8"):
         scorer(features(50, 3, dimensions=12))
     with pytest.raises(UserError, match="expected at least 2"):
@@ -101,7 +99,7 @@ def test_an_extractor_without_classes_has_no_class_metrics(scorer):
     assert "confidence" not in scores and "fid" in scores
 
 
-def test_the_floor_is_the_score_of_real_training_images(scorer):
+def test_the_baseline_is_the_score_of_real_training_images(scorer):
     drawn = floor(scorer, 50, [0, 1])
     assert drawn[0] != drawn[1]
     chosen = np.random.default_rng(1).permutation(200)[:50]
@@ -113,8 +111,8 @@ def test_the_floor_is_the_score_of_real_training_images(scorer):
 
 
 @pytest.fixture(scope="module")
-def spoiled_scores(tmp_path_factory):
-    """Of 2,000 real digits, by the shipped extractor."""
+def degraded_scores(tmp_path_factory):
+    """Score 2,000 real digits, degraded in several ways, with the shipped extractor."""
     images, labels = bundled_digits(tmp_path_factory.mktemp("data"))
     chosen = torch.randperm(5000, generator=torch.Generator().manual_seed(0))[:2000]
     pixels = torch.from_numpy(images)[chosen][:, None]
@@ -123,34 +121,34 @@ def spoiled_scores(tmp_path_factory):
     return sanity(scorer, pixels, torch.from_numpy(labels.astype(np.int64))[chosen])
 
 
-def test_spoiled_digits_move_each_metric_the_way_they_should(spoiled_scores):
-    real = spoiled_scores["real"]
+def test_degraded_digits_move_each_metric_in_the_expected_direction(degraded_scores):
+    real = degraded_scores["real"]
     assert real["fid"] < 1
     for name in ("blurred (1 pixel)", "shifted (4 pixels)", "noisy (0.2 of white)"):
-        scores = spoiled_scores[name]
+        scores = degraded_scores[name]
         assert scores["fid"] > 3 * real["fid"], name
         assert scores["kid"] > 3 * abs(real["kid"]), name
         assert scores["precision"] < real["precision"], name
         assert scores["coverage"] < real["coverage"], name
-    assert spoiled_scores["blurred (1 pixel)"]["confidence"] < real["confidence"]
-    noise = spoiled_scores["pure noise"]
+    assert degraded_scores["blurred (1 pixel)"]["confidence"] < real["confidence"]
+    noise = degraded_scores["pure noise"]
     assert noise["fid"] > 100 * real["fid"]
     assert noise["precision"] < 0.01 and noise["recall"] < 0.01 and noise["coverage"] < 0.01
 
 
-def test_missing_classes_cost_variety_and_not_fidelity(spoiled_scores):
-    real, without = spoiled_scores["real"], spoiled_scores["without 7, 8, 9"]
+def test_missing_classes_lower_diversity_and_not_fidelity(degraded_scores):
+    real, without = degraded_scores["real"], degraded_scores["without 7, 8, 9"]
     assert without["precision"] > real["precision"] - 0.03
     assert without["recall"] < real["recall"] - 0.1
     assert without["coverage"] < real["coverage"] - 0.1
     assert without["class_tv"] == pytest.approx(0.3, abs=0.03)
     assert without["class_entropy"] == pytest.approx(np.log2(7), abs=0.05)
-    only = spoiled_scores["only the 3s"]
+    only = degraded_scores["only the 3s"]
     assert only["class_entropy"] < 0.1 and only["label_agreement"] > 0.98
     assert only["fid"] > without["fid"] > 3 * real["fid"]
 
 
-def test_repeated_digits_cost_coverage(spoiled_scores):
-    real, repeated = spoiled_scores["real"], spoiled_scores["a tenth, ten times"]
+def test_repeated_digits_lower_coverage(degraded_scores):
+    real, repeated = degraded_scores["real"], degraded_scores["a tenth, ten times"]
     assert repeated["coverage"] < 0.6 * real["coverage"]
     assert repeated["precision"] > real["precision"] - 0.05

@@ -1,4 +1,4 @@
-"""What a scorer is given that does not fit, or is too little of: said, never scored wrongly."""
+"""Invalid or too few inputs of a scorer: reported, never scored wrongly."""
 
 from types import SimpleNamespace
 
@@ -29,35 +29,35 @@ def made_up_reference(n):
 
 
 @pytest.mark.parametrize(
-    ("n", "gone", "said"),
+    ("n", "absent", "warning"),
     [
         (2, NEIGHBOURHOODS | {"fid"}, "2 real test images: only KID"),
         (5, NEIGHBOURHOODS | {"fid"}, "5 real test images: only KID"),
-        (6, {"fid"}, "6 real test images are no more than the 8 features"),
-        (8, {"fid"}, "8 real test images are no more than the 8 features"),
+        (6, {"fid"}, "6 real test images: FID is left out"),
+        (8, {"fid"}, "8 real test images: FID is left out"),
         (9, set(), ""),
     ],
 )
-def test_too_few_real_images_leave_out_what_does_not_stand(n, gone, said, caplog):
+def test_too_few_real_images_leave_out_metrics(n, absent, warning, caplog):
     scores = FeatureScorer(made_up_reference(n))(features(50, 3))
-    assert (NEIGHBOURHOODS | {"fid"}) - scores.keys() == gone
+    assert (NEIGHBOURHOODS | {"fid"}) - scores.keys() == absent
     assert np.isfinite(list(scores.values())).all()
-    assert caplog.messages == [] if not said else said in caplog.text
+    assert caplog.messages == [] if not warning else warning in caplog.text
 
 
 @pytest.mark.parametrize("shape", [(49,), (50, 1), ()])
 def test_there_is_one_label_for_each_sample(shape):
-    """(50, 1) against (50,) would be a table of 2,500 comparisons, and their mean a wrong share."""
+    """(50, 1) compared with (50,) would broadcast to 2,500 comparisons and a wrong fraction."""
     with pytest.raises(UserError, match=r"labels of shape \(.*\) for 50 samples"):
         FeatureScorer(made_up_reference(20))(features(50, 3), np.zeros(shape, dtype=int))
 
 
-def test_other_classes_than_those_of_the_real_images_are_refused():
+def test_another_number_of_classes_than_the_reference_is_rejected():
     with pytest.raises(UserError, match="7 classes, the reference of none has 10"):
         FeatureScorer(made_up_reference(20))(features(50, 3, num_classes=7))
 
 
-def test_a_reference_that_another_extractor_saw_is_refused():
+def test_a_reference_of_another_extractor_is_rejected():
     reference = made_up_reference(20)
     ImageScorer(SimpleNamespace(name="none", sha256="0" * 64), reference)
     with pytest.raises(UserError, match=r"by extractor none \(sha256 00000000\).*other \(1111"):

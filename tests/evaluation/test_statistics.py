@@ -1,4 +1,4 @@
-"""Intervals that cover what they say, tests that reject as often as they say."""
+"""Coverage of confidence intervals and error rates of significance tests."""
 
 import warnings
 
@@ -13,7 +13,7 @@ from diffusion_lab.evaluation.score import METRICS, FeatureScorer, bounds_of
 from diffusion_lab.evaluation.statistics import holm, paired, summary, welch
 
 
-def test_a_summary_by_hand():
+def test_a_summary_matches_a_computation_by_hand():
     found = summary([1.0, 2.0, 6.0])
     assert (found.mean, found.n) == (3.0, 3)
     assert found.std == pytest.approx(7**0.5)
@@ -29,14 +29,14 @@ def test_one_seed_has_no_interval():
     assert paired([1.0], [3.0]).low is None
 
 
-def test_intervals_of_three_seeds_cover_the_truth_as_often_as_they_say():
+def test_intervals_of_three_seeds_have_their_nominal_coverage():
     random = np.random.default_rng(0)
     found = [summary(list(random.normal(5, 2, size=3))) for _ in range(4000)]
     covered = np.mean([of.low <= 5 <= of.high for of in found])
     assert covered == pytest.approx(0.95, abs=0.015)
 
 
-def test_welch_rejects_equal_means_as_often_as_it_says_and_finds_different_ones():
+def test_welch_has_its_nominal_error_rate_and_detects_differences():
     random = np.random.default_rng(0)
     false = [welch(random.normal(size=4), random.normal(0, 3, size=6)) for _ in range(2000)]
     assert np.mean([of.p_value < 0.05 for of in false]) == pytest.approx(0.05, abs=0.02)
@@ -47,26 +47,26 @@ def test_welch_rejects_equal_means_as_often_as_it_says_and_finds_different_ones(
     )
 
 
-def test_intervals_of_differences_cover_the_truth_as_often_as_they_say():
+def test_intervals_of_differences_have_their_nominal_coverage():
     random = np.random.default_rng(1)
     found = [welch(random.normal(3, 1, size=4), random.normal(1, 2, size=5)) for _ in range(600)]
     assert np.mean([of.low <= 2 <= of.high for of in found]) == pytest.approx(0.95, abs=0.03)
 
 
-def test_one_side_without_spread_is_taken_without_a_word():
-    """As of a precision that is 1 for every seed."""
+def test_one_side_without_variance_gives_no_warning():
+    """Such as a precision of 1 for every seed."""
     b = [0.9, 0.93, 0.96]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = welch([1.0, 1.0, 1.0], b)
-    error = np.std(b, ddof=1) / 3**0.5  # and with it the degrees of freedom are those of b alone
+    error = np.std(b, ddof=1) / 3**0.5  # the degrees of freedom are then those of b alone
     half = stats.t.ppf(0.975, 2) * error
     assert found.difference == pytest.approx(0.07)
     assert (found.low, found.high) == pytest.approx((0.07 - half, 0.07 + half))
     assert found.p_value == pytest.approx(2 * stats.t.sf(0.07 / error, 2))
 
 
-def test_pairs_are_a_test_of_the_differences():
+def test_paired_matches_a_test_of_the_differences():
     random = np.random.default_rng(2)
     a, b = random.normal(size=(2, 6))
     of_differences = stats.ttest_1samp(a - b, 0)
@@ -75,7 +75,7 @@ def test_pairs_are_a_test_of_the_differences():
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
-def test_pairs_see_through_what_seeds_share():
+def test_paired_removes_variation_shared_by_seeds():
     shared = np.array([1.0, 10.0, 20.0])
     a, b = shared + np.array([0.5, 0.6, 0.4]), shared
     assert paired(a, b).p_value < 0.05 < welch(a, b).p_value
@@ -83,18 +83,18 @@ def test_pairs_see_through_what_seeds_share():
         paired(a, b[:2])
 
 
-def test_no_spread_at_all_divides_by_nothing():
+def test_no_variance_does_not_divide_by_zero():
     assert welch([1.0, 1.0], [2.0, 2.0]).p_value == 0
     assert welch([1.0, 1.0], [1.0, 1.0]).p_value == 1
     assert paired([1.0, 2.0], [0.0, 1.0]).low == 1
 
 
-def test_holm_by_hand():
+def test_holm_matches_a_computation_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
 
 
-def test_holm_rejects_what_its_steps_reject():
+def test_holm_matches_its_step_down_procedure():
     """The procedure as published: from the smallest p on, as long as p < alpha / (m - i)."""
     random = np.random.default_rng(3)
     for _ in range(200):
@@ -107,13 +107,13 @@ def test_holm_rejects_what_its_steps_reject():
         assert {i for i, p in enumerate(holm(p_values)) if p < alpha} == rejected
 
 
-def test_holm_keeps_the_chance_of_any_false_finding():
+def test_holm_controls_the_family_wise_error_rate():
     random = np.random.default_rng(4)
     any_found = [min(holm(random.uniform(size=6))) < 0.05 for _ in range(4000)]
     assert np.mean(any_found) == pytest.approx(0.05, abs=0.012)
 
 
-def test_an_interval_ends_where_no_value_can_lie():
+def test_an_interval_is_cut_at_the_bounds():
     values = [0.02, 0.05, 0.2]
     free, bounded = summary(values), summary(values, (0.0, 1.0))
     assert free.low < 0
@@ -128,8 +128,8 @@ def test_an_interval_ends_where_no_value_can_lie():
     assert difference.p_value == welch([0.0, 0.9], [1.0, 0.2]).p_value
 
 
-def test_what_is_cut_off_covers_no_truth():
-    """Of fractions near 0: the interval covers as often as the one that is not cut off."""
+def test_cutting_does_not_change_the_coverage():
+    """For fractions near 0, the cut interval covers as often as the full one."""
     random = np.random.default_rng(2)
     draws = [list(random.binomial(40, 0.03, size=3) / 40) for _ in range(2000)]
     pairs = [(summary(v), summary(v, (0.0, 1.0))) for v in draws]
@@ -139,8 +139,8 @@ def test_what_is_cut_off_covers_no_truth():
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_has_the_bounds_that_its_formula_has(name):
-    """Measured on sets as unlike, and as like, as can be."""
+def test_every_metric_has_the_bounds_of_its_formula(name):
+    """Measured on sets that are as different, and as similar, as possible."""
     random = np.random.default_rng(3)
     lowest, highest = bounds_of(name)
     assert bounds_of("val/loss") == (-np.inf, np.inf)

@@ -1,1 +1,1 @@
-"""Feature extractors, and what real images score in their features."""
+"""Feature extractors and reference features of real images."""

@@ -1,4 +1,4 @@
-"""Images moved, turned and scaled a little, each in its own way."""
+"""Data augmentation with small random affine transformations."""
 
 import math
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from diffusion_lab.errors import UserError
 
 @dataclass(frozen=True)
 class Affine:
-    """How far each image of a batch is moved at most; uniformly drawn, black comes in at the edges.
+    """Random shift, rotation and scaling per image, uniform within limits, filled with black.
 
     Args:
-        shift: in pixels, along each axis.
-        rotation: in degrees, either way.
-        scale: 0.1 for a size from 0.9 to 1.1 of its own.
+        shift: largest shift along each axis, in pixels.
+        rotation: largest rotation in either direction, in degrees.
+        scale: largest relative change of size: 0.1 for factors from 0.9 to 1.1.
 
     Raises:
         UserError: for a number out of range.
@@ -30,18 +30,20 @@ class Affine:
 
     def __post_init__(self) -> None:
         if not 0 <= self.shift < math.inf:
-            raise UserError(f"shift={self.shift}: expected pixels, 0 or more, shift=2")
+            raise UserError(f"shift={self.shift}: expected pixels, at least 0, for example shift=2")
         if not 0 <= self.rotation <= 180:
             raise UserError(f"rotation={self.rotation}: expected degrees from 0 to 180")
         if not 0 <= self.scale < 1:
-            raise UserError(f"scale={self.scale}: expected at least 0 and less than 1, scale=0.1")
+            raise UserError(
+                f"scale={self.scale}: expected at least 0 and less than 1, for example scale=0.1"
+            )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return images (N, C, H, W), float, black 0, as many; the generator is one of the CPU."""
+        """Transform float images (N, C, H, W), black 0, with a generator of the CPU."""
         n, _, height, width = images.shape
         x, y, turn, size = torch.rand(4, n, generator=generator).mul(2).sub(1).to(images.device)
         angle = turn * math.radians(self.rotation)
-        # a point of the result is looked up at matrix @ point: where it is enlarged, nearer by
+        # pixel p of the result is read at matrix @ p, so enlarging divides by the factor
         zoom = 1 / (1 + size * self.scale)
         cos, sin = angle.cos() * zoom, angle.sin() * zoom
         # grid_sample's coordinates run from -1 to 1 over each side

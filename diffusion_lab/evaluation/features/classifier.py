@@ -1,18 +1,18 @@
-"""The small network that judges images: a classifier whose last hidden layer gives the features."""
+"""Small classifier whose last hidden layer gives the features for scoring images."""
 
 from torch import Tensor, nn
 
 
 class Classifier(nn.Module):
-    """A convolutional classifier of small images, of 120,000 parameters.
+    """Convolutional classifier for small images, with 120,000 parameters.
 
-    Five convolutions, each with batch normalisation and ReLU; two of them halve the image. Its
-    features are the mean of the last one over the image, so any size from 9 x 9 will do.
+    Five convolutions, each with batch normalisation and ReLU; two of them halve the image. The
+    features are the mean of the last one over all pixels, so any size from 9 x 9 is accepted.
 
     Args:
-        channels: of the images.
-        num_classes: what it tells apart.
-        num_features: before the last linear layer.
+        channels: channels of the images.
+        num_classes: number of classes.
+        num_features: number of features before the last linear layer.
 
     """
 
@@ -31,8 +31,8 @@ class Classifier(nn.Module):
         self.head = nn.Linear(num_features, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what is seen in images (N, C, H, W) in [0, 1]: (N, num_features), from 0 on."""
-        # around zero, as batch normalisation's running means start
+        """Return the features (N, num_features), all >= 0, of images (N, C, H, W) in [0, 1]."""
+        # centred at zero, the initial running mean of batch normalisation
         return self.body(x * 2 - 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A fixed network that sees images as features, so that sets of images can be compared."""
+"""Feature extractors: fixed networks whose features are used to compare sets of images."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.classifier import Classifier
 
 MAX_BORDER = 32.0
-"""The mean pixel, of 255, up to which what surrounds an image counts as black."""
+"""Largest mean pixel value (of 255) of a border that counts as black."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor sees in N images."""
+    """Features and class probabilities of N images."""
 
     values: np.ndarray
     """float64 (N, F)."""
     probabilities: np.ndarray
-    """float64 (N, num_classes), rows that sum to 1; (N, 0) of an extractor that tells no classes
-    of this data apart."""
+    """float64 (N, num_classes), rows sum to 1; (N, 0) for an extractor without classes."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> Features:
-        """Return the features of some of the images."""
+        """Return the features of a subset of the images."""
         return Features(self.values[index], self.probabilities[index])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Features]) -> Features:
-        """Join one or more in order."""
+        """Concatenate one or more Features."""
         return cls(
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
@@ -48,21 +47,21 @@ class Features:
 
 
 class Extractor(ABC):
-    """A network whose weights are fixed, on the CPU; called with images it returns Features.
+    """A fixed network on the CPU that maps images to Features.
 
     Args:
         network: maps (B, C, H, W) in [0, 1] to (features (B, F), probabilities (B, K)).
-        name: what it is loaded by.
-        sha256: of the file of its weights, hex.
-        num_features: F.
-        num_classes: K; 0 where it tells no classes of this data apart.
-        image_shape: (C, H, W) of what the network takes.
+        name: name for `load_extractor`.
+        sha256: SHA-256 (hex) of the weights' file.
+        num_features: number of features F.
+        num_classes: number of classes K; 0 if its classes are not those of the data.
+        image_shape: (C, H, W) of the network's input.
 
     """
 
     batch_size = 250
     resize_rule: str
-    """What is done to images of another size; part of a cached reference's key."""
+    """Name of the rule for images of another size; part of a cached reference's key."""
 
     def __init__(
         self,
@@ -79,25 +78,25 @@ class Extractor(ABC):
 
     @abstractmethod
     def fit(self, images: Tensor) -> Tensor:
-        """Bring uint8 (N, C, H, W) to the network's size, uint8; UserError where no rule does."""
+        """Convert uint8 (N, C, H, W) to the network's input size; UserError if unsupported."""
 
     def unpad(self, images: Tensor) -> Tensor:
-        """Cut images of a run (N, C, H, W) to the size that data.image_size padded, if need be.
+        """Cut the border that data.image_size added off images (N, C, H, W), whatever its content.
 
-        Whatever the model has drawn on the border.
+        Images are unchanged if the extractor accepts every size.
         """
         return images
 
     @torch.no_grad()
     def __call__(self, images: Tensor, progress: Callable[[int], None] | None = None) -> Features:
-        """Return what is seen in uint8 images (N, C, H, W).
+        """Return the features of uint8 images (N, C, H, W).
 
         Args:
-            images: of a size that the extractor takes or that its rule of size covers.
-            progress: told the number of images of each batch when it is done.
+            images: images of a size that `fit` supports.
+            progress: called after each batch with its number of images.
 
         Raises:
-            UserError: for anything else.
+            UserError: for images of another type, shape or size.
 
         """
         check_pixels(images)
@@ -116,12 +115,12 @@ class Extractor(ABC):
 
 
 class TrainedExtractor(Extractor):
-    """A classifier that scripts/train_extractor.py trained.
+    """A classifier trained by scripts/train_extractor.py, as a feature extractor.
 
     Args:
         network: the classifier.
-        record: its json: version, sha256, image_shape, data ...
-        folder: where its files lie.
+        record: content of its JSON file: version, sha256, image_shape, data ...
+        folder: folder of its files.
 
     """
 
@@ -130,14 +129,14 @@ class TrainedExtractor(Extractor):
     def __init__(self, network: Classifier, record: dict[str, Any], folder: Path) -> None:
         network.eval().requires_grad_(False)
 
-        def see(x: Tensor) -> tuple[Tensor, Tensor]:
+        def features_and_probabilities(x: Tensor) -> tuple[Tensor, Tensor]:
             features = network.features(x)
-            # in double precision the rows sum to 1 as closely as the metrics compute
+            # in double precision, like the metrics, so that rows sum to 1
             return features, network.head(features).double().softmax(dim=1)
 
         channels, height, width = record["image_shape"]
         super().__init__(
-            see,
+            features_and_probabilities,
             record["version"],
             record["sha256"],
             network.num_features,
@@ -145,7 +144,7 @@ class TrainedExtractor(Extractor):
             (channels, height, width),
         )
         self.record, self.folder = record, folder
-        self.data: str = record["data"]["dataset"]  # what it was trained on, such as mnist
+        self.data: str = record["data"]["dataset"]  # the training data, such as mnist
 
     def unpad(self, images: Tensor) -> Tensor:
         return unpadded(images, self.image_shape)
@@ -155,8 +154,8 @@ class TrainedExtractor(Extractor):
         if images.shape[1] != channels:
             raise UserError(
                 f"the images have {images.shape[1]} channels, extractor {self.name} takes "
-                f"{channels}: compare runs of such images by extractor=inception, or train one of "
-                "their own, python scripts/train_extractor.py data=..."
+                f"{channels}: use extractor=inception, or train an extractor for such images, "
+                "python scripts/train_extractor.py data=..."
             )
         if images.shape[2:] == (height, width):
             return images
@@ -166,15 +165,15 @@ class TrainedExtractor(Extractor):
             mean = float(images.sum(dtype=torch.float64) - inner.sum(dtype=torch.float64)) / border
             if mean > MAX_BORDER:
                 raise UserError(
-                    f"the images are {images.shape[2]}x{images.shape[3]} and what surrounds their "
-                    f"inner {height}x{width} is not black but {mean:.0f} of 255 on average: "
-                    f"extractor {self.name} takes {height}x{width} or the same padded with black"
+                    f"the images are {images.shape[2]}x{images.shape[3]}, and the border "
+                    f"around the inner {height}x{width} is not black but {mean:.0f} of 255 on "
+                    f"average: {self.name} takes {height}x{width}, or the same padded with black"
                 )
         return inner
 
 
 def check_pixels(images: Tensor) -> None:
-    """Raise UserError unless these are uint8 images (N, C, H, W)."""
+    """Raise UserError unless `images` is a uint8 tensor (N, C, H, W)."""
     if not isinstance(images, Tensor):
         raise UserError(f"the images are {type(images).__name__}: expected a tensor of uint8")
     if images.dtype != torch.uint8:
@@ -182,16 +181,16 @@ def check_pixels(images: Tensor) -> None:
         raise UserError(
             f"the images are {str(images.dtype).removeprefix('torch.')}"
             f"{' and not all finite' if broken else ''}: expected pixels, uint8 from 0 to 255; "
-            "of values in [0, 1] that is (x * 255).round()"
+            "convert values x in [0, 1] by (x * 255).round()"
         )
     if images.ndim != 4:
         raise UserError(f"the images have shape {tuple(images.shape)}: expected (N, C, H, W)")
 
 
 def unpadded(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """Undo data.image_size, which pads evenly: the middle of images (N, C, H, W), whatever is cut.
+    """Cut off the even padding of data.image_size: images (N, C, H, W) -> their centre.
 
-    Raises UserError where `image_shape` padded evenly cannot have that size.
+    Raises UserError if even padding of `image_shape` cannot give the size of the images.
     """
     _, height, width = image_shape
     down, right = images.shape[2] - height, images.shape[3] - width
@@ -205,20 +204,20 @@ def unpadded(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     return images[:, :, border : border + height, border : border + width]
 
 
-RESTORE = "restore it, for a shipped one by git or pip, or train another version"
+RESTORE = "restore it (a shipped one by git or pip), or train another version"
 
 
 def verified(file: Path, expected: str) -> bytes:
-    """Read a file whose SHA-256 is known; UserError if it is another's."""
+    """Read a file and check its SHA-256; UserError if it differs."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): {RESTORE}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
         raise UserError(
-            f"{file} has been altered: its sha256 begins with {found[:8]}, its record says "
-            f"{str(expected)[:8]}: {RESTORE}"
+            f"{file} has been altered: its sha256 begins with {actual[:8]}, expected "
+            f"{str(expected)[:8]} from its record: {RESTORE}"
         )
     return content
 

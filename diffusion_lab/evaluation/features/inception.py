@@ -1,7 +1,7 @@
-"""ImageNet's Inception v3, for images that no extractor of their own was trained on; opt-in.
+"""Inception v3 of ImageNet, an optional extractor for data without a trained one.
 
-These are torchvision's weights, not those of the TensorFlow graph behind published Frechet
-distances: such figures compare with one another only.
+The weights are torchvision's, not those of the TensorFlow graph behind published FIDs: scores are
+comparable with one another only.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ NUM_FEATURES = 2048
 
 
 class InceptionExtractor(Extractor):
-    """Sees images of any size as the 2048 features before Inception's last layer.
+    """Extractor of the 2048 features before Inception's last layer, for images of any size.
 
-    Gray is repeated to three channels; the image is resized to 299 x 299, bilinear, antialiased,
-    and rounded to pixels. It tells no classes of this data apart: probabilities are (N, 0).
+    Gray images are repeated to three channels. Images are resized to 299 x 299 (bilinear,
+    antialiased). ImageNet's classes are not those of the data, so probabilities are (N, 0).
 
     Args:
         network: Inception v3 without its last layer.
-        sha256: of its file.
+        sha256: SHA-256 (hex) of the weights' file.
 
     """
 
@@ -38,17 +38,19 @@ class InceptionExtractor(Extractor):
     def __init__(self, network: nn.Module, sha256: str) -> None:
         network.eval().requires_grad_(False)
 
-        def see(x: Tensor) -> tuple[Tensor, Tensor]:
+        def features_and_probabilities(x: Tensor) -> tuple[Tensor, Tensor]:
             x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
             return network(x.expand(-1, 3, -1, -1) * 2 - 1), x.new_empty(len(x), 0)
 
-        super().__init__(see, INCEPTION, sha256, NUM_FEATURES, 0, (3, SIDE, SIDE))
+        super().__init__(
+            features_and_probabilities, INCEPTION, sha256, NUM_FEATURES, 0, (3, SIDE, SIDE)
+        )
 
     def fit(self, images: Tensor) -> Tensor:
         if images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
             raise UserError(
                 f"the images have shape {tuple(images.shape[1:])}: extractor {INCEPTION} takes "
-                "gray ones (1 channel) or colours (3)"
+                "gray (1 channel) or colour images (3 channels)"
             )
         return images
 
@@ -57,10 +59,10 @@ def load_inception(file: Path | None = None) -> InceptionExtractor:
     """Load torchvision's Inception v3; never downloads.
 
     Args:
-        file: its weights; None for where torchvision keeps what it has downloaded.
+        file: file of the weights; None for the file in torchvision's download folder.
 
     Raises:
-        UserError: if there is no such file, or it holds something else.
+        UserError: if the file is missing, damaged or of another network.
 
     """
     url = Inception_V3_Weights.IMAGENET1K_V1.url
@@ -71,11 +73,11 @@ def load_inception(file: Path | None = None) -> InceptionExtractor:
     except OSError as error:
         raise UserError(
             f"extractor {INCEPTION} needs its weights in {file} ({error.strerror}): put {url} "
-            "there, type extractor=<path of that file>, or take extractor=mnist_v1"
+            "there, give its path, extractor=<path>.pth, or use extractor=mnist_v1"
         ) from error
-    # torchvision's own files carry the beginning of their hash in their name
+    # the names of torchvision's files end with the beginning of their hash
     if file.name == Path(url).name and not sha256.startswith(file.stem.rpartition("-")[2]):
-        raise UserError(f"{file} is damaged (sha256 {sha256[:8]}...): get it again from {url}")
+        raise UserError(f"{file} is damaged (sha256 {sha256[:8]}...): download it again from {url}")
     network = inception_v3(weights=None, init_weights=False, transform_input=False)
     try:
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))

@@ -1,4 +1,4 @@
-"""Which extractor fits some data, and which real images go with it."""
+"""Choose and load feature extractors and their reference features."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ from diffusion_lab.evaluation.features.reference import Reference, cached_refere
 
 
 class Data(Protocol):
-    """What is needed of an ImageDataModule."""
+    """The part of ImageDataModule that references need."""
 
     data_dir: Path
 
     def image_set(self) -> ImageSet:
-        """The images."""
+        """Return the whole data set."""
 
 
 def extractor_for(data: str, setting: str = "extractor") -> str:
-    """The shipped extractor for a data set.
+    """Return the name of the shipped extractor for a data set.
 
-    Raises UserError where there is none, which says what else may be typed for `setting`.
+    Raises UserError if there is none; the message lists the alternatives for `setting`.
     """
     if name := shipped_for(data):
         return name
     raise UserError(
         f"no extractor comes with data={data}: train one, python scripts/train_extractor.py "
-        f"data={data} version={data}_v1, and give its folder, {setting}=<folder>; or take "
+        f"data={data} version={data}_v1, and give its folder, {setting}=<folder>; or use "
         f"{setting}={INCEPTION}"
     )
 
 
 def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> Reference:
-    """The real images of the data set `data` as an extractor sees them.
+    """Return the reference features of the data set `data` for an extractor.
 
-    An extractor that was trained on it brings them; for others they are read, once for all runs,
-    and what was seen is kept beside the data, unless that is a folder of other files. Raises
-    UserError if it does not take such images.
+    An extractor that was trained on the data has its reference beside its weights. Otherwise the
+    images are read with `read`, and the reference is cached in the data folder, unless that holds
+    other files of the user. Raises UserError if the extractor rejects such images.
     """
     if isinstance(extractor, TrainedExtractor) and extractor.data == data:
         return load_reference(extractor)
-    there = read()
-    images = there.image_set()
-    cache = there.data_dir / REFERENCES if may_write(there.data_dir) else None
+    module = read()
+    images = module.image_set()
+    cache = module.data_dir / REFERENCES if may_write(module.data_dir) else None
     return cached_reference(extractor, images, cache)
 
 
@@ -66,14 +66,15 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 
 
 def load_extractor(name: str = "mnist_v1") -> Extractor:
-    """Load a fixed extractor.
+    """Load a feature extractor.
 
     Args:
-        name: one that is shipped, such as mnist_v1; a folder that scripts/train_extractor.py wrote;
-            inception for the weights that torchvision has downloaded, or their file, <path>.pth.
+        name: a shipped extractor, such as mnist_v1; a folder written by
+            scripts/train_extractor.py; inception, for weights downloaded by torchvision; or the
+            file of these weights, <path>.pth.
 
     Raises:
-        UserError: if there is none, or its file is not the one that its record was written for.
+        UserError: if there is no such extractor, or its weights do not match its record.
 
     """
     if name == INCEPTION or name.endswith(".pth"):
@@ -93,23 +94,25 @@ def load_extractor(name: str = "mnist_v1") -> Extractor:
     try:
         network.load_state_dict(load(verified(weights, record["sha256"])))
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{weights} holds no network of this kind: {RESTORE}") from error
+        raise UserError(
+            f"{weights} does not hold the weights of a Classifier: {RESTORE}"
+        ) from error
     return TrainedExtractor(network, record, folder)
 
 
 def shipped_versions() -> list[str]:
-    """The names of the extractors that come with the package."""
+    """Return the names of the extractors shipped with the package."""
     return sorted(file.stem for file in SHIPPED.glob("*.json"))
 
 
 def shipped_for(data: str) -> str | None:
-    """The newest shipped extractor that was trained on a data set; None if there is none."""
-    fitting = [
+    """Return the newest shipped extractor trained on a data set, None if there is none."""
+    names = [
         name
         for name in shipped_versions()
         if json.loads((SHIPPED / f"{name}.json").read_text())["data"]["dataset"] == data
     ]
-    return max(fitting, key=lambda name: (len(name), name), default=None)
+    return max(names, key=lambda name: (len(name), name), default=None)
 
 
 def _record_file(name: str) -> Path:
@@ -117,13 +120,13 @@ def _record_file(name: str) -> Path:
         return SHIPPED / f"{name}.json"
     folder = Path(name).expanduser()
     try:
-        found = sorted(folder.glob("*.json"))
+        records = sorted(folder.glob("*.json"))
     except OSError:
-        found = []
-    if len(found) != 1:
-        reason = f"holds {len(found)} records, expected one" if found else "is no extractor"
+        records = []
+    if len(records) != 1:
+        reason = f"holds {len(records)} records, expected one" if records else "is no extractor"
         raise UserError(
             f"extractor={name} {reason}: choose from {', '.join(shipped_versions())}, "
-            f"{INCEPTION}, or a folder that scripts/train_extractor.py made"
+            f"{INCEPTION}, or a folder written by scripts/train_extractor.py"
         )
-    return found[0]
+    return records[0]

@@ -1,4 +1,4 @@
-"""The real images that samples are held against, as an extractor sees them."""
+"""Reference features of real images, against which samples are scored."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from diffusion_lab.data.dataset import ImageSet
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import (
+    RESTORE,
     Extractor,
     Features,
     TrainedExtractor,
@@ -29,28 +30,28 @@ from diffusion_lab.system.atomic import replacing
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Of the files: a cached reference of another format is computed again."""
+"""Format of the files; a cached reference of another format is computed again."""
 NUM_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images of one data set as one extractor sees them.
+    """Features of the real images of a data set, by one extractor.
 
-    The features are rounded to half precision and the probabilities to single, as they are in its
-    file; the moments are those of the features before that.
+    Features are rounded to half precision and probabilities to single precision, as in the file;
+    the moments are computed before rounding.
     """
 
     data: str
-    """The name of the data set, such as mnist."""
+    """Name of the data set, such as mnist."""
     extractor: str
     extractor_sha256: str
     test: Features
-    """Of the test split, what samples are held against."""
+    """Features of the test split, against which samples are scored."""
     test_labels: np.ndarray
     """int64 (N,)."""
     train: Features
-    """Of training images that the extractor was not trained on: the floor."""
+    """Features of training images unseen by the extractor, for the real-data baseline."""
     train_labels: np.ndarray
     """int64 (N,)."""
     test_moments: Moments
@@ -63,75 +64,77 @@ def make_reference(
     test: tuple[Tensor, Tensor],
     train: tuple[Tensor, Tensor],
 ) -> Reference:
-    """Look at real images.
+    """Compute the reference of a data set.
 
     Args:
-        extractor: what looks.
-        data: the name of the data set.
-        test: images uint8 (N, C, H, W) and labels (N,) of the test split, two at least.
-        train: the same of training images that the extractor has not been trained on.
+        extractor: the feature extractor.
+        data: name of the data set.
+        test: images uint8 (N, C, H, W) and labels (N,) of the test split, N > 1.
+        train: images and labels of training images that the extractor was not trained on, N > 1.
 
     Raises:
-        UserError: if the extractor does not take such images, or there are too few.
+        UserError: if the extractor rejects such images, or there are fewer than two.
 
     """
     for split, (images, _) in {"test": test, "held-out training": train}.items():
         if len(images) < 2:
             raise UserError(
-                f"{data} has {len(images)} {split} images: a reference needs two at least, "
+                f"{data} has {len(images)} {split} images: a reference needs at least two, "
                 "for example data.val_size=500"
             )
-    seen, held_out = extractor(test[0]), extractor(train[0])
+    tested, held_out = extractor(test[0]), extractor(train[0])
     return Reference(
         data,
         extractor.name,
         extractor.sha256,
-        _rounded(seen),
+        _rounded(tested),
         test[1].numpy().astype(np.int64),
         _rounded(held_out),
         train[1].numpy().astype(np.int64),
-        Moments.of(seen.values),
+        Moments.of(tested.values),
         Moments.of(held_out.values),
     )
 
 
 def load_reference(extractor: Extractor) -> Reference:
-    """Read the reference that lies beside an extractor's weights.
+    """Read the reference beside an extractor's weights.
 
     Raises:
-        UserError: if it has none, or the file is not the one its record was written for.
+        UserError: if there is none, or the file does not match its record.
 
     """
     if not isinstance(extractor, TrainedExtractor):
         raise UserError(
-            f"extractor {extractor.name} comes with no reference: it is computed from the data "
-            "of a run, or take extractor=mnist_v1"
+            f"extractor {extractor.name} comes with no reference: give a run, whose data it is "
+            "computed from, or use extractor=mnist_v1"
         )
     file = extractor.folder / f"{extractor.name}.reference.safetensors"
     verified(file, extractor.record["reference_sha256"])
     reference = _read(file)
     if reference.extractor_sha256 != extractor.sha256:
-        raise UserError(f"{file} was computed by another network than {extractor.name}")
+        raise UserError(
+            f"{file} was computed by another network than extractor {extractor.name}: {RESTORE}"
+        )
     return reference
 
 
 def cached_reference(
     extractor: Extractor, images: ImageSet, cache_dir: Path | None, n: int = NUM_IMAGES
 ) -> Reference:
-    """Return the reference for an extractor and a data set, computed once and then kept.
+    """Return the reference for an extractor and a data set, from the cache if possible.
 
-    For an extractor that was trained on this data set it is the one beside its weights. Of others
-    the test images are the first n of the test split, the training images the first n of the one
-    order by which all trainings hold out images.
+    An extractor that was trained on this data set has its reference beside its weights. For other
+    extractors the reference uses the first n images of the test split, and the first n of the fixed
+    order of training images, which begins with the validation images of every run.
 
     Args:
-        extractor: any.
-        images: the data, both splits.
-        cache_dir: where references are kept, made if need be; None: nowhere.
-        n: images of each kind, at most.
+        extractor: any feature extractor.
+        images: the data set, both splits.
+        cache_dir: folder of cached references, created if needed; None for no cache.
+        n: largest number of images of each split.
 
     Raises:
-        UserError: if the extractor does not take such images.
+        UserError: if the extractor rejects such images.
 
     """
     if isinstance(extractor, TrainedExtractor) and extractor.data == images.name:
@@ -141,9 +144,9 @@ def cached_reference(
         try:
             return _read(file)
         except UserError as error:
-            log.warning("%s; computing it again", error)
+            log.warning("%s; computing the reference again", error)
     order = split_order(len(images.train_labels))[:n]
-    log.info("computing the reference of %s by %s, once", images.name, extractor.name)
+    log.info("computing the reference of %s by extractor %s, once", images.name, extractor.name)
     reference = make_reference(
         extractor,
         images.name,
@@ -156,8 +159,8 @@ def cached_reference(
 
 
 def cache_key(extractor: Extractor, images: ImageSet, n: int) -> str:
-    """Return a hash (hex) of everything that shapes a computed reference."""
-    shaped_by = {
+    """Return a hash (hex) of all inputs of a computed reference."""
+    inputs = {
         "format": FORMAT,
         "extractor": extractor.sha256,
         "resize_rule": extractor.resize_rule,
@@ -166,11 +169,11 @@ def cache_key(extractor: Extractor, images: ImageSet, n: int) -> str:
         "num_train": len(images.train_labels),
         "n": n,
     }
-    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def write_reference(reference: Reference, file: Path) -> None:
-    """Write a reference as safetensors, whole or not at all."""
+    """Write a reference atomically as a safetensors file."""
     arrays: dict[str, np.ndarray] = {}
     for split in ("test", "train"):
         features: Features = getattr(reference, split)
@@ -190,12 +193,12 @@ def write_reference(reference: Reference, file: Path) -> None:
     }
     about["sha256"] = _digest(arrays, about)
     with replacing(file) as part:
-        # in one entry: safetensors writes several in an order of its own each time
+        # a single entry, because safetensors writes several in random order
         part.write_bytes(save(arrays, {"about": json.dumps(about)}))
 
 
 def _read(file: Path) -> Reference:
-    """Read what `write_reference` wrote; UserError if it is damaged."""
+    """Read a file of `write_reference`; UserError if it is damaged."""
     try:
         with safe_open(file, "numpy") as opened:
             about = json.loads(opened.metadata()["about"])
@@ -235,6 +238,6 @@ def _digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
 
 
 def _rounded(features: Features) -> Features:
-    # so that a reference is the same whether it was computed or read
+    # so that a computed reference equals the one read from its file
     halves, singles = features.values.astype(np.float16), features.probabilities.astype(np.float32)
     return Features(halves.astype(np.float64), singles.astype(np.float64))

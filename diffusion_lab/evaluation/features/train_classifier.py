@@ -1,4 +1,4 @@
-"""How the network that judges images is trained."""
+"""Training of the classifier whose features score images."""
 
 import copy
 import math
@@ -18,14 +18,14 @@ from diffusion_lab.evaluation.features.classifier import Classifier
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW under a one-cycle schedule, on images that are moved a little.
+    """AdamW with a one-cycle schedule on augmented images.
 
     Args:
-        max_epochs: times that every training image is seen.
-        lr: the highest learning rate of the cycle.
-        weight_decay: of AdamW.
-        affine: how far the images are moved, turned and scaled.
-        seed: of the first weights and of the moves.
+        max_epochs: number of epochs.
+        lr: highest learning rate of the cycle.
+        weight_decay: weight decay of AdamW.
+        affine: augmentation of the images.
+        seed: seed of the initial weights and of the augmentation.
 
     Raises:
         UserError: for a number out of range.
@@ -40,11 +40,13 @@ class Training:
 
     def __post_init__(self) -> None:
         if self.max_epochs < 1:
-            raise UserError(f"max_epochs={self.max_epochs}: expected at least 1, max_epochs=12")
+            raise UserError(
+                f"max_epochs={self.max_epochs}: expected at least 1, for example max_epochs=12"
+            )
         if not 0 < self.lr < math.inf:
-            raise UserError(f"lr={self.lr}: expected a number above 0, lr=0.003")
+            raise UserError(f"lr={self.lr}: expected a number above 0, for example lr=0.003")
         if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"weight_decay={self.weight_decay}: expected 0 or more")
+            raise UserError(f"weight_decay={self.weight_decay}: expected at least 0")
 
     def __call__(
         self,
@@ -54,26 +56,26 @@ class Training:
         device: torch.device | str = "cpu",
         progress: Callable[[int, float, int], None] | None = None,
     ) -> Classifier:
-        """Train a classifier and return it, on the CPU, as after its best epoch.
+        """Train a classifier and return it, on the CPU, with the weights of its best epoch.
 
-        The best is the one with the fewest held-out images misjudged, the latest of equals; the
-        test images have no part in it.
+        The best epoch has the fewest errors on held-out images, the latest if several are equal.
+        The test images are not used.
 
         Args:
             train: shuffled uint8 images and their labels.
-            held_out: others, in order.
-            num_classes: labels run from 0 up to below it.
-            device: what computes.
-            progress: told the epoch, its mean loss and the errors on `held_out` after each.
+            held_out: validation images and their labels, in order.
+            num_classes: labels are 0 to num_classes - 1.
+            device: device of the training.
+            progress: called after each epoch with its number, mean loss and errors on `held_out`.
 
         Raises:
-            Diverged: if the loss is not finite any more.
+            Diverged: if the loss becomes NaN or infinite.
 
         """
         torch.manual_seed(self.seed)
         generator = torch.Generator().manual_seed(self.seed)
         network = Classifier(train.images.shape[1], num_classes)
-        # twice as fast on a CPU
+        # channels_last is twice as fast on a CPU
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=self.lr, weight_decay=self.weight_decay
@@ -108,7 +110,7 @@ class Training:
 
 @torch.no_grad()
 def count_errors(network: Classifier, images: InMemoryLoader) -> int:
-    """Count the images whose likeliest class is not their label."""
+    """Count the misclassified images."""
     network.eval()
     device = network.head.weight.device
     encode = ValueRange("zero_one").encode
