@@ -1,1 +1,1 @@
-"""Sample images with a module, a sampler and conditioning."""
+"""Sampling of images with a module, a sampler and conditioning."""

@@ -16,15 +16,15 @@ from diffusion_lab.modules.diffusion import DiffusionModule
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Checked against a module by `Guide.of`; without labels and scale it changes nothing."""
+    """Class labels and guidance; `Conditioning.of` checks them against a module."""
 
     labels: tuple[int, ...] = ()
-    """Dealt out in turn: image k gets labels[k % len(labels)]. Empty for no class."""
+    """Image k gets labels[k % len(labels)]; empty for no class."""
     guidance_scale: float = 1.0
     interval: tuple[float, float] = EVERYWHERE
-    """The noise levels that are guided, sigma / alpha."""
+    """Range of noise levels sigma / alpha with guidance; outside the scale is 1."""
     weak: DiffusionModule | None = None
-    """The worse model of autoguidance, in place of the null class."""
+    """The weaker model of autoguidance, which replaces the null class."""
 
     @classmethod
     def of(
@@ -35,39 +35,39 @@ class Conditioning:
         interval: Sequence[float] | None = None,
         weak: DiffusionModule | None = None,
     ) -> "Conditioning":
-        """Raise UserError for what this module cannot do.
+        """Return the conditioning, or raise UserError if the module does not support it.
 
-        `labels` is one class or several, "all" or "none"; None means all, where there are classes.
+        `labels` is one class, several classes, "all" or "none"; None means all classes, if any.
         """
-        wanted = _classes(labels, module.num_classes)
+        classes = _classes(labels, module.num_classes)
         if not math.isfinite(guidance_scale):
             raise UserError(f"guidance_scale={guidance_scale}: expected a finite number")
         if guidance_scale != 1 and weak is None:
             _check_null_class(module, f"guidance_scale={guidance_scale:g}")
-            if not wanted:
+            if not classes:
                 raise UserError(
-                    f"guidance_scale={guidance_scale:g} with labels=none has no class to pull "
-                    "towards: name classes, labels=all"
+                    f"guidance_scale={guidance_scale:g} with labels=none has no class to guide "
+                    "towards: type labels=all, or name classes, labels=0,1,2"
                 )
-        if not wanted and module.num_classes is not None:
+        if not classes and module.num_classes is not None:
             _check_null_class(module, "labels=none")
         if weak is not None and weak.num_classes != module.num_classes:
             raise UserError(
-                f"autoguidance= has {weak.num_classes or 'no'} classes, this run "
-                f"{module.num_classes or 'none'}: give a checkpoint of the same kind of run"
+                f"autoguidance=: the weaker run has {weak.num_classes or 'no'} classes, this run "
+                f"{module.num_classes or 'none'}: give a checkpoint of a run with the same classes"
             )
         low, high = EVERYWHERE if interval is None else _interval(interval)
-        return cls(wanted, float(guidance_scale), (low, high), weak)
+        return cls(classes, float(guidance_scale), (low, high), weak)
 
     def labels_of(self, first: int, count: int) -> Tensor | None:
-        """The classes of images first .. first + count - 1, (count,); None for no class."""
+        """Return the classes (count,) of images first to first + count - 1; None for no class."""
         if not self.labels:
             return None
         turns = (k % len(self.labels) for k in range(first, first + count))
         return torch.tensor([self.labels[turn] for turn in turns])
 
     def denoiser(self, module: DiffusionModule, first: int, count: int) -> Denoise:
-        """The denoiser for images first .. first + count - 1."""
+        """Return the guided denoiser for images first to first + count - 1."""
         labels = self.labels_of(first, count)
         return GuidedDenoiser(
             module.denoise,
@@ -82,14 +82,14 @@ class Conditioning:
     def network_calls(
         self, sampler: Sampler, noise_schedule: NoiseSchedule, image_shape: tuple[int, int, int]
     ) -> list[int]:
-        """Network evaluations (NFE) of one image in each step of a sampler, branches included.
+        """Return the network evaluations (NFE) per image in each step, all branches included.
 
-        Counted on a denoiser that does nothing. Draws from no random stream but its own.
+        Counted with a denoiser that returns zeros. The global random state does not change.
         """
-        calls: list[int] = []
+        evaluations: list[int] = []
 
         def counted(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-            calls[-1] += len(x_t)  # guidance puts both branches into one batch
+            evaluations[-1] += len(x_t)  # guidance puts both branches into one batch
             return torch.zeros_like(x_t)
 
         denoise = GuidedDenoiser(
@@ -101,12 +101,12 @@ class Conditioning:
             interval=self.interval,
             weak=None if self.weak is None else counted,
         )
-        calls.append(0)
+        evaluations.append(0)
         for _ in sample_steps(
             denoise, noise_schedule, sampler, image_shape, num_images=1, seed=0, device="cpu"
         ):
-            calls.append(0)
-        return calls[:-1]
+            evaluations.append(0)
+        return evaluations[:-1]
 
 
 def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) -> tuple[int, ...]:
@@ -114,37 +114,39 @@ def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) 
         if labels in (None, "none"):
             return ()
         raise UserError(
-            f"labels={labels}: this run has no classes; train one that has, "
-            "scripts/train.py model=flow model.num_classes=10"
+            f"labels={labels}: this run has no classes; type labels=none, or train one with "
+            "classes, scripts/train.py model=flow model.num_classes=10"
         )
     if labels in (None, "all"):
         return tuple(range(num_classes))
     if labels == "none":
         return ()
-    wanted: list[Any] = [labels]
+    chosen: list[Any] = [labels]
     if isinstance(labels, Sequence) and not isinstance(labels, str):
-        wanted = list(labels)
-    for label in wanted:
+        chosen = list(labels)
+    for label in chosen:
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
             raise UserError(
-                f"labels={label}: this run has the classes 0 to {num_classes - 1}; give some of "
-                "them, labels=0,1,2, or labels=all or none"
+                f"labels={label}: expected classes from 0 to {num_classes - 1}, for example "
+                "labels=0,1,2, or labels=all or none"
             )
-    if not wanted:
-        raise UserError("labels=[] is empty: give classes, labels=0,1,2, or labels=all or none")
-    return tuple(wanted)
+    if not chosen:
+        raise UserError(
+            "labels=[]: expected at least one class, labels=0,1,2, or labels=all or none"
+        )
+    return tuple(chosen)
 
 
 def _check_null_class(module: DiffusionModule, setting: str) -> None:
     if module.num_classes is None:
         raise UserError(
-            f"{setting}: this run has no classes to be guided by; train one that has, "
-            "model.num_classes=10, or give a worse checkpoint, autoguidance="
+            f"{setting}: guidance needs classes, but this run has no classes; train one with "
+            "model.num_classes=10, or type autoguidance=<weaker run>"
         )
     if module.label_dropout == 0:
         raise UserError(
-            f"{setting} needs the null class, which model.label_dropout=0 left untrained: ask for "
-            "classes, labels=all guidance_scale=1, or give a worse checkpoint, autoguidance="
+            f"{setting} needs an unconditional branch (the null class), but model.label_dropout=0 "
+            "left it untrained; type labels=all guidance_scale=1, or autoguidance=<weaker run>"
         )
 
 

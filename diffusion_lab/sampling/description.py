@@ -1,4 +1,4 @@
-"""One line that says how images were, or will be, sampled."""
+"""One-line descriptions of the settings and the cost of sampling."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,25 +18,27 @@ def planned(
     module: DiffusionModule,
     image_shape: tuple[int, int, int],
 ) -> str:
-    """`sampling_words` and what an image costs, in network calls (NFE), for each conditioning.
+    """Return the sampling overrides and the network evaluations (NFE) per image, for each scale.
 
-    The calls are counted without the network, so that it can be said before anything is sampled.
+    The evaluations are counted without the network, so the line can be printed before sampling.
     """
     schedule = module.noise_schedule
-    calls = [
+    evaluations = [
         sum(conditioning.network_calls(sampler, schedule, image_shape))
         for conditioning in conditionings
     ]
-    return f"{sampling_words(config, sampler, conditionings)}; NFE {', '.join(map(str, calls))}"
+    return (
+        f"{sampling_words(config, sampler, conditionings)}; NFE {', '.join(map(str, evaluations))}"
+    )
 
 
 def work_line(
     num_samples: int, config: Mapping[str, Any], sampler: Sampler, num_scales: int = 1
 ) -> str:
-    """The line that a command prints before it samples; `config` is the sampler's."""
+    """Return the line printed before sampling; `config` is the sampler's configuration."""
     several = f" at each of {num_scales} guidance scales" if num_scales > 1 else ""
     return (
-        f"drawing {times(num_samples, 'image')}{several} by {sampler_word(config)} in "
+        f"sampling {times(num_samples, 'image')}{several} by {sampler_word(config)} in "
         f"{times(sampler.num_steps, 'step')}"
     )
 
@@ -44,17 +46,17 @@ def work_line(
 def sampling_words(
     config: Mapping[str, Any], sampler: Sampler, conditionings: Sequence[Conditioning]
 ) -> str:
-    """The overrides that sample so: sampler=unipc sampler.num_steps=5 guidance_scale=1.25.
+    """Return overrides such as sampler=unipc sampler.num_steps=5 guidance_scale=1.25.
 
-    `config` is the sampler's; of several conditionings only the scale may differ.
+    `config` is the sampler's configuration; conditionings may differ in their scale only.
     """
     scales = ",".join(f"{each.guidance_scale:g}" for each in conditionings)
-    words = [
+    overrides = [
         f"sampler={sampler_word(config)}",
         f"sampler.num_steps={sampler.num_steps}",
         f"guidance_scale={scales}",
     ]
     low, high = conditionings[0].interval
     if (low, high) != EVERYWHERE:
-        words.append(f"guidance_interval={low:g},{high:g}")
-    return " ".join(words)
+        overrides.append(f"guidance_interval={low:g},{high:g}")
+    return " ".join(overrides)

@@ -1,4 +1,4 @@
-"""From noise to pixels, batch by batch."""
+"""Sample images from noise to pixels, batch by batch."""
 
 import logging
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from diffusion_lab.system.precision import FULL, drawing_in
 
 log = logging.getLogger(__name__)
 
-MAX_FRAMES = 60
+MAX_FRAMES = 60  # recorded steps, the frames of the animation
 SHOWN = 64  # images in the grid and the animation
 
 
@@ -33,18 +33,19 @@ def draw(
     conditioning: Conditioning | None = None,
     precision: str = FULL,
 ) -> tuple[Tensor, list[Step]]:
-    """Draw images as uint8 (N, C, H, W), and about MAX_FRAMES steps of the first SHOWN of them.
+    """Sample images as uint8 (N, C, H, W); also return at most MAX_FRAMES steps of the first SHOWN.
 
-    Image k depends on the seed and k alone; a batch that does not fit into a GPU's memory is drawn
-    in halves. The network computes in `precision`. Raises UserError for a number below 1, a
-    precision that is none, and an image that is not finite: as pixels it would look drawn.
+    Image k depends on the seed and k alone. A batch that does not fit into a GPU's memory is
+    sampled in halves. The network computes in `precision`, the sampler in float32. Raises UserError
+    for numbers below 1, an unknown precision, and images that are not finite, which would be hidden
+    by the conversion to pixels.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
             raise UserError(f"{name}={value}: expected at least 1")
     conditioning = conditioning or Conditioning()
     images: list[Tensor] = []
-    walk: list[Step] = []
+    recorded: list[Step] = []
     bar = tqdm(total=num_samples, unit=" images", disable=None, leave=False)  # terminals only
     while (first := sum(map(len, images))) < num_samples:
         count = min(batch_size, num_samples - first)
@@ -60,40 +61,42 @@ def draw(
                 device=module.device,
             )
             with drawing_in(precision, module.device):
-                last, seen = _walk(steps, sampler.num_steps if first == 0 else None)
+                last, frames = _run_sampler(steps, sampler.num_steps if first == 0 else None)
         except torch.OutOfMemoryError:
             if count == 1:
                 raise
             batch_size = count // 2
-            log.warning("no memory for %d images at once: on with %d", count, batch_size)
+            log.warning(
+                "out of memory for %d images at once: continuing with %d", count, batch_size
+            )
             continue
-        walk += seen
+        recorded += frames
         _check_finite(last, first, sampler)
         images.append(value_range.decode(last).cpu())
         bar.update(count)
     bar.close()
-    return torch.cat(images), walk
+    return torch.cat(images), recorded
 
 
 @torch.inference_mode()
-def _walk(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, list[Step]]:
-    """Where the steps end, and what is shown of them; nothing for None."""
+def _run_sampler(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, list[Step]]:
+    """Run all steps; return the final images and the recorded steps (none if num_steps is None)."""
     every = num_steps and -(-num_steps // MAX_FRAMES)
-    shown: list[Step] = []
+    recorded: list[Step] = []
     for i, step in enumerate(steps):
         advance(len(step.x_next))
         if every and i % every == 0:
-            shown.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
-    return step.x_next, shown
+            recorded.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
+    return step.x_next, recorded
 
 
 def _check_finite(images: Tensor, first: int, sampler: Sampler) -> None:
-    """Raise UserError if a pixel of images first, first + 1, ... (N, C, H, W) is not a number."""
+    """Raise UserError if a value of images first, first + 1, ... (N, C, H, W) is not finite."""
     finite = images.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         broken = first + int(torch.nonzero(~finite)[0])
         raise UserError(
             f"image {broken} is not finite after {sampler.name} with {sampler.num_steps} steps: "
-            "the run may have diverged (see its metrics.json), or the sampler leaves the range of "
+            "the run may have diverged (see its metrics.json), or the sampler exceeds the range of "
             "float32; try checkpoint=best or sampler=blend"
         )

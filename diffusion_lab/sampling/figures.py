@@ -1,4 +1,4 @@
-"""Figures of samples and of the way to them."""
+"""Figures of samples, sampling trajectories and noise schedules."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ from diffusion_lab.diffusion import (
 from diffusion_lab.sampling.draw import SHOWN
 
 MAX_CELL = 8
-"""Images of one class at one scale in guidance.png."""
+"""Largest number of images per class and scale in guidance.png."""
 MAX_ROWS = 16
-"""Classes in it: clusters may be hundreds."""
+"""Largest number of classes in guidance.png, as there may be hundreds of clusters."""
 
 
 def grid_columns(num_classes: int | None) -> int:
-    """Return the images in a row of a grid: about 8, a whole number of times all classes.
+    """Return the images per row of a grid: the multiple of the number of classes nearest to 8.
 
-    So every class has its own columns. More than 16 classes, or none, have 8.
+    Each class then has its own columns. Without classes, or with more than 16, there are 8.
     """
     if not num_classes or num_classes > 16:
         return 8
@@ -34,14 +34,14 @@ def grid_columns(num_classes: int | None) -> int:
 
 
 def noise_schedule_figure(schedule: NoiseSchedule) -> Figure:
-    """Alpha and sigma over the path."""
+    """Plot alpha and sigma of a noise schedule over t."""
     t = schedule.span(1000)
     curves = {"alpha": (t, schedule.alpha(t)), "sigma": (t, schedule.sigma(t))}
     return figures.line_plot(curves, xlabel="t")
 
 
 def ddpm_noising_figure(pixels: Tensor) -> Figure:
-    """Three rows for uint8 images: clean, noised and clipped, noised and squeezed into view."""
+    """Show uint8 images clean, noised and clipped, and noised and rescaled to [0, 1]."""
     schedule, value_range = VPSchedule(), ValueRange("minus_one_one")
     x0 = value_range.encode(pixels)
     noise = schedule.draw_noise(x0, torch.Generator().manual_seed(0))
@@ -57,12 +57,12 @@ def ddpm_noising_figure(pixels: Tensor) -> Figure:
 
 
 def visible(step: Step, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
-    """x_t of a step in [0, 1]."""
+    """Convert x_t of a step to [0, 1] for display."""
     return visible_at(step.x_t, step.t, schedule, value_range)
 
 
 def visible_at(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
-    """x_t at t () in [0, 1]; on a VE path, where it is far larger, scaled to unit variance."""
+    """Convert x_t at t (a scalar) to [0, 1]; on VE paths it is first scaled to unit variance."""
     size = torch.hypot(schedule.alpha(t), schedule.sigma(t)).clamp(min=1)
     return value_range.to_unit(x_t / size)
 
@@ -70,7 +70,7 @@ def visible_at(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, value_range: Val
 def trajectory_figure(
     steps: Sequence[Step], schedule: NoiseSchedule, value_range: ValueRange
 ) -> Figure:
-    """Left what the network gets at each step, right what it predicts."""
+    """Show the network input and the predicted clean images of each step."""
     unit = value_range.to_unit
     return figures.trajectory(
         [visible(step, schedule, value_range) for step in steps],
@@ -90,8 +90,8 @@ def write_figures(
 ) -> None:
     """Write samples.png, denoising.gif and trajectory.png for uint8 images (N, C, H, W).
 
-    `steps` are those of the first images; `trajectory_steps` of them stand in trajectory.png, and
-    grids have `nrow` images in a row.
+    `steps` are the recorded steps of the first images; `trajectory_steps` of them are shown in
+    trajectory.png. Grids have `nrow` images per row.
     """
     chosen = np.linspace(0, len(steps) - 1, min(trajectory_steps, len(steps))).round()
     path = [steps[int(i)] for i in chosen]
@@ -109,11 +109,11 @@ def write_guidance_figure(
     guidance_scales: Sequence[float],
     kind: str,
 ) -> None:
-    """Draw a row a class and a column a guidance scale; the noise in the cells of a row is equal.
+    """Write a table of samples: one row per class, one column per guidance scale.
 
-    `sets` are uint8 images (N, C, H, W), a set a scale, whose image k has class
-    k % len(classes); `kind` is class or cluster. With one image of a class at one scale the classes
-    stand side by side.
+    `sets` has uint8 images (N, C, H, W) for each scale, sampled from the same noise; image k has
+    class classes[k % len(classes)]. `kind` is class or cluster. With a single image per class and a
+    single scale, the classes are side by side.
     """
     each = max(1, min(MAX_CELL, 16 // len(sets), len(sets[0]) // len(classes)))
     rows = {

@@ -1,4 +1,4 @@
-"""Print what a command is about to do and, while it works, how much time is left."""
+"""Printed lines on the work of a command and its remaining time."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,28 +12,28 @@ from tqdm import tqdm
 
 _Item = TypeVar("_Item")
 FIRST = 2.0
-"""Seconds until the time left is told for the first time."""
+"""Seconds until the first line on the remaining time."""
 EVERY = 10.0
-"""Seconds between two lines, at least; of long work a line tells of each twentieth."""
+"""Least seconds between two lines; long work prints about 20 lines."""
 
 
 class Plan:
-    """Work of `total` units, such as images times steps, of which some are done."""
+    """Progress of work with `total` units, such as images times steps."""
 
     def __init__(self, total: float) -> None:
         self._total, self._done = total, 0.0
         self._began, self._next = monotonic(), FIRST
 
     def advance(self, amount: float) -> None:
-        """Count what was done, and print a line when one is due."""
+        """Add finished units, and print a line when it is due."""
         self._done += amount
         elapsed = monotonic() - self._began
         if elapsed < self._next or self._done <= 0:
             return
         left = elapsed * max(self._total - self._done, 0.0) / self._done
-        share = min(self._done / self._total, 1.0)
+        fraction = min(self._done / self._total, 1.0)
         if left >= 1:
-            say(f"{share:.0%} done, about {duration(left)} left")
+            say(f"{fraction:.0%} done, about {duration(left)} left")
         self._next = elapsed + max(EVERY, (elapsed + left) / 20)
 
 
@@ -42,7 +42,7 @@ _current: ContextVar[Plan | None] = ContextVar("plan", default=None)
 
 @contextmanager
 def planned_work(line: str | None, total: float) -> Iterator[Plan]:
-    """Print the line, if any, at once; within, `advance` counts towards `total`."""
+    """Print the line, if any; within the context `advance` counts towards `total`."""
     if line is not None:
         say(line)
     plan = Plan(total)
@@ -54,13 +54,13 @@ def planned_work(line: str | None, total: float) -> Iterator[Plan]:
 
 
 def advance(amount: float) -> None:
-    """Count what was done of the work that is planned, if any is."""
+    """Add finished units to the current `planned_work`, if any."""
     if (plan := _current.get()) is not None:
         plan.advance(amount)
 
 
 def counted(items: Iterable[_Item]) -> Iterator[_Item]:
-    """Yield the items, each of which is a unit of the work that is planned."""
+    """Yield the items; each counts as one unit of the current `planned_work`."""
     for item in items:
         yield item
         advance(1)
@@ -73,10 +73,10 @@ def say(line: str) -> None:
 
 
 def times(count: int, word: str) -> str:
-    """Return "1 seed" or "3 seeds"."""
+    """Return a count with a singular or plural word: "1 seed", "3 seeds"."""
     return f"{count:,} {word}{'s' * (count != 1)}"
 
 
 def duration(seconds: float) -> str:
-    """12 s, 0:02:30."""
+    """Format seconds as "12 s" or "0:02:30"."""
     return f"{seconds:.2g} s" if seconds < 99 else str(timedelta(seconds=round(seconds)))

@@ -200,6 +200,6 @@ def halved(place: Place) -> Iterator[Row]:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         logger.removeHandler(handler)
-    assert "no memory for 2048 images" in lines[0], lines
+    assert "out of memory for 2048 images" in lines[0], lines
     worst = (small.int() - large.int()).abs().max().item()
     yield Row(what, f"{lines[-1]}; a pixel differs by at most {worst}")

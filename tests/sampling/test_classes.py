@@ -1,4 +1,4 @@
-"""Class conditioning and guidance from the command line."""
+"""Class conditioning and guidance through the command line."""
 
 import json
 from itertools import product
@@ -25,7 +25,7 @@ def conditional(tmp_path_factory):
     return folder
 
 
-def test_unconditional_training_uses_no_random_numbers_for_labels(tmp_path):
+def test_training_without_classes_uses_no_random_numbers_for_labels(tmp_path):
     losses = []
     for dropout in (0.1, 0.9):
         cfg = compose_config([*TINY, f"model.label_dropout={dropout}"], tmp_path / str(dropout))
@@ -33,7 +33,7 @@ def test_unconditional_training_uses_no_random_numbers_for_labels(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_every_class_every_scale(conditional, typed):
+def test_samples_of_every_class_and_scale(conditional, typed):
     code, out, err = typed(
         "sample", f"run={conditional}", "labels=all", "guidance_scale=0,1,3", "num_samples=20"
     )
@@ -48,14 +48,14 @@ def test_every_class_every_scale(conditional, typed):
     settings = json.loads(Path(folder, "samples.json").read_text())
     assert settings["guidance_scale"] == [0, 1, 3] and settings["weights"] == "ema"
 
-    # the same images from Python, also with another batch size
+    # the same images from Python, and image k for every batch size
     run = load_run(conditional)
     again = run.sample(20, labels="all", guidance_scale=3.0, batch_size=7)
     difference = again.numpy().astype(int) - samples["images"][40:].astype(int)
     assert np.abs(difference).max() <= 1
 
 
-def test_a_row_of_guidance_png_is_a_class_and_a_column_a_scale(monkeypatch):
+def test_guidance_png_has_a_row_per_class_and_a_column_per_scale(monkeypatch):
     shown = {}
     monkeypatch.setattr(
         module.figures, "labelled_table", lambda rows, columns: shown.update(rows | {"": columns})
@@ -93,7 +93,7 @@ def test_labels_are_assigned_in_turn(conditional, typed, arguments, labels):
 
 
 def test_guidance_interval_and_autoguidance(conditional, typed):
-    samples = {}
+    drawn = {}
     for arguments in (
         ("guidance_scale=2",),
         ("guidance_scale=2", "guidance_interval=0.5,4"),
@@ -150,20 +150,20 @@ REJECTED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), REJECTED, ids=lambda v: " ".join(v))
-def test_sample_rejects_labels_and_guidance(conditional, typed, arguments, words, tmp_path):
+@pytest.mark.parametrize(("arguments", "message"), REJECTED, ids=lambda v: " ".join(v))
+def test_sampling_rejects(conditional, typed, arguments, message, tmp_path):
     out = tmp_path / "out"
-    assert_refused(typed("sample", f"run={conditional}", f"out={out}", *arguments), *words)
+    assert_refused(typed("sample", f"run={conditional}", f"out={out}", *arguments), *message)
     assert not out.exists()
 
 
-def test_an_unconditional_run_rejects_labels_and_guidance(trained, typed):
+def test_a_run_without_classes_rejects_labels_and_guidance(trained, typed):
     run = f"run={trained['ddpm']}"
     assert_refused(typed("sample", run, "labels=3"), "labels=3", "model.num_classes=10")
     assert_refused(typed("sample", run, "guidance_scale=2"), "guidance_scale=2", "autoguidance=")
 
 
-def test_a_run_without_label_dropout_rejects_guidance_and_no_labels(tmp_path, typed):
+def test_a_run_with_label_dropout_0_rejects_options_that_need_the_null_class(tmp_path, typed):
     train(compose_config([*CONDITIONAL, "model.label_dropout=0"], tmp_path / "run"))
     run = f"run={tmp_path / 'run'}"
     assert_refused(typed("sample", run, "guidance_scale=2"), "null class", "guidance_scale=1")
@@ -171,7 +171,7 @@ def test_a_run_without_label_dropout_rejects_guidance_and_no_labels(tmp_path, ty
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["model.num_classes=7"], ["model.num_classes=7", "10 classes"]),
         (["model.num_classes=0"], ["model.num_classes=0", "10 classes"]),
@@ -180,8 +180,8 @@ def test_a_run_without_label_dropout_rejects_guidance_and_no_labels(tmp_path, ty
     ],
     ids=lambda v: " ".join(v),
 )
-def test_train_rejects_bad_class_settings(typed, arguments, words):
-    assert_refused(typed("train", *TINY, *arguments), *words)
+def test_training_rejects(typed, arguments, message):
+    assert_refused(typed("train", *TINY, *arguments), *message)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_train_rejects_bad_class_settings(typed, arguments, words):
 )
 def test_every_model_trains_conditionally_on_every_network_with_labels(model, network, tmp_path):
     small = TINY_UNET_WORDS if network == "unet2d" else ["network.width=8"]
-    words = [*TINY, f"model={model}", f"network={network}", "model.num_classes=10", *small]
-    run = train(compose_config(words, tmp_path))
+    message = [*TINY, f"model={model}", f"network={network}", "model.num_classes=10", *small]
+    run = train(compose_config(message, tmp_path))
     assert run.module.num_classes == 10
     images = load_run(tmp_path).sample(3, num_steps=2, labels=[1, 2, 3], guidance_scale=1.5)
     assert images.shape == (3, 1, 28, 28)
@@ -202,7 +202,7 @@ def test_every_model_trains_conditionally_on_every_network_with_labels(model, ne
 
 @pytest.mark.slow
 def test_samples_have_the_requested_class(tmp_path):
-    """A short run on the bundled digits, classified by nearest neighbours among real digits."""
+    """Train briefly on the bundled digits; classify samples by their nearest real digits."""
     from sklearn.neighbors import KNeighborsClassifier
 
     overrides = [

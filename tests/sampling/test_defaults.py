@@ -1,4 +1,4 @@
-"""Sampling defaults: a run's own sampler and guidance apply unless they are overridden."""
+"""Every command samples with the settings of the run's recipe by default."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from diffusion_lab.scoring.draw_set import counting
 from tests.conftest import TINY
 from tests.support.evaluated_runs import make_run
 
-# experiment=quickstart in a second, with its own sampling settings
+# a recipe that trains in a second; its sampling settings are unchanged
 SMALL = [
     *(word for word in TINY if not word.startswith(("sampler", "callbacks", "data.val_size"))),
     "experiment=quickstart",
@@ -34,7 +34,7 @@ SMALL = [
     "callbacks.figures.num_samples=6",
     "logger=csv",
     "trainer.limit_train_batches=5",
-    "optimizer.lr=0.1",  # far from the first weights, so that guidance shows
+    "optimizer.lr=0.1",  # far from the initial weights, so that guidance has an effect
     "optimizer.adamw_lr=0.1",
 ]
 
@@ -47,7 +47,7 @@ def recipe(tmp_path_factory):
 
 
 def by_hand(run, num_samples, num_steps=5, scale=1.5, seed=0):
-    """Euler's steps with null + scale (class - null), written out: uint8 (N, C, H, W)."""
+    """Sample uint8 (N, C, H, W) by explicit Euler steps with null + scale (class - null)."""
     module = run.module
     labels = torch.arange(num_samples) % module.num_classes
     null = torch.full_like(labels, module.num_classes)
@@ -69,7 +69,7 @@ def by_hand(run, num_samples, num_steps=5, scale=1.5, seed=0):
 
 
 def apart(ours, theirs):
-    """The largest difference in gray levels."""
+    """Return the largest difference in gray levels."""
     return np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).max()
 
 
@@ -77,7 +77,7 @@ def samples_of(out):
     return np.load(Path(out.strip().splitlines()[-1]) / "samples.npz")["images"]
 
 
-def test_grids_and_figures_during_training_are_guided(recipe, tmp_path):
+def test_grids_and_figures_of_the_training_are_guided(recipe, tmp_path):
     images = by_hand(load_run(recipe), 6).float() / 255
     figures.save_grid(images, tmp_path / "expected.png", grid_columns(4))
     expected = np.asarray(Image.open(tmp_path / "expected.png"))
@@ -85,7 +85,7 @@ def test_grids_and_figures_during_training_are_guided(recipe, tmp_path):
         assert apart(Image.open(recipe / "figures" / name), expected) <= 1, name
 
 
-def test_commands_and_python_use_the_runs_defaults(recipe, typed, tmp_path):
+def test_commands_and_python_sample_with_the_recipe(recipe, typed, tmp_path):
     run = load_run(recipe)
     expected = by_hand(run, 8)
     assert apart(run.sample(8), expected) <= 1
@@ -95,8 +95,8 @@ def test_commands_and_python_use_the_runs_defaults(recipe, typed, tmp_path):
     assert apart(samples_of(out), expected) <= 1
     explicit = ["sampler.num_steps=5", "guidance_scale=1.5"]
     _, out, _ = typed("sample", f"run={recipe}", "num_samples=8", *explicit)
-    assert np.array_equal(samples_of(out), run.sample(8))
-    # other settings give other images
+    assert np.array_equal(drawn(out), run.sample(8))
+    # without the recipe's guidance, the images differ
     _, out, _ = typed(
         "sample", f"run={recipe}", "num_samples=8", "sampler.num_steps=10", "guidance_scale=1"
     )
@@ -118,11 +118,11 @@ def test_commands_and_python_use_the_runs_defaults(recipe, typed, tmp_path):
         (["autoguidance=best"], "sampler.num_steps=5 guidance_scale=1.5; NFE 10"),
     ],
 )
-def test_overrides_win_and_are_printed(recipe, typed, arguments, line):
+def test_overrides_replace_the_recipe_and_are_printed(recipe, typed, arguments, line):
     code, out, err = typed("sample", f"run={recipe}", "num_samples=4", *arguments)
     assert code == 0, err
     assert line in out
-    # the network itself was evaluated as often
+    # the network evaluates the printed number of images
     run = load_run(recipe)
     calls = line.rpartition("NFE ")[2]
     if "," not in calls and "autoguidance" not in arguments[0]:
@@ -181,7 +181,7 @@ def test_evaluation_diagnosis_and_tradeoff_are_guided(recipe, typed, bars):
     assert found["memorisation"]["guidance_scale"] == 1.5
 
 
-def test_an_exported_pipeline_has_the_runs_defaults(recipe, typed, tmp_path):
+def test_an_exported_pipeline_has_the_defaults_of_the_recipe(recipe, typed, tmp_path):
     out = tmp_path / "exported"
     code, printed, err = typed("export", f"run={recipe}", f"out={out}")
     assert code == 0, err
@@ -201,7 +201,7 @@ def test_an_exported_pipeline_has_the_runs_defaults(recipe, typed, tmp_path):
     assert np.abs(default - images(num_inference_steps=6)).max() > 0.005
 
 
-def test_an_exported_pipeline_has_the_runs_guidance_interval(tmp_path, typed):
+def test_an_exported_pipeline_has_the_guidance_interval_of_the_run(tmp_path, typed):
     more = ["guidance_interval=[0.5,2]", "trainer.max_epochs=1"]
     train(compose_config([*SMALL, *more], tmp_path / "run"))
     code, _, err = typed("export", f"run={tmp_path / 'run'}", f"out={tmp_path / 'exported'}")
@@ -217,7 +217,7 @@ def test_an_exported_pipeline_has_the_runs_guidance_interval(tmp_path, typed):
 
 
 def without_defaults(folder):
-    """Turn a run folder into one from before runs had sampling defaults."""
+    """Rewrite a run folder to one of before these defaults existed."""
     path = folder / "checkpoints" / "last.ckpt"
     state = torch.load(path, weights_only=True)
     saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
@@ -231,7 +231,7 @@ def without_defaults(folder):
     OmegaConf.save(saved, folder / ".hydra" / "config.yaml")
 
 
-def test_an_old_run_samples_and_resumes_as_before(tmp_path, typed):
+def test_an_older_run_samples_and_resumes_unchanged(tmp_path, typed):
     folder = tmp_path / "old"
     train(compose_config(SMALL, folder))
     without_defaults(folder)
@@ -253,14 +253,14 @@ def test_an_old_run_samples_and_resumes_as_before(tmp_path, typed):
     assert apart(Image.open(folder / "figures" / "samples_epoch_001.png"), expected) <= 1
 
 
-def test_an_old_run_and_a_new_one_of_the_same_settings_are_one_group(tmp_path):
+def test_an_older_run_and_a_new_one_count_as_one_recipe(tmp_path):
     old = make_run(tmp_path / "old", [1.0, 2.0])
     now = {"guidance_scale": 1.5, "sampler": {"num_steps": 5}}
     new = make_run(tmp_path / "new", [1.0, 2.0], seed=1, config=now)
     assert len(group_runs([read_run(old), read_run(new)])) == 1
 
 
-def test_a_teacher_samples_pairs_with_its_own_defaults(recipe, tmp_path):
+def test_a_teacher_samples_with_its_own_recipe(recipe, tmp_path):
     words = [
         *TINY,
         "model=flow",

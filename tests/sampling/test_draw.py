@@ -13,7 +13,7 @@ from diffusion_lab.sampling.draw import draw
 
 
 class Narrow(FastUNet):
-    """A network on a device with memory for `most` images."""
+    """Network that runs out of memory above `most` images."""
 
     most = 3
 
@@ -23,7 +23,7 @@ class Narrow(FastUNet):
         return super().forward(x, time, labels)
 
 
-def sample(module, batch_size, num_samples=10):
+def sampled(module, batch_size, num_samples=10):
     images, steps = draw(
         module,
         BlendSampler(2),
@@ -44,24 +44,24 @@ def module():
     return DiffusionModule(network, StraightPath(), Flow())
 
 
-def test_a_batch_too_large_for_the_memory_is_halved(module, caplog):
+def test_a_batch_too_large_for_the_memory_is_sampled_in_halves(module, caplog):
     with caplog.at_level(logging.WARNING):
-        images, steps = sample(module, batch_size=10)
-    assert "no memory for 10 images at once: on with 5" in caplog.text
-    one_by_one, _ = sample(module, batch_size=1)
+        images, steps = sampled(module, batch_size=10)
+    assert "out of memory for 10 images at once: continuing with 5" in caplog.text
+    one_by_one, _ = sampled(module, batch_size=1)
     assert len(images) == 10 and len(steps) == 2
     assert (images.int() - one_by_one.int()).abs().max() <= 1
 
 
-def test_one_image_that_does_not_fit_is_an_error(module):
+def test_out_of_memory_for_one_image_is_an_error(module):
     module.network.most = 0
     with pytest.raises(torch.OutOfMemoryError):
-        sample(module, batch_size=4)
+        sampled(module, batch_size=4)
 
 
-def test_images_are_ordinary_tensors(module):
-    """Tensors made in inference mode cannot be changed in place; the mode must not leak."""
-    images, _ = sample(module, batch_size=4)
+def test_images_can_be_changed_in_place(module):
+    """Inference mode creates read-only tensors, which must not be returned."""
+    images, _ = sampled(module, batch_size=4)
     images += 1
     assert not images.is_inference() and not torch.is_inference_mode_enabled()
     assert torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""Labels in networks and modules, and classifier-free guidance with its two branches."""
+"""Labels in networks and modules, and the branches of guidance."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.conftest import RUN
 
 
 def random_module(network=FastUNet, schedule=None, **settings):
-    """Build a module with ten classes and no zeroed layer, so that every input has an effect."""
+    """Return a module with ten classes and random weights, so that every input has an effect."""
     torch.manual_seed(0)
     small = (
         {"width": 8}
@@ -41,7 +41,7 @@ def batch():
 
 
 @pytest.mark.parametrize("network", [FastUNet, UNet2D])
-def test_labels_change_the_output_and_none_means_the_null_class(network, batch):
+def test_labels_change_the_output_and_none_is_the_null_class(network, batch):
     x, labels = batch
     module, t = random_module(network), torch.full((6,), 0.5)
     with torch.no_grad():
@@ -52,8 +52,8 @@ def test_labels_change_the_output_and_none_means_the_null_class(network, batch):
         assert not torch.allclose(module(x, t), outputs, atol=1e-3)
 
 
-@pytest.mark.parametrize("schedule", [StraightPath(), VPSchedule()])
-def test_one_guided_evaluation_equals_two_separate_ones(schedule, batch):
+@pytest.mark.parametrize("schedule", [LinearSchedule(), VPSchedule()])
+def test_one_guided_batch_equals_two_evaluations(schedule, batch):
     x, labels = batch
     module = random_module(schedule=schedule)
     t = schedule.span(5)[3].expand(6)
@@ -96,7 +96,7 @@ def test_autoguidance_extrapolates_away_from_the_weaker_model(batch):
         torch.testing.assert_close(guided(x, t), 2 * strong - weak)
 
 
-def test_only_the_null_class_and_the_images_classes_get_gradients(batch):
+def test_each_class_gets_gradients_from_its_images_only(batch):
     x, _ = batch
     module = random_module(label_dropout=0.5).train()
     module.log = lambda *args, **kwargs: None
@@ -106,7 +106,7 @@ def test_only_the_null_class_and_the_images_classes_get_gradients(batch):
     assert touched == [4, 10]
 
 
-def test_the_fraction_of_dropped_labels_is_the_dropout():
+def test_the_fraction_of_dropped_labels_is_label_dropout():
     module = random_module(label_dropout=0.2)
     torch.manual_seed(0)
     labels = torch.zeros(20_000, dtype=torch.long)
@@ -117,8 +117,8 @@ def test_the_fraction_of_dropped_labels_is_the_dropout():
     assert torch.equal(torch.get_rng_state(), state)  # validation uses no random numbers
 
 
-def test_autoguidance_rejects_a_run_with_other_clusters(typed, tmp_path):
-    """Cluster k of other images is another cluster."""
+def test_autoguidance_with_other_clusters_is_rejected(typed, tmp_path):
+    """Cluster k of other images is another group."""
     words = [*RUN, "trainer.max_epochs=1", "data.clusters=4", "model.num_classes=4"]
     for name, size in (("one", 4), ("again", 4), ("other", 6)):
         train(compose_config([*words, f"data.val_size={size}"], tmp_path / name))

@@ -1,4 +1,4 @@
-"""Guidance as a setting of a training: rejected values and the predicted cost."""
+"""Guidance as a setting of a training: rejected values and estimated cost."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ from tests.sampling.test_guidance import random_module
     ],
     ids=lambda v: " ".join(v),
 )
-def test_bad_guidance_is_rejected_before_training(typed, arguments, expected, tmp_path):
+def test_invalid_guidance_is_rejected_before_training(typed, arguments, expected, tmp_path):
     folder = tmp_path / "run"
     result = typed("train", *TINY, *arguments, f"hydra.run.dir={folder}")
     assert_refused(result, *expected)
@@ -52,7 +52,7 @@ def test_bad_guidance_is_rejected_before_training(typed, arguments, expected, tm
 
 @pytest.mark.parametrize(("word", "steps"), [("flow_euler", 4), ("heun", 4), ("dpm_solver", 6)])
 @pytest.mark.parametrize("interval", [None, (0.5, 2.0)])
-def test_the_predicted_cost_has_both_branches(word, steps, interval, bars, monkeypatch):
+def test_the_cost_estimate_of_fid_includes_both_branches(word, steps, interval, bars, monkeypatch):
     module = random_module(schedule=VPSchedule() if word == "dpm_solver" else None)
     sampler, data = make_sampler(word, num_steps=steps), ImageDataModule(**FAKE)
     conditioning = Conditioning.of(module, None, 2.0, interval)
@@ -64,7 +64,7 @@ def test_the_predicted_cost_has_both_branches(word, steps, interval, bars, monke
         assert forecast.num_calls == seen()
         plain = sum(Conditioning().network_calls(sampler, path, (1, 28, 28)))
         assert seen() == 2 * plain if interval is None else plain < seen() < 2 * plain
-        # with a clock that advances by one second for each image of a network evaluation only
+        # with a clock that advances one second per image in a network evaluation
         monkeypatch.setattr(forecasting, "monotonic", seen)
         for batch_size in (1, 4):
             seconds = forecast.seconds_per_image(load_extractor(str(bars)), batch_size)
@@ -72,10 +72,12 @@ def test_the_predicted_cost_has_both_branches(word, steps, interval, bars, monke
 
 
 @pytest.mark.parametrize(("interval", "calls"), [("null", 10), ("[0.5,2]", 7)])
-def test_a_grids_predicted_time_has_both_branches(interval, calls, tmp_path, monkeypatch, caplog):
-    """With a clock of one minute for each image in the network: 6 per unguided evaluation.
+def test_the_cost_estimate_of_a_grid_includes_both_branches(
+    interval, calls, tmp_path, monkeypatch, caplog
+):
+    """The clock advances a minute per image that the network evaluates, 6 without guidance.
 
-    The interval holds the third and fourth step only, and the second step is timed.
+    Only the third and fourth step lie in the interval; the second step is timed.
     """
     seen = [0]
     monkeypatch.setattr(sample_grid, "monotonic", lambda: 60 * seen[0])

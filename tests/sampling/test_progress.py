@@ -1,4 +1,4 @@
-"""Progress lines: commands print their plan at once and then the estimated time left."""
+"""Long commands print their work at once, then the remaining time."""
 
 import re
 from pathlib import Path
@@ -26,8 +26,8 @@ def clock(monkeypatch):
     return made
 
 
-def test_lines_come_on_time_with_the_right_estimate(clock, capsys):
-    """100 units of one second each: the first line after 2 s, the others every 10 s."""
+def test_lines_are_printed_when_due_with_the_right_time(clock, capsys):
+    """100 units of one second: the first line after 2 s, the others every 10 s."""
     with plan.planned_work("a hundred units", 100):
         assert capsys.readouterr().out == "a hundred units\n"
         for _ in range(100):
@@ -36,11 +36,11 @@ def test_lines_come_on_time_with_the_right_estimate(clock, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["2% done, about 98 s left", "12% done, about 88 s left"]
     assert len(lines) == 10
-    plan.advance(5)  # without planned work nothing is printed
+    plan.advance(5)  # no planned work: no line
     assert capsys.readouterr().out == ""
 
 
-def test_short_work_prints_its_plan_only_and_long_work_few_lines(clock, capsys):
+def test_short_work_prints_no_progress_and_long_work_about_20_lines(clock, capsys):
     with plan.planned_work("short", 10):
         for _ in range(10):
             clock.now += 0.1
@@ -55,7 +55,7 @@ def test_short_work_prints_its_plan_only_and_long_work_few_lines(clock, capsys):
     assert lines[1] == "0% done, about 9:59:58 left"
 
 
-def test_nested_work_has_its_own_progress(clock, capsys):
+def test_nested_work_counts_separately(clock, capsys):
     with plan.planned_work("all", 10):
         with plan.planned_work("a part", 100):
             clock.now += 5
@@ -77,10 +77,10 @@ COMMANDS = {
     "edit": ("edit=image_to_image", "num_samples=2", "num_steps=2"),
 }
 FIRST_LINES = {
-    "evaluate": "sampling 70 images for each of 2 seeds with heun in 2 steps, then scoring them",
-    "sample": "drawing 4 images by heun in 3 steps",
-    "tradeoff": "timing and scoring 4 sampler settings, 0 of them done already",
-    "diagnose": "losses: network and ideal denoiser (of 20 images) on 4 images of each split",
+    "evaluate": "drawing 70 images for each of 2 seeds by heun in 2 steps, then scoring them",
+    "sample": "sampling 4 images by heun in 3 steps",
+    "tradeoff": "timing and scoring 4 sampler settings, 0 of them are there already",
+    "diagnose": "losses: the network and the ideal denoiser of 20 images on 4 images of each split",
     "likelihood": "probability-flow ODE of 4 images of test",
     "edit": "image_to_image of 8 images in 2 steps each",
 }
@@ -98,14 +98,14 @@ def flow(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands_print_their_plan_and_the_time_left(typed, monkeypatch, bars, flow, name):
+def test_commands_print_their_work_and_the_remaining_time(typed, monkeypatch, bars, flow, name):
     monkeypatch.setattr(plan, "FIRST", 0.0)
     monkeypatch.setattr(plan, "EVERY", 0.0)
     monkeypatch.setattr(plan, "monotonic", Clock())
     steps = plan.Plan.advance
 
     def slow(self, amount):
-        plan.monotonic.now += 20.0  # as if each piece of work took 20 s
+        plan.monotonic.now += 20.0  # as if each unit took 20 s
         steps(self, amount)
 
     monkeypatch.setattr(plan.Plan, "advance", slow)
@@ -114,14 +114,14 @@ def test_commands_print_their_plan_and_the_time_left(typed, monkeypatch, bars, f
     assert code == 0, err
     lines = out.splitlines()
     assert lines[0].startswith(FIRST_LINES[name])
-    percent = [int(m[1]) for m in map(LEFT.fullmatch, lines) if m]
-    assert percent and max(percent) <= 100
+    percents = [int(m[1]) for m in map(LEFT.fullmatch, lines) if m]
+    assert percents and max(percents) <= 100
     if name != "diagnose":  # diagnose has several parts
-        assert percent == sorted(percent)
+        assert percents == sorted(percents)
     assert Path(lines[-1]).name == "out"
 
 
-def test_compare_prints_its_plan(typed, tmp_path):
+def test_compare_prints_the_number_of_runs(typed, tmp_path):
     make_run(tmp_path / "a", [1.0, 2.0])
     make_run(tmp_path / "b", [2.0, 3.0], config={"optimizer": {"lr": 1}})
     code, out, err = typed("compare", "runs=a,b", "metrics=fid")
