@@ -1,4 +1,4 @@
-"""Trained modules as folders that diffusers loads without this project, and as ONNX files."""
+"""Export of trained modules as standalone diffusers pipelines and ONNX files."""
 
 from diffusion_lab.export.folder import Export, export_pipeline, plan_export
 

@@ -1,4 +1,4 @@
-"""The model card of an exported run: what it is, how it is loaded, where it comes from."""
+"""Model card of an exported run: description, loading code, metrics and origin."""
 
 import json
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from diffusion_lab.diffusion import DiffusersSampler
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.export.folder import Export
 
-TASK = "unconditional-image-generation"  # the Hub has no word for class-conditional
+TASK = "unconditional-image-generation"  # the Hub has no task for class-conditional images
 DATA_TERMS = {
     "mnist": "MNIST (Yann LeCun, Corinna Cortes, Christopher Burges), commonly said to be under "
     "CC BY-SA 3.0: see the data set's own terms",
     "fashion_mnist": "Fashion-MNIST (Zalando), MIT licence",
     "kmnist": "KMNIST (ROIS-DS Center for Open Data in the Humanities), CC BY-SA 4.0",
-    "fake": "made up by diffusion_lab, nobody's",
+    "fake": "synthetic images of diffusion_lab, without copyright",
 }
 GROUPS = (
     "model",
@@ -38,25 +38,27 @@ SAMPLER_WORDS = {
 
 
 def sampler_words(export: Export) -> str:
-    """Overrides of scripts/sample.py that sample as an export does."""
+    """Return the overrides of scripts/sample.py that sample like an exported pipeline."""
     sampler, conditioning = export.sampler, export.conditioning
-    words = [f"sampler={SAMPLER_WORDS[sampler.name]}", f"sampler.num_steps={sampler.num_steps}"]
+    overrides = [f"sampler={SAMPLER_WORDS[sampler.name]}", f"sampler.num_steps={sampler.num_steps}"]
     if isinstance(sampler, DiffusersSampler):
         settings = sampler.config | {"eta": sampler.eta}
-        words += [
+        overrides += [
             f"sampler.{key}={str(value).lower()}"
             for key, value in settings.items()
             if key != "prediction_type" and value is not None
         ]
     if conditioning.guidance_scale != 1:
-        words.append(f"guidance_scale={conditioning.guidance_scale:g}")
+        overrides.append(f"guidance_scale={conditioning.guidance_scale:g}")
     if conditioning.interval != EVERYWHERE:
-        words.append(f"guidance_interval={conditioning.interval[0]:g},{conditioning.interval[1]:g}")
-    return " ".join(words)
+        overrides.append(
+            f"guidance_interval={conditioning.interval[0]:g},{conditioning.interval[1]:g}"
+        )
+    return " ".join(overrides)
 
 
 def loading_lines(export: Export, where: str, num_classes: int | None) -> str:
-    """The three lines of Python that load the folder or repository and draw."""
+    """Return three lines of Python that load the folder or repository and sample images."""
     name = type(export.pipeline).__name__ if export.stock else "DiffusionPipeline"
     trust = "" if export.stock else ", trust_remote_code=True"
     call = [f"num_inference_steps={export.sampler.num_steps}"]
@@ -84,16 +86,16 @@ def model_card(
     weights: str,
     onnx_difference: float | None,
 ) -> str:
-    """The card's text, YAML in front.
+    """Return the text of the model card, with its YAML front matter.
 
     `config` is the run's configuration, `record` its metrics.json, `where` the folder or
-    repository that the loading lines name.
+    repository in the loading code.
     """
     choices, data = config["command"]["choices"], config["data"]
     dataset, num_classes = data["name"], config["model"].get("num_classes")
     title = f"{choices['model']} on {dataset}"
     measured = record.get("metrics") or {}
-    # what has no part in front, such as lr, says nothing about the model
+    # metrics without a prefix, such as lr, do not describe the model
     metrics = {k: v for k, v in measured.items() if "/" in k and v is not None}
     front = ModelCardData(
         license=license,
@@ -112,7 +114,7 @@ def model_card(
     shape = f"{data['channels']} x {data['image_size']} x {data['image_size']}"
     parts = [
         f"---\n{front.to_yaml()}\n---\n\n# {title}\n",
-        f"Draws images of {shape} pixels{_of_classes(num_classes)}.\n",
+        f"Generates images of {shape} pixels{_of_classes(num_classes)}.\n",
         f"```python\n{loading_lines(export, where, num_classes)}```\n",
         _how_it_loads(export),
         f"## Metrics\n\n{_metrics(record, metrics)}",
@@ -126,14 +128,14 @@ def model_card(
         parts.insert(
             4,
             f"## ONNX\n\n`denoiser.onnx` is (x_t (B, C, H, W) float32, t (B,) {_unit(export)}"
-            f"{labels}) -> the clean images seen in x_t. onnxruntime's results differ from torch's "
+            f"{labels}) -> the predicted clean images. onnxruntime's results differ from torch's "
             f"by at most {onnx_difference:.1e}.\n",
         )
     return "\n".join(parts)
 
 
 def _unit(export: Export) -> str:
-    """Of t, as the denoiser takes it."""
+    """Describe the type and unit of the denoiser's t."""
     if export.pipeline.scheduler is not None:
         return "int64, a timestep of the scheduler"
     straight = export.pipeline.config.settings["path"] == "linear"
@@ -143,7 +145,10 @@ def _unit(export: Export) -> str:
 def _of_classes(num_classes: int | None) -> str:
     if num_classes is None:
         return ""
-    return f" of {num_classes} classes; `guidance_scale=` above 1 makes them more typical"
+    return (
+        f" of {num_classes} classes; `guidance_scale=` above 1 makes images more typical of their "
+        "class"
+    )
 
 
 def _how_it_loads(export: Export) -> str:
@@ -154,10 +159,14 @@ def _how_it_loads(export: Export) -> str:
         + (" and `unet/network.py`. " if export.network_source else ". ")
     )
     scale = export.conditioning.guidance_scale
-    guided = "" if scale == 1 else f"With `class_labels=` it is guided by {scale:g} by default. "
-    stand_in = "" if export.exact else "The run's own sampler has no pipeline; this one stands in. "
+    guided = "" if scale == 1 else f"With `class_labels=` the default guidance scale is {scale:g}. "
+    substitute = (
+        ""
+        if export.exact
+        else "The run's own sampler has no pipeline; a deterministic one replaces it. "
+    )
     return (
-        f"{own}{guided}{stand_in}A list of generators, one an image, fixes each image's noise. "
+        f"{own}{guided}{substitute}A list of generators, one per image, fixes each image's noise. "
         "The same steps in diffusion_lab: `python scripts/sample.py run=... "
         f"{sampler_words(export)}`.\n"
     )
@@ -165,7 +174,7 @@ def _how_it_loads(export: Export) -> str:
 
 def _metrics(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     if not metrics:
-        return "None were recorded.\n"
+        return "No metrics were recorded.\n"
     best = {f"best {name}": value for name, value in (record.get("best") or {}).items()}
     return f"Recorded at the end of the run.\n\n{_table({**metrics, **best})}"
 
@@ -183,17 +192,17 @@ def _training(
         "seed": config["seed"],
         "commit": record.get("git_commit"),
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
-        "typed": " ".join(
-            word
-            for word in config["command"]["overrides"]
-            if not word.startswith(MACHINE)  # says nothing about the model
+        "overrides": " ".join(
+            override
+            for override in config["command"]["overrides"]
+            if not override.startswith(MACHINE)  # not about the model
         ),
     }
     return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    """A Markdown table of two columns."""
+    """Return a Markdown table of two columns."""
 
     def cell(value: Any) -> str:
         return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|")

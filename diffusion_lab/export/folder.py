@@ -1,4 +1,4 @@
-"""A module as a folder for diffusers: a stock pipeline where one draws the same images."""
+"""Export a module as a diffusers folder, with a stock pipeline if it samples the same images."""
 
 import inspect
 import re
@@ -41,28 +41,28 @@ ERRORS_IMPORT = "from diffusion_lab.errors import UserError"
 
 @dataclass(frozen=True)
 class Export:
-    """What a folder will hold, decided before anything is written."""
+    """Plan of an export, made before any file is written."""
 
     pipeline: DiffusionPipeline
-    """With the module's own network: it shares the weights and must not be moved or changed."""
+    """Pipeline that shares the module's network, so it must not be moved or changed."""
     sampler: Sampler
-    """The project's sampler that draws what the pipeline draws."""
+    """Sampler of this project that gives the same images as the pipeline."""
     exact: bool
-    """Whether that is the sampler asked for, step for step, and not a deterministic stand-in."""
+    """True if this is the requested sampler, False for a deterministic substitute."""
     network_source: str | None
-    """The file that defines the network, None for one of diffusers' own."""
+    """Source code of the network, None for a network of diffusers."""
     conditioning: Conditioning
-    """Guidance of a call that names none; a stock pipeline has no classes."""
+    """Default guidance of the pipeline; a stock pipeline has no classes."""
 
     @property
     def stock(self) -> bool:
-        """Whether diffusers alone loads it."""
+        """True if diffusers loads the folder without custom code."""
         return type(self.pipeline) in STOCK.values()
 
     def write(self, folder: Path) -> None:
-        """Fill a folder: model_index.json, the weights as safetensors, and the code if need be."""
+        """Write model_index.json, the weights as safetensors, and the code if needed."""
         if isinstance(self.pipeline, pipeline.DiffusionLabPipeline):
-            self.pipeline.network_source = self.network_source  # made to stand alone
+            self.pipeline.network_source = self.network_source  # without imports of this project
         self.pipeline.save_pretrained(folder)
 
 
@@ -74,10 +74,10 @@ def export_pipeline(
     image_shape: tuple[int, int, int],
     conditioning: Conditioning | None = None,
 ) -> Export:
-    """Write a module's current weights as a new pipeline folder, whole or not at all.
+    """Write a module's current weights atomically as a new pipeline folder.
 
-    Only reads the module, so it may be called in the middle of training. Raises UserError if the
-    folder holds something or the module cannot be exported.
+    The module is not changed, so this may be called during training. Raises UserError if the folder
+    is not empty or the module cannot be exported.
     """
     export = plan_export(module, sampler, value_range, image_shape, conditioning)
     with new_folder(folder) as part:
@@ -92,11 +92,11 @@ def plan_export(
     image_shape: tuple[int, int, int],
     conditioning: Conditioning | None = None,
 ) -> Export:
-    """Decide how a module is exported; a stock pipeline wherever one draws the same.
+    """Plan the export of a module, as a stock pipeline if it samples the same images.
 
-    A sampler that no pipeline walks is replaced by the deterministic step, as often. `guide` has
-    the guidance of a call that names none; None for no guidance. Raises UserError where another
-    part of the module has no counterpart in the exported pipelines.
+    A sampler that no pipeline supports is replaced by a deterministic one with the same number of
+    steps. `conditioning` is the default guidance of the pipeline; None for no guidance. Raises
+    UserError if another part of the module cannot be exported.
     """
     network, schedule, prediction = module.network, module.noise_schedule, module.prediction
     network = getattr(network, "_orig_mod", network)  # torch.compile(network) wraps it
@@ -111,18 +111,20 @@ def plan_export(
         "use_time": use_time,
         "num_classes": module.num_classes,
     }
-    walked, exact = _exportable(sampler, schedule)
+    exported, exact = _exportable(sampler, schedule)
     conditioning = conditioning or Conditioning.of(module)
     settings |= {
-        "num_inference_steps": walked.num_steps,
+        "num_inference_steps": exported.num_steps,
         "guidance_scale": conditioning.guidance_scale,
         "guidance_interval": None
         if conditioning.interval == EVERYWHERE
         else list(conditioning.interval),
     }
     scheduler = None
-    if isinstance(walked, DiffusersSampler):
-        scheduler = walked.scheduler_class.from_config(schedule.scheduler_config | walked.config)
+    if isinstance(exported, DiffusersSampler):
+        scheduler = exported.scheduler_class.from_config(
+            schedule.scheduler_config | exported.config
+        )
         if (
             isinstance(network, UNet2D)
             and use_time
@@ -131,23 +133,24 @@ def plan_export(
             and prediction.name in STOCK_PREDICTIONS
         ):
             scheduler.register_to_config(prediction_type=prediction.name)
-            return Export(STOCK[walked.name](unet, scheduler), walked, exact, None, conditioning)
-        settings["step"] = {} if walked.eta is None else {"eta": walked.eta}
+            stock = STOCK[exported.name](unet, scheduler)
+            return Export(stock, exported, exact, None, conditioning)
+        settings["step"] = {} if exported.eta is None else {"eta": exported.eta}
     else:
-        settings["heun"] = isinstance(walked, HeunSampler)
-    drawn = pipeline.DiffusionLabPipeline(unet, scheduler, settings)
-    return Export(drawn, walked, exact, _source(unet), conditioning)
+        settings["heun"] = isinstance(exported, HeunSampler)
+    custom = pipeline.DiffusionLabPipeline(unet, scheduler, settings)
+    return Export(custom, exported, exact, _source(unet), conditioning)
 
 
 def check_exportable(module: DiffusionModule) -> None:
-    """Raise UserError where a part of the module has no counterpart in the exported pipelines."""
+    """Raise UserError if a part of the module cannot be exported."""
     _source(_diffusers_model(module.network))
     _path(module.noise_schedule)
     _prediction(module.prediction)
 
 
 def _exportable(sampler: Sampler, schedule: NoiseSchedule) -> tuple[Sampler, bool]:
-    """The sampler that a pipeline walks in this one's place, and whether it is the same."""
+    """Return the sampler that a pipeline can run, and True if it equals the given one."""
     if not isinstance(schedule, VPSchedule):
         same = isinstance(sampler, BlendSampler)
         return (sampler if same else BlendSampler(sampler.num_steps)), same
@@ -155,32 +158,32 @@ def _exportable(sampler: Sampler, schedule: NoiseSchedule) -> tuple[Sampler, boo
         return sampler, True
     num_steps = min(sampler.num_steps, schedule.num_train_timesteps)
     ddim = DiffusersSampler("DDIMScheduler", num_steps, eta=0.0, clip_sample=False)
-    # DDIM takes all steps to be equally long
+    # DDIM assumes steps of equal length
     same = type(sampler) is BlendSampler and schedule.num_train_timesteps % num_steps == 0
     return ddim, same
 
 
 def _diffusers_model(network: nn.Module) -> nn.Module:
-    """The part of a network that diffusers can save and load."""
+    """Return the part of a network that diffusers can save and load."""
     model = network.unet if isinstance(network, UNet2D) else network
     if not isinstance(model, ModelMixin) or not isinstance(model, ConfigMixin):
         raise UserError(
-            f"{type(model).__name__} cannot be exported: it must be a ModelMixin and ConfigMixin "
-            "of diffusers with register_to_config on its __init__, as networks/fast_unet.py"
+            f"{type(model).__name__} cannot be exported: expected a ModelMixin and ConfigMixin "
+            "of diffusers with register_to_config on __init__, as in networks/fast_unet.py"
         )
     return model
 
 
 def _source(model: nn.Module) -> str | None:
-    """The file of a network's class, made to stand alone."""
+    """Return the source file of a network's class, without imports of this project."""
     if type(model).__module__.startswith("diffusers."):
         return None
     file = inspect.getfile(type(model))
     source = Path(file).read_text().replace(ERRORS_IMPORT, "UserError = ValueError")
     if re.search(r"^\s*(from|import) diffusion_lab", source, re.MULTILINE):
         raise UserError(
-            f"{type(model).__name__} cannot be exported: {file} uses more of diffusion_lab than "
-            "UserError, and must work without it"
+            f"{type(model).__name__} cannot be exported: {file} imports diffusion_lab, but "
+            "must work without it (only UserError may be imported)"
         )
     return source
 
@@ -194,13 +197,17 @@ def _path(schedule: NoiseSchedule) -> dict[str, Any]:
         rho = schedule.rho if schedule.spacing == "karras" else None
         ends = {"sigma_min": schedule.sigma_min, "sigma_max": schedule.sigma_max}
         return {"path": "ve", "ve": {**ends, "sigma_data": schedule.sigma_data, "rho": rho}}
-    raise UserError(f"{type(schedule).__name__} cannot be exported: pipeline.py lacks its formulas")
+    raise UserError(
+        f"{type(schedule).__name__} cannot be exported: export/pipeline.py supports "
+        "VP, linear and VE paths only"
+    )
 
 
 def _prediction(prediction: Prediction) -> dict[str, Any]:
     if prediction.name not in PREDICTIONS:
         raise UserError(
-            f"prediction={prediction.name} cannot be exported: pipeline.py lacks its formula"
+            f"prediction={prediction.name} cannot be exported: export/pipeline.py supports "
+            f"{', '.join(PREDICTIONS)}"
         )
     if isinstance(prediction, Score) and prediction.times_sigma:
         return {"prediction": "sigma_score"}

@@ -1,4 +1,4 @@
-"""The denoiser as an ONNX file: x_t, t and, of a run with classes, labels -> clean images."""
+"""Export of the denoiser as an ONNX file: x_t, t and labels (if any) -> clean images."""
 
 import importlib.util
 import logging
@@ -14,13 +14,13 @@ from diffusion_lab.modules import DiffusionModule
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 CHECKED = (1, 3)
-"""Batch sizes at which the file is held against torch."""
+"""Batch sizes at which the file is compared with torch."""
 TOLERANCE = 0.01
-"""A larger difference, in the network's units of an image, is no rounding."""
+"""Largest accepted difference from torch, in network values of an image."""
 
 
 def check_onnx() -> None:
-    """Raise UserError where the packages of the extra are missing."""
+    """Raise UserError if packages of the onnx extra are missing."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -39,16 +39,16 @@ class _Denoiser(nn.Module):
 
 
 def export_onnx(module: DiffusionModule, image_shape: tuple[int, int, int], path: Path) -> float:
-    """Write `module.denoise`, for any batch size, and return its largest difference from torch.
+    """Write `module.denoise` for any batch size and return its largest difference from torch.
 
-    Raises UserError if that is more than rounding. The module must be in evaluation mode.
-    x_t (B, C, H, W) is float32, t (B,) in the noise schedule's unit (int64 on a VP path, else
-    float32), labels (B,) int64.
+    The module must be in evaluation mode. Inputs of the file: x_t (B, C, H, W) float32, t (B,) in
+    the noise schedule's unit (int64 on VP paths, else float32), labels (B,) int64. Raises UserError
+    if the difference exceeds TOLERANCE.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     inputs = _inputs(module, image_shape, 2)
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():  # that all inputs share the name of an axis
+    with warnings.catch_warnings():  # torch warns that all inputs share the batch axis
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _Denoiser(module).eval(),
@@ -80,13 +80,13 @@ def _difference(module: DiffusionModule, image_shape: tuple[int, int, int], path
         with torch.no_grad():
             expected = module.denoise(*inputs.values())
         differences.append((torch.from_numpy(denoised) - expected).abs().max())
-    return torch.stack(differences).max().item()  # not a number stays one
+    return torch.stack(differences).max().item()  # NaN stays NaN
 
 
 def _inputs(
     module: DiffusionModule, image_shape: tuple[int, int, int], size: int
 ) -> dict[str, Tensor]:
-    """Noised nothing along the whole path."""
+    """Return noised zero images at times along the whole path, keyed by input name."""
     schedule: NoiseSchedule = module.noise_schedule
     generator = torch.Generator().manual_seed(size)
     t = schedule.at((torch.arange(size) + 0.5) / size)

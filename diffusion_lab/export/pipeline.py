@@ -1,7 +1,8 @@
-"""Draws images with a network trained by diffusion_lab, without diffusion_lab being installed.
+"""Pipeline for networks trained by diffusion_lab, which need not be installed.
 
-This file is copied into exported folders, where diffusers finds it:
-`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`. It imports no project.
+This file is copied into exported folders, where diffusers loads it:
+`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`. It must not import
+diffusion_lab.
 """
 
 import json
@@ -19,26 +20,27 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 
 class DiffusionLabPipeline(DiffusionPipeline):
-    """Walks x_t = alpha x0 + sigma noise from noise to x0.
+    """Sample images along the path x_t = alpha x0 + sigma noise, from noise to x0.
 
-    `unet` is a UNet2DModel or net(x_t, time, labels) -> like x_t. `scheduler` steps on the path of
-    its betas and is told the clean image (prediction_type "sample"); None on the other paths, which
-    take Euler's step x_next = alpha' x0_hat + sigma' noise_hat. `settings`, from model_index.json:
+    `unet` is a UNet2DModel or net(x_t, time, labels) -> like x_t. On VP paths `scheduler` takes the
+    steps, given the predicted clean image (prediction_type "sample"). On other paths it is None and
+    each step is Euler's, x_next = alpha' x0_hat + sigma' noise_hat. `settings`, from
+    model_index.json:
 
     - image_shape [C, H, W] and value_range [black, white]
     - path: "vp" (the scheduler's), "linear" (1 - t, t) or "ve" (1, t)
-    - prediction, what the network returns: sample, epsilon, v_prediction, flow, score, sigma_score
+    - prediction, the output of the network: sample, epsilon, v_prediction, flow, score, sigma_score
       (sigma times the score) or edm (with sigma_data)
     - noise: "gaussian", or "uniform" on [0, 1]
-    - use_time: false where the network always gets time 0
-    - num_classes: null, or the number of classes, which is also the index of the class "any"
+    - use_time: false if the network always gets time 0
+    - num_classes: null, or the number of classes, which is also the index of the null class
     - step, with a scheduler: keywords of its step, e.g. {"eta": 0.5}
-    - num_inference_steps, guidance_scale and guidance_interval [low, high] or null (in sigma /
-      alpha, outside of which the scale is 1): what the run samples with, taken where the call
-      names nothing else
-    - heun, without a scheduler: whether Euler's step is corrected by Heun's, two calls each
-    - ve: the path "ve", {sigma_min, sigma_max, sigma_data, rho}; rho null spaces log sigma evenly,
-      a number sigma^(1/rho)
+    - num_inference_steps, guidance_scale: defaults of the call
+    - guidance_interval: [low, high] in sigma / alpha, outside of which the scale is 1; or null
+    - heun, without a scheduler: true for Heun's correction of Euler's step, two network
+      evaluations per step
+    - ve: settings of the path "ve", {sigma_min, sigma_max, sigma_data, rho}; steps are evenly
+      spaced in sigma^(1/rho), or in log sigma if rho is null
     """
 
     model_cpu_offload_seq = "unet"
@@ -53,14 +55,14 @@ class DiffusionLabPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(settings=settings)
-        # read now: diffusers keeps copies under one name for all folders, and overwrites them
+        # read now: diffusers copies the files of all folders to the same name
         self.source = Path(__file__).read_text()
         self.network_source = _source_of(unet)
 
     def save_config(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Write model_index.json and the files with the classes that it names."""
+        """Write model_index.json and the source files of its classes."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pipeline.py").write_text(self.source)
@@ -70,7 +72,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
         super().save_config(save_directory, push_to_hub, **kwargs)
 
     def to_json_string(self) -> str:
-        """Return model_index.json: classes that diffusers lacks are in files of the folder."""
+        """Return the text of model_index.json, which refers to the source files of the folder."""
         index = json.loads(super().to_json_string())
         index["_class_name"] = ["pipeline", type(self).__name__]
         if self.network_source is not None:
@@ -89,17 +91,18 @@ class DiffusionLabPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
-        """Draw `batch_size` images.
+        """Sample `batch_size` images.
 
         Args:
-            batch_size: how many.
-            class_labels: a class, or several to be taken in turn; None draws from all classes.
-            guidance_scale: s in x0_hat = any + s (of the class - any); 1 is the class alone. None:
-                the run's own, as for the steps. Without class_labels it changes nothing.
-            num_inference_steps: steps from noise to image.
-            generator: one for all images, or one an image.
+            batch_size: number of images.
+            class_labels: a class, or several that are assigned in turn; None for no class.
+            guidance_scale: s in x0_hat = null + s (class - null), of the predictions for the null
+                class and for the class; 1 is no guidance. None for the default of the settings.
+                Without class_labels it has no effect.
+            num_inference_steps: number of steps; None for the default of the settings.
+            generator: one for all images, or one per image.
             output_type: "pil", "np" (N, H, W, C) in [0, 1] or "pt" (N, C, H, W) in [0, 1].
-            return_dict: False gives a tuple.
+            return_dict: False returns a tuple.
 
         """
         settings, device, dtype = self.config.settings, self._execution_device, self.unet.dtype
@@ -108,10 +111,12 @@ class DiffusionLabPipeline(DiffusionPipeline):
         if num_inference_steps is None:
             num_inference_steps = settings.get("num_inference_steps", 50)
         if class_labels is None:
-            guidance_scale = 1.0  # both branches would be the same
+            guidance_scale = 1.0  # both branches would be equal
         generators = generator if isinstance(generator, Sequence) else [generator] * batch_size
         if len(generators) != batch_size:
-            raise ValueError(f"{len(generators)} generators for batch_size={batch_size} images")
+            raise ValueError(
+                f"{len(generators)} generators for batch_size={batch_size}: expected one per image"
+            )
         labels = self._labels(class_labels, batch_size, device)
 
         draw = torch.rand if settings["noise"] == "uniform" else torch.randn
@@ -155,11 +160,11 @@ class DiffusionLabPipeline(DiffusionPipeline):
     def _labels(
         self, labels: int | Sequence[int] | None, count: int, device: torch.device
     ) -> torch.Tensor | None:
-        """One label an image, (B,)."""
+        """Return one label per image, (B,), the null class for None; None without classes."""
         classes = self.config.settings["num_classes"]
         if classes is None:
             if labels is not None:
-                raise ValueError("class_labels: this network knows no classes")
+                raise ValueError("class_labels: this network has no classes, leave it out")
             return None
         labels = classes if labels is None else labels
         chosen = [labels] if isinstance(labels, int) else list(labels)
@@ -170,7 +175,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
     def _path(
         self, num_steps: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The times visited, noisiest first, and alpha and sigma there and at the clean end."""
+        """Return the times, noisiest first, and alpha and sigma at these and at the clean end."""
         if self.scheduler is not None:
             self.scheduler.set_timesteps(num_steps, device=device)
             times = self.scheduler.timesteps
@@ -206,21 +211,21 @@ class DiffusionLabPipeline(DiffusionPipeline):
         labels: torch.Tensor | None,
         guidance_scale: float,
     ) -> torch.Tensor:
-        """The clean images seen in x (B, C, H, W), with both branches of guidance in one call."""
+        """Return the predicted clean images, with both branches of guidance in one batch."""
         interval = self.config.settings.get("guidance_interval")
         outside = interval is not None and not interval[0] <= sigma / alpha <= interval[1]
         if labels is None or guidance_scale == 1 or outside:
             return self._clean(self._network(x, t, labels), x, alpha, sigma)
-        any_class = torch.full_like(labels, self.config.settings["num_classes"])
+        null_class = torch.full_like(labels, self.config.settings["num_classes"])
         both = torch.cat([x, x])
-        output = self._network(both, t, torch.cat([labels, any_class]))
-        of_class, of_any = self._clean(output, both, alpha, sigma).chunk(2)
-        return of_any + guidance_scale * (of_class - of_any)
+        output = self._network(both, t, torch.cat([labels, null_class]))
+        of_class, of_null = self._clean(output, both, alpha, sigma).chunk(2)
+        return of_null + guidance_scale * (of_class - of_null)
 
     def _network(
         self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """The network's output; it wants the time as a number from 0 to 1000."""
+        """Return the output of the network, whose time runs from 0 to 1000."""
         settings = self.config.settings
         if settings["path"] == "ve":
             ve = settings["ve"]
@@ -237,7 +242,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
     def _clean(
         self, output: torch.Tensor, x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
     ) -> torch.Tensor:
-        """The clean images that an output of the network stands for."""
+        """Convert the output of the network to predicted clean images."""
         kind = self.config.settings["prediction"]
         if kind == "sample":
             return output
@@ -257,7 +262,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
 
 
 def _source_of(network: ModelMixin) -> str | None:
-    """The text of the file that defines a network's class; None for one of diffusers' own."""
+    """Return the source file of a network's class as text; None for a class of diffusers."""
     name = type(getattr(network, "_orig_mod", network)).__module__
     file = getattr(sys.modules.get(name), "__file__", None)
     return None if name.startswith("diffusers.") or file is None else Path(file).read_text()

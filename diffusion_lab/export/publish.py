@@ -1,4 +1,4 @@
-"""An exported folder on the Hugging Face Hub, or on a server that speaks its language."""
+"""Upload of an exported folder to the Hugging Face Hub or a compatible server."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,34 +10,34 @@ from huggingface_hub.utils import validate_repo_id
 
 from diffusion_lab.errors import UserError
 
-# of requests, httpx or httpx2, as the version of huggingface_hub has it
+# of requests, httpx or httpx2, depending on the version of huggingface_hub
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 class Hub:
-    """A repository to push to, of the account whose token huggingface_hub finds (HF_TOKEN).
+    """A target repository; huggingface_hub finds the token of the account (HF_TOKEN).
 
     `endpoint` is the server's address, by default HF_ENDPOINT or https://huggingface.co.
     """
 
     def __init__(self, repo: str, endpoint: str | None = None) -> None:
-        """Raise UserError for a name that no repository can have."""
+        """Raise UserError for an invalid name of a repository."""
         try:
             validate_repo_id(repo)
         except HFValidationError as error:
             raise UserError(
-                f"push={repo} is no repository's name: expected push=<user>/<name>"
+                f"push={repo} is no valid repository name: expected push=<user>/<name>"
             ) from error
         self.repo = repo
         self.api = HfApi(endpoint=endpoint, library_name="diffusion-lab")
 
     def create(self, private: bool) -> None:
-        """Make the repository if it is not there; UserError if the server will not."""
+        """Create the repository if it does not exist; UserError if the server rejects this."""
         with self._one_line():
             self.api.create_repo(self.repo, private=private, exist_ok=True, repo_type="model")
 
     def upload(self, folder: Path) -> str:
-        """Commit all files of the folder at once and return the repository's address."""
+        """Upload all files of a folder in one commit and return the repository's address."""
         with self._one_line():
             commit = self.api.upload_folder(
                 repo_id=self.repo,
@@ -54,9 +54,14 @@ class Hub:
         except HfHubHTTPError as error:
             status = error.response.status_code
             token = status in (401, 403)
-            hint = ": hf auth login, or set HF_TOKEN to a token that may write" if token else ""
-            raise UserError(f"{where} refused with status {status}{hint}") from error
+            hint = (
+                ": type hf auth login, or set HF_TOKEN to a token with write access"
+                if token
+                else ""
+            )
+            raise UserError(f"{where} rejected the request with status {status}{hint}") from error
         except (_HTTPError, OSError) as error:
             raise UserError(
-                f"{where} cannot be reached ({type(error).__name__}): export without push="
+                f"{where} cannot be reached ({type(error).__name__}): check the network, "
+                "or export without push="
             ) from error

@@ -1,4 +1,4 @@
-"""Exported folders, drawn from by a process that cannot import the project."""
+"""Exported folders, sampled by a process that cannot import the project."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def unet2d(**options):
 
 def fast(**options):
     network = FastUNet(image_size=16, width=8, depth=1, **options)
-    for parameter in network.parameters():  # it begins as 0 everywhere, which would prove nothing
+    for parameter in network.parameters():  # zero at initialization, which would hide errors
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     return network
@@ -91,13 +91,13 @@ EXPECTED = {
 
 
 def cases():
-    """Name -> module, sampler, value range."""
+    """Return name -> (module, sampler, value range)."""
     torch.manual_seed(0)
     vp, zero_snr = VPSchedule(), VPSchedule("scaled_linear", rescale_betas_zero_snr=True)
     line, edm, ladder = StraightPath(), VESchedule(), VESchedule(0.01, 2, spacing="geometric")
     basic = BasicUNet(image_size=16, channels=(4, 4))
     for parameter in basic.parameters():
-        parameter.data *= 3  # as made it draws nothing but black
+        parameter.data *= 3  # untrained, it gives black images only
     both, unit, made = "minus_one_one", "zero_one", DiffusionModule
     return {
         "ddpm epsilon": (made(unet2d(), vp, Epsilon()), ddpm(), both),
@@ -143,19 +143,19 @@ def generators():
     states = (np.random.SeedSequence((3, k)).generate_state(1, np.uint64)[0] for k in range(3))
     return [torch.Generator().manual_seed(int(state)) for state in states]
 
-drawn, facts = {}, {}
+sampled, facts = {}, {}
 for name, call in json.load(open("calls.json")).items():
     for route in ({}, {"custom_pipeline": name}) if "class_labels" in call else ({},):
         pipe = DiffusionPipeline.from_pretrained(name, trust_remote_code=True, **route)
         pipe.set_progress_bar_config(disable=True)
-        drawn[name] = pipe(batch_size=3, generator=generators(), output_type="np", **call).images
+        sampled[name] = pipe(batch_size=3, generator=generators(), output_type="np", **call).images
     [image] = pipe(num_inference_steps=1).images
     facts[name] = [type(pipe).__name__, image.mode, list(image.size)]
 for name, lines in json.load(open("lines.json")).items():
     scope = {}
     exec(lines, scope)
     facts[name] = [type(scope["pipe"]).__name__, scope["images"][0].mode, len(scope["images"])]
-np.savez("drawn.npz", **drawn)
+np.savez("sampled.npz", **sampled)
 json.dump(facts, open("facts.json", "w"))
 """
 
@@ -165,9 +165,9 @@ def config(**settings):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory, runs):
-    """What our samplers drew, what a process without the project drew, and what it saw."""
-    torch.set_num_threads(1)  # on a busy machine two would wait for each other at every tiny step
+def sampled(tmp_path_factory, runs):
+    """Return samples of our samplers, of a process without the project, and its facts."""
+    torch.set_num_threads(1)  # two threads wait for each other on a busy machine
     folder = tmp_path_factory.mktemp("exported")
     ours, calls = {}, {}
     for name, (module, sampler, values) in cases().items():
@@ -203,15 +203,15 @@ def drawn(tmp_path_factory, runs):
         [sys.executable, "-P", "-c", DRAW], cwd=folder, env=env, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
-    theirs = dict(np.load(folder / "drawn.npz"))
+    theirs = dict(np.load(folder / "sampled.npz"))
     return folder, ours, theirs, json.loads((folder / "facts.json").read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_same_images_without_the_project(drawn, name):
-    _, ours, theirs, facts = drawn
-    # epsilon is divided by a small alpha, which lets float32's 1e-7 grow
+def test_exported_pipelines_give_the_same_images(sampled, name):
+    _, ours, theirs, facts = sampled
+    # dividing epsilon by a small alpha amplifies float32's rounding of 1e-7
     tolerance = 2e-4 if "epsilon" in name else 5e-5
     assert facts[name] == [EXPECTED[name], "L", [16, 16]]
     assert ((ours[name] > 0) & (ours[name] < 1)).mean() > 0.1 and ours[name].std() > 0.01
@@ -222,8 +222,8 @@ def test_the_same_images_without_the_project(drawn, name):
 
 
 @pytest.mark.slow
-def test_the_folder_holds_safetensors_of_one_channel_and_no_more_code_than_it_needs(drawn):
-    folder = drawn[0]
+def test_the_folder_has_safetensors_and_only_the_code_it_needs(sampled):
+    folder = sampled[0]
     for name, code in {
         "ddpm epsilon": [],
         "classes": ["pipeline.py"],
@@ -239,8 +239,8 @@ def test_the_folder_holds_safetensors_of_one_channel_and_no_more_code_than_it_ne
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_card_load_it(drawn, runs):
-    folder, _, _, facts = drawn
+def test_the_code_of_the_model_card_loads_the_folder(sampled, runs):
+    folder, _, _, facts = sampled
     assert facts["of stock"] == ["DDIMPipeline", "L", 8]
     assert facts["of conditional"] == ["DiffusionLabPipeline", "L", 10]
     card = (folder / "of stock" / "README.md").read_text()

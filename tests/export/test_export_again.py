@@ -1,4 +1,4 @@
-"""An exported pipeline that diffusers has loaded is saved again, and the copy stands alone."""
+"""An exported pipeline, loaded by diffusers and saved again, is complete."""
 
 import json
 import os
@@ -33,7 +33,7 @@ names, route = json.loads(sys.argv[1]), sys.argv[2]
 custom = [name for name in names if route == "custom" and name != "ddim epsilon"]
 ways = {name: {"custom_pipeline": name} if name in custom else {} for name in names}
 pipes = {name: load(name, **ways[name]) for name in names}
-for name, pipe in pipes.items():  # when the files of all the others were loaded since
+for name, pipe in pipes.items():  # after the files of all others were loaded
     pipe.save_pretrained("again/" + name, push_to_hub=False)
 np.savez("before.npz", **{name: images(pipe) for name, pipe in pipes.items()})
 """
@@ -53,7 +53,7 @@ def run(folder, home, code, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", ["trusted", "custom"])
-def test_a_pipeline_saved_again_loads_again(tmp_path, route):
+def test_a_pipeline_saved_again_can_be_loaded(tmp_path, route):
     made = cases()
     for name in NAMES:
         module, sampler, values = made[name]

@@ -1,4 +1,4 @@
-"""Pushing to a stand-in of the Hub, and the ONNX file."""
+"""Upload to a simulated Hub, and the ONNX file."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ TOKEN = "hf_stand_in"
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """Answers the calls of huggingface_hub that make a repository and upload a folder.
+    """Simulated Hub: answers the requests that create a repository and upload a folder.
 
     A file is sent in the commit itself ("regular") or, where `server.lfs` says so, to an address of
     its own first, and the commit names its hash.
@@ -106,8 +106,8 @@ def hub(monkeypatch):
 
 
 @pytest.mark.parametrize("lfs", [False, True])
-def test_every_file_arrives_byte_for_byte(typed, trained, hub, tmp_path, monkeypatch, lfs):
-    if lfs:  # without hf_xet, whose protocol this stand-in does not speak
+def test_every_file_is_uploaded_unchanged(typed, trained, hub, tmp_path, monkeypatch, lfs):
+    if lfs:  # without hf_xet, whose protocol is not simulated
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
         hub.lfs = (".safetensors",)
     words = ["--push", "me/digits", f"endpoint={hub.url}", "private=true"]
@@ -124,7 +124,7 @@ def test_every_file_arrives_byte_for_byte(typed, trained, hub, tmp_path, monkeyp
     assert {authorization for _, authorization in hub.calls} == {f"Bearer {TOKEN}"}
 
 
-def test_a_refused_token_and_a_missing_server_are_one_line(
+def test_a_rejected_token_and_a_missing_server_are_reported_in_one_line(
     typed, trained, hub, tmp_path, monkeypatch
 ):
     words = [f"run={trained['ddpm']}", "out=new", "push=me/digits"]
@@ -137,7 +137,7 @@ def test_a_refused_token_and_a_missing_server_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_onnx_packages_are_one_line(typed, trained, tmp_path, monkeypatch):
+def test_missing_onnx_packages_are_reported_in_one_line(typed, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "NEEDED", ("onnx_that_is_missing",))
     result = typed("export", f"run={trained['ddpm']}", "out=new", "onnx=true")
     assert_refused(result, "onnx_that_is_missing", "diffusion-lab[onnx]")
@@ -146,7 +146,7 @@ def test_missing_onnx_packages_are_one_line(typed, trained, tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["betas", "flow", "edm"])
-def test_the_onnx_file_is_the_denoiser(tmp_path, kind):
+def test_the_onnx_file_matches_the_denoiser(tmp_path, kind):
     onnxruntime = pytest.importorskip("onnxruntime")
     schedule, prediction = {
         "betas": (VPSchedule(), Epsilon()),
@@ -172,7 +172,7 @@ def test_the_onnx_file_is_the_denoiser(tmp_path, kind):
     assert [p.name for p in tmp_path.iterdir()] == ["denoiser.onnx"]
 
 
-def test_an_onnx_file_that_differs_is_refused(tmp_path, monkeypatch):
+def test_an_onnx_file_that_differs_is_rejected(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     module = DiffusionModule(FastUNet(width=8, depth=1), StraightPath(), Flow()).eval()
     monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
