@@ -37,10 +37,10 @@ def scorer():
 
 
 def test_every_metric_is_computed_and_reported_as_progress(scorer):
-    cli_errors = []
+    reported = []
     asked = np.zeros(100, dtype=int)
-    scores = scorer(features(100, 3), asked, progress=told.append)
-    assert list(scores) == told == list(METRICS)
+    scores = scorer(features(100, 3), asked, progress=reported.append)
+    assert list(scores) == reported == list(METRICS)
     assert "label_agreement" not in scorer(features(100, 3))
 
 

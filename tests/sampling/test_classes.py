@@ -93,7 +93,7 @@ def test_labels_are_assigned_in_turn(conditional, typed, arguments, labels):
 
 
 def test_guidance_interval_and_autoguidance(conditional, typed):
-    drawn = {}
+    samples = {}
     for arguments in (
         ("guidance_scale=2",),
         ("guidance_scale=2", "guidance_interval=0.5,4"),

@@ -95,7 +95,7 @@ def test_commands_and_python_sample_with_the_recipe(recipe, typed, tmp_path):
     assert apart(samples_of(out), expected) <= 1
     explicit = ["sampler.num_steps=5", "guidance_scale=1.5"]
     _, out, _ = typed("sample", f"run={recipe}", "num_samples=8", *explicit)
-    assert np.array_equal(drawn(out), run.sample(8))
+    assert np.array_equal(samples_of(out), run.sample(8))
     # without the recipe's guidance, the images differ
     _, out, _ = typed(
         "sample", f"run={recipe}", "num_samples=8", "sampler.num_steps=10", "guidance_scale=1"

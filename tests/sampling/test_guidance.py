@@ -52,7 +52,7 @@ def test_labels_change_the_output_and_none_is_the_null_class(network, batch):
         assert not torch.allclose(module(x, t), outputs, atol=1e-3)
 
 
-@pytest.mark.parametrize("schedule", [LinearSchedule(), VPSchedule()])
+@pytest.mark.parametrize("schedule", [StraightPath(), VPSchedule()])
 def test_one_guided_batch_equals_two_evaluations(schedule, batch):
     x, labels = batch
     module = random_module(schedule=schedule)
