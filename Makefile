@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_PROCESSES ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 GPU_PYTHON ?= 3.12
 GPU_WHEELS ?= diffusers filelock hydra-core 'importlib-metadata<9' mlxtend omegaconf zipp
 
@@ -11,11 +12,16 @@ help: ## list the targets
 demo: .venv/demo ## install, train on digits for two minutes, print the folder of the figures
 	$(BIN)/python scripts/train.py experiment=quickstart
 
-test: .venv/test lint ## install the test dependencies, check style and types, run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+test: .venv/test lint ## install the test dependencies, check style and types, run the quick tests
+	$(PYTEST) -m 'not slow'
+
+test-slow: .venv/test ## run the slow tests: large networks, killed processes, the wheel, ONNX, a simulated GPU
+	$(PYTEST) -m slow
+
+test-all: test test-slow ## run all tests
 
 test-lowest: .venv-lowest/installed ## run the quick tests with the lowest supported versions (downloads gigabytes)
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow' -n $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow' -n $(TEST_PROCESSES) --dist worksteal
 
 lint: .venv/test ## check style and types with ruff and mypy
 	$(BIN)/ruff check .
@@ -90,4 +96,4 @@ torture: .venv/test ## kill a training 100 times, resume it, compare every tenso
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[onnx,test]'
 	@touch $@
 
-.PHONY: help demo test test-lowest gpu-check gpu-wheels lint tensorboard combinations objectives bench evaluator floor ladder torture
+.PHONY: help demo test test-slow test-all test-lowest gpu-check gpu-wheels lint tensorboard combinations objectives bench evaluator floor ladder torture

@@ -1,13 +1,17 @@
 """Runs as a person types them, and the same in this process where that is enough."""
 
+import hashlib
 import logging
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from diffusion_lab import cli, compose_config, train
 from tests.support import forked
@@ -96,19 +100,37 @@ def typed(
     return run
 
 
+def trained_once(factory: pytest.TempPathFactory, words: Sequence[str]) -> Path:
+    """The folder of a run of these words: trained by the first process of the session to ask.
+
+    It is for all tests, which copy it where they write.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a folder of its own within that of all
+        base = base.parent
+    folder = base / "trained" / hashlib.sha256(repr(tuple(words)).encode()).hexdigest()[:12]
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (done := Path(f"{folder}.done")).exists():
+            train(compose_config(words, folder))
+            done.touch()
+    return folder
+
+
 @pytest.fixture
-def half(tmp_path):
+def half(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that was stopped after the first."""
-    train(compose_config([*RUN, "trainer.max_epochs=1"], tmp_path / "half"))
-    record = tmp_path / "half" / "metrics.json"
+    words = (*RUN, "trainer.max_epochs=1")
+    folder = shutil.copytree(trained_once(tmp_path_factory, words), tmp_path / "half")
+    record = folder / "metrics.json"
     record.write_text(record.read_text().replace('"finished"', '"running"'))
-    return tmp_path / "half"
+    return folder
 
 
 @pytest.fixture
-def whole(tmp_path):
-    train(compose_config(RUN, tmp_path / "whole"))
-    return tmp_path / "whole"
+def whole(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, never stopped."""
+    return shutil.copytree(trained_once(tmp_path_factory, RUN), tmp_path / "whole")
 
 
 @pytest.fixture(scope="session")
@@ -116,10 +138,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders of tiny trained models, by model."""
     folders = {}
     for model, network in (("basic_unet", "basic_unet"), ("ddpm", "unet_fast")):
-        folder = tmp_path_factory.mktemp(model)
-        overrides = [*TINY, f"model={model}", f"network={network}"]
-        train(compose_config(overrides, folder))
-        folders[model] = folder
+        words = (*TINY, f"model={model}", f"network={network}")
+        folders[model] = tmp_path_factory.mktemp("of_tests") / model
+        shutil.copytree(trained_once(tmp_path_factory, words), folders[model])
     return folders
 
 
@@ -131,10 +152,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "stock": ["model=ddpm", *TINY_UNET_WORDS],
         "conditional": ["model=flow", "network.width=8", "network.depth=1", "model.num_classes=10"],
     }.items():
-        folders[name] = tmp_path_factory.mktemp(name)
-        # without pictures
-        words = [*TINY[:-2], "callbacks=minimal", "logger=csv", *more]
-        train(compose_config(words, folders[name]))
+        words = (*TINY[:-2], "callbacks=minimal", "logger=csv", *more)  # without pictures
+        folders[name] = tmp_path_factory.mktemp("of_tests") / name
+        shutil.copytree(trained_once(tmp_path_factory, words), folders[name])
     return folders
 
 

@@ -53,6 +53,7 @@ def measured(typed, tmp_path, part, *words):
     return record, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["data", "basic_unet", "overhead", "fast_sampling"])
 def test_a_part_by_itself(typed, tmp_path, part):
     record, out = measured(typed, tmp_path, part)
@@ -76,6 +77,7 @@ def test_a_thousand_steps_are_ten_timed_a_hundred_times(typed, tmp_path, monkeyp
     assert row["baseline"] == 1 / (100 * 2.0) and row["ours"] == 1 / 2.0
 
 
+@pytest.mark.slow
 def test_how_cost_grows(typed, tmp_path):
     record, out = measured(typed, tmp_path, "scaling")
     assert record["rows"] == [] and len(record["scaling"]) == 6
@@ -116,6 +118,7 @@ def test_processes_timed_from_their_start(typed, tmp_path):
     assert 0 < help_row["ours"] < first_step["ours"]
 
 
+@pytest.mark.slow
 def test_what_stands_in_for_mnist_is_told_once(typed, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # where nobody answers
     monkeypatch.delenv("DIFFUSION_LAB_DATA", raising=False)
@@ -175,6 +178,7 @@ def test_a_measurement_that_breaks_is_an_error(typed, monkeypatch):
         typed("benchmark", "parts=data", *TINY, "out=made")
 
 
+@pytest.mark.slow
 def test_time_to_fid_tries_longer_until_it_is_reached(typed, monkeypatch, tmp_path):
     from diffusion_lab.benchmark.parts import time_to_fid
 

@@ -38,6 +38,7 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_only_full_training_batches_are_compiled_and_once(graphs, tmp_path, caplog):
     plain = train(compose_config(RUN, tmp_path / "plain"))
     assert graphs == []
@@ -53,6 +54,7 @@ def test_only_full_training_batches_are_compiled_and_once(graphs, tmp_path, capl
     assert load_run(tmp_path / "compiled").sample(2).shape == (2, 1, 28, 28)
 
 
+@pytest.mark.slow
 def test_run_resumes_without_compilation(graphs, tmp_path):
     train(compose_config([*RUN, "trainer.compile=true", "trainer.max_epochs=1"], tmp_path))
     resumed = train(compose_config([*RUN, "trainer.compile=true"], tmp_path), resume=True)

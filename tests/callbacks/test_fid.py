@@ -255,6 +255,7 @@ def test_network_evaluations_are_predicted(words, extractor, word, steps, monkey
             assert seconds == forecast.num_calls
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(words, extractor, command):
     """Neither process waits forever where the first one's clock postpones an estimate."""
     process = command(

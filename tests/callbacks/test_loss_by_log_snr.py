@@ -134,6 +134,7 @@ def test_training_is_the_same_with_it(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_same_table(tmp_path, typed):
     words = [*QUICK, "trainer.limit_train_batches=4", "trainer.max_epochs=9"]
     for name, steps in (("whole", 6), ("half", 3)):  # in the middle of an epoch

@@ -25,6 +25,7 @@ def steps_of(folder, tag):
     return [event.step for event in EventAccumulator(str(folder)).Reload().Scalars(tag)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "steps"),
     [
@@ -104,6 +105,7 @@ def test_callback_logs_the_loss_in_any_trainer(tmp_path):
     assert len(seen) == 3 and all(a == pytest.approx(b) for a, b in seen)
 
 
+@pytest.mark.slow
 def test_raised_limit_counts_from_the_first_step(typed, tmp_path):
     words = [*RUN, "lr_scheduler=cosine", "trainer.limit_train_batches=5"]
     each = "trainer.log_every_n_steps=1"

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from tests.conftest import TINY, last_line
-from tests.support.forked import ROOT, Forked
+from tests.support.forked import ROOT
 
 TRAIN = (sys.executable, str(ROOT / "scripts" / "train.py"))
 SMOKE = ("experiment=smoke", "trainer.accelerator=cpu")
@@ -45,7 +45,7 @@ def test_help_and_cfg_need_no_heavy_imports():
     work, *answers = (
         min(times)
         for times in zip(
-            *([processor_seconds(turn) for turn in turns] for _ in range(3)), strict=True
+            *([processor_seconds(turn) for turn in turns] for _ in range(2)), strict=True
         )
     )
     assert max(answers) < work / 3
@@ -69,7 +69,7 @@ def smoke(tmp_path_factory):
         capture_output=True,
         text=True,
         cwd=cwd,
-        timeout=300,
+        timeout=600,
     )
     return last_line(process), process, time.perf_counter() - began, cwd
 
@@ -198,8 +198,10 @@ def test_a_sweep_of_samples_writes_nothing_elsewhere(trained, typed, tmp_path):
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["sweeps"]
 
 
+@pytest.mark.slow
 def test_sweep_of_two_by_two(command):
-    process = command("train", "-m", *TINY, "model=basic_unet,flow", "seed=1,2")
+    words = (*TINY[:-2], "callbacks=minimal", "model=basic_unet,flow", "seed=1,2")
+    process = command("train", "-m", *words)
     sweep = last_line(process)
     assert sweep.parent.name == "sweeps"
     with (sweep / "summary.csv").open() as file:
@@ -227,12 +229,6 @@ def test_a_failing_job_does_not_end_the_sweep(command):
     assert "data=fake" not in process.stdout  # the table shows swept overrides only
 
 
-def test_launches_in_the_same_second_get_their_own_folders(tmp_path):
-    processes = [Forked("train", *TINY[:-2], "callbacks=none", cwd=tmp_path) for _ in range(3)]
-    folders = {p.communicate()[0].strip().splitlines()[-1] for p in processes}
-    assert len(folders) == 3
-
-
 @pytest.mark.slow
 def test_two_processes_train_one_model(command):
     """DistributedDataParallel over gloo: one folder, one record, every image once per epoch.
@@ -248,25 +244,7 @@ def test_two_processes_train_one_model(command):
     assert process.stdout.count("epoch 1: average loss") == 1
 
 
-def test_ctrl_c_is_recorded(tmp_path):
-    import signal
-
-    process = Forked("train", *TINY, "trainer.max_epochs=9999", cwd=tmp_path)
-    for line in process.stdout:
-        if line.startswith("epoch 1:"):
-            process.send_signal(signal.SIGINT)
-            break
-    process.communicate(timeout=120)
-    assert process.returncode == 130
-    [record] = (tmp_path / "logs" / "runs").glob("*/metrics.json")
-    assert json.loads(record.read_text())["status"] == "interrupted"
-    with (record.parent / "losses.csv").open() as file:
-        assert len(list(csv.DictReader(file))) >= 4
-    assert (
-        torch.load(record.parent / "checkpoints/last.ckpt", weights_only=True)["global_step"] >= 4
-    )
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_a_live_bar(tmp_path):
     import fcntl

@@ -116,6 +116,15 @@ def another(config):
     config["callbacks"].pop("ema")
 
 
+@pytest.fixture
+def half(tmp_path):
+    """Trained where it lies: the configuration of a copy names the folder of before."""
+    train(compose_config([*RUN, "trainer.max_epochs=1"], tmp_path / "half"))
+    record = tmp_path / "half" / "metrics.json"
+    record.write_text(record.read_text().replace('"finished"', '"running"'))
+    return tmp_path / "half"
+
+
 def test_resume_uses_the_checkpoints_configuration(half, whole, typed):
     falsify(half, another)
     code, out, err = typed("train", f"resume={half}", "trainer.max_epochs=2")

@@ -47,6 +47,7 @@ def test_a_job_is_named_by_its_swept_overrides(sweep):
     assert "seed=1" in table and "seed=2" in table and "max_epochs" not in table
 
 
+@pytest.mark.slow
 def test_a_resumed_job_keeps_its_name(sweep, command, tmp_path):
     """Also without the sweep's own file."""
     folder, _ = sweep
@@ -59,6 +60,7 @@ def test_a_resumed_job_keeps_its_name(sweep, command, tmp_path):
     assert len(steps) == 2 and steps == sorted(steps)
 
 
+@pytest.mark.slow
 def test_an_old_job_resumes_with_its_files_where_they_are(tmp_path):
     """Jobs of older sweeps have TensorBoard's files in the run folder itself."""
     folder = tmp_path / "sweep" / "0"
@@ -86,6 +88,7 @@ def test_swept_overrides_are_read_in_every_syntax(tmp_path):
     assert swept(job, tmp_path / "elsewhere") == job
 
 
+@pytest.mark.slow
 def test_jobs_in_nested_folders_are_summarised_and_compared(typed, tmp_path):
     words = ["-m", "seed=1,2", "hydra.sweep.dir=nested", "hydra.sweep.subdir=lr/${seed}/run"]
     code, out, err = typed("train", *SHORT, *words)
@@ -109,6 +112,7 @@ def test_jobs_are_sorted_by_number(tmp_path):
     assert found == ["9", "10", "a", "b/2", "b/11"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_has_a_summary(tmp_path):
     words = [*RUN, "trainer.max_epochs=100000", "-m", "seed=5,6", "hydra.sweep.dir=stopped"]
     process = Forked("train", *words, cwd=tmp_path)

@@ -108,6 +108,7 @@ def own(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["flow", "ddpm", "edm"])
 def test_a_users_network_trains_and_gets_times_from_0_to_1000(own, model, command):
     words = [w for w in SHORT if not w.startswith(("network", "model"))]

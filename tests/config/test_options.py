@@ -8,7 +8,7 @@ import torch
 
 from diffusion_lab import compose_config, train
 from diffusion_lab.data.mnist.files import idx_files
-from tests.conftest import PICTURED, TINY
+from tests.conftest import PICTURED, TINY, TINY_UNET_WORDS
 from tests.support.forked import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -42,28 +42,42 @@ BESIDE = {
 }
 # the fast network does for UNet2DModel wherever the network is not what is tried
 FAST = "network=unet_fast"
-OPTIONS = [
+ALONE = [
     f"{group}={option}"
-    for group in (
-        "network",
-        "noise_schedule",
-        "prediction",
-        "weighting",
-        "time_sampling",
-        "pairing",
-        "sampler",
-        "optimizer",
-        "lr_scheduler",
-        "callbacks",
-        "logger",
-        "model",
-        "debug",
-        "experiment",
-    )
+    for group in ("network", "prediction", "callbacks", "model", "debug", "experiment")
     for option in options(group)
     if option
     not in ("replay", "one_step")  # callbacks/test_anomaly.py and training/test_reflow.py have them
 ]
+SMALL_UNET = ("model=ddpm", "model=unet2d", "experiment=ddpm_mnist", "experiment=notebook_unet2d")
+"""Their network in its own size is that of network=unet2d."""
+PAIRS = {
+    "blend": "blend_uniform",
+    "ddim": "cosine",
+    "ddpm": "linear",
+    "deis": "scaled_linear",
+    "dpm_solver": "sigmoid",
+    "dpm_solver_sde": "geometric",
+    "edm_dpm_solver": "edm",
+    "euler": "sigmoid_jabri",
+    "euler_ancestral": "zero_snr",
+    "flow_euler": "blend_gaussian",
+}
+"""A noise schedule that a sampler can walk; the other samplers walk that of model=flow."""
+RIDERS = ("weighting", "time_sampling", "pairing", "optimizer", "lr_scheduler", "logger")
+
+
+def together():
+    """Trainings of several options each: a sampler, a noise schedule, and one of each rider."""
+    for number, sampler in enumerate(options("sampler")):
+        schedule = PAIRS.get(sampler)
+        path = f"noise_schedule={schedule}" if schedule else "model=flow"
+        left = [(group, options(group)[number:]) for group in RIDERS]
+        yield [f"sampler={sampler}", path, *(f"{group}={rest[0]}" for group, rest in left if rest)]
+
+
+TOGETHER = list(together())
+OPTIONS = [*ALONE, *(word for words in TOGETHER for word in words)]
 
 
 # what the pictures at the end depend on
@@ -91,22 +105,46 @@ def train_tiny(tmp_path, *overrides):
     return train(cfg)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_option_trains_two_steps(option, tmp_path, monkeypatch):
-    if option in ("logger=wandb", "logger=mlflow"):
-        pytest.importorskip(option.partition("=")[2])
+def trains(tmp_path, monkeypatch, *words):
+    """Two steps with finite losses, whatever has to stand beside the words."""
+    for package in ("wandb", "mlflow"):
+        if f"logger={package}" in words:
+            pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    keeps_network = option.startswith(("network", "model", "experiment"))
-    beside = [] if keeps_network else [FAST]
-    if option.startswith("sampler"):  # a Gaussian path, which every sampler can walk
-        beside.append("model=flow")
-    result = train_tiny(tmp_path, option, *beside, *BESIDE.get(option, []))
+    beside = [] if words[0].startswith(("network", "model", "experiment")) else [FAST]
+    beside += TINY_UNET_WORDS if words[0] in SMALL_UNET else []
+    beside += [more for word in words for more in BESIDE.get(word, [])]
+    result = train_tiny(tmp_path, *words, *beside)
     assert result.trainer.global_step == {"debug=fast_dev_run": 1, "debug=overfit": 6}.get(
-        option, 2
+        words[0], 2
     )
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert record["status"] == "finished"
     assert torch.isfinite(torch.tensor(record["metrics"]["train/loss"]))
+
+
+LONG = ("experiment", "callbacks=fid", "network=unet2d", "logger=mlflow", "debug")
+
+
+def slow_if_long(words):
+    long = any(word.startswith(LONG) for word in words)
+    return pytest.param(words, marks=pytest.mark.slow if long else (), id=" ".join(words))
+
+
+@pytest.mark.parametrize("option", map(slow_if_long, ([word] for word in ALONE)))
+def test_option_trains_two_steps(option, tmp_path, monkeypatch):
+    trains(tmp_path, monkeypatch, *option)
+
+
+@pytest.mark.parametrize("words", map(slow_if_long, TOGETHER))
+def test_options_train_two_steps_together(words, tmp_path, monkeypatch):
+    trains(tmp_path, monkeypatch, *words)
+
+
+def test_every_option_is_tried():
+    tried = {word for word in OPTIONS if not word.startswith("model=")}
+    groups = ("sampler", "noise_schedule", *RIDERS)
+    assert tried >= {f"{group}={option}" for group in groups for option in options(group)}
 
 
 @pytest.mark.parametrize("name", options("data"))
@@ -147,7 +185,7 @@ def test_precisions_train_and_sample(precision, tmp_path):
 
 @pytest.mark.parametrize("callback", ["samples", "figures", "learning_rate", "progress", "best"])
 def test_a_callback_can_be_switched_off(callback, tmp_path):
-    overrides = [*PICTURED, f"callbacks.{callback}=null"]
+    overrides = [*(PICTURED if callback == "figures" else TINY), f"callbacks.{callback}=null"]
     result = train(compose_config(overrides, tmp_path))
     assert result.trainer.global_step == 2
     if callback == "figures":

@@ -65,6 +65,7 @@ def test_too_few_images_are_rejected_with_the_largest_count():
         Clusters(torch.zeros(31, 1, 4, 4, dtype=torch.uint8), 16)
 
 
+@pytest.mark.slow
 def test_clusters_have_no_agreement_score_and_a_short_guidance_figure(tmp_path, command):
     trained = command(
         "train", "model=flow", "data.source=bundled", "data.clusters=20", "model.num_classes=20",

@@ -68,6 +68,7 @@ def test_every_image_matches_torchvision(tiny, tmp_path):
     check_against_torchvision(tmp_path, val_size=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data_dir", [full_set])
 def test_every_image_of_the_full_set_matches_torchvision(data_dir):
     check_against_torchvision(data_dir, val_size=5000)

@@ -60,6 +60,7 @@ def test_a_hanging_mirror_times_out(tiny, mirrors, monkeypatch, tmp_path, behavi
     check_nothing_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_without_a_mirror_the_bundled_digits_are_used(tiny, mirrors, monkeypatch, tmp_path, caplog):
     mirrors.use(monkeypatch, "forbidden", "truncated")
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import lightning as L
+import pytest
 import torch
 
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -87,6 +88,7 @@ class ShardRecorder(Recorder):
         torch.save(images, Path(sys.argv[1]) / f"rank{self.global_rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_images(tmp_path):
     """Train in two real processes on the CPU; each saves the images that it received."""
     done = subprocess.run(

@@ -18,6 +18,7 @@ def data_record(run):
     return json.loads((run / "metrics.json").read_text())["data"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_bundled_images(typed, tmp_path, monkeypatch):
     """Even after DIFFUSION_LAB_DATA is set to a folder with the full set."""
     monkeypatch.delenv("DIFFUSION_LAB_DATA", raising=False)

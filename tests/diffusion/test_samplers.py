@@ -63,6 +63,7 @@ def test_every_cell_lands_on_the_gaussian_or_is_refused(path, word, spacing):
     assert x.std() == pytest.approx(STD, abs=slack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", SAMPLERS)
 @pytest.mark.parametrize("path", [p for p in noise_schedules() if p != "blend_uniform"])
 def test_every_sampler_draws_one_of_the_images(path, word):

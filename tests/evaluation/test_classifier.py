@@ -56,6 +56,7 @@ def test_the_classifier_has_its_documented_size():
     torch.testing.assert_close(network(x), by_hand)
 
 
+@pytest.mark.slow
 def test_training_keeps_its_best_epoch_and_depends_on_the_seed_alone():
     def train(seed):
         errors = []

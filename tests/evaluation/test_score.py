@@ -121,6 +121,7 @@ def degraded_scores(tmp_path_factory):
     return sanity(scorer, pixels, torch.from_numpy(labels.astype(np.int64))[chosen])
 
 
+@pytest.mark.slow
 def test_degraded_digits_move_each_metric_in_the_expected_direction(degraded_scores):
     real = degraded_scores["real"]
     assert real["fid"] < 1
@@ -136,6 +137,7 @@ def test_degraded_digits_move_each_metric_in_the_expected_direction(degraded_sco
     assert noise["precision"] < 0.01 and noise["recall"] < 0.01 and noise["coverage"] < 0.01
 
 
+@pytest.mark.slow
 def test_missing_classes_lower_diversity_and_not_fidelity(degraded_scores):
     real, without = degraded_scores["real"], degraded_scores["without 7, 8, 9"]
     assert without["precision"] > real["precision"] - 0.03
@@ -148,6 +150,7 @@ def test_missing_classes_lower_diversity_and_not_fidelity(degraded_scores):
     assert only["fid"] > without["fid"] > 3 * real["fid"]
 
 
+@pytest.mark.slow
 def test_repeated_digits_lower_coverage(degraded_scores):
     real, repeated = degraded_scores["real"], degraded_scores["a tenth, ten times"]
     assert repeated["coverage"] < 0.6 * real["coverage"]

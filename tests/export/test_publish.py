@@ -172,6 +172,7 @@ def test_the_onnx_file_matches_the_denoiser(tmp_path, kind):
     assert [p.name for p in tmp_path.iterdir()] == ["denoiser.onnx"]
 
 
+@pytest.mark.slow
 def test_an_onnx_file_that_differs_is_rejected(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     module = DiffusionModule(FastUNet(width=8, depth=1), StraightPath(), Flow()).eval()

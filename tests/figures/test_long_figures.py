@@ -77,6 +77,7 @@ def test_an_interpolation_shows_both_ends(typed, trained, tmp_path, monkeypatch)
     torch.testing.assert_close(row[[0, -1]], given, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 5, 16, 60])
 @pytest.mark.parametrize("side", [8, 28, 64])
 def test_many_rows_are_shrunk_but_fit_their_labels(rows, side):

@@ -48,7 +48,10 @@ def models(place: Place) -> Iterator[Row]:
             if place.on_gpu:
                 torch.cuda.reset_peak_memory_stats()
             times = Steps()
-            small = words_of(place, [*SMALL, *(SMALL_UNET2D if model in UNET2D_MODELS else ())])
+            network = SMALL_UNET2D if model in UNET2D_MODELS else ()
+            if model in FAST_MODELS:
+                network = ("network.width=8",)
+            small = words_of(place, [*SMALL, *network])
             words = [f"model={model}", f"trainer.precision={precision}"]
             place.train(times, *FAKE, *small, *words, f"trainer.max_steps={steps}")
             losses = torch.stack(times.losses).float().cpu()

@@ -14,8 +14,9 @@ from typing import Any
 import lightning as L
 import torch
 
-import diffusion_lab.training.train as training
-from diffusion_lab import compose_config
+from diffusion_lab import compose_config, train
+from diffusion_lab.training import build as parts
+from diffusion_lab.training.train import TrainResult
 from tests.support.forked import ROOT, Forked
 
 SMALL = ("data=fake", "data.num_images=160", "data.val_size=16", "data.batch_size=8")
@@ -140,16 +141,16 @@ class Place:
         assert process.returncode is not None
         return Ended(process.returncode, out, err)
 
-    def train(self, callback: L.Callback | None, *words: str) -> training.TrainResult:
+    def train(self, callback: L.Callback | None, *words: str) -> TrainResult:
         """Train in this process, with a callback of the check's own before all others."""
-        build = training.build_callbacks
+        build = parts.build_callbacks
         more = [] if callback is None else [callback]
         cfg = compose_config([self.accelerator, *words], self.folder())
         try:
-            training.build_callbacks = lambda *args, **options: [*more, *build(*args, **options)]
-            return training.train(cfg)
+            parts.build_callbacks = lambda *args, **options: [*more, *build(*args, **options)]
+            return train(cfg)
         finally:
-            training.build_callbacks = build
+            parts.build_callbacks = build
             gc.collect()
             if self.on_gpu:
                 torch.cuda.empty_cache()

@@ -139,7 +139,8 @@ def tutorial(place: Place) -> Iterator[Row]:
     for name, published in PUBLISHED.items():
         times, epochs = Steps(), len(published)
         network = SMALL_UNET2D if name == "notebook_unet2d" else ()
-        tiny = words_of(place, [*SMALL, "trainer.limit_train_batches=3", *network])
+        few = ["trainer.limit_train_batches=3", "callbacks.figures=null", "callbacks.samples=null"]
+        tiny = words_of(place, [*SMALL, *few, *network])
         words = [f"experiment={name}", f"trainer.max_epochs={epochs}", *tiny]
         result = place.train(times, *words)
         found = json.loads((result.run_dir / "metrics.json").read_text())["epoch_losses"]
@@ -168,7 +169,7 @@ def training_speed(place: Place) -> Iterator[Row]:
     """Images a second of three networks, two sizes of batch, in float32, bfloat16 and compiled."""
     data = training_data(place)
     for name in NETWORKS:
-        for batch_size in (8,) if place.tiny else (128, 512):
+        for batch_size in (2,) if place.tiny else (128, 512):
             loops = TutorialLoops(place, data, name, batch_size)
             for way, words in list(WAYS.items())[: 1 if place.tiny else None]:
                 if (name, batch_size) in COMPILED or "compiled" not in way:
@@ -214,7 +215,7 @@ def settings_of(place: Place, precision: str = PRECISE) -> Settings:
         repeats=1 if place.tiny else 3,
         seconds=0.2 if place.tiny else 3.0,
         batch_size=128,
-        num_samples=2 if place.tiny else 256,
+        num_samples=1 if place.tiny else 256,
         run=None,
         device=place.device,
         accelerator=place.accelerator.partition("=")[2],
@@ -243,7 +244,7 @@ def overhead(place: Place) -> Iterator[Row]:
 @check(ALONE, "sampling speed", 30)
 def sampling_speed(place: Place) -> Iterator[Row]:
     """The same UNet2DModel, weights and ten steps as diffusers' DDIMPipeline in float32."""
-    for precision in (PRECISE, "bf16-mixed"):
+    for precision in (PRECISE, "bf16-mixed")[: 1 if place.tiny else None]:
         (row,) = sampling(settings_of(place, precision))
         theirs, ours = row.comparison.medians
         yield Row(

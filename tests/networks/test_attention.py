@@ -116,6 +116,7 @@ def test_long_sequences_use_torchs_kernel(size, lengths, monkeypatch):
     assert [length for length, _ in groupby(seen)] == lengths
 
 
+@pytest.mark.slow
 def test_export_with_a_dynamic_batch_size():
     """The split depends on the batch size, so an export uses diffusers' attention."""
     ours, theirs = nets()

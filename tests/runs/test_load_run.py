@@ -14,6 +14,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.runs.checkpoint import Checkpoint, read_checkpoint
 
 
+@pytest.mark.slow
 def test_three_lines_sample_images_without_hydra(trained, tmp_path):
     code = f"""
 import sys

@@ -36,6 +36,7 @@ def test_note_in_a_comparison(typed, tmp_path, other, parts):
     assert bool(record["losses_differ_in"]) == (parts is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("swept", "parts"),
     [

@@ -231,6 +231,7 @@ def without_defaults(folder):
     OmegaConf.save(saved, folder / ".hydra" / "config.yaml")
 
 
+@pytest.mark.slow
 def test_an_older_run_samples_and_resumes_unchanged(tmp_path, typed):
     folder = tmp_path / "old"
     train(compose_config(SMALL, folder))

@@ -117,6 +117,7 @@ def test_the_fraction_of_dropped_labels_is_label_dropout():
     assert torch.equal(torch.get_rng_state(), state)  # validation uses no random numbers
 
 
+@pytest.mark.slow
 def test_autoguidance_with_other_clusters_is_rejected(typed, tmp_path):
     """Cluster k of other images is another group."""
     words = [*RUN, "trainer.max_epochs=1", "data.clusters=4", "model.num_classes=4"]

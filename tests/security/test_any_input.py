@@ -36,7 +36,7 @@ def headers():
     return st.one_of(changed, crafted, st.binary(max_size=24))
 
 
-@settings(the_same, max_examples=300)
+@settings(the_same, max_examples=150)
 @given(head=headers(), body=st.sampled_from([PIXELS, b"", PIXELS[:-1], PIXELS * 2]))
 @example(head=idx_header(SHAPE), body=PIXELS)
 def test_an_idx_file_is_right_or_refused(tmp_path_factory, head, body):
@@ -118,7 +118,7 @@ def composed():
     return compose_config([*TINY, *more])
 
 
-@settings(the_same, max_examples=100)
+@settings(the_same, max_examples=60)
 @given(setting=settings_of_a_run)
 @example(setting=("monitor", "\n\x1b[2J"))
 @example(setting=("optimizer.betas", [0.9]))

@@ -34,6 +34,7 @@ def run(installed, tmp_path, *command):
     return process.stdout
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
     code = (
         "from diffusion_lab import cli; from diffusion_lab.config.search_path import CONFIG_DIR; "
@@ -45,9 +46,10 @@ def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
     assert (installed / "diffusion_lab" / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_console_commands_train_and_sample(installed, tmp_path):
     train, sample = (installed / "bin" / f"diffusion-lab-{name}" for name in ("train", "sample"))
-    out = run(installed, tmp_path, sys.executable, "-P", train, *TINY)
+    out = run(installed, tmp_path, sys.executable, "-P", train, *TINY, "network.channels=[4,4]")
     folder = out.strip().splitlines()[-1]
     assert folder.startswith(str(tmp_path / "logs" / "runs"))
     out = run(installed, tmp_path, sys.executable, "-P", sample, f"run={folder}", "num_samples=2")

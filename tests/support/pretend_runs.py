@@ -12,12 +12,12 @@ from typing import Any
 import lightning as L
 import torch
 
-import diffusion_lab.training.train as training
-from diffusion_lab import cli, compose_config
+from diffusion_lab import cli, compose_config, train
 from diffusion_lab.callbacks import finite_loss
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.runs.load import Run
+from diffusion_lab.training import build as parts
 from tests.support.pretend_device import Device
 
 THERE = torch.device("pretend:0")
@@ -25,7 +25,7 @@ THERE = torch.device("pretend:0")
 
 def sampled(words: list[str], folder: Path, device: Device) -> bool:
     """Whether the device draws what the CPU draws."""
-    cfg = compose_config(["data=fake", "network.width=8", *words], folder)
+    cfg = compose_config(["data=fake", "network.width=8", "network.depth=1", *words], folder)
     torch.manual_seed(0)
     module = build(cfg.model).eval().requires_grad_(False)
     shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
@@ -56,7 +56,7 @@ class EveryStep(L.Callback):
 def trained(words: list[str], folder: Path, device: Device) -> dict[str, Any]:
     """What each step of a training there copied and looked at, and how far its losses are off."""
     losses, steps = [], []
-    trainer_of = training.build_trainer
+    trainer_of = parts.build_trainer
     finite_loss._is_asynchronous = lambda where: where == THERE  # as on CUDA
     for where in (torch.device("cpu"), THERE):
         device.copies.clear()
@@ -70,9 +70,9 @@ def trained(words: list[str], folder: Path, device: Device) -> dict[str, Any]:
             trainer.strategy.accelerator.setup_device = lambda device: None
             return trainer
 
-        training.build_trainer = build_trainer
+        parts.build_trainer = build_trainer
         cfg = compose_config(["trainer.accelerator=cpu", *words], folder / where.type)
-        training.train(cfg)
+        train(cfg)
         with (folder / where.type / "losses.csv").open() as file:
             losses.append(torch.tensor([float(row["loss"]) for row in csv.DictReader(file)]))
         steps.append(counter.steps())
@@ -87,16 +87,20 @@ RUNS = tempfile.TemporaryDirectory()
 def run_of(model: str) -> Path:
     """A run of few steps, trained on the CPU."""
     words = ["trainer.accelerator=cpu", "data=fake", "data.num_images=64", "data.val_size=16"]
-    words += [f"model={model}", "network=unet_fast", "network.width=8", "model.num_classes=10"]
+    words += [f"model={model}", "network=unet_fast", "network.width=8", "network.depth=1"]
+    words += ["model.num_classes=10"]
     folder = Path(RUNS.name, model)
-    training.train(compose_config([*words, "callbacks=minimal", "trainer.max_epochs=1"], folder))
+    train(compose_config([*words, "callbacks=minimal", "trainer.max_epochs=1"], folder))
     return folder
 
 
 def commanded(words: list[str], folder: Path, device: Device) -> bool:
     """Type a command, `<name> <model> <words>`, whose device is there; True if it did its work."""
     name, model, *more = words
-    importlib.import_module(f"diffusion_lab.commands.{name}").choose_device = lambda word: THERE
+    module = importlib.import_module(f"diffusion_lab.commands.{name}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{module.__name__}.command")
+    module.choose_device = lambda word: THERE
     sys.argv = [f"{name}.py", f"run={run_of(model)}", *more, f"out={folder / 'made'}"]
     with redirect_stdout(sys.stderr):
         getattr(cli, name)()

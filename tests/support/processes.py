@@ -26,7 +26,7 @@ class Running:
 
     def ended(self) -> tuple[int, str]:
         """(exit code, standard error)."""
-        _, err = self.process.communicate(timeout=60)
+        _, err = self.process.communicate(timeout=300)
         return self.process.wait(), err
 
 
@@ -36,7 +36,7 @@ def start(run_dir: Path, *overrides: str) -> Forked:
     return Forked("train", *words)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     """Ask again and again."""
     end = time.monotonic() + seconds
     while not condition():

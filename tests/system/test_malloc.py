@@ -17,11 +17,11 @@ from diffusion_lab.system import malloc
 for _ in range({times}):
     malloc.keep_freed_memory()
 def step():
-    return [torch.ones(2**24) for _ in range(3)]
-for _ in range(5):  # malloc finds places for all
+    return [torch.ones(2**24) for _ in range(2)]
+for _ in range(3):  # malloc finds places for all
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(4):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -39,14 +39,16 @@ def faults(*, times, **environment):
     return int(ended.stdout)
 
 
+@pytest.mark.slow
 def test_freed_blocks_are_reused_without_page_faults():
-    assert faults(times=0) >= 10 * 3 * 32  # of 64 MiB; 2 MiB a fault where huge pages are on
+    assert faults(times=0) >= 4 * 2 * 32  # of 64 MiB; 2 MiB a fault where huge pages are on
     # the system itself may reclaim a block in between
-    assert min(faults(times=1) for _ in range(3)) < 100
+    assert any(faults(times=1) < 100 for _ in range(3))
 
 
+@pytest.mark.slow
 def test_a_malloc_tuned_by_the_environment_is_not_changed():
-    assert faults(times=1, MALLOC_ARENA_MAX="2") >= 10 * 3 * 32
+    assert faults(times=1, MALLOC_ARENA_MAX="2") >= 4 * 2 * 32
 
 
 def test_commands_keep_freed_memory(typed, monkeypatch):

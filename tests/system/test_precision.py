@@ -28,6 +28,7 @@ def test_auto_depends_on_the_processor(processor, tmp_path):
     assert {p.dtype for p in result.module.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_precision(tmp_path, monkeypatch):
     overrides = [*TINY, "trainer.precision=auto", "trainer.accelerator=cpu"]
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)

@@ -9,31 +9,37 @@ import torch.utils.backend_registration as backends
 
 from tests.support.forked import ROOT
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(backends, "_setup_privateuseone_for_python_backend"),
-    reason="this torch takes no device written in Python",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not hasattr(backends, "_setup_privateuseone_for_python_backend"),
+        reason="this torch takes no device written in Python",
+    ),
+]
 DATA = "data=fake data.num_images=56 data.val_size=8 data.batch_size=8 trainer.max_epochs=1"
 SMALL = "trainer.log_every_n_steps=100 sampler.num_steps=2"
 FEW = "callbacks.samples.num_samples=2 callbacks.figures.num_samples=2"
 UNET2D = (
     "network.block_out_channels=[8,8] network.down_block_types=[DownBlock2D,AttnDownBlock2D] "
-    "network.up_block_types=[AttnUpBlock2D,UpBlock2D] network.norm_num_groups=4"
+    "network.up_block_types=[AttnUpBlock2D,UpBlock2D] network.norm_num_groups=4 "
+    "network.layers_per_block=1"
 )
 MINIMAL = f"train {DATA} {SMALL} callbacks=minimal"
-FLOW = f"{MINIMAL} model=flow network.width=8"
+SHALLOW = "network.width=8 network.depth=1"
+FLOW = f"{MINIMAL} model=flow {SHALLOW}"
+PLAIN = f"train {DATA} {SMALL} model=flow {SHALLOW} callbacks.samples=null callbacks.figures=null"
 STEADY = [
     f"train {DATA} {SMALL} {FEW} model=basic_unet",  # with the default callbacks
     f"{MINIMAL} model=unet2d {UNET2D}",
     f"{MINIMAL} model=ddpm {UNET2D} model.num_classes=10 weighting=min_snr",
-    f"{MINIMAL} model=score_matching network.width=8",
-    f"{MINIMAL} model=edm network.width=8 time_sampling.stratified=true",
+    f"{MINIMAL} model=score_matching {SHALLOW}",
+    f"{MINIMAL} model=edm {SHALLOW} time_sampling.stratified=true",
     f"{FLOW} optimizer=muon lr_scheduler=cosine trainer.gradient_clip_val=1.0 network.width=16",
     f"{FLOW} weighting=learned trainer.precision=bf16-mixed",
     f"{FLOW} optimizer=adamw time_sampling=logit_normal_noisy +callbacks.progress.seconds=0",
     f"{FLOW} model.clipped_to=minus_one_one time_sampling=noise_end",
-    f"train {DATA} {SMALL} {FEW} model=flow network.width=8 callbacks=loss_by_noise",
-    f"train {DATA} {SMALL} {FEW} model=flow network.width=8 callbacks=post_hoc_ema",
+    f"{PLAIN} callbacks=loss_by_noise",
+    f"{PLAIN} callbacks=post_hoc_ema",
 ]
 ON_DEVICE = f"{FLOW} data.on_device=true"
 UNGUARDED = f"{FLOW} data.on_device=true callbacks.finite_loss=null"

@@ -42,6 +42,7 @@ class TinyNet(nn.Module):
         return self.out(torch.tanh(self.conv(x) + shift[:, :, None, None]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", noise_schedules())
 @pytest.mark.parametrize("target", predictions())
 def test_every_cell_trains_two_steps_and_samples_two_images(path, target):

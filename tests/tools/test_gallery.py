@@ -1,8 +1,6 @@
 """A picture of several runs: its rows are what the runs draw."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from diffusion_lab.tools import gallery as module
 from diffusion_lab.tools import race
 from diffusion_lab.tools.gallery import gallery
 from tests.conftest import TINY
-from tests.support.forked import ROOT
+from tests.support import forked
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +86,12 @@ def test_a_mistake_is_told_before_anything_is_drawn(run_dir, words, said, monkey
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command(run_dir, tmp_path):
-    command = [sys.executable, str(ROOT / "scripts/gallery.py"), str(tmp_path / "out.png")]
-    made = subprocess.run(
-        [*command, str(run_dir), "--num-steps", "2"], capture_output=True, text=True, check=True
-    )
+    made = forked.run("gallery", str(tmp_path / "out.png"), str(run_dir), "--num-steps", "2")
+    assert made.returncode == 0, made.stderr
     assert made.stdout.strip() == str(tmp_path / "out.png")
     assert Image.open(tmp_path / "out.png").width > 400
-    refused = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    refused = forked.run("gallery", str(tmp_path / "out.png"), str(tmp_path))
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ") and len(refused.stderr.splitlines()) == 1

@@ -1,15 +1,13 @@
 """FID against training time, from run folders with known figures."""
 
 import statistics
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
 from diffusion_lab.tools.race import race
+from tests.support import forked
 from tests.support.evaluated_runs import make_run
-from tests.support.forked import ROOT
 
 MORE = {"recall": 0.5, "coverage": 0.25, "confidence": 0.9}
 
@@ -28,12 +26,8 @@ def test_rows_hold_means_over_trainings_and_ratios_to_the_first(tmp_path):
     slow = runs_in(tmp_path, "slow", [[12.0, 14.0]])
     quick = runs_in(tmp_path, "quicker", [[0.9, 1.1], [1.2], [0.8]], "quick", num_calls=10.0)
     out = tmp_path / "race.png"
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/race.py"), out, *slow, *quick],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = forked.run("race", str(out), *slow, *quick)
+    assert ended.returncode == 0, ended.stderr
     *table, path = ended.stdout.strip().splitlines()
     assert path == str(out) and Image.open(out).width > 800
     first, second = ([cell.strip() for cell in row.split("|")[1:-1]] for row in table[2:])

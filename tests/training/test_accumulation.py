@@ -52,6 +52,7 @@ def plain(network, module, batches, epoch, size, clip=None):
             optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "more", "epoch"),
     [

@@ -33,8 +33,9 @@ def damage(path, how):
         path.unlink()
 
 
+@pytest.mark.slow
 def test_killed_run_ends_like_an_uninterrupted_one(tmp_path):
-    """Six kills here; `make torture` has a hundred."""
+    """Three kills here; `make torture` has a hundred."""
     process = subprocess.run(
         [
             sys.executable,
@@ -42,7 +43,7 @@ def test_killed_run_ends_like_an_uninterrupted_one(tmp_path):
             "tests.training.torture",
             str(tmp_path / "t"),
             "--kills",
-            "6",
+            "3",
             "--seed",
             "5",
         ],
@@ -154,6 +155,7 @@ def test_moved_run_keeps_its_best_checkpoint(whole, half, typed, tmp_path):
     assert not half.exists()
 
 
+@pytest.mark.slow
 def test_every_logger_continues(typed, tmp_path):
     """CSV and TensorBoard have no row twice and none missing."""
     words = (*RUN, "logger=[csv,tensorboard]", "trainer.log_every_n_steps=1")
@@ -264,6 +266,7 @@ def test_limit_already_reached_is_rejected(whole, typed, tmp_path):
         assert_refused(refused, "trainer.max_time=00:00:00:01", "seconds")
 
 
+@pytest.mark.slow
 def test_figures_of_a_stopped_run_stay(typed, tmp_path):
     words = (*RUN, "callbacks=default", "trainer.max_epochs=1")
     train(compose_config(words, tmp_path / "run"))

@@ -43,6 +43,7 @@ class Lists(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queued", [False, True])
 @pytest.mark.parametrize(("setting", "a_step"), [("=null", 0), (".skip=0", 1), (".skip=1", 1)])
 def test_synchronisations_per_step(setting, a_step, queued, tmp_path, monkeypatch):

@@ -92,6 +92,7 @@ def test_student_is_a_normal_run(teacher, student, typed, tmp_path):
     assert code == 2 and "label_dropout=0" in err
 
 
+@pytest.mark.slow
 def test_straightening_learns_the_map(tmp_path):
     """With NFE 1 the student is nearer to the teacher's images than the teacher itself."""
     longer = ["trainer.limit_train_batches=null", "callbacks.ema=null", "data.batch_size=16"]

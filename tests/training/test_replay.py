@@ -51,6 +51,7 @@ def test_replay_in_a_new_process_is_bit_identical(overflown, tmp_path, command):
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "value"), [("64-true", 1e200), ("bf16-mixed", 1e25), ("bf16-true", 1e25)]
 )

@@ -11,6 +11,7 @@ from tests.cli.test_bad_input import assert_refused
 from tests.conftest import RUN
 
 
+@pytest.mark.slow
 def test_rerun_uses_the_last_limit(half, typed):
     code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
     assert code == 0, err

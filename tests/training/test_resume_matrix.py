@@ -21,21 +21,22 @@ from diffusion_lab.system.signals import Stopped
 from diffusion_lab.training.rerun import differences
 from tests.support.resume_settings import BASE, SETTINGS, state_of
 
-FAST = (
-    "steps",
-    "time",
-    "accumulated steps",
-    "validation across epochs, steps",
-    "validation after every batch",
-    "no validation, steps",
-    "early stopping waits",
-)
-"""Of each kind the one that asks most of it; the rest is slow."""
+EVERY_PLACE = os.environ.get("EVERY_PLACE") == "1"
+FAST = ("steps", "accumulated steps", "validation across epochs, steps")
+"""Those that ask most of it; the rest is slow."""
+WITHIN = {
+    "steps alone": "steps",
+    "accumulated": "accumulated steps",
+    "validation across epochs": "validation across epochs, steps",
+    "no validation": "no validation, steps",
+    "fewer batches, steps": "fewer batches",
+    "early stopping": "early stopping waits",
+}
+"""Settings of which another one has every part; tried with EVERY_PLACE."""
 # TensorBoard reads files by name, which ends in a number: of one second, .9 comes
 # after .10
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1_000_000)
 LATCHED = ("a step", 25)  # told to stop after step 20, and not to before step 30
-EVERY_PLACE = os.environ.get("EVERY_PLACE") == "1"
 
 
 class Clock:
@@ -161,7 +162,11 @@ def stopped(monkeypatch, tmp_path, setting, counts):
 
 @pytest.mark.parametrize(
     "setting",
-    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in SETTINGS],
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in SETTINGS
+        if EVERY_PLACE or name not in WITHIN
+    ],
 )
 def test_resumed_run_equals_an_uninterrupted_one(monkeypatch, tmp_path, setting):
     expected = Run(monkeypatch, tmp_path / "straight", setting).train().state()
@@ -174,6 +179,7 @@ def test_resumed_run_equals_an_uninterrupted_one(monkeypatch, tmp_path, setting)
     assert found == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["accumulated steps", "validation across epochs, steps"])
 def test_resume_from_best_alone(monkeypatch, tmp_path, setting):
     """The other checkpoints are damaged; best.ckpt was saved within an epoch."""
@@ -197,12 +203,15 @@ def test_resume_from_best_alone(monkeypatch, tmp_path, setting):
     ("setting", "limit"),
     [
         ("steps", "trainer.max_steps=14"),  # within an epoch
-        ("validation across epochs, steps", "trainer.max_steps=14"),  # after a validation
+        # after a validation
+        pytest.param(
+            "validation across epochs, steps", "trainer.max_steps=14", marks=pytest.mark.slow
+        ),
         pytest.param("steps", "trainer.max_steps=10", marks=pytest.mark.slow),  # at its end
         pytest.param("epochs", "trainer.max_epochs=1", marks=pytest.mark.slow),
         pytest.param("accumulated steps", "trainer.max_steps=4", marks=pytest.mark.slow),
         pytest.param("time", "trainer.max_time=00:00:00:14", marks=pytest.mark.slow),
-        ("accumulated time", "trainer.max_time=00:00:00:14"),
+        pytest.param("accumulated time", "trainer.max_time=00:00:00:14", marks=pytest.mark.slow),
     ],
 )
 def test_raised_limit_gives_the_same_weights(monkeypatch, tmp_path, setting, limit):

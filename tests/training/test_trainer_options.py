@@ -12,7 +12,7 @@ from tests.support.forked import ROOT
 
 # 5 batches to train on, 1 to validate on
 FIVE = [w for w in TINY[:-2] if "limit_" not in w]
-FIVE += ["callbacks=none", "logger=[]", "model=flow", "network.width=8"]
+FIVE += ["callbacks=none", "logger=[]", "model=flow", "network.width=8", "network.depth=1"]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,7 @@ OPTIONS = OmegaConf.load(ROOT / "configs" / "trainer" / "default.yaml").keys()
 LONG = ("_target_", "compile", "compile_mode", "devices", "default_root_dir")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in LONG])
 def test_no_option_value_ends_in_a_traceback(name, tmp_path, monkeypatch):
     monkeypatch.setattr("diffusion_lab.system.git.git_commit", lambda: None)

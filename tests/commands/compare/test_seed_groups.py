@@ -8,6 +8,7 @@ from tests.commands.compare.test_compare import compared
 from tests.support.evaluated_runs import BLEND, HEUN, make_run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "values"),
     [

@@ -150,6 +150,7 @@ def test_a_ladder_from_the_command_line(command, small, tmp_path):
     assert json.loads((out / "ladder.json").read_text())["rungs"][0]["summary"]["fid"]["n"] == 3
 
 
+@pytest.mark.slow
 def test_a_killed_ladder_is_resumed(typed, small, tmp_path):
     """One training killed before its first checkpoint, one scored, one not, one not begun."""
     assert typed("ladder", *small, "out=whole")[0] == 0
@@ -176,6 +177,7 @@ def test_a_killed_ladder_is_resumed(typed, small, tmp_path):
         assert [run["scores"] for run in a["runs"]] == [run["scores"] for run in b["runs"]]
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_resumed_from_its_checkpoint(typed, small, tmp_path):
     """Killed at step 2 of 4, with the status "running": same result as without interruption."""
     small = [*small[:-1], "seeds=1"]
@@ -208,6 +210,7 @@ def test_a_killed_training_is_resumed_from_its_checkpoint(typed, small, tmp_path
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_failed_training_does_not_stop_the_others(typed, small, tmp_path):
     assert typed("ladder", *small, "out=whole")[0] == 0
     path = tmp_path / "whole" / "rung_0" / "seed_1" / "metrics.json"
