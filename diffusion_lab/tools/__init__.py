@@ -1,1 +1,1 @@
-"""Makers of the documents and figures under docs/."""
+"""Tools that make the tables and figures of docs/ and RESULTS.md."""

@@ -24,7 +24,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class _Notes:
-    """Footnotes, numbered in the order in which their reasons first occur."""
+    """Footnotes, numbered in the order in which their reasons first appear."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -99,7 +99,7 @@ fractional time.
 
 
 def write_combinations(path: Path) -> None:
-    """Write the page to a file, replacing it whole."""
+    """Write the page to a file."""
     with replacing(path) as part:
         part.write_text(combinations_page())
 

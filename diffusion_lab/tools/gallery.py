@@ -1,4 +1,4 @@
-"""One picture of several runs: a row of samples each, from the same seed."""
+"""Figure with a row of samples from each of several runs, from the same seed."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,38 +21,37 @@ def gallery(
     num_steps: int | None = None,
     guidance_scale: float | None = None,
 ) -> Path:
-    """Write a PNG with a row per run, drawn by the run's own sampler.
+    """Write a PNG with a row of samples per run, made by the run's own sampler.
 
-    Rows are named by what was trained; by the runs' folders where that does not tell them apart, or
-    where steps or guidance are others than their own; of two folders of one name the second is
-    named by its path.
-    Raises UserError for a mistake, before anything is drawn.
+    Rows are labelled with prediction, noise schedule and sampler. If these are equal, or
+    `num_steps` or `guidance_scale` is given, the label is the name of the run folder, or its path
+    if two folders have the same name. Raises UserError for a mistake, before any sampling.
     """
     for name, number in {"num-samples": num_samples, "num-steps": num_steps}.items():
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: expected at least 1")
     check_picture(out)
-    trained: list[str] = []
-    drawn: list[Tensor] = []
+    descriptions: list[str] = []
+    samples: list[Tensor] = []
     runs = [load_run(folder) for folder in run_dirs]
     for run in runs:
         sampler = run.sampler()
         sampler.num_steps = num_steps or sampler.num_steps
         images = run.sample(num_samples, sampler=sampler, seed=seed, guidance_scale=guidance_scale)
-        drawn.append(images.float() / 255)
+        samples.append(images.float() / 255)
         schedule = type(run.module.noise_schedule).__name__.removesuffix("Schedule")
         what = f"{run.module.prediction.name} on {schedule}"
-        trained.append(f"{what}\n{sampler.name}, {sampler.num_steps}")
-    told_apart = num_steps is None and guidance_scale is None and len({*trained}) == len(runs)
+        descriptions.append(f"{what}\n{sampler.name}, {sampler.num_steps}")
+    distinct = num_steps is None and guidance_scale is None and len({*descriptions}) == len(runs)
     rows: dict[str, Tensor] = {}
-    for run, what, images in zip(runs, trained, drawn, strict=True):
-        name = what if told_apart else run.dir.name
+    for run, what, images in zip(runs, descriptions, samples, strict=True):
+        name = what if distinct else run.dir.name
         rows[str(run.dir) if name in rows else name] = images
     return figures.save_figure(figures.labelled_rows(rows), out)
 
 
 def main() -> None:
-    """Draw samples of several runs, a row each."""
+    """Write a figure with samples of several runs, one row each."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
@@ -61,11 +60,11 @@ def main() -> None:
     parser.add_argument("--guidance-scale", type=float, help="default: each run's own")
     arguments = parser.parse_args()
     with cli_errors():
-        picture = gallery(
+        figure = gallery(
             arguments.runs,
             arguments.out,
             arguments.num_samples,
             num_steps=arguments.num_steps,
             guidance_scale=arguments.guidance_scale,
         )
-        print(picture.absolute())
+        print(figure.absolute())

@@ -1,4 +1,4 @@
-"""Do the metrics see what a person sees? Real images, and what should score worse than they do."""
+"""Sanity check of the metrics: scores of real images and of degraded ones."""
 
 import argparse
 import os
@@ -24,12 +24,12 @@ def _noised(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
 
 
 def degraded_images(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
-    """Real images, and the same worse in one way each; drawn from a fixed seed."""
+    """Return sets of images by name: real ones, and degraded ones from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     kept = labels < 7
     one_class = labels == 3
     noise = torch.randint(0, 256, images.shape, dtype=torch.uint8, generator=generator)
-    # as many images as there were, but a tenth of them different
+    # the same number of images, but only a tenth of them distinct
     repeated = torch.arange(len(images)) % max(1, len(images) // 10)
     same: dict[str, Callable[[Tensor], Tensor]] = {
         "real": lambda x: x,
@@ -38,7 +38,7 @@ def degraded_images(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
         "noisy (0.2 of white)": lambda x: _noised(x, 0.2, generator),
         "pure noise": lambda x: noise,
     }
-    return {name: (spoil(images), labels) for name, spoil in same.items()} | {
+    return {name: (degrade(images), labels) for name, degrade in same.items()} | {
         "without 7, 8, 9": (images[kept], labels[kept]),
         "only the 3s": (images[one_class], labels[one_class]),
         "a tenth, ten times": (images[repeated], labels[repeated]),
@@ -46,24 +46,25 @@ def degraded_images(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
 
 
 def sanity(scorer: ImageScorer, images: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
-    """The scores of each set of `spoiled`."""
-    return {name: scorer(*given).scores for name, given in degraded_images(images, labels).items()}
+    """Return the scores of each set of `degraded_images`."""
+    return {name: scorer(*each).scores for name, each in degraded_images(images, labels).items()}
 
 
 def floors(scorer: ImageScorer, sizes: tuple[int, ...]) -> list[str]:
-    """The floor at several numbers of images, as lines of a table."""
+    """Return the real-data baseline at several numbers of images, as lines of a table."""
     lines = []
     for n in sizes:
-        found = scorer.floor(n)
-        figures = (
-            f"{of.mean:.4g} ± {of.std:.2g}" if of.std else f"{of.mean:.4g}" for of in found.values()
+        baseline = scorer.floor(n)
+        values = (
+            f"{of.mean:.4g} ± {of.std:.2g}" if of.std else f"{of.mean:.4g}"
+            for of in baseline.values()
         )
-        lines.append(f"| {n:,} | " + " | ".join(figures) + " |")
-    return [f"| n | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|", *lines]
+        lines.append(f"| {n:,} | " + " | ".join(values) + " |")
+    return [f"| n | {' | '.join(baseline)} |", "|---" * (len(baseline) + 1) + "|", *lines]
 
 
 def main() -> None:
-    """Score real and degraded images of the full MNIST by the shipped extractor."""
+    """Score real and degraded images of MNIST with the shipped feature extractor."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--data-dir", type=Path, default=Path(os.environ.get("DIFFUSION_LAB_DATA", "data"))
@@ -74,15 +75,15 @@ def main() -> None:
     scorer = ImageScorer(extractor, load_reference(extractor))
     print(f"extractor {extractor.name}, sha256 {extractor.sha256[:8]}\n")
     print(*floors(scorer, (1_000, 2_000, 5_000, 10_000)), sep="\n")
-    # the images that the extractor was not trained on
+    # images that the extractor was not trained on
     data = ImageDataModule(
         "mnist", arguments.data_dir, "full", val_size=len(scorer.reference.train)
     )
     data.setup()
-    found = sanity(scorer, data.pixels("val"), torch.from_numpy(scorer.reference.train_labels))
-    print(f"\n| {len(data.pixels('val')):,} training images | {' | '.join(found['real'])} |")
-    print("|---" * (len(found["real"]) + 1) + "|")
-    for name, scores in found.items():
+    by_set = sanity(scorer, data.pixels("val"), torch.from_numpy(scorer.reference.train_labels))
+    print(f"\n| {len(data.pixels('val')):,} training images | {' | '.join(by_set['real'])} |")
+    print("|---" * (len(by_set["real"]) + 1) + "|")
+    for name, scores in by_set.items():
         print(f"| {name} | " + " | ".join(f"{value:.4g}" for value in scores.values()) + " |")
 
 

@@ -1,4 +1,4 @@
-"""FID against training time for trained and evaluated runs, as a table and a picture."""
+"""FID against training time for evaluated runs, as a table and a figure."""
 
 import argparse
 import statistics
@@ -17,15 +17,15 @@ from diffusion_lab.tools.race_figure import Entry, race_figure
 
 @dataclass(frozen=True)
 class Race:
-    """Recipes in the order of their first run; the first is what the others are held against."""
+    """Recipes in the order of their first run; the first one is the reference for the others."""
 
     groups: tuple[Group, ...]
 
     def lines(self) -> list[str]:
-        """A Markdown table."""
+        """Return a Markdown table."""
         reference = statistics.fmean(self.groups[0].values("fid"))
         rows = [
-            "| recipe | trainings | seconds | calls an image | FID | of the first | recall | "
+            "| recipe | trainings | seconds | NFE | FID | relative FID | recall | "
             "coverage | confidence |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
@@ -44,7 +44,7 @@ class Race:
         return rows
 
     def save(self, out: Path) -> Path:
-        """Write the picture."""
+        """Write the figure."""
         entries = [
             Entry(recipe(g.runs[0]), g.recorded("wall_seconds"), tuple(g.values("fid")))
             for g in self.groups
@@ -54,7 +54,7 @@ class Race:
 
 
 def recipe(run: EvaluatedRun) -> str:
-    """The experiment it was, or its model."""
+    """Return the name of a run's experiment, or of its model."""
     experiment = run.words.get("experiment", "None")
     return run.words.get("model", run.dir.name) if experiment == "None" else experiment
 
@@ -62,8 +62,8 @@ def recipe(run: EvaluatedRun) -> str:
 def race(named: Sequence[str]) -> Race:
     """Read runs by folder, pattern or sweep folder, each with its newest evaluation.
 
-    Raises UserError where one has none, or where extractor, real images or number of samples
-    differ.
+    Raises UserError if a run has no evaluation, or if extractor, real images or number of samples
+    differ between runs.
     """
     runs = [read_run(folder) for folder in find_runs(named)]
     for what in ("extractor", "reference", "num_samples"):
@@ -79,13 +79,13 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Draw FID over training time; the first run is the reference."""
+    """Plot FID against training time; the first run is the reference."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", nargs="+")
     arguments = parser.parse_args()
     with cli_errors():
         check_picture(arguments.out)
-        found = race(arguments.runs)
-        print("\n".join(found.lines()))
-        print(found.save(arguments.out).absolute())
+        result = race(arguments.runs)
+        print("\n".join(result.lines()))
+        print(result.save(arguments.out).absolute())

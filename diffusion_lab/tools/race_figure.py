@@ -1,4 +1,4 @@
-"""The figure of quality against training time."""
+"""Figure of sample quality against training time."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from diffusion_lab.figures.style import (
 
 @dataclass(frozen=True)
 class Entry:
-    """Trainings of one recipe."""
+    """Trainings of a recipe with several seeds."""
 
     name: str
     seconds: float
     qualities: tuple[float, ...]
-    """One for each training; less is better."""
+    """Quality of each training; lower is better."""
 
     @property
     def quality(self) -> float:
-        """Their mean."""
+        """Mean quality."""
         return sum(self.qualities) / len(self.qualities)
 
 
 def race_figure(
     entries: Sequence[Entry], ylabel: str = "FID", floor: float | None = None
 ) -> Figure:
-    """Draw a point a training and a ring at each recipe's mean, over the seconds of its training.
+    """Plot a point per training and a ring at each recipe's mean, over the seconds of training.
 
     Args:
-        entries: recipes, each named beside its ring.
-        ylabel: what quality is.
-        floor: a dashed line: what real images have.
+        entries: recipes, each labelled next to its ring.
+        ylabel: name of the quality measure.
+        floor: real-data baseline, a dashed line.
 
     """
     figure = new_figure(WIDTH, 4.6)

@@ -1,4 +1,4 @@
-"""How fast samplers converge on a Gaussian, where the exact answer is known."""
+"""Order of convergence of samplers, measured on a Gaussian with a known exact solution."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +25,11 @@ SECOND_ORDER = (
 
 
 def errors(word: str, noise_schedule: NoiseSchedule, steps: Sequence[int]) -> list[float]:
-    """Root mean square distance from the exact deterministic path's end, for each num_steps."""
+    """Return the RMS distance to the end of the exact probability-flow ODE, per num_steps."""
     oracle = GaussianOracle(noise_schedule, MEAN, STD)
-    found = []
+    distances = []
     for num_steps in steps:
-        walked = list(
+        solution = list(
             sample_steps(
                 lambda x, t: oracle(x.double(), t.double()),
                 noise_schedule,
@@ -39,18 +39,18 @@ def errors(word: str, noise_schedule: NoiseSchedule, steps: Sequence[int]) -> li
                 seed=0,
             )
         )
-        begin, end = walked[0], walked[-1]
-        # the exact path from where this sampler began: (x - mean) keeps its share of the std
+        begin, end = solution[0], solution[-1]
+        # exact path from the sampler's first point: (x - mean) / std is constant along it
         t = begin.t.double()[None]
         alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
         spread = ((alpha * STD) ** 2 + sigma**2) ** 0.5
         exact = MEAN + STD / spread * (begin.x_t - alpha * MEAN)
-        found.append((end.x_next - exact).square().mean().sqrt().item())
-    return found
+        distances.append((end.x_next - exact).square().mean().sqrt().item())
+    return distances
 
 
 def plot_order(out: Path) -> Path:
-    """Write the errors of the samplers over the number of steps, first order and second order."""
+    """Plot the errors of first- and second-order samplers over the number of steps."""
     curves = {
         f"{word} on {path}": (STEPS, errors(word, noise_schedules()[path], STEPS))
         for word, path in (*FIRST_ORDER, *SECOND_ORDER)

@@ -1,4 +1,4 @@
-"""docs/combinations.md, scripts/explain.py, and every cell trained and sampled."""
+"""docs/combinations.md and scripts/explain.py; every combination trains and samples."""
 
 import itertools
 import json
@@ -24,12 +24,12 @@ from tests.conftest import TINY, last_line
 from tests.support.forked import ROOT
 
 
-def test_the_page_is_what_the_checks_say():
+def test_page_agrees_with_the_checks():
     assert (ROOT / "docs" / "combinations.md").read_text() == combinations_page()
 
 
 class TinyNet(nn.Module):
-    """A network with a time input, small enough for every cell of the table."""
+    """Network with a time input, small enough for every cell of the table."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +91,7 @@ def test_explain_describes_the_combination(typed):
     assert not list(Path(folder).glob("checkpoints"))
 
 
-def test_flops_are_counted_by_hand():
+def test_flops_equal_a_count_by_hand():
     """A 5x5 convolution is 2 x 25 x in x out x pixels; BasicUNet has six of them."""
     from diffusion_lab.modules import BasicUNetModule
     from diffusion_lab.modules.cost import cost
@@ -102,7 +102,7 @@ def test_flops_are_counted_by_hand():
     assert found["parameters"] == 309_057
 
 
-def test_explain_refuses_what_makes_no_sense(typed):
+def test_explain_rejects_incompatible_options(typed):
     code, _, err = typed("explain", *TINY, "model=flow", "prediction=epsilon")
     assert code == 2 and err.startswith("error: prediction=epsilon")
 

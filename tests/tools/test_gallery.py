@@ -1,4 +1,4 @@
-"""A picture of several runs: its rows are what the runs draw."""
+"""Figure of several runs: each row has the run's own samples."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def run_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_steps": 3, "guidance_scale": 2.0}])
-def test_a_row_is_what_the_run_draws(run_dir, settings, tmp_path, monkeypatch):
+def test_row_has_the_runs_samples(run_dir, settings, tmp_path, monkeypatch):
     rows = {}
 
     def keep(given, draw=module.figures.labelled_rows):
@@ -39,7 +39,7 @@ def test_a_row_is_what_the_run_draws(run_dir, settings, tmp_path, monkeypatch):
     assert images.shape == (5, 1, 28, 28) and images.unique().numel() > 1
 
 
-def test_runs_of_one_name_are_two_rows(run_dir, tmp_path, monkeypatch):
+def test_folders_with_the_same_name_are_two_rows(run_dir, tmp_path, monkeypatch):
     rows = {}
     draw = module.figures.labelled_rows
     monkeypatch.setattr(module.figures, "labelled_rows", lambda r: rows.update(r) or draw(r))
@@ -48,7 +48,7 @@ def test_runs_of_one_name_are_two_rows(run_dir, tmp_path, monkeypatch):
     assert list(rows) == ["classy", str(again)]
 
 
-def test_runs_alike_are_told_apart_by_their_folders(run_dir, tmp_path, monkeypatch):
+def test_similar_runs_are_labelled_by_folder(run_dir, tmp_path, monkeypatch):
     rows = {}
     draw = module.figures.labelled_rows
     monkeypatch.setattr(module.figures, "labelled_rows", lambda r: rows.update(r) or draw(r))
@@ -70,7 +70,7 @@ def test_runs_alike_are_told_apart_by_their_folders(run_dir, tmp_path, monkeypat
         (["x.png", "--num-samples", "-1"], "--num-samples -1"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_drawn(run_dir, words, said, monkeypatch, capsys):
+def test_mistakes_are_reported_before_sampling(run_dir, words, said, monkeypatch, capsys):
     monkeypatch.chdir(run_dir.parent)
     monkeypatch.setattr(module, "load_run", lambda *_: pytest.fail("drawn"))
     out, *more = (word.format(runs=run_dir.parent) for word in words)

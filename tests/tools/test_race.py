@@ -1,4 +1,4 @@
-"""FID against training time, from run folders with known figures."""
+"""FID against training time, from run folders with known values."""
 
 import statistics
 
@@ -22,7 +22,7 @@ def runs_in(folder, name, fids_of_seeds, experiment=None, **evaluation):
     return [str(folder / f"{name}{seed}") for seed in range(len(fids_of_seeds))]
 
 
-def test_rows_hold_means_over_trainings_and_ratios_to_the_first(tmp_path):
+def test_rows_have_means_and_ratios_to_the_first(tmp_path):
     slow = runs_in(tmp_path, "slow", [[12.0, 14.0]])
     quick = runs_in(tmp_path, "quicker", [[0.9, 1.1], [1.2], [0.8]], "quick", num_calls=10.0)
     out = tmp_path / "race.png"
@@ -38,14 +38,14 @@ def test_rows_hold_means_over_trainings_and_ratios_to_the_first(tmp_path):
     assert second[6:] == ["0.5 ± 0", "0.25 ± 0", "0.9 ± 0"]
 
 
-def test_figures_at_different_numbers_of_images_do_not_race(tmp_path):
+def test_different_numbers_of_images_are_rejected(tmp_path):
     named = runs_in(tmp_path, "a", [[2.0]]) + runs_in(tmp_path, "bb", [[1.0]], num_samples=100)
     with pytest.raises(Exception, match="num_samples: 100 and 2000"):
         race(named)
 
 
-def test_trainings_of_one_recipe_are_one_row_whatever_was_watched_on_the_way(tmp_path):
-    """And whatever settings were there yet, as long as they are null."""
+def test_trainings_of_a_recipe_are_one_row_whatever_their_callbacks(tmp_path):
+    """Settings that one run lacks and the other has as null make no difference."""
     fids = {"seed": 0, "fid": 1.0} | MORE
     watched = {"callbacks": {"samples": {"share": 0.1}, "ema": {"decay": 0.9}}}
     for seed, config in enumerate((watched | {"model": {"clipped_to": None}}, watched, {})):

@@ -40,7 +40,7 @@ def anchor(heading: str) -> str:
     return "".join(c for c in heading.lower() if c in kept).replace(" ", "-")
 
 
-def test_there_is_something_to_look_at():
+def test_documents_are_found():
     assert len(LINES) > 70 and len(ROWS) == 15
 
 
@@ -54,7 +54,7 @@ def own_folder(tmp_path):
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_command_names_a_script_and_options_that_exist(line, own_folder, typed):
+def test_commands_name_existing_scripts_and_options(line, own_folder, typed):
     line = re.sub(r"<[^>]*>", "x", line)
     script, *words = shlex.split(line, comments=True)[1:]
     assert (ROOT / script).is_file()
@@ -80,7 +80,7 @@ def test_a_command_names_a_script_and_options_that_exist(line, own_folder, typed
 
 
 @pytest.mark.parametrize("group", ROWS)
-def test_a_row_names_every_option_of_its_group_and_no_other(group):
+def test_rows_name_every_option_of_their_group(group):
     groups = [other for other in ROWS if ROWS[other] == ROWS[group]]
     there = {p.stem for other in groups for p in (ROOT / "configs" / other).glob("*.yaml")}
     named = set(re.findall(r"`(\w+)`", ROWS[group].split("|", 2)[2]))
@@ -88,7 +88,7 @@ def test_a_row_names_every_option_of_its_group_and_no_other(group):
     assert named - settings == there
 
 
-def test_the_settings_for_a_gpu_have_the_defaults_that_are_named():
+def test_settings_for_a_gpu_have_the_documented_defaults():
     rows = re.findall(r"^\| `([a-z0-9_.]+)` \| `(\S+)`.*\|$", GPU, re.MULTILINE)
     assert len(rows) == 8
     cfg = compose_config()
@@ -97,7 +97,7 @@ def test_the_settings_for_a_gpu_have_the_defaults_that_are_named():
         assert {True: "true", False: "false", None: "null"}.get(value, value) == default, setting
 
 
-def test_results_has_a_row_for_every_check_on_a_gpu():
+def test_results_have_a_row_for_every_gpu_check():
     results = (ROOT / "RESULTS.md").read_text()
     told = results.split("## On a GPU")[1].split("\n## ")[0]
     for check in (*BESIDE, *HERE, *ALONE):
@@ -105,14 +105,14 @@ def test_results_has_a_row_for_every_check_on_a_gpu():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_make_targets_that_are_named_exist(page):
+def test_documented_make_targets_exist(page):
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make ([a-z-]+)", page.read_text())):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_single_options_in_the_text_can_be_typed(page):
+def test_options_in_the_text_exist(page):
     """`trainer.tf32=` and the like name a key of the training's configuration."""
     cfg = compose_config(["callbacks=fid"])
     for key in set(re.findall(r"`((?:trainer|data|model|optimizer)\.[\w.]+)=", page.read_text())):
