@@ -52,7 +52,7 @@ def record_of(run, out):
     return json.loads((folder / "diagnose.json").read_text())
 
 
-def test_gallery_command(folder, command):
+def test_the_command(folder, command):
     run = folder("flow", "model=flow")
     done = command("diagnose", f"run={run}", *SMALL)
     assert done.returncode == 0, done.stderr
