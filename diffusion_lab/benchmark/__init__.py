@@ -1,5 +1,4 @@
-"""Speed and memory held against the plain way of doing the same, side by side in one process tree.
+"""Benchmarks of speed and memory against plain baselines, measured alternately.
 
-A file for each kind of measurement. Nothing is imported here: children that are timed from their
-start must not pay for it.
+Nothing is imported here, because child processes are timed from their start.
 """

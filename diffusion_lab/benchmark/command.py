@@ -1,4 +1,4 @@
-"""The benchmark: its parts one after the other, a table, benchmark.json and a figure."""
+"""Run the parts of the benchmark; write a table, benchmark.json and a figure."""
 
 import gc
 import logging
@@ -64,28 +64,28 @@ PARTS = (*_ROWS, SCALING)
 
 @dataclass
 class Benchmark:
-    """What was measured."""
+    """Results of a benchmark."""
 
     rows: list[Row]
     curves: list[Curve]
     record: dict[str, Any]
     """The content of benchmark.json."""
     out: Path
-    """The folder with it, and scaling.png."""
+    """The folder with benchmark.json and scaling.png."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
-        """The table, what is to be said of it, and how cost grows."""
+        """The printed lines: table, notes and scaling exponents."""
         rows = table(self.rows) if self.rows else []
         return [*rows, *self.notes, *(curve.line for curve in self.curves)]
 
 
 def benchmark(cfg: DictConfig) -> Benchmark:
-    """Measure what `parts` names; a target that is missed is reported, and no error.
+    """Run the measurements of `parts`; missed targets are reported and are no errors.
 
-    Raises UserError for a mistake in the configuration, before anything is measured, and whatever
-    a measurement that breaks raises.
+    Raises UserError for a mistake in the configuration, before any measurement. Exceptions of a
+    failing measurement are not caught.
     """
     validate(cfg, BenchmarkConfig)
     parts = _parts(cfg)
@@ -94,12 +94,14 @@ def benchmark(cfg: DictConfig) -> Benchmark:
     if (cfg.data.channels, cfg.data.image_size) != (1, SIDE):
         raise UserError(
             f"data.channels={cfg.data.channels} data.image_size={cfg.data.image_size}: expected 1 "
-            f"and {SIDE}, the images that the tutorial's loop is written for"
+            f"and {SIDE}, the image size of the tutorial's loop"
         )
     check_precision(cfg.precision)
     if cfg.run is not None:
         if "fast_sampling" not in parts:
-            raise UserError("run= is for fast_sampling: add it to parts=, or leave run= out")
+            raise UserError(
+                "run= is used by fast_sampling only: add it to parts=, or leave out run="
+            )
         load_run(cfg.run)
     compose_config(cfg.words)
     if cfg.threads is not None:
@@ -109,15 +111,15 @@ def benchmark(cfg: DictConfig) -> Benchmark:
     out = results_folder(cfg.out, Path(cfg.paths.log_dir) / "benchmarks")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice on a training that is cut short
-        gc.freeze()  # the modules that are loaded, which every collection would look through
+        warnings.simplefilter("ignore")  # Lightning's advice does not apply to short trainings
+        gc.freeze()  # exclude the loaded modules from every garbage collection
         try:
-            return _measured(cfg, parts, device, Path(scratch), out, began)
+            return _measure(cfg, parts, device, Path(scratch), out, began)
         finally:
             gc.unfreeze()
 
 
-def _measured(
+def _measure(
     cfg: DictConfig,
     parts: list[str],
     device: torch.device,
@@ -127,7 +129,7 @@ def _measured(
 ) -> Benchmark:
     sizes = ("source", "val_size", "num_images")
     data_words = [f"data.{key}={cfg.data[key]}" for key in sizes if cfg.data[key] is not None]
-    # absolute: some parts run in processes with a working directory of their own
+    # absolute, because some parts run in processes with another working directory
     where = f"paths.data_dir={find_data_dir(cfg.paths.data_dir).absolute()}"
     settings = Settings(
         repeats=cfg.repeats,
@@ -145,9 +147,9 @@ def _measured(
         scratch=scratch,
     )
     data = settings.datamodule().provenance
-    if cfg.data.source == "auto" and data["source"] in SOURCES:  # looked for, and told of, once
-        found = (where, f"data.source={data['source']}")
-        settings = replace(settings, words=(*settings.words, *found))
+    if cfg.data.source == "auto" and data["source"] in SOURCES:  # search and report it only once
+        resolved = (where, f"data.source={data['source']}")
+        settings = replace(settings, words=(*settings.words, *resolved))
     about = machine(device)
     rate = matmul_rate(device, min(MATMUL_SECONDS, cfg.seconds))
     rows: list[Row] = []
@@ -188,7 +190,9 @@ def _parts(cfg: DictConfig) -> list[str]:
         if part not in PARTS:
             raise UserError(f"parts={part} is unknown: choose from {list(PARTS)}")
     if TIME_TO_FID in parts and cfg.data.name != "mnist":
-        raise UserError(f"parts={TIME_TO_FID} is about MNIST: leave it or data={cfg.data.name} out")
+        raise UserError(
+            f"parts={TIME_TO_FID} needs MNIST: leave it out, or leave out data={cfg.data.name}"
+        )
     return [part for part in PARTS if part in parts]
 
 
@@ -198,34 +202,34 @@ def _notes(record: dict[str, Any], rows: list[Row], curves: list[Curve]) -> list
     threads = about["threads"]
     notes = [
         f"{about['device']}, {threads} thread{'s' * (threads > 1)} of {about['cores']} cores; "
-        f"products of matrices {before:.4g} GFLOP/s, afterwards {after:.4g}; data "
+        f"matrix products {before:.4g} GFLOP/s, afterwards {after:.4g}; data "
         f"{data['dataset']} ({data['source']}); medians and [min..max] over the repeats, baseline "
-        "and ours in turn"
+        "and ours measured alternately"
     ]
     for row in rows:
-        share = row.details.get("our_share_of_matmul_rate")
-        if share is not None:
+        utilization = row.details.get("our_share_of_matmul_rate")
+        if utilization is not None:
             theirs = row.details["baseline_share_of_matmul_rate"]
             notes.append(
-                f"{row.what}: {row.details['flops_of_a_step'] / 1e9:.3g} GFLOP a step, at "
-                f"{100 * share:.0f} % of the rate of float32 matrix products (the tutorial's loop: "
-                f"{100 * theirs:.0f} %)"
+                f"{row.what}: {row.details['flops_of_a_step'] / 1e9:.3g} GFLOP per step, at "
+                f"{100 * utilization:.0f} % of the rate of float32 matrix products (the tutorial's "
+                f"loop: {100 * theirs:.0f} %)"
             )
         if "calls" in row.details:
             notes.append(
                 f"{row.what}: {row.details['network']}; {row.details['baseline_steps_timed']} of "
-                f"the pipeline's {row.details['baseline_steps_it_stands_for']:,} steps were timed "
-                "and scaled"
+                f"the pipeline's {row.details['baseline_steps_it_stands_for']:,} steps were timed, "
+                "and the time scaled"
             )
     for curve in curves:
         if curve.arithmetic is not None:
-            shares = [
+            utilizations = [
                 100 * operations / seconds / before / 1e9
                 for operations, seconds in zip(curve.arithmetic, curve.seconds, strict=True)
             ]
             notes.append(
-                f"{curve.name}, the fast network: {min(shares):.0f} to {max(shares):.0f} % of the "
-                "rate of matrix products"
+                f"{curve.name}, the fast network: {min(utilizations):.0f} to "
+                f"{max(utilizations):.0f} % of the rate of matrix products"
             )
     return notes
 

@@ -1,4 +1,4 @@
-"""How cost grows: seconds over size, both logarithmic, beside the straight line."""
+"""Figure of time over size on logarithmic axes, with proportional growth for comparison."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROW = 2.8
 
 @dataclass(frozen=True)
 class Growth:
-    """A panel."""
+    """A panel of the figure: measured seconds over size."""
 
     title: str
     xlabel: str
@@ -37,13 +37,14 @@ class Growth:
     """(N,), positive."""
     exponent: float
     operations: ArrayLike | None = None
-    """(N,), whose shape is drawn, not their number."""
+    """(N,), floating-point operations; plotted up to a constant factor."""
 
 
 def scaling_figure(panels: Sequence[Growth]) -> Figure:
-    """Panels in two columns, each with its points and the line of cost that grows straight.
+    """Plot panels in two columns, each with measured points and the line of proportional growth.
 
-    The line, and that of the operations, go through the last point, where fixed costs weigh least.
+    Both this line and that of the operations go through the last point, where fixed costs matter
+    least.
 
     Raises:
         ValueError: no panels.
@@ -60,8 +61,8 @@ def scaling_figure(panels: Sequence[Growth]) -> Figure:
         ax.set_title(panel.title, fontsize=TEXT_SIZE, color=INK, loc="left")
         x = np.asarray(panel.x, dtype=np.float64)
         seconds = np.asarray(panel.seconds, dtype=np.float64)
-        straight = seconds[-1] * x / x[-1]
-        ax.plot(x, straight, "--", color=MUTED, linewidth=1.2, label="straight")
+        proportional = seconds[-1] * x / x[-1]
+        ax.plot(x, proportional, "--", color=MUTED, linewidth=1.2, label="proportional")
         if panel.operations is not None:
             operations = np.asarray(panel.operations, dtype=np.float64)
             line = seconds[-1] * operations / operations[-1]
@@ -74,7 +75,7 @@ def scaling_figure(panels: Sequence[Growth]) -> Figure:
         if x[-1] >= 100 * x[0]:
             ax.xaxis.set_major_locator(LogLocator())
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        few = seconds.max() < 100 * min(seconds.min(), straight.min())
+        few = seconds.max() < 100 * min(seconds.min(), proportional.min())
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_locator(NullLocator())

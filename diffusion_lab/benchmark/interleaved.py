@@ -1,4 +1,4 @@
-"""A real training by scripts/train.py's own function, with a baseline's steps in its pauses."""
+"""Time a real training by the function of scripts/train.py, interleaved with a baseline."""
 
 import gc
 import io
@@ -20,7 +20,7 @@ from diffusion_lab.training.train import train
 
 WARM_UP = 2  # steps
 
-# what happens beside the steps: drawn small, because none of it is measured
+# validation and sampling are not measured: keep them short
 OFF_THE_CLOCK = (
     "trainer.limit_val_batches=1",
     "trainer.max_epochs=1000000",
@@ -32,25 +32,27 @@ OFF_THE_CLOCK = (
 
 @dataclass
 class Blocks:
-    """The plan of an interleaved training, and its seconds a step."""
+    """Plan and results of an interleaved training."""
 
     baseline: Callable[[int], object]
-    """Does so many steps of the other side."""
+    """Function that runs a number of baseline steps."""
     steps: int
-    """In a block of either side."""
+    """Steps per block, for both sides."""
     repeats: int
     clock: Clock = time.perf_counter
     baseline_seconds: list[float] = field(default_factory=list)
+    """Seconds per step, for each block."""
     our_seconds: list[float] = field(default_factory=list)
+    """Seconds per step, for each block."""
 
     @property
     def done(self) -> bool:
-        """Whether all blocks are timed."""
+        """True if all blocks are timed."""
         return len(self.our_seconds) == self.repeats
 
     @property
     def comparison(self) -> Comparison:
-        """Seconds a step."""
+        """Seconds per step of both sides."""
         return Comparison(tuple(self.baseline_seconds), tuple(self.our_seconds))
 
 
@@ -59,7 +61,7 @@ _blocks: ContextVar[Blocks] = ContextVar("_blocks")
 
 @contextmanager
 def planned(blocks: Blocks) -> Iterator[None]:
-    """Let an `Interleaved` that is made meanwhile, by a configuration, follow this plan."""
+    """Use this plan for an `Interleaved` that a configuration builds meanwhile."""
     token = _blocks.set(blocks)
     try:
         yield
@@ -68,11 +70,11 @@ def planned(blocks: Blocks) -> Iterator[None]:
 
 
 class Interleaved(L.Callback):
-    """Stops the training's clock at the start of a step, lets the baseline do a block, goes on.
+    """Alternate blocks of training steps with blocks of baseline steps, and time both.
 
-    A block of ours is so many whole rounds of the loop, from one start of a step to another: the
-    batch is fetched, every callback is called. One that an epoch's end falls into begins anew:
-    validation and pictures belong to no step.
+    A block of training lasts from the start of one step to the start of another, with fetching
+    batches and all callbacks. A block that contains the end of an epoch is repeated, because
+    validation and sampling belong to no step.
     """
 
     def __init__(self) -> None:
@@ -81,7 +83,7 @@ class Interleaved(L.Callback):
         self._began: float | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget a block that is cut by the epoch's end."""
+        """Discard a block that contains the end of an epoch."""
         self._began = None
         batches = trainer.num_training_batches
         if batches <= 1:
@@ -91,7 +93,7 @@ class Interleaved(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """End a block, begin the next."""
+        """End a block of training, run a block of the baseline and begin the next one."""
         blocks = self.blocks
         if trainer.global_step < WARM_UP or blocks.done:
             return
@@ -104,7 +106,7 @@ class Interleaved(L.Callback):
             if blocks.done:
                 trainer.should_stop = True
                 return
-        if len(blocks.baseline_seconds) == len(blocks.our_seconds):  # not after a cut block
+        if len(blocks.baseline_seconds) == len(blocks.our_seconds):  # not after a discarded block
             seconds = timed(lambda: blocks.baseline(blocks.steps), pl_module.device, blocks.clock)
             blocks.baseline_seconds.append(seconds / blocks.steps)
         gc.collect()
@@ -113,24 +115,24 @@ class Interleaved(L.Callback):
 
 
 class Screen(io.TextIOWrapper):
-    """A terminal that nobody sees: the live bar is drawn, and paid for, as on a real one."""
+    """A simulated terminal without display, so that the cost of the progress bar is included."""
 
     def isatty(self) -> bool:
-        """It says that it is one."""
+        """Return True, like a terminal."""
         return True
 
 
 @contextmanager
 def on_screen() -> Iterator[None]:
-    """Send what is printed to a screen."""
+    """Redirect stdout to a simulated terminal."""
     with Screen(Path(os.devnull).open("wb")) as screen, redirect_stdout(screen):
         yield
 
 
 def interleaved_training(cfg: DictConfig, blocks: Blocks) -> Comparison:
-    """Train as scripts/train.py would until all blocks are timed; -> seconds a step.
+    """Train like scripts/train.py until all blocks are timed; return the seconds per step.
 
-    The live bar, the loggers and all callbacks of the configuration are on.
+    Progress bar, loggers and all callbacks of the configuration are active.
     """
     with open_dict(cfg):
         cfg.callbacks["interleaved"] = {"_target_": f"{__name__}.Interleaved"}

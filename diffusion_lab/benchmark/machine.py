@@ -1,4 +1,4 @@
-"""What the machine can do at best, so that times from different ones can be read together."""
+"""Peak speed and description of the machine, to compare results from different machines."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ SIDE = 1024  # of the square matrices
 
 
 def matmul_rate(device: torch.device, seconds: float) -> float:
-    """Floating-point operations a second in products of float32 matrices: the median of many."""
+    """Measure floating-point operations per second in float32 matrix products (median)."""
     a, b = torch.rand(2, SIDE, SIDE, device=device)
     out = torch.empty_like(a)
     torch.mm(a, b, out=out)
@@ -29,14 +29,14 @@ def matmul_rate(device: torch.device, seconds: float) -> float:
 
 
 def flops(work: Callable[[], object]) -> int:
-    """Floating-point operations of products and convolutions, backward passes included."""
+    """Count floating-point operations of matrix products and convolutions, with backward passes."""
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the record says of it."""
+    """Return the description of the machine for the record."""
     packages = ("torch", "torchvision", "lightning", "diffusers", "numpy")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {

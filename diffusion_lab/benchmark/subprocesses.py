@@ -1,4 +1,4 @@
-"""Processes of their own, for what cannot be measured in one that has everything loaded."""
+"""Child processes, for measurements that need a fresh Python process."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from diffusion_lab.benchmark.settings import Settings
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The parent's, with its modules and its number of threads."""
+    """Return the parent's environment, with its import path and number of threads."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     without = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     threads = str(settings.threads)
@@ -19,13 +19,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def fail(arguments: Sequence[str], errors: str) -> NoReturn:
-    """Raise RuntimeError with the last lines that a child printed."""
+    """Raise RuntimeError with the last lines of a child's stderr."""
     tail = "\n".join(errors.strip().splitlines()[-20:])
     raise RuntimeError(f"python {' '.join(arguments)} failed:\n{tail}")
 
 
 def last_json(settings: Settings, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run a python process to its end; -> the object in the last line that it prints."""
+    """Run a Python process and return the JSON object in its last printed line."""
     process = subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
@@ -35,5 +35,5 @@ def last_json(settings: Settings, arguments: Sequence[str]) -> dict[str, Any]:
     )
     if process.returncode:
         fail(arguments, process.stderr)
-    made: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
-    return made
+    content: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+    return content

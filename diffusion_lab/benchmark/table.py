@@ -1,4 +1,4 @@
-"""A line of the table: what was measured, against what, and whether the target is met."""
+"""Rows of the benchmark's table: measurement, baseline, ratio and target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ from diffusion_lab.benchmark.timing import Comparison
 
 @dataclass(frozen=True)
 class Target:
-    """Of the ratio ours / baseline, and perhaps of our value itself."""
+    """Target for the ratio ours / baseline, and optionally for our value."""
 
     ratio: float
     at_least: bool
-    """Whether more is better: rates; less is where times and memory are compared."""
+    """True for rates (higher is better), False for times and memory (lower is better)."""
     limit: float | None = None
-    """Our value has to stay below it."""
+    """Upper limit for our value."""
 
     def verdict(self, ratio: float, ours: float) -> str:
-        """Say "met", or by how much of the target it was missed."""
-        if ratio <= 0 or ours <= 0:  # of differences between times
+        """Return "met", or by how much the target was missed."""
+        if ratio <= 0 or ours <= 0:  # differences of times may be negative
             return "unclear, the noise is larger"
         missed = []
         off = (self.ratio - ratio if self.at_least else ratio - self.ratio) / self.ratio
@@ -30,7 +30,7 @@ class Target:
         return f"missed {', '.join(missed)}" if missed else "met"
 
     def words(self, unit: str) -> str:
-        """Such as ">= 1.5 x"."""
+        """Return the target as text, such as ">= 1.5 x"."""
         below = "" if self.limit is None else f", < {self.limit:g} {unit}"
         return f"{'>=' if self.at_least else '<='} {self.ratio:g} x{below}"
 
@@ -46,15 +46,15 @@ class Row:
     comparison: Comparison
     target: Target
     details: dict[str, Any] = field(default_factory=dict)
-    """Plain numbers and texts that say what exactly was measured."""
+    """Numbers and texts that describe the measurement."""
 
     @property
     def verdict(self) -> str:
-        """Of the medians."""
+        """The target's verdict for the medians."""
         return self.target.verdict(self.comparison.ratio, self.comparison.medians[1])
 
     def as_json(self) -> dict[str, Any]:
-        """Everything."""
+        """Return all values for benchmark.json."""
         baseline, ours = self.comparison.medians
         low, high = self.comparison.spread
         return {
@@ -77,7 +77,7 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lines of aligned columns."""
+    """Return the table as lines with aligned columns."""
     head = ("what", "baseline", "ours", "", "ratio [min..max]", "target", "")
     cells = [head]
     for row in rows:
@@ -106,7 +106,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three digits that mean something, without an exponent where it can be helped."""
+    """Format a number with three significant digits; whole numbers from 100."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Two ways of doing one thing, measured in turn, so that a busy machine is busy for both."""
+"""Compare two alternatives by alternating measurements, so that other load affects both."""
 
 import gc
 import statistics
@@ -13,33 +13,33 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measured values, as many of the baseline as of ours, pair by pair one after the other."""
+    """Measured values of the baseline and of ours, in pairs measured one after the other."""
 
     baseline: tuple[float, ...]
     ours: tuple[float, ...]
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Ours over the baseline of each pair."""
+        """Ours / baseline, for each pair."""
         return tuple(b / a for a, b in zip(self.baseline, self.ours, strict=True))
 
     @property
     def ratio(self) -> float:
-        """The median of the ratios."""
+        """Median of the ratios."""
         return statistics.median(self.ratios)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The smallest ratio and the largest."""
+        """Smallest and largest ratio."""
         return min(self.ratios), max(self.ratios)
 
     @property
     def medians(self) -> tuple[float, float]:
-        """Of the baseline, of ours."""
+        """Median of the baseline, median of ours."""
         return statistics.median(self.baseline), statistics.median(self.ours)
 
     def map(self, change: Callable[[float], float]) -> "Comparison":
-        """The same in another unit."""
+        """Convert all values with a function, for example to another unit."""
         return Comparison(tuple(map(change, self.baseline)), tuple(map(change, self.ours)))
 
 
@@ -50,7 +50,7 @@ def alternate(
     *,
     warm_up: bool = True,
 ) -> Comparison:
-    """Measure baseline, ours, baseline, ours, ...; `warm_up` runs both once before, not counted."""
+    """Measure baseline, ours, baseline, ours, ...; `warm_up` runs both once before, uncounted."""
     if warm_up:
         baseline()
         ours()
@@ -62,8 +62,8 @@ def alternate(
 def timed(
     work: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter
 ) -> float:
-    """Seconds of a piece of work, to the end of what it left queued on the device."""
-    gc.collect()  # the garbage of what ran before is not this work's
+    """Measure the seconds of a function, including its queued work on the device."""
+    gc.collect()  # garbage of earlier work must not be collected meanwhile
     synchronize(device)
     began = clock()
     work()
@@ -72,7 +72,7 @@ def timed(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device; a CPU has nothing queued."""
+    """Wait for the device's queued work; a CPU has none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -80,8 +80,9 @@ def synchronize(device: torch.device) -> None:
 
 
 def how_many(seconds_each: Sequence[float], repeats: int, seconds: float, most: int) -> int:
-    """How often in a block the work can be done, at least once, at most `most` times.
+    """Return the number of repetitions per block, from 1 to `most`.
 
-    `seconds` are for all blocks of all sides together, `seconds_each` of one piece of each side.
+    `seconds` is the time for all blocks of all sides, `seconds_each` that of one repetition on each
+    side.
     """
     return max(1, min(most, int(seconds / (repeats * max(sum(seconds_each), 1e-9)))))

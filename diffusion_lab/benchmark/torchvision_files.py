@@ -1,6 +1,6 @@
-"""The training images of a data module as files that torchvision's MNIST reads.
+"""Write the training images of a data module as files that torchvision's MNIST reads.
 
-So both sides see the same images, whether those are MNIST, the bundled digits or made up.
+So both sides use the same images: MNIST, the bundled digits or synthetic ones.
 """
 
 import struct
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from diffusion_lab.data.datamodule import ImageDataModule
 
-UNSIGNED_BYTE = 8  # the code of the pixels' type in the header of an IDX file
+UNSIGNED_BYTE = 8  # code of the pixel type in the header of an IDX file
 
 
 def write_torchvision_files(data: ImageDataModule, root: Path) -> Path:
-    """Write root/MNIST/raw, of one channel; -> root. The test split holds one image."""
+    """Write one-channel images to root/MNIST/raw and return root; the test split has one image."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     images, labels = data.pixels("train")[:, 0], data.labels("train").to(torch.uint8)

@@ -1,7 +1,7 @@
-"""The tutorial's training loop written out: what everybody would write first.
+"""The tutorial's training loop, without any code of this project.
 
-torchvision's loader, the network as it stands, Adam, uniform noise, squared error to the clean
-image, the loss kept after every step. No project code is used, so that none of its speed comes in.
+torchvision's loader, the networks of the tutorial, Adam, uniform noise, squared error to the clean
+image, the loss recorded after every step.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from torchvision.transforms import ToTensor
 
 
 class PlainUNet(nn.Module):
-    """Three convolutions down, three up, skips added; parameters named as in BasicUNet."""
+    """Three convolutions down and three up, with added skips; parameters named as in BasicUNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PlainUNet(nn.Module):
         self.upsample = nn.Upsample(scale_factor=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, 28, 28) -> (B, 1, 28, 28)."""
+        """Denoise images, (B, 1, 28, 28) -> (B, 1, 28, 28)."""
         skips = []
         for level, layer in enumerate(self.down):
             x = self.act(layer(x))
@@ -57,19 +57,19 @@ class PlainUNet(nn.Module):
 
 
 class AtTimeZero(nn.Module):
-    """UNet2DModel as the tutorial calls it: the timestep is 0 whatever the noise."""
+    """UNet2DModel with timestep 0 at every noise level, as in the tutorial."""
 
     def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
         self.unet = unet
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """Denoise images, (B, C, H, W) -> (B, C, H, W)."""
         return self.unet(x, 0).sample
 
 
 def plain_unet2d(size: int = 28) -> UNet2DModel:
-    """UNet2DModel as the tutorial configures it."""
+    """Build a UNet2DModel with the tutorial's settings."""
     return UNet2DModel(
         sample_size=size,
         in_channels=1,
@@ -82,24 +82,24 @@ def plain_unet2d(size: int = 28) -> UNet2DModel:
 
 
 def plain_loader(root: Path, batch_size: int) -> DataLoader[Any]:
-    """Shuffled batches of MNIST's training images, read by torchvision from `root`."""
+    """Return a DataLoader of shuffled MNIST training images, read by torchvision from `root`."""
     data = MNIST(root, train=True, download=False, transform=ToTensor())
     return DataLoader(data, batch_size=batch_size, shuffle=True)
 
 
 def corrupt(x: Tensor, noise: Tensor, amount: Tensor) -> Tensor:
-    """Mix images (B, C, H, W) and noise; amount (B,) from 0, all image, to 1, all noise."""
+    """Mix images (B, C, H, W) and noise; amount (B,) from 0 (image only) to 1 (noise only)."""
     amount = amount.view(-1, 1, 1, 1)
     return x * (1 - amount) + noise * amount
 
 
 def plain_loss(net: nn.Module, x: Tensor, noise: Tensor, amount: Tensor) -> Tensor:
-    """How far the prediction is from the clean image, ()."""
+    """Return the mean squared error of the predicted clean image, ()."""
     return F.mse_loss(net(corrupt(x, noise, amount)), x)
 
 
 class PlainTraining:
-    """The loop, to be gone on with a few steps at a time."""
+    """The training loop, which can be continued a few steps at a time."""
 
     def __init__(self, net: nn.Module, loader: DataLoader[Any], device: torch.device) -> None:
         self.net = net.to(device)
@@ -110,7 +110,7 @@ class PlainTraining:
         self.batches: Iterator[Any] = chain.from_iterable(repeat(loader))
 
     def steps(self, count: int) -> None:
-        """Train so many steps further."""
+        """Train for `count` more steps."""
         for _ in range(count):
             x, _ = next(self.batches)
             x = x.to(self.device)

@@ -1,4 +1,4 @@
-"""scripts/benchmark.py as it is typed: small sizes, every part, the file it leaves, refusals."""
+"""scripts/benchmark.py from the command line: every part at small size, its file, its errors."""
 
 import json
 from types import SimpleNamespace
@@ -55,7 +55,7 @@ def measured(typed, tmp_path, part, *words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["data", "basic_unet", "overhead", "fast_sampling"])
-def test_a_part_by_itself(typed, tmp_path, part):
+def test_each_part_alone(typed, tmp_path, part):
     record, out = measured(typed, tmp_path, part)
     row, *more = record["rows"]
     assert len(more) == (part == "overhead")
@@ -64,21 +64,21 @@ def test_a_part_by_itself(typed, tmp_path, part):
     if part == "basic_unet":
         assert row["details"]["flops_of_a_step"] > 1e8
         assert row["details"]["our_share_of_matmul_rate"] > 0
-        assert "GFLOP a step" in out
+        assert "GFLOP per step" in out
     if part == "fast_sampling":
         assert row["details"]["calls"] == 10
         assert "untrained" in out and "10 of the pipeline's 1,000 steps" in out
     assert "images_per_second" not in out  # the live bar went to a screen of its own
 
 
-def test_a_thousand_steps_are_ten_timed_a_hundred_times(typed, tmp_path, monkeypatch):
+def test_a_thousand_steps_are_scaled_from_ten(typed, tmp_path, monkeypatch):
     monkeypatch.setattr("diffusion_lab.benchmark.parts.sampling.timed", lambda work, device: 2.0)
     [row] = measured(typed, tmp_path, "fast_sampling")[0]["rows"]
     assert row["baseline"] == 1 / (100 * 2.0) and row["ours"] == 1 / 2.0
 
 
 @pytest.mark.slow
-def test_how_cost_grows(typed, tmp_path):
+def test_scaling_part(typed, tmp_path):
     record, out = measured(typed, tmp_path, "scaling")
     assert record["rows"] == [] and len(record["scaling"]) == 6
     for curve in record["scaling"]:
@@ -87,7 +87,7 @@ def test_how_cost_grows(typed, tmp_path):
     assert (tmp_path / "scaling" / "scaling.png").stat().st_size > 10_000
 
 
-def test_the_speed_of_a_trained_run(typed, tmp_path, trained):
+def test_speed_of_a_trained_run(typed, tmp_path, trained):
     run = trained["ddpm"]
     words = ("parts=fast_sampling", *TINY, f"run={run}", "out=made")
     code, _, err = typed("benchmark", *words)
@@ -105,7 +105,7 @@ def test_a_part_with_the_large_network(typed, tmp_path, part):
 
 
 @pytest.mark.slow
-def test_memory_of_processes_of_their_own(typed, tmp_path):
+def test_memory_is_measured_in_separate_processes(typed, tmp_path):
     [row] = measured(typed, tmp_path, "memory")[0]["rows"]
     assert row["ours"] > 100 and row["baseline"] > 100
     assert row["details"]["our_after_imports_mib"] < row["ours"]
@@ -113,13 +113,13 @@ def test_memory_of_processes_of_their_own(typed, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_timed_from_their_start(typed, tmp_path):
+def test_startup_is_timed_from_process_start(typed, tmp_path):
     help_row, first_step = measured(typed, tmp_path, "start_up")[0]["rows"]
     assert 0 < help_row["ours"] < first_step["ours"]
 
 
 @pytest.mark.slow
-def test_what_stands_in_for_mnist_is_told_once(typed, tmp_path, monkeypatch, caplog):
+def test_replacement_for_mnist_is_reported_once(typed, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # where nobody answers
     monkeypatch.delenv("DIFFUSION_LAB_DATA", raising=False)
     small = [word for word in TINY if not word.startswith("data")]
@@ -130,7 +130,7 @@ def test_what_stands_in_for_mnist_is_told_once(typed, tmp_path, monkeypatch, cap
     assert record["data"]["source"] == "bundled"
 
 
-def test_its_help_says_what_there_is(command):
+def test_help_lists_the_parts(command):
     process = command("benchmark", "--help")
     assert process.returncode == 0
     assert "overhead" not in process.stderr and "num_samples" in process.stdout
@@ -150,24 +150,24 @@ def test_its_help_says_what_there_is(command):
         (["batch_size=0"], "batch_size=0: expected at least 1"),
         (["accelerator=cup"], "accelerator=cup"),
         (["run=nowhere"], "run=nowhere is no folder"),
-        (["run=nowhere", "parts=data"], "run= is for fast_sampling"),
+        (["run=nowhere", "parts=data"], "run= is used by fast_sampling only"),
         (["data.image_size=32"], "expected 1 and 28"),
         (["words=['trainer.nosuch=1']"], "trainer.nosuch is unknown"),
         (["speed=3"], "speed"),
         (["data=pictures"], "pictures"),
     ],
 )
-def test_a_mistake_is_one_line(typed, words, message):
+def test_mistakes_give_one_line(typed, words, message):
     assert_refused(typed("benchmark", *words, "out=made"), message)
 
 
-def test_nothing_is_overwritten(typed, tmp_path):
+def test_existing_results_are_not_overwritten(typed, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "mine.txt").write_text("kept")
     assert_refused(typed("benchmark", "parts=data", "out=made"), "already holds something")
 
 
-def test_a_measurement_that_breaks_is_an_error(typed, monkeypatch):
+def test_failing_measurement_raises(typed, monkeypatch):
     from diffusion_lab.benchmark.parts import data_loading as data_path
 
     def broken(*_):
@@ -179,7 +179,7 @@ def test_a_measurement_that_breaks_is_an_error(typed, monkeypatch):
 
 
 @pytest.mark.slow
-def test_time_to_fid_tries_longer_until_it_is_reached(typed, monkeypatch, tmp_path):
+def test_time_to_fid_increases_the_budget_until_reached(typed, monkeypatch, tmp_path):
     from diffusion_lab.benchmark.parts import time_to_fid
 
     monkeypatch.setattr(time_to_fid, "BUDGETS", (1, 1, 2, 30))
@@ -208,6 +208,6 @@ def test_time_to_fid_tries_longer_until_it_is_reached(typed, monkeypatch, tmp_pa
     assert "time to BasicUNet's final FID" in out
 
 
-def test_time_to_fid_is_about_mnist(typed):
+def test_time_to_fid_needs_mnist(typed):
     refused = typed("benchmark", "parts=time_to_fid", "data=fake", "out=made")
-    assert_refused(refused, "parts=time_to_fid is about MNIST", "data=fake")
+    assert_refused(refused, "parts=time_to_fid needs MNIST", "data=fake")

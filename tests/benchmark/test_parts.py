@@ -1,4 +1,4 @@
-"""The pieces of the benchmark: order, statistics, verdicts, and that both sides do the same."""
+"""Parts of the benchmark: order, statistics, targets, and equal work on both sides."""
 
 import json
 import math
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 class FakeClock:
-    """Stands still but where the work moves it."""
+    """Clock that only the measured work advances."""
 
     def __init__(self):
         self.now = 100.0
@@ -52,7 +52,7 @@ def data():
     return made
 
 
-def test_baseline_and_ours_take_turns_after_one_of_each_to_warm_up():
+def test_baseline_and_ours_alternate_after_a_warm_up():
     calls = []
 
     def side(name, values):
@@ -72,7 +72,7 @@ def test_baseline_and_ours_take_turns_after_one_of_each_to_warm_up():
     assert "".join(calls) == "ABAB"
 
 
-def test_the_ratio_is_the_median_of_the_pairs():
+def test_ratio_is_the_median_over_pairs():
     found = Comparison((2.0, 4.0, 8.0), (4.0, 4.0, 24.0))
     assert found.ratios == (2, 1, 3)
     assert found.ratio == 2 and found.spread == (1, 3) and found.medians == (4, 4)
@@ -80,7 +80,7 @@ def test_the_ratio_is_the_median_of_the_pairs():
     assert rates.baseline == (0.5, 0.25, 0.125) and rates.ratio == 0.5
 
 
-def test_work_is_timed_by_the_clock_alone():
+def test_timed_uses_the_given_clock():
     clock = FakeClock()
 
     def work():
@@ -89,7 +89,7 @@ def test_work_is_timed_by_the_clock_alone():
     assert timed(work, CPU, clock) == 2.5
 
 
-def test_a_block_fits_its_share_of_the_time():
+def test_block_size_fits_the_time():
     assert how_many([1.0, 1.0], repeats=5, seconds=20, most=100) == 2
     assert how_many([30.0], repeats=5, seconds=20, most=100) == 1  # never none
     assert how_many([1e-6], repeats=5, seconds=20, most=100) == 100
@@ -107,12 +107,12 @@ class FakeModule:
 
 @pytest.fixture
 def no_garbage(monkeypatch):
-    """To collect it takes longer than these tests."""
+    """Turn off garbage collection, which takes longer than these tests."""
     monkeypatch.setattr("gc.collect", lambda: 0)
 
 
 def run_loop(batches, blocks, clock, step_seconds=1.0, between_epochs=1000.0):
-    """Lightning's hooks in their order; -> events, B3 the baseline's 3 steps, s one of ours."""
+    """Call the hooks in order; return events: B3 for 3 baseline steps, s for one of ours."""
     events = []
 
     def baseline(steps):
@@ -136,14 +136,14 @@ def run_loop(batches, blocks, clock, step_seconds=1.0, between_epochs=1000.0):
     raise AssertionError("it never stopped")
 
 
-def test_the_baseline_runs_in_the_pauses_of_the_training(no_garbage):
+def test_baseline_runs_between_blocks_of_training(no_garbage):
     clock = FakeClock()
     blocks = Blocks(print, steps=3, repeats=2, clock=clock)
     assert run_loop(50, blocks, clock) == "s s B3 s s s B3 s s s s"
     assert blocks.comparison == Comparison((10.0, 10.0), (1.0, 1.0))
 
 
-def test_the_end_of_an_epoch_belongs_to_no_step(no_garbage):
+def test_end_of_an_epoch_is_not_timed(no_garbage):
     clock = FakeClock()
     blocks = Blocks(print, steps=3, repeats=4, clock=clock)
     run_loop(5, blocks, clock)
@@ -155,7 +155,7 @@ def test_the_end_of_an_epoch_belongs_to_no_step(no_garbage):
         run_loop(1, Blocks(print, steps=1, repeats=1, clock=clock), clock)
 
 
-def test_the_tutorials_loss_is_the_modules_loss():
+def test_tutorial_loss_equals_the_modules_loss():
     plain, own = PlainUNet(), BasicUNet()
     own.load_state_dict(plain.state_dict())
     x, noise, amount = torch.rand(6, 1, 28, 28), torch.rand(6, 1, 28, 28), torch.rand(6)
@@ -164,7 +164,7 @@ def test_the_tutorials_loss_is_the_modules_loss():
 
 
 @pytest.mark.slow
-def test_the_tutorials_loss_of_unet2d_is_the_modules_loss():
+def test_tutorial_loss_of_unet2d_equals_the_modules_loss():
     unet = plain_unet2d()
     own = UNet2D(use_time=False)
     own.unet.load_state_dict(unet.state_dict())
@@ -173,7 +173,7 @@ def test_the_tutorials_loss_of_unet2d_is_the_modules_loss():
     torch.testing.assert_close(plain_loss(AtTimeZero(unet), x, noise, amount), expected)
 
 
-def test_the_tutorials_loop_goes_over_epochs_and_learns(tmp_path, data):
+def test_tutorial_loop_trains_over_several_epochs(tmp_path, data):
     torch.manual_seed(0)
     root = write_torchvision_files(data, tmp_path)
     loop = PlainTraining(PlainUNet(), plain_loader(root, 16), CPU)
@@ -182,7 +182,7 @@ def test_the_tutorials_loop_goes_over_epochs_and_learns(tmp_path, data):
     assert len(loop.losses) == 12 and loop.losses[-1] < loop.losses[0]
 
 
-def test_torchvision_reads_the_same_images(tmp_path, data):
+def test_torchvision_reads_the_written_images(tmp_path, data):
     root = write_torchvision_files(data, tmp_path)
     loader = plain_loader(root, 30)
     images = torch.cat([images for images, _ in loader])
@@ -194,7 +194,7 @@ def test_torchvision_reads_the_same_images(tmp_path, data):
     assert struct.unpack(">4I", header) == (2051, 30, 28, 28)  # as MNIST's own
 
 
-def test_what_is_printed_meanwhile_goes_to_a_terminal(tmp_path):
+def test_output_goes_to_a_simulated_terminal(tmp_path):
     with Screen((tmp_path / "screen").open("wb")) as screen:
         assert screen.isatty()
         print("hidden", file=screen)
@@ -220,11 +220,11 @@ def row(values, target, **details):
         (Target(1.2, at_least=False), math.nan, 1.0, "missed by nan %"),
     ],
 )
-def test_a_target_is_met_or_missed_by_so_much(target, ratio, ours, verdict):
+def test_verdict_of_a_target(target, ratio, ours, verdict):
     assert target.verdict(ratio, ours) == verdict
 
 
-def test_a_row_is_a_line_of_the_table_and_strict_json():
+def test_row_as_table_line_and_json():
     made = row(Comparison((1000.0, 1100.0), (2100.0, 2200.0)), Target(1.5, at_least=True), n=4)
     head, line = table([made])
     assert head.split()[:3] == ["what", "baseline", "ours"]
@@ -236,7 +236,7 @@ def test_a_row_is_a_line_of_the_table_and_strict_json():
     assert number(0.01234) == "0.0123" and number(123456.7) == "123,457"
 
 
-def test_a_curve_says_how_cost_grows_and_where_it_bends():
+def test_curve_has_exponent_and_steepest_segment():
     straight = Curve("a", "x", (1, 10, 100), (2.0, 20.0, 200.0), (5.0, 50.0, 500.0))
     assert straight.exponent == pytest.approx(1) and straight.bend[0] == pytest.approx(1)
     assert "exponent 1.00" in straight.line and "of the operations 1.00" in straight.line
@@ -246,7 +246,7 @@ def test_a_curve_says_how_cost_grows_and_where_it_bends():
     assert json.dumps(bent.as_json())
 
 
-def test_the_figure_of_growth(tmp_path):
+def test_scaling_figure(tmp_path):
     panels = [
         Growth("steps", "steps", (5, 10, 20), (1.0, 2.0, 4.1), 1.02, (1.0, 2.0, 4.0)),
         Growth("images", "images", (1e3, 1e6), (1e-3, 1.0), 1.0),
@@ -259,14 +259,14 @@ def test_the_figure_of_growth(tmp_path):
         scaling_figure([])
 
 
-def test_the_machine_is_measured():
+def test_machine_record():
     assert matmul_rate(CPU, 0.01) > 1e8
     a = torch.rand(4, 8, requires_grad=True)
     assert flops(lambda: (a @ torch.rand(8, 2)).sum().backward()) >= 2 * 4 * 8 * 2 * 2
     assert 2**20 < resident("VmRSS") <= resident("VmHWM")
 
 
-def test_the_steps_that_are_timed_over_batch_sizes_are_of_whole_batches(tmp_path):
+def test_scaling_times_full_batches_only(tmp_path):
     settings = Settings(
         repeats=1,
         seconds=1.0,

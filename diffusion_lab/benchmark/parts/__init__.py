@@ -1,1 +1,1 @@
-"""What the benchmark measures, one thing a file."""
+"""Measurements of the benchmark, one per file."""

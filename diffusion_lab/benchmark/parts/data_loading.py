@@ -1,4 +1,4 @@
-"""Images a second from memory to a batch of floats on the device."""
+"""Images per second from memory to a float batch on the device."""
 
 from collections.abc import Callable
 
@@ -12,37 +12,37 @@ TARGET = Target(100, at_least=True)
 
 
 def data_path(settings: Settings) -> list[Row]:
-    """Whole epochs of the data module, pixels scaled, against as much of torchvision's as fits."""
+    """Compare the data module, with scaling of pixels, with torchvision's MNIST and DataLoader."""
     data = settings.datamodule()
     root = write_torchvision_files(data, settings.scratch / "data_path")
     loader, ours = plain_loader(root, settings.batch_size), data.train_dataloader()
     device = settings.device
 
     def plain_batches(count: int) -> int:
-        seen = 0
+        total = 0
         for number, (images, _) in enumerate(loader, 1):
-            seen += len(images.to(device))
+            total += len(images.to(device))
             if number == count:
                 break
-        return seen
+        return total
 
     def our_epochs(count: int) -> int:
-        seen = 0
+        total = 0
         for _ in range(count):
             for images, labels in ours:
                 batch = (images.to(device), labels.to(device))
-                seen += len(data.on_after_batch_transfer(batch, 0)[0])
-        return seen
+                total += len(data.on_after_batch_transfer(batch, 0)[0])
+        return total
 
     def rate(work: Callable[[int], int], count: int) -> float:
-        seen: list[int] = []
-        seconds = timed(lambda: seen.append(work(count)), device)
-        return seen[0] / seconds
+        images: list[int] = []
+        seconds = timed(lambda: images.append(work(count)), device)
+        return images[0] / seconds
 
     plain_batches(1), our_epochs(1)
     half = settings.seconds / 2
-    share = settings.batch_size / rate(plain_batches, 10)  # seconds a batch
-    batches = min(len(loader), max(1, int(half / settings.repeats / share)))
+    per_batch = settings.batch_size / rate(plain_batches, 10)  # seconds
+    batches = min(len(loader), max(1, int(half / settings.repeats / per_batch)))
     size = len(data.pixels("train"))
     epochs = max(1, int(half / settings.repeats / (size / rate(our_epochs, 1))))
     comparison = alternate(

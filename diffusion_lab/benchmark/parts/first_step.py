@@ -1,4 +1,4 @@
-"""Says when the first training step is done, to whoever started the process."""
+"""Report the end of the first training step to the parent process."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ LINE = "first training step done"
 
 
 class FirstStep(L.Callback):
-    """Prints a line after the first step."""
+    """Print a line after the first training step."""
 
     def on_train_batch_end(
         self,
@@ -18,6 +18,6 @@ class FirstStep(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Print it."""
+        """Print the line after the first step."""
         if trainer.global_step == 1:
             print(LINE, flush=True)

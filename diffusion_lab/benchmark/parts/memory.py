@@ -1,4 +1,4 @@
-"""Peak resident memory of a process that trains a few batches: the command, and the tutorial."""
+"""Peak resident memory of a process that trains a few batches, against the tutorial's loop."""
 
 from diffusion_lab.benchmark.settings import Settings, run_words
 from diffusion_lab.benchmark.subprocesses import last_json
@@ -18,7 +18,7 @@ PEAK = ("-m", "diffusion_lab.benchmark.parts.peak_memory")
 
 
 def memory(settings: Settings) -> list[Row]:
-    """In MiB, libraries included; both sides see the same images."""
+    """Measure peak memory in MiB, libraries included, with the same images on both sides."""
     val = f"data.val_size={max(1, min(500, len(settings.datamodule().pixels('train')) // 10))}"
     data = settings.datamodule(val)
     root = write_torchvision_files(data, settings.scratch / "memory")
@@ -36,9 +36,9 @@ def memory(settings: Settings) -> list[Row]:
     details: dict[str, object] = {"words": run_words((*WORDS, val)), "batches": batches}
 
     def peak(side: str, arguments: tuple[str, ...]) -> float:
-        found = last_json(settings, arguments)
-        details[f"{side}_after_imports_mib"] = found["imports"] / 2**20
-        return float(found["peak"]) / 2**20
+        usage = last_json(settings, arguments)
+        details[f"{side}_after_imports_mib"] = usage["imports"] / 2**20
+        return float(usage["peak"]) / 2**20
 
     comparison = alternate(
         lambda: peak("baseline", loop),
@@ -54,6 +54,6 @@ def memory(settings: Settings) -> list[Row]:
             "MiB",
             comparison,
             TARGET,
-            details | {"ours_besides": "a validation of 2 batches and the tutorial's pictures"},
+            details | {"ours_besides": "a validation of 2 batches and the tutorial's figures"},
         )
     ]

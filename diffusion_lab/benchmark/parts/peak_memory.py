@@ -1,6 +1,7 @@
 """Print the peak memory of this process: `python -m diffusion_lab.benchmark.parts.peak_memory`.
 
-`train <words>` is scripts/train.py; `loop <root> <batch size> <batches> <device>` the tutorial.
+`train <overrides>` runs scripts/train.py, `loop <root> <batch size> <batches> <device>` the
+tutorial's loop.
 """
 
 import json
@@ -9,10 +10,10 @@ from pathlib import Path
 
 
 def resident(name: str) -> int:
-    """Bytes: "VmRSS", those of now, or "VmHWM", the most there have been."""
+    """Return resident memory in bytes: the current ("VmRSS") or the peak value ("VmHWM")."""
     status = Path("/proc/self/status")
     if status.exists():
-        # not getrusage: its figure begins with the process that started this one
+        # not getrusage, whose peak includes the parent process before exec
         [line] = [text for text in status.read_text().splitlines() if text.startswith(f"{name}:")]
         return int(line.split()[1]) * 1024
     import resource
@@ -22,7 +23,7 @@ def resident(name: str) -> int:
 
 
 def _train(words: list[str]) -> int:
-    import diffusion_lab.training.train  # noqa: F401 - what the command imports when it begins
+    import diffusion_lab.training.train  # noqa: F401 - the imports of the command
     from diffusion_lab.cli.training import train
 
     before = resident("VmRSS")
@@ -45,7 +46,7 @@ def _loop(root: str, batch_size: str, batches: str, device: str) -> int:
 
 
 def main() -> None:
-    """Work, then print {"imports": bytes, "peak": bytes}."""
+    """Train, then print {"imports": bytes, "peak": bytes} as JSON."""
     kind, *rest = sys.argv[1:]
     imports = _train(rest) if kind == "train" else _loop(*rest)
     print(json.dumps({"imports": imports, "peak": resident("VmHWM")}))

@@ -1,4 +1,4 @@
-"""Images drawn as scripts/sample.py draws them, against diffusers' pipelines."""
+"""Sampling speed as in scripts/sample.py, against diffusers' pipelines."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -26,15 +26,15 @@ DDPM_WORDS = ("model=ddpm", "sampler=ddim", f"sampler.num_steps={DDIM_STEPS}")
 SAME_WEIGHTS = Target(1.2, at_least=True)
 
 FAST = ("experiment=fast_classes",)
-"""The recipe whose samples are timed, as words of scripts/train.py."""
-FAST_CALLS = 10  # of its network for an image
+"""Overrides of the recipe whose sampling is timed."""
+FAST_CALLS = 10  # NFE per image
 DDPM_STEPS = 1000
-TIMED_STEPS = 10  # of those
+TIMED_STEPS = 10  # of DDPM_STEPS
 FAST_TARGET = Target(1000, at_least=True)
 
 
 def sampling(settings: Settings) -> list[Row]:
-    """The same UNet2DModel, the same weights, DDIM with as many steps, in images a second."""
+    """Measure images per second of the same UNet2DModel and weights, with equal DDIM steps."""
     run = untrained(settings, *DDPM_WORDS)
     sampler = run.sampler()
     unet = _pipeline_unet(settings)
@@ -68,7 +68,7 @@ def sampling(settings: Settings) -> list[Row]:
 
 
 def fast_sampling(settings: Settings) -> list[Row]:
-    """A trained run of the fast recipe, or an untrained one, in images a second."""
+    """Measure images per second of the fast recipe, trained or untrained, against DDPM."""
     run = load_run(settings.run) if settings.run else untrained(settings, *FAST)
     run.module.to(settings.device)
     sampler, calls = _sampler_of_calls(run, FAST_CALLS, settings)
@@ -80,7 +80,7 @@ def fast_sampling(settings: Settings) -> list[Row]:
     def diffusers() -> None:
         pipeline(batch_size=settings.num_samples, num_inference_steps=TIMED_STEPS, output_type="np")
 
-    # ours is so much shorter that one drawing would be noise
+    # ours is so much faster that timing a single run would be noisy
     _draw(run, sampler, settings)
     once = timed(lambda: _draw(run, sampler, settings), settings.device)
     times = settings.block(once, once, most=50)
@@ -100,7 +100,7 @@ def fast_sampling(settings: Settings) -> list[Row]:
     return [
         Row(
             "fast_sampling",
-            f"samples, fast recipe, {calls:g} calls",
+            f"samples, fast recipe, NFE {calls:g}",
             f"DDPMPipeline, UNet2DModel, {DDPM_STEPS:,} steps",
             "images/s",
             rates,
@@ -108,7 +108,7 @@ def fast_sampling(settings: Settings) -> list[Row]:
             {
                 "run": settings.run,
                 "words": None if settings.run else run_words(FAST),
-                "network": "trained" if settings.run else "untrained: speed has no use for weights",
+                "network": "trained" if settings.run else "untrained (weights do not affect speed)",
                 "sampler": f"{sampler.name}, {sampler.num_steps} steps",
                 "precision": chosen_precision(settings.precision, settings.device),
                 "calls": calls,
@@ -121,7 +121,7 @@ def fast_sampling(settings: Settings) -> list[Row]:
 
 
 def untrained(settings: Settings, *words: str) -> Run:
-    """As `load_run` would give it, had the training of these words taken no step."""
+    """Return a Run with the untrained module for these overrides."""
     cfg = settings.compose(*words)
     module: DiffusionModule = build(cfg.model)
     data = cfg.data
@@ -151,12 +151,14 @@ def _draw(run: Run, sampler: Sampler, settings: Settings) -> torch.Tensor:
 
 
 def _sampler_of_calls(run: Run, most: int, settings: Settings) -> tuple[Sampler, float]:
-    """The run's own sampler with as many steps as take at most so many calls of the network."""
+    """Return the run's sampler with as many steps as fit in `most` network evaluations."""
     one = replace(settings, num_samples=1)
     for steps in range(most, 0, -1):
         sampler = run.sampler(num_steps=steps)
-        with counting(run.module.network) as seen:
+        with counting(run.module.network) as evaluated:
             _draw(run, sampler, one)
-        if seen() <= most:
-            return sampler, seen()
-    raise UserError(f"run={run.dir}: its sampler needs more than {most} calls for a single step")
+        if evaluated() <= most:
+            return sampler, evaluated()
+    raise UserError(
+        f"run={run.dir}: its sampler needs more than {most} network evaluations for a single step"
+    )

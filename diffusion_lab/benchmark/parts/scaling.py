@@ -1,4 +1,4 @@
-"""How cost grows: straight with images, steps and batch, or the arithmetic says why not."""
+"""Growth of time with images, steps, batch size and image size, against operation counts."""
 
 import itertools
 import math
@@ -22,40 +22,40 @@ from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.sampling.conditioning import Conditioning
 
 BATCHES = (16, 32, 64, 128, 256, 512, 1024)
-SIDES = (28, 32, 40, 48, 64)  # the fast network halves twice
+SIDES = (28, 32, 40, 48, 64)  # divisible by 4, as the fast network needs
 DATA_SETS = (1_000, 10_000, 100_000, 1_000_000)
 IMAGES = (16, 32, 64, 128, 256, 512)
 STEPS = (5, 10, 20, 40, 80)
-BYTES_A_PIXEL = 2.5  # of a made-up data set: drawn, then split into a copy
+BYTES_A_PIXEL = 2.5  # of a synthetic data set, which is generated and then copied in the split
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds over what they should grow with."""
+    """Seconds as a function of a size x."""
 
     name: str
     xlabel: str
     x: tuple[float, ...]
     seconds: tuple[float, ...]
     arithmetic: tuple[float, ...] | None = None
-    """Floating-point operations at each x; None where a line through 0 is all there is to say."""
+    """Floating-point operations at each x; None if they are proportional to x."""
     note: str = ""
     also: dict[str, Any] = field(default_factory=dict)
 
     @property
     def exponent(self) -> float:
-        """The slope of the straight line through the points, log over log: 1 is proportional."""
+        """Exponent of a power law fitted to all points; 1 is proportional."""
         return slope(self.x, self.seconds)
 
     @property
     def bend(self) -> tuple[float, float, float]:
-        """The steepest piece between neighbours: its slope, from x, to x."""
+        """The steepest segment between neighbouring points: exponent, first x, last x."""
         pieces = itertools.pairwise(zip(self.x, self.seconds, strict=True))
         return max((slope((a[0], b[0]), (a[1], b[1])), a[0], b[0]) for a, b in pieces)
 
     @property
     def line(self) -> str:
-        """What is printed."""
+        """The printed line."""
         steepest, start, end = self.bend
         text = (
             f"{self.name}: exponent {self.exponent:.2f}, steepest {steepest:.2f} "
@@ -66,7 +66,7 @@ class Curve:
         return f"{text}; {self.note}" if self.note else text
 
     def as_json(self) -> dict[str, Any]:
-        """Everything."""
+        """Return all values for benchmark.json."""
         return {
             "name": self.name,
             "x": list(self.x),
@@ -80,15 +80,12 @@ class Curve:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of the straight line through log y over log x, by least squares."""
+    """Return the slope of log y over log x, by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def scaling(settings: Settings, largest: float = math.inf) -> list[Curve]:
-    """All curves; `largest` leaves out batches, images, steps and data sets above it.
-
-    Two of each are always there, without which nothing grows.
-    """
+    """Measure all curves; sizes above `largest` are left out, but at least two are measured."""
 
     def up_to(values: Sequence[int]) -> Sequence[int]:
         kept = [v for v in values if v <= largest]
@@ -98,15 +95,15 @@ def scaling(settings: Settings, largest: float = math.inf) -> list[Curve]:
         _training_by_batch(settings, up_to(BATCHES)),
         _training_by_side(settings, up_to(SIDES)),
         *_loading(settings, up_to(DATA_SETS)),
-        _drawing(settings, "images drawn", up_to(IMAGES), images=True),
-        _drawing(settings, "sampler's steps", up_to(STEPS), images=False),
+        _sampling(settings, "images sampled", up_to(IMAGES), images=True),
+        _sampling(settings, "sampler steps", up_to(STEPS), images=False),
     ]
 
 
 def _passes(
     settings: Settings, works: Sequence[Callable[[], object]], budget: float
 ) -> tuple[float, ...]:
-    """The fastest of several passes over all the work: what else the machine did is on top."""
+    """Return the fastest time of each work over several passes: other load only adds time."""
     for work in works:
         work()
     seconds = [[timed(work, settings.device) for work in works]]
@@ -116,11 +113,11 @@ def _passes(
 
 
 def _loop(settings: Settings, side: int, batch_size: int) -> BareLoop:
-    """A training of the fast recipe on made-up images."""
+    """Build a training loop of the fast recipe on synthetic images."""
     cfg = settings.compose(
         *FAST,
         "data=fake",
-        f"data.num_images={2 * batch_size + 1}",  # whole batches: a rest would be the fastest step
+        f"data.num_images={2 * batch_size + 1}",  # full batches: a smaller one would be fastest
         "data.val_size=1",
         f"data.image_size={side}",
         f"data.batch_size={batch_size}",
@@ -144,7 +141,7 @@ def _training_by_batch(settings: Settings, batches: Sequence[int]) -> Curve:
         tuple(batches),
         seconds,
         operations,
-        "below 1 where the fixed cost of a step is shared by more images",
+        "below 1 where more images divide the fixed cost of a step",
     )
 
 
@@ -154,22 +151,22 @@ def _training_by_side(settings: Settings, sides: Sequence[int]) -> Curve:
     operations = tuple(_operations(loop) for loop in loops)
     seconds = _passes(settings, [partial(loop.steps, 1) for loop in loops], settings.seconds)
     return Curve(
-        "training step over pixels of an image",
-        "pixels of an image",
+        "training step over pixels per image",
+        "pixels per image",
         tuple(side**2 for side in sides),
         seconds,
         operations,
-        "convolutions do the same for every pixel",
+        "convolutions cost the same for every pixel",
         {"sides": list(sides), "batch_size": batch_size},
     )
 
 
 def _loading(settings: Settings, sizes: Sequence[int]) -> list[Curve]:
-    """An epoch of the loader, and its first batch; each data set is gone before the next."""
+    """Time an epoch of the loader and its first batch; only one data set is held at a time."""
     epochs, firsts, made = [], [], []
-    seen: list[int] = []
+    measured: list[int] = []
     for size in sizes:
-        if len(seen) > 1 and size * 28**2 * BYTES_A_PIXEL > _free_bytes():
+        if len(measured) > 1 and size * 28**2 * BYTES_A_PIXEL > _free_bytes():
             break
         began = time.perf_counter()
         data = settings.datamodule(
@@ -178,18 +175,18 @@ def _loading(settings: Settings, sizes: Sequence[int]) -> list[Curve]:
         made.append(time.perf_counter() - began)
         loader = data.train_dataloader()
 
-        passes = max(1, min(200, 2_000 // len(loader)))  # a moment, however small the data set
+        passes = max(1, min(200, 2_000 // len(loader)))  # enough to time a small data set
         firsts.append(min(timed(partial(_first_batch, loader), settings.device) for _ in range(3)))
         epoch = partial(_epochs, loader, passes)
         epochs.append(min(timed(epoch, settings.device) for _ in range(3)) / passes)
-        seen.append(size)
+        measured.append(size)
         del data, loader, epoch
-    x = tuple(seen)
-    left_out = [size for size in sizes if size not in seen]
-    note = f"left out for want of memory: {left_out}" if left_out else ""
+    x = tuple(measured)
+    left_out = [size for size in sizes if size not in measured]
+    note = f"left out for lack of memory: {left_out}" if left_out else ""
     return [
         Curve(
-            "an epoch of the loader over images in the data set",
+            "epoch of the loader over images in the data set",
             "images in the data set",
             x,
             tuple(epochs),
@@ -201,7 +198,7 @@ def _loading(settings: Settings, sizes: Sequence[int]) -> list[Curve]:
             "images in the data set",
             x,
             tuple(firsts),
-            note="the order is drawn before it, one number an image",
+            note="it includes shuffling, one random number per image",
         ),
     ]
 
@@ -218,7 +215,7 @@ def _epochs(loader: InMemoryLoader, count: int) -> None:
             pass
 
 
-def _drawing(settings: Settings, name: str, values: Sequence[int], *, images: bool) -> Curve:
+def _sampling(settings: Settings, name: str, values: Sequence[int], *, images: bool) -> Curve:
     run = untrained(settings, *FAST)
     run.module.to(settings.device)
     fixed = 10 if images else min(64, settings.num_samples)
@@ -245,7 +242,7 @@ def _drawing(settings: Settings, name: str, values: Sequence[int], *, images: bo
 
 
 def _free_bytes() -> float:
-    """Memory that can be had; infinite where the system does not say."""
+    """Return the available memory; infinite if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         [line] = [text for text in lines if text.startswith("MemAvailable")]

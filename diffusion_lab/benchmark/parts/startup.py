@@ -1,4 +1,4 @@
-"""How long one waits for the command: processes timed from their start."""
+"""Start-up time of the command, from the start of its process."""
 
 import subprocess
 import sys
@@ -12,13 +12,13 @@ from diffusion_lab.benchmark.table import Row, Target
 from diffusion_lab.benchmark.timing import alternate
 
 IMPORTS = "import torch, lightning, diffusers"
-TRAIN = "from diffusion_lab.cli import train; train()"  # what scripts/train.py is
+TRAIN = "from diffusion_lab.cli import train; train()"  # as in scripts/train.py
 HELP = Target(0.3, at_least=False)
 FIRST_STEP = Target(1.5, at_least=False)
 
 
 def start_up(settings: Settings) -> list[Row]:
-    """`--help`, and the way to the first training step, against importing the libraries alone."""
+    """Time `--help` and the first training step, against importing the libraries alone."""
     against = f'python -c "{IMPORTS}"'
     training = (
         "experiment=smoke",
@@ -29,7 +29,7 @@ def start_up(settings: Settings) -> list[Row]:
     def new_run() -> tuple[str]:
         return (f"hydra.run.dir={settings.new_folder()}",)
 
-    # seconds each, and steadier than a short block
+    # each takes seconds, so few repeats are enough
     repeats = min(3, settings.repeats)
 
     def row(what: str, words: Sequence[str], line: str | None, target: Target) -> Row:
@@ -37,7 +37,7 @@ def start_up(settings: Settings) -> list[Row]:
             lambda: seconds_until(settings, ("-c", IMPORTS), None),
             lambda: seconds_until(settings, ("-c", TRAIN, *words, *new_run()), line),
             repeats,
-            warm_up=settings.repeats > 1,  # what is read from the disk for the first time
+            warm_up=settings.repeats > 1,  # the first start reads files from the disk
         )
         return Row("start_up", what, against, "s", comparison, target)
 
@@ -48,7 +48,7 @@ def start_up(settings: Settings) -> list[Row]:
 
 
 def seconds_until(settings: Settings, arguments: Sequence[str], line: str | None) -> float:
-    """From a python process's start to a line that it prints, or to its end."""
+    """Measure the seconds from the start of a Python process to a printed line, or to its end."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *arguments],

@@ -1,4 +1,4 @@
-"""How long until the quickest recipe is as good as the tutorial's model after all its training."""
+"""Training time of the quickest recipe to reach the FID of the tutorial's trained model."""
 
 import time
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ from diffusion_lab.scoring.choose_scorer import choose_scorer
 from diffusion_lab.training.train import train
 
 FINAL_FID = 11.29
-"""Of BasicUNet after three epochs, ten calls, 10,000 samples, three seeds (RESULTS.md)."""
+"""FID of BasicUNet after three epochs, NFE 10, 10,000 samples, three seeds (RESULTS.md)."""
 FINAL_STEPS = 1407
-"""Of those three epochs, 469 batches of 128 images each."""
+"""Steps of these three epochs, each with 469 batches of 128 images."""
 TARGET = Target(1 / 25, at_least=False)
 WORDS = (
     "experiment=quickstart_classes",
-    "data.batch_size=32",  # the recipe's own, not what the other parts share
+    "data.batch_size=32",  # the recipe's own, not that of the other parts
     "data.val_size=1000",
     "callbacks.samples=null",
     "callbacks.figures=null",
 )
 BUDGETS = (4, 5, 6, 7, 8, 10, 14, 20, 30, 60, 120)
-"""Seconds of training, tried in turn: each is a run of its own, whose learning rate ends there."""
-TRAININGS = 3  # seeds that all have to reach it
+"""Seconds of training, tried in turn in separate runs, because the learning rate ends with them."""
+TRAININGS = 3  # seeds, which must all reach the FID
 NUM_SAMPLES = 2000
 
 
 def time_to_fid(settings: Settings) -> list[Row]:
-    """Seconds to BasicUNet's final FID, from the beginning of a run's work to its end.
+    """Measure the seconds to BasicUNet's final FID, from the start of a run to its end.
 
-    The tutorial's are those of a few of its steps, scaled. FID is of fewer samples than
+    The tutorial's time is scaled from a few of its steps. FID is computed from fewer samples than
     `FINAL_FID`, which makes it no smaller.
     """
     data = settings.datamodule()
@@ -56,7 +56,7 @@ def time_to_fid(settings: Settings) -> list[Row]:
         else:
             seconds = [training.seconds for training in trained]
             break
-    else:  # longer than any of these
+    else:  # not reached within any budget
         seconds = [max(trained[-1].seconds, *tutorials)] * TRAININGS
     return [
         Row(

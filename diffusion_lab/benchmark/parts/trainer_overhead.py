@@ -1,7 +1,7 @@
-"""What the trainer costs a step: the time beyond a bare loop over the same batches.
+"""Overhead of the trainer: time per step beyond a bare loop over the same batches.
 
-The network is tiny, or the cost would drown in the noise of its arithmetic; the cost does not
-depend on it, but for the moving average, which touches every weight.
+The network is tiny, because the noise of its arithmetic would hide the overhead. The overhead does
+not depend on the network, except for the moving average, which updates every weight.
 """
 
 import statistics
@@ -29,7 +29,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.modules import DiffusionModule
 
 TARGET = Target(1.5, at_least=False, limit=1.0)
-"""At most 1.5 times what Lightning adds by itself, and less than a millisecond a step."""
+"""At most 1.5 times the overhead of a barebones Lightning, and below a millisecond per step."""
 WORDS = (
     "data=fake",
     "data.num_images=20000",
@@ -38,9 +38,9 @@ WORDS = (
     "model=basic_unet",
     "network.channels=[4,4]",
 )
-BLOCKS = 15  # in each fit, whose median counts
-# what is on in ours: the guard and the average are arithmetic with every weight, so the second row
-# is of what a user gets, the first of what it costs to log, to draw the bar and to save
+BLOCKS = 15  # in each fit; their median counts
+# the first variant measures logging, progress bar and saving; the second adds FiniteLoss and EMA,
+# which compute with every weight, as a user's training does by default
 VARIANTS = {
     "a step beyond a bare loop, bar and logs on": (
         "callbacks.finite_loss=null",
@@ -51,7 +51,7 @@ VARIANTS = {
 
 
 class BareLoop:
-    """The module's own step, loader and optimizer in a plain loop, to be gone on with."""
+    """The module's own step, loader and optimizer in a plain loop that can be continued."""
 
     def __init__(
         self, module: DiffusionModule, data: ImageDataModule, device: torch.device
@@ -62,7 +62,7 @@ class BareLoop:
         self.batches: Iterator[tuple[Tensor, ...]] = chain.from_iterable(repeat(loader))
 
     def steps(self, count: int) -> None:
-        """Train so many steps further."""
+        """Train for `count` more steps."""
         for _ in range(count):
             moved = tuple(tensor.to(self.device) for tensor in next(self.batches))
             batch = self.data.on_after_batch_transfer(moved, 0)
@@ -73,31 +73,31 @@ class BareLoop:
 
 
 class PlainModule(L.LightningModule):
-    """The same step in a LightningModule as anybody would write it."""
+    """The same step in a minimal LightningModule."""
 
     def __init__(self, module: DiffusionModule, data: ImageDataModule) -> None:
         super().__init__()
         self.module, self.data = module, data
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        """Mean loss of a batch, ()."""
-        drawn = self.module.draw(*self.data.on_after_batch_transfer(batch, 0))
-        return self.module.losses(*drawn)[1].mean()
+        """Return the mean loss of a batch, ()."""
+        inputs = self.module.draw(*self.data.on_after_batch_transfer(batch, 0))
+        return self.module.losses(*inputs)[1].mean()
 
     def configure_optimizers(self) -> Optimizer:
-        """The module's own, without a schedule."""
+        """Return the module's own optimizer, without a learning-rate schedule."""
         return self.module.make_optimizer(self.parameters())
 
 
 def bare_loop(settings: Settings, cfg: DictConfig) -> BareLoop:
-    """Of a training's configuration."""
+    """Build the bare loop of a training configuration."""
     data: ImageDataModule = build(cfg.data)
     data.setup("fit")
     return BareLoop(build(cfg.model), data, settings.device)
 
 
 def overhead(settings: Settings) -> list[Row]:
-    """Lightning's trainer without anything beside each of `VARIANTS` of ours."""
+    """Measure the overhead of each of `VARIANTS` against Lightning's Trainer(barebones=True)."""
     return [_beyond(settings, what, words) for what, words in VARIANTS.items()]
 
 
@@ -106,7 +106,7 @@ def _beyond(settings: Settings, what: str, words: Sequence[str]) -> Row:
     bare = bare_loop(settings, cfg)
     bare.steps(10)
     once = timed(lambda: bare.steps(10), settings.device) / 10
-    # each side is a fit, of a bare loop and a trainer in turn
+    # each side is a fit that alternates a bare loop and a trainer
     steps = settings.block(*[BLOCKS * once] * 4)
     bare_seconds: list[float] = []
 

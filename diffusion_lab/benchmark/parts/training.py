@@ -1,4 +1,4 @@
-"""Training as users get it, callbacks, logging and bar included, against the tutorial's loop."""
+"""Training speed with callbacks, logging and progress bar, against the tutorial's loop."""
 
 import statistics
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from diffusion_lab.system.precision import chosen_precision
 
 @dataclass(frozen=True)
 class Case:
-    """A network of the tutorial's, both ways."""
+    """A network of the tutorial, for the tutorial's loop and for this project."""
 
     part: str
     what: str
@@ -43,8 +43,8 @@ def _network(case: Case) -> nn.Module:
 
 
 def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
-    """Steps a second; `matmul` is the machine's rate, of which the record says the share."""
-    # both sides train on the images that are left of the training split beside the validation
+    """Measure steps per second; `matmul` is the machine's rate, to compute the utilization."""
+    # both sides train on the training split without the validation images
     data = settings.datamodule(*case.words)
     root = write_torchvision_files(data, settings.scratch / case.part)
     loader = plain_loader(root, settings.batch_size)
@@ -61,7 +61,7 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
     cfg = settings.compose(*words, *OFF_THE_CLOCK)
     seconds = interleaved_training(cfg, blocks)
     rates = seconds.map(lambda s: 1 / s)
-    share = [
+    utilization = [
         operations / s / matmul for s in map(statistics.median, (seconds.baseline, seconds.ours))
     ]
     return [
@@ -78,15 +78,15 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
                 "batch_size": settings.batch_size,
                 "steps_in_a_block": blocks.steps,
                 "flops_of_a_step": operations,
-                "baseline_share_of_matmul_rate": share[0],
-                "our_share_of_matmul_rate": share[1],
+                "baseline_share_of_matmul_rate": utilization[0],
+                "our_share_of_matmul_rate": utilization[1],
             },
         )
     ]
 
 
 def _flops(plain: PlainTraining, x: Tensor) -> int:
-    """Of the tutorial's step with these images: ours does the same products and convolutions."""
+    """Count the operations of the tutorial's step; ours has the same products and convolutions."""
     x = x.to(plain.device)
     amount = x.flatten(1).mean(1)
     return flops(lambda: plain_loss(plain.net, x, x.flip(0), amount).backward())
