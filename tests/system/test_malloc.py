@@ -1,13 +1,12 @@
 """Page faults of a process that frees and reallocates large blocks, counted by the system."""
 
+import importlib
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
-
-from diffusion_lab.cli import run_command
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
 
@@ -53,6 +52,8 @@ def test_a_malloc_tuned_by_the_environment_is_not_changed():
 
 def test_commands_keep_freed_memory(typed, monkeypatch):
     called = []
+    # import_module, as a function of this name hides the module
+    run_command = importlib.import_module("diffusion_lab.cli.run_command")
     monkeypatch.setattr(run_command, "keep_freed_memory", lambda: called.append(True))
     typed("explain", "model=flow")
     assert called == [True]
