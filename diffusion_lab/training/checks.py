@@ -112,8 +112,9 @@ def check_batches(
     by_epoch = isinstance(interval, int) and every is not None and used["val"]
     if by_epoch and interval > used["train"]:
         raise UserError(
-            f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches; expected "
-            "at most that, or type trainer.check_val_every_n_epoch=null to count over epochs"
+            f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches; "
+            "expected at most that, or type trainer.check_val_every_n_epoch=null to count over "
+            "epochs"
         )
     return int(used["train"])
 
