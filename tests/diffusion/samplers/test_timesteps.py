@@ -10,7 +10,7 @@ from diffusion_lab.diffusion.samplers import DiffusersSampler
 from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.diffusion.samplers.scheduler_spaces import SPACES
 from diffusion_lab.errors import UserError
-from tests.diffusion.test_samplers import noises_seen
+from tests.diffusion.samplers.test_samplers import noises_seen
 
 MEAN, STD = -0.3, 0.4
 SHORT = VPSchedule(num_train_timesteps=100)
