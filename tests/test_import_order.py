@@ -75,3 +75,12 @@ def test_no_circle_of_files():
         for name in ends:
             del below[name]
     assert not below
+
+
+def test_no_folder_is_crowded_or_named_after_nothing():
+    """Among a dozen files one finds a subject at a glance."""
+    folders = {path.parent for path in FILES}
+    for folder in folders:
+        files = [path for path in FILES if path.parent == folder and path.stem != "__init__"]
+        assert len(files) <= 13, folder
+        assert not {*folder.parts} & {"run", "utils", "common", "helpers"}
