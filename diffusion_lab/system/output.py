@@ -36,7 +36,7 @@ def check_picture(out: Path) -> None:
     """Create the folder of a figure; UserError if `out` is no .png file or cannot be written."""
     if out.is_dir() or out.suffix.lower() != ".png":
         better = out / "figure.png" if out.is_dir() else out.with_suffix(".png")
-        raise UserError(f"{out} is not a .png file: type for example {better}")
+        raise UserError(f"{out} is not a .png file: expected for example {better}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
