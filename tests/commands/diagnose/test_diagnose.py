@@ -17,7 +17,7 @@ from diffusion_lab.diffusion import (
     Flow,
     StraightPath,
     UniformTime,
-    Weighting,
+    UniformWeighting,
     sample_steps,
 )
 from diffusion_lab.diffusion.ideal_denoiser import ImagesOracle
@@ -116,7 +116,7 @@ def test_fractions_and_weighting_equal_the_closed_forms_of_flow():
         for split in ("train", "test")
         for level, time in zip(x, t, strict=True)
     ]
-    implied = implied_weighting(UniformTime(), StraightPath(), Weighting(), Flow())
+    implied = implied_weighting(UniformTime(), StraightPath(), UniformWeighting(), Flow())
     *_, fraction, weighting = levels_figure(levels, implied).axes
     density = 1 / np.cosh(x / 4) ** 2
     for line in fraction.lines:
