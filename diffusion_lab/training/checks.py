@@ -113,8 +113,7 @@ def check_batches(
     if by_epoch and interval > used["train"]:
         raise UserError(
             f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches; "
-            "expected at most that, or type trainer.check_val_every_n_epoch=null to count over "
-            "epochs"
+            "expected at most that, or trainer.check_val_every_n_epoch=null to count over epochs"
         )
     return int(used["train"])
 

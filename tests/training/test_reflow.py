@@ -165,7 +165,7 @@ def test_runs_that_cannot_teach_are_rejected(words, said, typed, tmp_path):
     if "model=ddpm" in words:
         words = [*words, "network=unet_fast"]
     train(compose_config([*TINY, *words, "network.width=8", "network.depth=1"], tmp_path / "run"))
-    random = ["sampler@teacher.sampler=reverse_sde"] if "fresh" in said else []
+    random = ["sampler@teacher.sampler=reverse_sde"] if "stochastic" in said else []
     code, _, err = typed("train", *FEW, f"teacher.run={tmp_path / 'run'}", *random)
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
 
