@@ -77,10 +77,10 @@ COMMANDS = {
     "edit": ("edit=image_to_image", "num_samples=2", "num_steps=2"),
 }
 FIRST_LINES = {
-    "evaluate": "drawing 70 images for each of 2 seeds by heun in 2 steps, then scoring them",
+    "evaluate": "sampling 70 images for each of 2 seeds with heun in 2 steps, then scoring them",
     "sample": "sampling 4 images by heun in 3 steps",
-    "tradeoff": "timing and scoring 4 sampler settings, 0 of them are there already",
-    "diagnose": "losses: the network and the ideal denoiser of 20 images on 4 images of each split",
+    "tradeoff": "timing and scoring 4 sampler settings, 0 of them done already",
+    "diagnose": "losses: network and ideal denoiser (of 20 images) on 4 images of each split",
     "likelihood": "probability-flow ODE of 4 images of test",
     "edit": "image_to_image of 8 images in 2 steps each",
 }
