@@ -150,7 +150,7 @@ def test_help_lists_the_parts(command):
         (["batch_size=0"], "batch_size=0: expected at least 1"),
         (["accelerator=cup"], "accelerator=cup"),
         (["run=nowhere"], "run=nowhere is no folder"),
-        (["run=nowhere", "parts=data"], "run= is used by fast_sampling only"),
+        (["run=.", "parts=data"], "run= is used by fast_sampling only"),
         (["data.image_size=32"], "expected 1 and 28"),
         (["words=['trainer.nosuch=1']"], "trainer.nosuch is unknown"),
         (["speed=3"], "speed"),
