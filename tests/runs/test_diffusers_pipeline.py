@@ -99,13 +99,13 @@ def test_another_objective_logs_a_warning(folder, tmp_path, caplog):
     assert "prediction=epsilon" in caplog.text and "prediction=v_prediction" in caplog.text
 
 
-def test_mismatching_options_are_rejected(folder, typed, tmp_path):
+def test_mismatching_options_are_rejected(folder, runs, typed, tmp_path):
     start = ("train", *TINY, "model=ddpm", f"init_from={folder}")
     assert_refused(typed(*start, "network=unet_fast"), "leave out network=unet_fast")
     assert_refused(typed(*start, "data.image_size=32"), "28", "data.image_size=32")
-    assert_refused(typed("train", *TINY, "init_from=nowhere"), "nowhere", "model_index.json")
+    assert_refused(typed("train", *TINY, "init_from=nowhere"), "init_from=nowhere does not exist")
     pipe = f"pipeline={folder}"
-    assert_refused(typed("sample", pipe, f"run={folder}"), "one of run=", "pipeline=")
+    assert_refused(typed("sample", pipe, f"run={runs['stock']}"), "one of run=", "pipeline=")
     assert_refused(typed("sample"), "run=logs/runs/<name>", "pipeline=")
     assert_refused(typed("sample", pipe, "labels=1"), "labels=1", "no classes")
     assert_refused(typed("sample", pipe, "weights=ema"), "weights=ema", "run=")

@@ -30,7 +30,7 @@ def test_note_in_a_comparison(typed, tmp_path, other, parts):
     make_run(tmp_path / "b", [2.0, 3.0], config={"optimizer": {"eps": 1}} | other)
     code, out, err = typed("compare", "runs=a,b", "metrics=fid")
     assert code == 0, err
-    assert ("(does" in out) == (parts is not None)  # in the head of the column, which is narrow
+    assert ("(not" in out) == (parts is not None)  # in the head of the column, which is narrow
     assert (f"{LINE}{parts}" in out.splitlines()) == (parts is not None)
     record = json.loads((Path(out.strip().splitlines()[-1]) / "comparison.json").read_text())
     assert bool(record["losses_differ_in"]) == (parts is not None)

@@ -78,11 +78,11 @@ def test_sampling_from_a_damaged_checkpoint_is_rejected(half, typed):
     folder = half / "checkpoints"
     damage(folder / "last.ckpt", "flipped")
     shutil.copy(folder / "best.ckpt", folder / "previous.ckpt")
-    said = "give checkpoint=previous or checkpoint=best or another run"
+    said = "use checkpoint=previous or checkpoint=best or another run"
     assert_refused(typed("sample", f"run={half}"), "last.ckpt is damaged", said)
     damage(folder / "previous.ckpt", "truncated")
     refused = typed("sample", f"run={half}", "checkpoint=previous")
-    assert_refused(refused, "previous.ckpt is damaged", ": give checkpoint=best or another run")
+    assert_refused(refused, "previous.ckpt is damaged", ": use checkpoint=best or another run")
     (folder / "best.ckpt").unlink()
     (folder / "previous.ckpt").unlink()
     assert_refused(typed("sample", f"run={half}"), "use another checkpoint or run")
