@@ -58,11 +58,9 @@ def plain(network, module, batches, epoch, size, clip=None):
     [
         (4, (), 10),  # 4, 4, 2
         (16, (), 10),  # 10
-        (3, (), 10),  # 3, 3, 3, 1
         (5, (), 10),  # all whole
         (4, ("trainer.limit_train_batches=7",), 7),
         (4, ("trainer.gradient_clip_val=0.05",), 10),
-        (1, (), 10),
     ],
     ids=str,
 )
