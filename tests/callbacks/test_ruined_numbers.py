@@ -37,7 +37,8 @@ def test_non_finite_validation_stops_before_saving(words, tmp_path, monkeypatch)
     def spoil(self):
         begin(self)
         if self.trainer.current_epoch == 1:
-            monkeypatch.setattr(DiffusionModule, "error", lambda *_: torch.tensor([torch.nan]))
+            nan = torch.tensor([torch.nan])
+            monkeypatch.setattr(DiffusionModule, "losses", lambda *_: (nan, nan))
 
     monkeypatch.setattr(DiffusionModule, "on_validation_epoch_start", spoil)
     with pytest.raises(Diverged, match="validation loss is nan after step 10"):
@@ -53,7 +54,12 @@ def test_skip_counts_over_a_resumed_run(typed, tmp_path, monkeypatch):
     words = ["callbacks.finite_loss.skip=1", "trainer.max_epochs=1"]
     train_with(poison, tmp_path, *words)
     nan = torch.tensor([torch.nan], requires_grad=True)
-    monkeypatch.setattr(DiffusionModule, "error", lambda self, *_: self.network.conv_out.bias * nan)
+
+    def losses(self, *_):
+        error = self.network.conv_out.bias * nan
+        return error, error
+
+    monkeypatch.setattr(DiffusionModule, "losses", losses)
     code, _, err = typed(
         "train", f"resume={tmp_path}", "trainer.max_epochs=2", "callbacks.finite_loss.skip=0"
     )
@@ -118,8 +124,8 @@ def test_non_finite_running_statistics_reach_no_file(tmp_path, monkeypatch):
 
     def setup(self, stage):
         self.norm = torch.nn.BatchNorm2d(1)
-        error = self.error
-        self.error = lambda x0, *rest: error(self.norm(x0), *rest)
+        losses = self.losses
+        self.losses = lambda x0, *rest: losses(self.norm(x0), *rest)
 
     monkeypatch.setattr(DiffusionModule, "setup", setup)
     with pytest.raises(Diverged, match=r"step 5 .*weights are nan"):
