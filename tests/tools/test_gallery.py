@@ -33,7 +33,7 @@ def test_row_has_the_runs_samples(run_dir, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(module.figures, "labelled_rows", keep)
     gallery([run_dir], tmp_path / "out.png", num_samples=5, seed=3, **settings)
     ((name, images),) = rows.items()
-    assert name == ("classy" if settings else "flow on Linear\nBlendSampler, 2")
+    assert name == ("classy" if settings else "flow on StraightPath\nBlendSampler, 2")
     own = load_run(run_dir).sample(5, seed=3, **settings)
     torch.testing.assert_close(images, own.float() / 255)
     assert images.shape == (5, 1, 28, 28) and images.unique().numel() > 1
