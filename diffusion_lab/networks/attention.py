@@ -74,7 +74,7 @@ class NarrowHeads(AttnProcessor2_0):
 
     For UNet2DModel's heads of 8 channels, torch's kernel for wide heads took 185 ms forward and
     backward (245 ms in bfloat16), `Attend` 73 ms (62 ms in bfloat16, measured before its scores
-    were float32; 128 images, 14 x 14 pixels, two cores; see docs/speedrun.md).
+    were float32; 128 images, 14 x 14 pixels, two cores; see docs/cpu_speed.md).
     """
 
     def __call__(
