@@ -101,7 +101,7 @@ def test_smoke_from_another_folder_writes_a_complete_run_folder(smoke):
         ),
     }
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert seconds < 60  # under 30 after the imports
+    assert seconds < 240  # about 30 on an idle machine, imports included
 
 
 def test_metrics_json_describes_the_run(smoke):
