@@ -237,7 +237,7 @@ def other_ladder(folder, text):
         (["seed=3"], ["seed=3", "seeds="]),
         (["seeds=0"], ["seeds=0", "seeds=3"]),
         (["seeds=[]"], ["seeds=[]"]),
-        (["seeds=1,1"], ["twice"]),
+        (["seeds=1,1"], ["expected different seeds"]),
         (["seeds=-1,2"], ["seed"]),
         (["seeds=x"], ["seeds=x"]),
         (["num_samples=1"], ["num_samples=1"]),
