@@ -139,7 +139,7 @@ def test_student_resumes_without_its_teacher(teacher, tmp_path, typed):
         (["teacher.run={}", "data=mnist"], ["leave out data=mnist"]),
         (["teacher.run={}", "pairing=optimal_transport"], ["leave out pairing="]),
         (["teacher.run={}", "data.train_size=3"], ["data.train_size=3", "teacher.num_pairs"]),
-        (["teacher.run={}", "teacher.num_pairs=4"], ["data.val_size=4", "4 pairs"]),
+        (["teacher.run={}", "teacher.num_pairs=4"], ["data.val_size=4", "number of pairs"]),
         (["teacher.run={}", "teacher.sampler.steps=3"], ["teacher.sampler.steps"]),
         (["teacher.run={}", "teacher.num_pairs=0"], ["teacher.num_pairs=0"]),
         (["teacher.run={}", "teacher.sampler.num_steps=0"], ["num_steps=0"]),
