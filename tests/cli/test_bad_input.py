@@ -48,7 +48,10 @@ def assert_refused(result, *words):
         (["model=unet2d", "data.image_size=30"], ["data.image_size=32"]),
         (["model=unet2d", "network.norm_num_groups=24"], ["GroupNorm", "32 channels"]),
         (["model=unet2d", "network.block_out_channels=[32,60,64]"], ["GroupNorm", "60"]),
-        (["model=ddpm", "noise_schedule=blend_uniform"], ["schedule of betas", "noise_schedule=linear"]),
+        (
+            ["model=ddpm", "noise_schedule=blend_uniform"],
+            ["schedule of betas", "noise_schedule=linear"],
+        ),
         (["model=ddpm", "sampler.num_steps=2000"], ["1000 timesteps"]),
         (["sampler=ddpm"], ["sampler=blend", "uniform"]),
         (["+resume=last"], ["resume is unknown", "seed"]),
