@@ -194,7 +194,7 @@ def test_time_to_fid_increases_the_budget_until_reached(typed, monkeypatch, tmp_
 
         return look
 
-    monkeypatch.setattr(time_to_fid, "choose_judge", scorer)
+    monkeypatch.setattr(time_to_fid, "choose_scorer", scorer)
     words = ("data=mnist", "data.source=bundled", "repeats=1", "seconds=0.1", "out=made")
     code, out, err = typed("benchmark", "parts=time_to_fid", *words)
     assert code == 0, err

@@ -8,9 +8,8 @@ import torch
 
 from diffusion_lab.callbacks.checkpoints import last
 from diffusion_lab.callbacks.monitoring import throughput
-from diffusion_lab.commands import explain
 from diffusion_lab.diffusion import Flow, StraightPath
-from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules import DiffusionModule, cost
 from diffusion_lab.networks.fast_unet import FastUNet
 from diffusion_lab.runs.record import RunRecord
 
@@ -47,7 +46,7 @@ def test_the_newest_state_is_saved_every_minute(monkeypatch, tmp_path, seconds, 
 
 def test_explain_times_the_fastest_step_but_the_first(monkeypatch):
     ticks = iter([0.0, 0.1, 10.0, 13.0, 20.0, 22.0, 30.0, 35.0])
-    monkeypatch.setattr(explain.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(ticks))
     net = FastUNet(width=4, depth=1, image_size=8)
-    found = explain.cost(DiffusionModule(net, StraightPath(), Flow()), (1, 8, 8), batch_size=2)
+    found = cost.cost(DiffusionModule(net, StraightPath(), Flow()), (1, 8, 8), batch_size=2)
     assert found["step_seconds"] == 2.0
