@@ -60,6 +60,7 @@ def run_command(
         from diffusion_lab.cli.sweep_summary import SweepSummary
 
         SweepSummary.write()
+        HydraConfig.instance().cfg = None  # --cfg leaves it behind, for the next in this process
 
 
 def _check_folder(config_name: str) -> None:

@@ -114,6 +114,13 @@ def test_a_users_experiment_behind_other_options(typed, tmp_path):
     code, out, err = typed("train", *words, "--cfg", "job")
     assert code == 0, err
     assert yaml.safe_load(out)["seed"] == 77
+    others = tmp_path / "others" / "experiment" / "mine.yaml"
+    others.parent.mkdir(parents=True)
+    others.write_text("# @package _global_\nseed: 78\n")
+    words = ("model=flow", "--config-dir=others", "experiment=mine", "--cfg", "job")
+    code, out, err = typed("train", *words)
+    assert code == 0, err
+    assert yaml.safe_load(out)["seed"] == 78  # nothing is left of the first command's folder
 
 
 def test_quotes_around_a_list_matter_for_paths_only():

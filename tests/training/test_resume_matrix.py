@@ -93,7 +93,6 @@ class Run:
             if Path(path).name == "last.ckpt":
                 happens(place_of(checkpoint))
 
-        training_step.__signature__ = step.__signature__
         words = [*BASE, *self.words, f"callbacks.last.every_seconds={every_seconds}"]
         with self.monkeypatch.context() as patch:
             patch.setattr(DiffusionModule, "training_step", training_step)
