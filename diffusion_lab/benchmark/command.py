@@ -32,7 +32,7 @@ from diffusion_lab.config.validate import validate
 from diffusion_lab.data.dataset import SOURCES
 from diffusion_lab.data.folder import find_data_dir, is_named
 from diffusion_lab.data.mnist.files import SIDE
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.runs.load import load_run
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
@@ -188,7 +188,7 @@ def _parts(cfg: DictConfig) -> list[str]:
         raise UserError(f"parts={given}: expected some of {list(PARTS)}")
     for part in parts:
         if part not in PARTS:
-            raise UserError(f"parts={part} is unknown: choose from {list(PARTS)}")
+            raise UserError(unknown_name("parts", part, PARTS))
     if TIME_TO_FID in parts and cfg.data.name != "mnist":
         raise UserError(
             f"parts={TIME_TO_FID} needs MNIST: leave it out, or leave out data={cfg.data.name}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.callbacks.anomaly import random_states, set_random_states
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.modules import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class CompiledNetwork(L.Callback):
 
     def __init__(self, mode: str = "default") -> None:
         if mode not in MODES:
-            raise UserError(f"trainer.compile_mode={mode}: expected one of {', '.join(MODES)}")
+            raise UserError(unknown_name("trainer.compile_mode", mode, MODES))
         self.mode = mode
         self._batch_size = 0
         self._measured = False

@@ -5,8 +5,8 @@ import re
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from diffusion_lab.config.unknown_keys import unknown_key, unknown_name
-from diffusion_lab.errors import UserError
+from diffusion_lab.config.unknown_keys import unknown_key
+from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.system.system_errors import fault
 
 

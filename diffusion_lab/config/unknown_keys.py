@@ -1,6 +1,6 @@
 """Messages for an option that does not exist, with the full name of a similar one."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -154,19 +154,3 @@ def _known_keys(error: OmegaConfBaseException) -> list[str]:
         keys = (f.name for f in fields(error.object_type))
     names = [str(key) for key in keys if not str(key).startswith("_")]
     return [name for name in names if name not in _NOT_FOR_TYPING]
-
-
-def near(name: str, known: Sequence[str], most: int = 3) -> list[str]:
-    """Return the known names that resemble a mistyped one, the most similar first."""
-    lower = {other.lower(): other for other in known}
-    found = get_close_matches(name.lower(), lower, n=most, cutoff=0.6)
-    # a shortened name, or one with a part too many: flow_heun, heun2
-    found += [k for k in lower if k not in found and len(name) > 2 and name.lower() in k]
-    return [lower[key] for key in found[:most]]
-
-
-def unknown_name(setting: str, name: str, known: Sequence[str]) -> str:
-    """Tell what `setting=name` was probably meant to be, or list what there is."""
-    if meant := near(name, known):
-        return f"{setting}={name} is unknown: did you mean {' or '.join(meant)}?"
-    return f"{setting}={name} is unknown: choose from {', '.join(known)}"

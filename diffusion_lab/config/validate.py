@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.schema.base import LARGEST_SEED
 from diffusion_lab.config.trusted import find_object
-from diffusion_lab.config.unknown_keys import near, unknown_option
-from diffusion_lab.errors import UserError
+from diffusion_lab.config.unknown_keys import unknown_option
+from diffusion_lab.errors import UserError, near
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"compile": bool, "compile_mode": str, "tf32": bool, "channels_last": bool | str}

@@ -18,7 +18,7 @@ from diffusion_lab.data.mnist.bundled import NUM_DIGITS, bundled_digits
 from diffusion_lab.data.mnist.download import DownloadError, download_missing
 from diffusion_lab.data.mnist.files import NUM_CLASSES, TORCHVISION_CLASS, IdxFile, idx_files
 from diffusion_lab.data.synthetic import draw_bars
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +51,9 @@ class ImageSet:
 def check_choice(name: str, source: str) -> None:
     """Raise UserError unless `name` is a published data set available from `source`."""
     if name not in TORCHVISION_CLASS:
-        raise UserError(
-            f"unknown data set {name!r}: expected one of {', '.join(TORCHVISION_CLASS)} or fake, "
-            "for example data=mnist"
-        )
+        raise UserError(unknown_name("data", name, [*TORCHVISION_CLASS, "fake"]))
     if source not in SOURCES:
-        raise UserError(
-            f"unknown source {source!r}: expected one of {', '.join(SOURCES)}, "
-            "for example data.source=auto"
-        )
+        raise UserError(unknown_name("data.source", source, SOURCES))
     if source == "bundled" and name != "mnist":
         raise UserError(
             f"data.source=bundled: only mnist is bundled, not {name}: "

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 
 RANGES = {"zero_one": (0.0, 1.0), "minus_one_one": (-1.0, 1.0)}
 
@@ -21,10 +21,7 @@ class ValueRange:
 
     def __init__(self, name: str) -> None:
         if name not in RANGES:
-            raise UserError(
-                f"unknown value range {name!r}: expected {' or '.join(RANGES)}, "
-                "for example data.value_range=zero_one"
-            )
+            raise UserError(unknown_name("data.value_range", name, list(RANGES)))
         self.name = name
         self.low, self.high = RANGES[name]
 

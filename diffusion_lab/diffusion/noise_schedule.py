@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 
 NOISES = ("gaussian", "uniform")
+SPACINGS = ("karras", "geometric")
 GRID = 1000
 """Timesteps of the VP path that stands for a continuous path in diffusers' schedulers."""
 BISECTIONS = 40
@@ -164,7 +165,7 @@ class StraightPath(NoiseSchedule):
 
     def __init__(self, noise: str = "gaussian") -> None:
         if noise not in NOISES:
-            raise UserError(f"noise_schedule.noise={noise} is unknown: choose from {list(NOISES)}")
+            raise UserError(unknown_name("noise_schedule.noise", noise, NOISES))
         self.noise = noise
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -210,10 +211,8 @@ class VESchedule(NoiseSchedule):
             raise UserError(
                 f"noise_schedule.sigma_data={sigma_data}, rho={rho}: expected numbers above 0"
             )
-        if spacing not in ("karras", "geometric"):
-            raise UserError(
-                f"noise_schedule.spacing={spacing} is unknown: choose from ['karras', 'geometric']"
-            )
+        if spacing not in SPACINGS:
+            raise UserError(unknown_name("noise_schedule.spacing", spacing, SPACINGS))
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
         self.spacing, self.rho = spacing, rho
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 
 
 class VPSchedule(NoiseSchedule):
@@ -67,9 +67,9 @@ class VPSchedule(NoiseSchedule):
                 trained_betas=trained_betas,
             ).betas
         except NotImplementedError:
+            known = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
             raise UserError(
-                f"noise_schedule.beta_schedule={beta_schedule} is unknown to diffusers: "
-                "choose from ['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid']"
+                unknown_name("noise_schedule.beta_schedule", beta_schedule, known)
             ) from None
         # the betas themselves: not every scheduler knows every name (DDIM lacks sigmoid)
         self._config = {

@@ -1,4 +1,7 @@
-"""Fast attention with many narrow heads on a CPU."""
+"""Fast attention with many narrow heads on a CPU.
+
+On a CPU torch's own kernel is slow with few channels a head, which small U-Nets have.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,8 @@
-"""Muon optimizer: momentum updates orthogonalised by Newton-Schulz."""
+"""Muon optimizer: momentum updates orthogonalised by Newton-Schulz.
+
+In place of torch.optim.Muon, which multiplies in bfloat16: ten times slower on a CPU without such
+instructions.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable

@@ -141,7 +141,7 @@ def test_help_lists_the_parts(command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["parts=speed"], "parts=speed is unknown: choose from ['data', 'basic_unet'"),
+        (["parts=speed"], "parts=speed is unknown: choose from data, basic_unet"),
         (["parts=data,speed"], "parts=speed is unknown"),
         (["parts=[]"], "parts=[]: expected some of"),
         (["repeats=0"], "repeats=0: expected at least 1"),

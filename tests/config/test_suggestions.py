@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from diffusion_lab.config.unknown_keys import near, unknown_name
+from diffusion_lab.errors import near, unknown_name
 
 PROGRAM = """
 import sys
@@ -55,6 +55,26 @@ def test_a_mistake_that_needs_no_torch_is_told_without_it(line, told, tmp_path):
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert seconds < 2
     assert not list(tmp_path.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "train model=edm noise_schedule.spacing=karas",
+            "noise_schedule.spacing=karas is unknown: did you mean karras?",
+        ),
+        ("train model=ddpm noise_schedule.beta_schedule=sigmoidal", "did you mean sigmoid?"),
+        ("train sampler=ddim sampler.timestep_spacing=trail", "did you mean trailing?"),
+        ("train data.source=ful", "data.source=ful is unknown: did you mean full?"),
+        ("train data.value_range=zero", "did you mean zero_one?"),
+        ("benchmark parts=overheads", "parts=overheads is unknown: did you mean overhead?"),
+        ("benchmark parts=zzz", "parts=zzz is unknown: choose from data, basic_unet"),
+    ],
+)
+def test_a_mistyped_value_is_told_what_it_resembles(typed, line, told):
+    code, _, err = typed(*line.split())
+    assert code == 2 and told in err and err.count("\n") == 1
 
 
 def test_a_class_that_does_not_take_a_key_says_which_it_takes(typed):

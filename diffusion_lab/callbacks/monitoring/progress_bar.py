@@ -1,4 +1,7 @@
-"""Training progress: a progress bar on a terminal, plain lines elsewhere."""
+"""Training progress: a progress bar on a terminal, plain lines elsewhere.
+
+The bar is Lightning's, with the time left of the whole training; off a terminal Lightning has none.
+"""
 
 import logging
 import sys

@@ -33,7 +33,7 @@ from diffusion_lab.config.schema import DiagnoseConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
@@ -107,7 +107,7 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     """
     validate(cfg, DiagnoseConfig)
     if cfg.parts not in PARTS:
-        raise UserError(f"parts={cfg.parts} is unknown: choose from {list(PARTS)}")
+        raise UserError(unknown_name("parts", cfg.parts, PARTS))
     run = open_run(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
     conditioning = run.conditioning()

@@ -24,7 +24,7 @@ from diffusion_lab.config.validate import validate
 from diffusion_lab.diffusion import VPSchedule
 from diffusion_lab.diffusion.likelihood.ode import Progress, check_start
 from diffusion_lab.diffusion.likelihood.variational_bound import check_bound
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.sampling_options import check_run, open_run
@@ -106,7 +106,7 @@ def likelihood(cfg: DictConfig) -> Likelihood:
             "more precise) and below 1, for example tolerance=1e-3"
         )
     if cfg.method not in (*METHODS, "all"):
-        raise UserError(f"method={cfg.method} is unknown: choose from {[*METHODS, 'all']}")
+        raise UserError(unknown_name("method", cfg.method, [*METHODS, "all"]))
     if cfg.labels not in ("none", "own"):
         raise UserError(
             f"labels={cfg.labels}: expected labels=none, or labels=own for each image's own class"

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_lab.config.groups import make_sampler, spacings, words
-from diffusion_lab.config.unknown_keys import unknown_name
 from diffusion_lab.diffusion import NoiseSchedule, Sampler
 from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 
 DEFAULT = ("blend", "heun", "ddim", "dpm_solver", "unipc", "euler_ancestral")
 """First- and second-order ODE solvers, the usual multistep solvers, an ancestral sampler."""
@@ -58,7 +57,7 @@ def make_settings(
     """
     for asked in asked_spacings or ():
         if asked not in SPACINGS:
-            raise UserError(f"spacings={asked}: choose from {', '.join(SPACINGS)}")
+            raise UserError(unknown_name("spacings", asked, SPACINGS))
     for word in samplers or ():
         if word not in words("sampler"):
             raise UserError(unknown_name("samplers", word, words("sampler")))

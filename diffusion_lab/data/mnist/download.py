@@ -1,4 +1,7 @@
-"""Download of the published files: several mirrors, deadlines, atomic replacement."""
+"""Download of the published files: several mirrors, deadlines, atomic replacement.
+
+In place of torchvision's, which waits for a server that sends nothing, and writes in place.
+"""
 
 import gzip
 import io

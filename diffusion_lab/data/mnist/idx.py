@@ -2,7 +2,8 @@
 
 A file is a header (two zero bytes, the element type, the number of dimensions, then each dimension
 as a big-endian 32-bit number) and the bytes of the array. The expected shape, and thus the header,
-is known in advance: the content of a file never decides how much memory is allocated.
+is known in advance: the content of a file never decides how much memory is allocated, as it does
+in torchvision's reader.
 """
 
 import gzip

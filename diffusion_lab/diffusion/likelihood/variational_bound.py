@@ -13,7 +13,7 @@ from diffusion_lab.diffusion.likelihood.ode import Progress
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import Denoise, fresh_noise
 from diffusion_lab.diffusion.vp_schedule import VPSchedule
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 
 VARIANCES = ("fixed_small", "fixed_large")
 
@@ -116,7 +116,7 @@ def check_bound(
             "none: use method=ode, or a run of model=ddpm"
         )
     if variance not in VARIANCES:
-        raise UserError(f"variance={variance} is unknown: choose from {list(VARIANCES)}")
+        raise UserError(unknown_name("variance", variance, VARIANCES))
     terms = noise_schedule.num_train_timesteps - 1
     if num_timesteps is not None and not 1 <= num_timesteps <= terms:
         raise UserError(

@@ -24,7 +24,7 @@ from diffusion_lab.diffusion.samplers.scheduler_spaces import (
     table_ratio,
 )
 from diffusion_lab.diffusion.vp_schedule import VPSchedule
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 
 STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler"}
 DIVIDE_BY_SIGMA = {
@@ -60,16 +60,14 @@ class DiffusersSampler(Sampler):
 
         super().__init__(num_steps)
         if scheduler not in SPACES:
-            raise UserError(
-                f"sampler.scheduler={scheduler} is unknown: choose from {sorted(SPACES)}"
-            )
+            raise UserError(unknown_name("sampler.scheduler", scheduler, sorted(SPACES)))
         self.space = SPACES[scheduler]
         self.scheduler_class = getattr(diffusers, scheduler)
         self.config = dict(config)
         if self.space.vp:
             spacing = timestep_spacing or "trailing"
             if spacing not in SPACINGS:
-                raise UserError(f"sampler.timestep_spacing={spacing}: choose from {list(SPACINGS)}")
+                raise UserError(unknown_name("sampler.timestep_spacing", spacing, SPACINGS))
             self.config["timestep_spacing"] = spacing
         elif timestep_spacing is not None:
             raise UserError(
