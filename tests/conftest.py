@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from hydra._internal.hydra import Hydra
 
 from diffusion_lab import cli, compose_config, train
 from tests.support import forked
@@ -82,6 +83,8 @@ def typed(
 
     def run(name: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
+        # Hydra composes twice, first to read hydra.mode, which no test sets
+        monkeypatch.setattr(Hydra, "get_mode", lambda *arguments, **named: None)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.setenv("DIFFUSION_LAB_TRACEBACK", "0")
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])

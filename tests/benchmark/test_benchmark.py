@@ -73,6 +73,7 @@ def test_each_part_alone(typed, tmp_path, part):
     assert "images_per_second" not in out  # the live bar went to a screen of its own
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_are_scaled_from_ten(typed, tmp_path, monkeypatch):
     monkeypatch.setattr("diffusion_lab.benchmark.parts.sampling.timed", lambda work, device: 2.0)
     [row] = measured(typed, tmp_path, "fast_sampling")[0]["rows"]
@@ -89,6 +90,7 @@ def test_scaling_part(typed, tmp_path):
     assert (tmp_path / "scaling" / "scaling.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_speed_of_a_trained_run(typed, tmp_path, trained):
     run = trained["ddpm"]
     words = ("parts=fast_sampling", *TINY, f"run={run}", "out=made")
@@ -132,6 +134,7 @@ def test_replacement_for_mnist_is_reported_once(typed, tmp_path, monkeypatch, ca
     assert record["data"]["source"] == "bundled"
 
 
+@pytest.mark.slow
 def test_help_lists_the_parts(command):
     process = command("benchmark", "--help")
     assert process.returncode == 0

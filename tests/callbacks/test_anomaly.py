@@ -186,6 +186,7 @@ def test_too_large_learning_rate_stops(typed, tmp_path):
     assert code == 0 and "as in the run" in out, err
 
 
+@pytest.mark.slow
 def test_diverged_run_resumes_with_a_larger_skip(stopped, typed, tmp_path):
     """With the bad batch repaired nothing is skipped, and the last finite checkpoint is resumed."""
     folder = tmp_path / "run"
@@ -218,6 +219,7 @@ def test_the_largest_gradient():
     assert name == "a" and np.isnan(value)
 
 
+@pytest.mark.slow
 def test_finite_run_is_unchanged_by_the_checks(tmp_path, monkeypatch):
     results = [
         train(compose_config([*QUICK, f"callbacks.finite_loss{setting}"], tmp_path / str(i)))

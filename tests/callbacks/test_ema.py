@@ -98,6 +98,7 @@ def test_validation_uses_the_average_and_training_the_weights(recorded):
         assert torch.equal(value, record.after_steps[-1][name])
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without(tmp_path):
     results = [
         train(compose_config([*FLOW, f"callbacks.ema{setting}"], tmp_path / str(i)))

@@ -109,6 +109,7 @@ def recomputed(run_dir, extractor, seed=0):
     return distance + np.trace(covariances[0] + covariances[1]) - 2 * roots.sum()
 
 
+@pytest.mark.slow
 def test_value_equals_fid_of_the_runs_images(words, extractor, tmp_path):
     more = ["model.num_classes=10", "callbacks.fid.seed=3", "sampler=flow_euler"]
     result = train(compose_config([*words, *more], tmp_path))
@@ -122,6 +123,7 @@ def test_value_equals_fid_of_the_runs_images(words, extractor, tmp_path):
     assert [(row["step"], float(row[FID])) for row in logged] == [("1", result.metrics[FID])]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without(words, tmp_path):
     train(compose_config([*words, "trainer.max_epochs=2"], tmp_path / "with"))
     words = [word for word in words if not word.startswith("callbacks")]
@@ -162,6 +164,7 @@ def clock(monkeypatch):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validate_every", [1, 2])
 def test_estimates_are_postponed_and_monitored_once(words, clock, tmp_path, caplog, validate_every):
     """By hand: 3/33 is the first fraction below 0.1, then 6/66 (6/56 is not)."""
@@ -183,6 +186,7 @@ def test_estimates_are_postponed_and_monitored_once(words, clock, tmp_path, capl
     assert "above callbacks.fid.share=0.1" in caplog.text
 
 
+@pytest.mark.slow
 def test_patience_counts_estimates(words, clock, tmp_path):
     clock(5.0, 6.0)
     more = ["callbacks=[fid,early_stopping]", "monitor=val/fid", "trainer.max_epochs=20"]

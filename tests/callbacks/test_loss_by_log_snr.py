@@ -126,6 +126,7 @@ def test_fractions_are_of_the_whole_loss():
         np.testing.assert_allclose(line.get_ydata(), expected / expected.max(), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_it(tmp_path):
     weights = []
     for words in ([], ["callbacks.loss_by_noise=null"]):
@@ -149,6 +150,7 @@ def test_resumed_run_has_the_same_table(tmp_path, typed):
     assert sum(int(row["n"]) for row in rows if row["split"] == "train") == 6 * 4
 
 
+@pytest.mark.slow
 def test_short_last_window_joins_the_one_before(tmp_path):
     more = ["trainer.max_epochs=3", "callbacks.loss_by_noise.every_n_epochs=2"]
     watched(tmp_path, *more)
@@ -156,6 +158,7 @@ def test_short_last_window_joins_the_one_before(tmp_path):
     assert count == 3 * 2 * 4  # two epochs were a window, the third is half of one
 
 
+@pytest.mark.slow
 def test_accumulated_batches_count_once_and_the_loss_is_undivided(tmp_path):
     _, witness = watched(tmp_path, "trainer.accumulate_grad_batches=2")
     rows = [row for row in read_table(tmp_path) if row["split"] == "train" and int(row["n"])]
@@ -163,6 +166,7 @@ def test_accumulated_batches_count_once_and_the_loss_is_undivided(tmp_path):
     assert total == pytest.approx(float(torch.cat([w[2] for w in witness.train]).sum()), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["weighting=learned"], ["model=edm"], ["model=ddpm"]], ids=str)
 def test_other_objectives_and_precisions(tmp_path, words):
     more = ["network=unet_fast", "trainer.precision=bf16-mixed"]

@@ -36,6 +36,7 @@ def test_every_command_is_covered():
     assert {p.stem for p in (ROOT / "scripts").glob("*.py")} == COMMANDS.keys() | tools
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_flags_may_stand_behind_and_between_overrides(name, typed):
     first, second = COMMANDS[name]
@@ -72,7 +73,13 @@ def test_a_wrong_flag_gives_one_line(name, words, expected, typed):
     assert_refused(typed(name, *words), *expected)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("train", "edit") else pytest.mark.slow)
+        for name in COMMANDS
+    ],
+)
 def test_every_command_prints_its_help(name, typed):
     """Without any option, also where one is mandatory, such as edit=."""
     code, out, err = typed(name, "--help")
@@ -81,6 +88,7 @@ def test_every_command_prints_its_help(name, typed):
     assert script in out and "type group=option" in out
 
 
+@pytest.mark.slow
 def test_help_of_one_edit_has_its_options(typed):
     code, out, err = typed("edit", "-h", "edit=inpaint")
     assert code == 0, err

@@ -29,6 +29,7 @@ def processor_seconds(run):
     return os.times().children_user - began
 
 
+@pytest.mark.slow
 def test_help_and_cfg_need_no_heavy_imports():
     """They take a third of the time of importing torch at most, measured in turn with it."""
 
@@ -132,6 +133,7 @@ def test_epoch_averages_are_the_means_of_the_batch_losses(smoke):
     assert [float(p) for p in printed] == pytest.approx(per_epoch, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_losses(smoke, command):
     again = last_line(command("train", *SMOKE, "callbacks.samples=null"))
     load = [torch.load(r / "checkpoints/last.ckpt", weights_only=True) for r in (smoke[0], again)]
@@ -218,6 +220,7 @@ def test_sweep_of_two_by_two(command):
     assert "4 jobs" in process.stdout
 
 
+@pytest.mark.slow
 def test_a_failing_job_does_not_end_the_sweep(command):
     process = command("train", "-m", *TINY[:3], *TINY[4:], "data.batch_size=4,0,8")
     assert process.returncode == 2

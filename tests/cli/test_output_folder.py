@@ -30,6 +30,7 @@ GIVEN = {
         "hydra.sweep.subdir=${place}/../fx",
     ],
 }
+SUBFOLDER = ["hydra.output_subdir=.hydra"]
 
 
 def contents(folder):
@@ -48,8 +49,10 @@ def run(typed, tmp_path):
     return tmp_path / "logs" / "fx"
 
 
-@pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("more", [[], ["hydra.output_subdir=.hydra"]], ids=["", "subfolder"])
+@pytest.mark.parametrize(
+    ("given", "more"),
+    [*((given, []) for given in GIVEN), ("typed", SUBFOLDER), ("a sweep", SUBFOLDER)],
+)
 def test_a_rejected_start_changes_nothing(run, typed, given, more):
     before = contents(run)
     code, _, err = typed("train", *GIVEN[given], *RUN, *OTHER, *more)
@@ -85,6 +88,7 @@ def test_explain_does_not_change_a_run(run, typed):
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_a_job_requeued_by_slurm_keeps_its_configuration(run, typed, monkeypatch):
     """Lightning loads such a file by itself, whatever the overrides are."""
     for name in ("NTASKS", "JOB_ID", "PROCID", "LOCALID", "NODEID"):
@@ -243,6 +247,7 @@ def test_a_run_started_again_in_python_records_the_last_start(tmp_path):
     assert OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml").optimizer.lr == 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["running", "interrupted", "diverged"])
 def test_a_run_without_a_checkpoint_does_not_become_another_one(tmp_path, typed, status):
     folder = tmp_path / "begun"
@@ -258,6 +263,7 @@ def test_a_run_without_a_checkpoint_does_not_become_another_one(tmp_path, typed,
     assert (code == 0) == (status != "diverged"), err  # the same overrides start it again
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_run_cannot_share_a_folder(tmp_path, typed):
     run, sweep = tmp_path / "run", tmp_path / "sweep"
     assert typed("train", *RUN, f"hydra.run.dir={run}")[0] == 0

@@ -39,6 +39,7 @@ def sweep(tmp_path_factory):
     return folder, out
 
 
+@pytest.mark.slow
 def test_a_job_is_named_by_its_swept_overrides(sweep):
     folder, out = sweep
     assert names_in_tensorboard(folder) == {"0/seed=1", "1/seed=2"}

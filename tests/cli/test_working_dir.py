@@ -37,6 +37,7 @@ class Net(torch.nn.Module):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["paths.data_dir=mine", "data.data_dir=mine"])
 def test_a_relative_data_folder_with_hydra_job_chdir(override, command, tmp_path):
     from diffusion_lab.data.mnist.files import idx_files
@@ -122,6 +123,7 @@ def test_a_users_network_trains_and_gets_times_from_0_to_1000(own, model, comman
     last_line(command("train", f"resume={run}", "trainer.max_epochs=2", "trust=[my_net]"))
 
 
+@pytest.mark.slow
 def test_modules_of_the_folder_need_trust_and_do_not_shadow_installed_ones(own, command):
     (own / "torch.py").write_text("raise SystemExit('imported')")
     (own / "wandb.py").write_text("raise SystemExit('imported')")

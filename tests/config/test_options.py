@@ -123,6 +123,7 @@ def trains(tmp_path, monkeypatch, *words):
     assert torch.isfinite(torch.tensor(record["metrics"]["train/loss"]))
 
 
+QUICK = 4  # of the sets of options, which bring two or more of every group that rides along
 LONG = ("experiment", "callbacks=fid", "network=unet2d", "logger=mlflow", "debug")
 
 
@@ -136,7 +137,13 @@ def test_option_trains_two_steps(option, tmp_path, monkeypatch):
     trains(tmp_path, monkeypatch, *option)
 
 
-@pytest.mark.parametrize("words", map(slow_if_long, TOGETHER))
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, marks=() if k < QUICK else pytest.mark.slow, id=" ".join(words))
+        for k, words in enumerate(TOGETHER)
+    ],
+)
 def test_options_train_two_steps_together(words, tmp_path, monkeypatch):
     trains(tmp_path, monkeypatch, *words)
 
@@ -147,7 +154,13 @@ def test_every_option_is_tried():
     assert tried >= {f"{group}={option}" for group in groups for option in options(group)}
 
 
-@pytest.mark.parametrize("name", options("data"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "fake" else pytest.mark.slow)
+        for name in options("data")
+    ],
+)
 def test_data_set_trains_two_steps(name, tmp_path):
     extra = [f"data={name}", "data.num_images=null", "data.val_size=100"]
     if name == "mnist":
@@ -176,6 +189,7 @@ def test_every_group_is_covered():
     assert groups - covered == {"edit", "hydra", "ladder", "paths", "trainer"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_precisions_train_and_sample(precision, tmp_path):
     result = train_tiny(tmp_path, f"trainer.precision={precision}", "model=flow")
@@ -183,6 +197,7 @@ def test_precisions_train_and_sample(precision, tmp_path):
     assert (result.run_dir / "figures" / "samples.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callback", ["samples", "figures", "learning_rate", "progress", "best"])
 def test_a_callback_can_be_switched_off(callback, tmp_path):
     overrides = [*(PICTURED if callback == "figures" else TINY), f"callbacks.{callback}=null"]

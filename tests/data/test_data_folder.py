@@ -182,6 +182,7 @@ def test_an_unsupported_number_of_channels_is_rejected(typed, tmp_path, channels
     assert not list(tmp_path.glob("logs/runs/*/checkpoints"))
 
 
+@pytest.mark.slow
 def test_training_on_color_images_with_figures(typed, tmp_path):
     code, _, err = typed("train", *PICTURED, "data.channels=3", "callbacks.samples=null")
     assert code == 0, err

@@ -157,6 +157,7 @@ def test_provenance(tiny, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_bundled_digits_limit_the_validation_split(tmp_path):
     data = ImageDataModule("mnist", tmp_path, source="bundled")
     data.setup()

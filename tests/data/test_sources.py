@@ -169,6 +169,7 @@ def test_bundled_digits_are_part_of_the_real_training_split(digits_dir):
     assert not bundled_all & test
 
 
+@pytest.mark.slow
 @needs_full_set
 def test_mean_and_std_of_the_full_set():
     full = load_images("mnist", Path(FULL), "full")
@@ -205,6 +206,7 @@ def test_fake_can_be_learned(image_size):
     assert (nearest == data.test_labels.numpy()).mean() > 0.7
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_fast():
     code = (
         "import sys, diffusion_lab.data; assert 'torch' not in sys.modules;"

@@ -233,6 +233,7 @@ def test_every_timestep_of_a_vp_path_is_drawn_as_often():
     assert stats.chisquare(counts.numpy()).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_stratified_times_lower_the_variance_of_the_batch_loss():
     torch.manual_seed(0)
     net, schedule = BasicUNet(), StraightPath("uniform")

@@ -65,6 +65,7 @@ def test_paths_that_end_in_noise_have_no_bias_to_speak_of():
             assert schedule.sampled_mean(-0.8, 0.3) == pytest.approx(-0.8, abs=0.015), word
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "warned"),
     [

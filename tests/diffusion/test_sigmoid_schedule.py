@@ -49,6 +49,7 @@ def test_the_other_sigmoid_is_that_of_the_betas():
     assert np.abs(ours["sigmoid_jabri"].alphas_cumprod.numpy() - papers(1000)).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_the_word_as_it_is_typed(command, tmp_path):
     words = [*TINY, "model=ddpm", *TINY_UNET_WORDS, "noise_schedule=sigmoid_jabri"]
     folder = last_line(command("train", *words, "noise_schedule.tau=0.8"))

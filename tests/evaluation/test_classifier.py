@@ -113,6 +113,7 @@ def test_augmentation_settings_out_of_range_are_rejected(settings):
         Affine(**settings)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_a_record_and_a_reference(fake_extractor):
     assert {file.name for file in fake_extractor.iterdir()} == {
         "fake_v1.safetensors",

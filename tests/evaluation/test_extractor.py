@@ -200,6 +200,7 @@ def inception_file(tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 def test_inception_matches_torchvision(inception_file):
     gray = bars(2, size=40)
     extractor = load_extractor(str(inception_file))

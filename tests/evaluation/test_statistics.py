@@ -36,6 +36,7 @@ def test_intervals_of_three_seeds_have_their_nominal_coverage():
     assert covered == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.slow
 def test_welch_has_its_nominal_error_rate_and_detects_differences():
     random = np.random.default_rng(0)
     false = [welch(random.normal(size=4), random.normal(0, 3, size=6)) for _ in range(2000)]

@@ -124,6 +124,7 @@ def test_every_file_is_uploaded_unchanged(typed, trained, hub, tmp_path, monkeyp
     assert {authorization for _, authorization in hub.calls} == {f"Bearer {TOKEN}"}
 
 
+@pytest.mark.slow
 def test_a_rejected_token_and_a_missing_server_are_reported_in_one_line(
     typed, trained, hub, tmp_path, monkeypatch
 ):

@@ -103,6 +103,7 @@ def test_labelled_rows() -> None:
         labelled_rows({})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 5, 12, 50])
 def test_trajectory_has_two_cells_per_step(steps: int) -> None:
     inputs = [some_images(10, seed=step) for step in range(steps)]

@@ -89,6 +89,7 @@ def test_many_rows_are_shrunk_but_fit_their_labels(rows, side):
         assert figure.get_size_inches()[1] < 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 4, 14, 17, 40])
 def test_columns_that_do_not_fit_are_wrapped(columns):
     rows = {f"class {k}": [some_images(1, seed=c) for c in range(columns)] for k in range(3)}

@@ -138,6 +138,7 @@ def test_blends_sum_to_one_and_fit(width):
     assert misfit == pytest.approx(by_hand, rel=0.02, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_training_tracks_the_closed_form(followed):
     """Step k weighs (k^(gamma+1) - (k-1)^(gamma+1)) / n^(gamma+1)."""
     _, follow, _ = followed

@@ -9,6 +9,7 @@ from diffusion_lab.runs import sampling_options
 from tests.conftest import last_line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sample", "evaluate", "tradeoff", "likelihood", "diagnose", "export", "edit"]
 )
@@ -30,6 +31,7 @@ def test_every_command_opens_the_named_checkpoint_and_weights(
     assert asked == [(checkpoint, weights)]
 
 
+@pytest.mark.slow
 def test_evaluation_samples_in_the_recorded_precision(command, runs, bars):
     found = {}
     for precision in ("32-true", "bf16-mixed"):

@@ -99,6 +99,7 @@ def test_another_objective_logs_a_warning(folder, tmp_path, caplog):
     assert "prediction=epsilon" in caplog.text and "prediction=v_prediction" in caplog.text
 
 
+@pytest.mark.slow
 def test_mismatching_options_are_rejected(folder, runs, typed, tmp_path):
     start = ("train", *TINY, "model=ddpm", f"init_from={folder}")
     assert_refused(typed(*start, "network=unet_fast"), "leave out network=unet_fast")

@@ -110,6 +110,7 @@ def test_guidance_interval_and_autoguidance(conditional, typed):
     assert np.abs(images[2].astype(int) - plain.numpy().astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["inpaint", "invert", "interpolate", "image_to_image"])
 def test_edits_are_conditioned_on_classes(conditional, typed, kind):
     edited = []
@@ -184,6 +185,7 @@ def test_training_rejects(typed, arguments, message):
     assert_refused(typed("train", *TINY, *arguments), *message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "network"),
     [

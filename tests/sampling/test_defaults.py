@@ -151,6 +151,7 @@ def test_overrides_replace_the_recipe_and_are_printed(recipe, typed, arguments, 
         assert seen() == 3 * int(calls)
 
 
+@pytest.mark.slow
 def test_evaluation_diagnosis_and_tradeoff_are_guided(recipe, typed, bars):
     small = ["num_samples=70", "batch_size=35"]
     scores = []

@@ -97,6 +97,7 @@ def flow(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_print_their_work_and_the_remaining_time(typed, monkeypatch, bars, flow, name):
     monkeypatch.setattr(plan, "FIRST", 0.0)

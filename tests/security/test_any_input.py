@@ -118,6 +118,7 @@ def composed():
     return compose_config([*TINY, *more])
 
 
+@pytest.mark.slow
 @settings(the_same, max_examples=60)
 @given(setting=settings_of_a_run)
 @example(setting=("monitor", "\n\x1b[2J"))

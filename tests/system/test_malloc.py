@@ -50,6 +50,7 @@ def test_a_malloc_tuned_by_the_environment_is_not_changed():
     assert faults(times=1, MALLOC_ARENA_MAX="2") >= 4 * 2 * 32
 
 
+@pytest.mark.slow
 def test_commands_keep_freed_memory(typed, monkeypatch):
     called = []
     # import_module, as a function of this name hides the module

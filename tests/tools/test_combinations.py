@@ -70,7 +70,7 @@ def test_every_cell_trains_two_steps_and_samples_two_images(path, target):
             loss.backward()
             optimizer.step()
             assert torch.isfinite(loss), (weighting, times)
-    for word in words("sampler"):
+    for word in words("sampler")[shift % 2 :: 2]:  # each with half of a path's predictions
         for spacing in spacings(word):
             # Langevin goes round each level five times, DDIM wants a divisor of the timesteps
             sampler = make_sampler(word, spacing, num_steps=6 if word == "langevin" else 5)

@@ -1,6 +1,5 @@
 """README.md, docs/, --help: commands compose, tables name what exists, links lead somewhere."""
 
-import itertools
 import re
 import shlex
 import string
@@ -20,11 +19,12 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 # extending.md brings the files that its own commands need, and a test that runs it
 COMPOSED = [page for page in PAGES if page.name != "extending.md"]
 HELPED = sorted((ROOT / "configs").glob("*.yaml"))  # whose --help shows commands, too
-LINES = [
-    pytest.param(line, id=f"{page.stem}: {line}")
+PAGE_OF = {
+    line.partition(" #")[0].strip(): page.stem
     for page in [*COMPOSED, *HELPED]
     for line in re.findall(r"^(?: {8})?(python scripts/.*)$", page.read_text(), re.MULTILINE)
-]
+}
+LINES = [pytest.param(line, id=f"{page}: {line}") for line, page in PAGE_OF.items()]
 ROWS = {
     group: row
     for row in re.findall(r"^\| `\w+`.*\|$", CONFIGURATION, re.MULTILINE)
@@ -70,8 +70,10 @@ def test_commands_name_existing_scripts_and_options(line, own_folder, typed):
     if "-m" in words:
         words.remove("-m")
         choices = [word.partition("=") for word in words]
-        values = ([f"{key}={value}" for value in many.split(",")] for key, _, many in choices)
-        jobs = [list(job) for job in itertools.product(*values)]
+        values = [[f"{key}={value}" for value in many.split(",")] for key, _, many in choices]
+        # every value once, with the last one of the shorter lists
+        most = max(map(len, values))
+        jobs = [[several[min(k, len(several) - 1)] for several in values] for k in range(most)]
     for job in jobs:
         if not {"--help", "--cfg"} & set(job):
             job += ["--cfg", "job"]  # print the composed configuration, run nothing

@@ -57,6 +57,7 @@ def test_killed_run_ends_like_an_uninterrupted_one(tmp_path):
     assert " 0 differences" in process.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "gone"])
 def test_damaged_checkpoint_falls_back_to_an_older_one(half, whole, typed, how):
     damage(half / "checkpoints" / "last.ckpt", how)
@@ -88,6 +89,7 @@ def test_sampling_from_a_damaged_checkpoint_is_rejected(half, typed):
     assert_refused(typed("sample", f"run={half}"), "use another checkpoint or run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quotes", ["", "'", '"'])
 def test_a_folder_is_named_with_quotes_or_without(half, typed, quotes):
     odd = half.rename(half.with_name("a dir=x, ü ([1])"))
@@ -209,6 +211,7 @@ def test_folder_without_a_run_is_rejected(typed, tmp_path):
     assert_refused(typed("train", "rerun=empty"), "rerun=empty", "no run folder")
 
 
+@pytest.mark.slow
 def test_run_stopped_before_its_first_checkpoint_begins_again(half, whole, typed):
     """Started from Python or the command line, with or without metrics.json."""
     typed_run = half.with_name("typed")
@@ -230,6 +233,7 @@ def test_run_stopped_before_its_first_checkpoint_begins_again(half, whole, typed
     assert command["choices"]["model"] == "flow" and "model=flow" in command["overrides"]
 
 
+@pytest.mark.slow
 def test_temporary_files_of_other_commands_are_kept(half, typed):
     """export.py out=<run>/exported writes a folder, sample.py a file in its own folder."""
     (half / ".exported.0.part").mkdir()

@@ -57,6 +57,7 @@ def tensorboard(logged):
     process.wait(30)
 
 
+@pytest.mark.slow
 def test_a_real_tensorboard_shows_the_loss_curve(tensorboard, logged):
     tags = tensorboard("plugin/scalars/tags")["one"]
     assert set(tags) >= {"train/loss", "train/loss_epoch", "val/loss", "lr", "images_per_second"}

@@ -127,6 +127,7 @@ def test_an_epoch_shorter_than_the_interval_has_its_metric(tmp_path):
     assert result.metrics["train/loss"] == pytest.approx(losses_of(tmp_path)[-1])
 
 
+@pytest.mark.slow
 def test_run_with_a_time_limit_logs_its_last_loss(tmp_path):
     words = ["trainer.max_epochs=-1", "trainer.max_time=00:00:00:03", "callbacks.samples=null"]
     more = ["trainer.limit_train_batches=null", "trainer.log_every_n_steps=1000"]
@@ -166,6 +167,7 @@ def test_the_fused_optimizer_is_adam_within_rounding(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_scaler_leaves_a_fused_optimizer_unscaled_gradients(tmp_path):
     """Gradient clipping, which Lightning rejects if the optimizer unscales, and the norm work."""
     norms = []

@@ -110,6 +110,7 @@ def test_straightening_learns_the_map(tmp_path):
     assert student < 0.75 * before
 
 
+@pytest.mark.slow
 def test_student_resumes_without_its_teacher(teacher, tmp_path, typed):
     moved = tmp_path / "moved"
     shutil.copytree(teacher, moved)

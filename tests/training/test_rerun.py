@@ -39,6 +39,7 @@ def test_run_with_a_time_limit_cannot_be_repeated(tmp_path, typed):
     assert [p.name for p in tmp_path.glob("run*")] == ["run"]
 
 
+@pytest.mark.slow
 def test_run_resumed_with_a_time_limit_cannot_be_repeated(half, typed):
     word = "trainer.max_time=00:01:00:00"
     assert typed("train", f"resume={half}", "trainer.max_epochs=3", word)[0] == 0

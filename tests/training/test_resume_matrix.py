@@ -22,8 +22,8 @@ from diffusion_lab.training.rerun import differences
 from tests.support.resume_settings import BASE, SETTINGS, state_of
 
 EVERY_PLACE = os.environ.get("EVERY_PLACE") == "1"
-FAST = ("steps", "accumulated steps", "validation across epochs, steps")
-"""Those that ask most of it; the rest is slow."""
+FAST = ("accumulated steps",)
+"""Those of the quick tests; the rest is slow."""
 WITHIN = {
     "steps alone": "steps",
     "accumulated": "accumulated steps",

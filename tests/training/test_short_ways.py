@@ -4,6 +4,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 import diffusion_lab
 from tests.conftest import RUN
 
@@ -33,6 +35,7 @@ def files_called_by(files, work):
     return called
 
 
+@pytest.mark.slow
 def test_train_goes_through_at_most_20_files_and_sample_through_9(typed, tmp_path):
     """Both figures stand in docs/architecture.md."""
     words = ("train", *RUN, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path / 'run'}")

@@ -81,6 +81,7 @@ def test_accumulated_batches_count_once(tmp_path):
     assert min(losses) > 0.5 * max(losses)  # not divided by the number of accumulated batches
 
 
+@pytest.mark.slow
 def test_the_learning_rate_follows_the_clock(tmp_path):
     """With max_time, progress is the fraction of the time, so the schedule reaches its end."""
     overrides = [

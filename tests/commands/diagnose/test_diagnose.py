@@ -167,6 +167,7 @@ def test_a_note_names_where_uniform_noise_leaves_the_ideal_denoiser_undefined(fo
     assert "memorisation" not in record
 
 
+@pytest.mark.slow
 def test_memorisation_is_detected(folder, tmp_path, typed):
     """Samples of the ideal denoiser are training images; held-out images are not."""
     run = load_run(folder("many", "model=flow", "data.num_images=700", "data.val_size=300"))

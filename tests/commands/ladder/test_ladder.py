@@ -102,6 +102,7 @@ def test_three_rungs_are_published_methods(number, model, words):
     assert rung.trainer.max_steps == 1000 and rung.data.batch_size == 32
 
 
+@pytest.mark.slow
 def test_a_ladder_from_the_command_line(command, small, tmp_path):
     """Two rungs with two seeds; a second call reuses them and adds a third seed."""
     first = command("ladder", *small, "out=mine_out")
@@ -283,6 +284,7 @@ def test_a_users_ladder_is_checked(typed, small, tmp_path, second, words):
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_ladder_is_not_changed(typed, small, tmp_path):
     small = [*small[:-1], "seeds=1"]
     assert typed("ladder", *small, "out=whole")[0] == 0

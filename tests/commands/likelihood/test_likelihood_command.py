@@ -16,6 +16,7 @@ from tests.cli.test_bad_input import assert_refused
 from tests.conftest import last_line
 
 
+@pytest.mark.slow
 def test_record_of_both_methods(command, trained):
     out = last_line(
         command(

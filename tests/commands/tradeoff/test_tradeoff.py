@@ -111,6 +111,7 @@ def test_settings_of_a_run_with_their_costs(command, runs, extractor):
         assert min(figure.size) > 300
 
 
+@pytest.mark.slow
 def test_scores_equal_evaluates_and_a_stopped_comparison_resumes(typed, trained, extractor):
     arguments = (
         *small(trained["ddpm"], extractor),
@@ -148,6 +149,7 @@ def test_scores_equal_evaluates_and_a_stopped_comparison_resumes(typed, trained,
     assert_refused(typed("tradeoff", *arguments), "tradeoff.json is damaged")
 
 
+@pytest.mark.slow
 def test_compare_reads_what_evaluate_writes(typed, trained, extractor):
     for run in trained.values():
         sampling = ("sampler=blend", "sampler.num_steps=3", "seeds=2")

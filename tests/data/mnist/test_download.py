@@ -204,6 +204,7 @@ print(sum(file.read().size for file in files))
 """
 
 
+@pytest.mark.slow
 def test_four_processes_download_once(tiny, mirrors, monkeypatch, tmp_path):
     mirrors.use(monkeypatch, "slow")
     settings = json.dumps(

@@ -112,6 +112,7 @@ def test_more_steps_than_the_path_has():
         FunctionSampler(euler, num_steps=1001).check(noise_schedules()["linear"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
