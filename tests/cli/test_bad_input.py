@@ -50,7 +50,7 @@ def assert_refused(result, *words):
         (["model=unet2d", "network.block_out_channels=[32,60,64]"], ["GroupNorm", "60"]),
         (
             ["model=ddpm", "noise_schedule=blend_uniform"],
-            ["schedule of betas", "noise_schedule=linear"],
+            ["made from betas", "noise_schedule=linear"],
         ),
         (["model=ddpm", "sampler.num_steps=2000"], ["1000 timesteps"]),
         (["sampler=ddpm"], ["sampler=blend", "uniform"]),
