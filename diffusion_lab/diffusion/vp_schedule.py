@@ -131,8 +131,8 @@ class VPSchedule(NoiseSchedule):
         # spacings that starts at the noise the network was trained on
         if num_steps > self.num_train_timesteps:
             raise UserError(
-                f"sampler.num_steps={num_steps}: expected at most {self.num_train_timesteps}, the "
-                "number of timesteps of this noise schedule"
+                f"sampler.num_steps={num_steps}: expected at most the "
+                f"{self.num_train_timesteps} timesteps of this noise schedule"
             )
         steps = torch.arange(num_steps, 0, -1) * self.num_train_timesteps / num_steps
         return steps.round().long() - 1

@@ -156,8 +156,8 @@ class DiffusersSampler(Sampler):
             trained = noise_schedule.scheduler_config["num_train_timesteps"]
             if self.num_steps > trained:
                 raise UserError(
-                    f"sampler.num_steps={self.num_steps}: expected at most {trained}, the number "
-                    "of timesteps of this noise schedule"
+                    f"sampler.num_steps={self.num_steps}: expected at most the {trained} "
+                    "timesteps of this noise schedule"
                 )
             zero_snr = noise_schedule.scheduler_config.get("rescale_betas_zero_snr")
             knows = inspect.signature(self.scheduler_class.__init__).parameters
