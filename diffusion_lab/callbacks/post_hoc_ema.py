@@ -61,8 +61,8 @@ class PostHocEMA(L.Callback):
             for width in self.gammas
         }
         if trainer.is_global_zero:
-            for path in _folder(trainer).glob("step_*.pt"):  # newer than the checkpoint
-                if int(path.stem.partition("_")[2]) > self.steps:
+            for path in _folder(trainer).glob("step_*.pt"):
+                if int(path.stem.partition("_")[2]) > self.steps:  # newer than the checkpoint
                     path.unlink()
 
     @torch.no_grad()

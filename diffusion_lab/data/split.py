@@ -40,18 +40,18 @@ def split_indices(num_images: int, val_size: int, train_size: int | None) -> tup
 
 
 def check_padding(image_size: int | None) -> None:
-    """Raise UserError unless padding alike on all sides gives this size; None is the original."""
+    """Raise UserError unless equal padding on all sides gives this size; None is the original."""
     if image_size is None:
         return
     check_whole_number("image_size", image_size, least=1)
     if image_size < SIDE or (image_size - SIDE) % 2:
         raise UserError(
             f"data.image_size={image_size}: expected {SIDE} or a larger even number, because the "
-            "padding is equally wide on all sides, for example data.image_size=32"
+            "padding is equal on all sides, for example data.image_size=32"
         )
 
 
 def padded(images: Tensor, image_size: int) -> Tensor:
-    """Pad (N, C, H, W) with black, alike on all sides -> (N, C, image_size, image_size)."""
+    """Pad (N, C, H, W) with black, equally on all sides -> (N, C, image_size, image_size)."""
     border = (image_size - images.shape[-1]) // 2
     return F.pad(images, (border,) * 4) if border else images

@@ -173,9 +173,9 @@ def inpaint(
 
     RePaint: Lugmayr et al. 2022 (arXiv 2201.09865), algorithm 1, for any alpha and sigma. At every
     level the known pixels are those of the image, noised to that level, and the other pixels come
-    from an ancestral step of the denoiser. To make them agree, each group of jump_length steps is
-    noised back by the forward process and denoised again, `resamplings` times in all (see
-    `check_resamplings`).
+    from an ancestral step of the denoiser. To make the two kinds of pixels agree, each group of
+    jump_length steps is noised back by the forward process and denoised again, `resamplings` times
+    in all (see `check_resamplings`).
 
     The ancestral step and the forward process between two levels both need Gaussian noise. With
     other noise the step is deterministic, the known pixels are noised with the same first noise at

@@ -56,10 +56,10 @@ def times_of(noise_schedule: NoiseSchedule, levels: Tensor) -> Tensor:
 class ImpliedWeighting:
     """Implied weighting of an objective: curves over log-SNR.
 
-    `log_snr` (n,) is in rising order; the other arrays hold the curves' values there. A training
-    loss is the integral over log_snr of `on_x0` times the squared error on x0. It is also the
-    integral of `on_epsilon` times the squared error on the noise. Up to a factor, `on_epsilon` is
-    w(lambda) of Kingma & Gao 2023 (arXiv 2303.00848), eq. 7: with importance sampling from p,
+    `log_snr` (n,) is in rising order; the other arrays hold the curves' values at these log-SNRs. A
+    training loss is the integral over log_snr of `on_x0` times the squared error on x0. It is also
+    the integral of `on_epsilon` times the squared error on the noise. Up to a factor, `on_epsilon`
+    is w(lambda) of Kingma & Gao 2023 (arXiv 2303.00848), eq. 7: with importance sampling from p,
     w = p * weight * x0_weight / SNR, because the error on the noise is SNR times the error on x0.
     """
 

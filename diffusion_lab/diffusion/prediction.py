@@ -89,7 +89,7 @@ class VPrediction(Prediction):
         return per_image(alpha, x0) * noise - per_image(sigma, x0) * x0
 
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        # alpha x_t - sigma v = (alpha^2 + sigma^2) x0; alpha^2 + sigma^2 is 1 for VP only
+        # alpha x_t - sigma v = (alpha^2 + sigma^2) x0; alpha^2 + sigma^2 is 1 with VP only
         a, s = per_image(alpha, x_t), per_image(sigma, x_t)
         return (a * x_t - s * output) / (a**2 + s**2)
 

@@ -186,7 +186,7 @@ def _check_network(module: DiffusionModule, image_shape: tuple[int, int, int]) -
     try:
         output = _tried("network", module.network, "forward", lambda: module(x_t, t, labels))
     except UserError as error:
-        hint = "" if null is None else f"; labels are from 0 to {null}, the null class"
+        hint = "" if null is None else f"; labels are 0 to {null}, and {null} is the null class"
         raise UserError(f"{error}{hint}") from error
     _check_tensor("network", module.network, "forward", output, x_t.shape)
 

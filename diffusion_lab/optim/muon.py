@@ -16,7 +16,7 @@ from diffusion_lab.errors import UserError
 
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the quintic a x + b x^3 + c x^5
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-_LONG = 3  # a matrix counts as long if it is so many times as long as wide
+_LONG = 3  # smallest ratio of the sides of a long matrix
 _MOST_PRODUCTS = 5
 
 

@@ -18,7 +18,7 @@ from diffusion_lab.system.lightning import (
 
 
 class ResumeState(L.Callback):
-    """Save and restore the state of the trainer that Lightning does not save.
+    """Save and restore the parts of the trainer's state that Lightning leaves out.
 
     In the checkpoint:
         metrics: the last measured metrics.

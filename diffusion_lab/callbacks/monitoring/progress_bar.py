@@ -1,6 +1,6 @@
 """Training progress: a progress bar on a terminal, plain lines elsewhere.
 
-The bar is Lightning's, with the time left of the whole training; Lightning has no plain lines.
+The bar is Lightning's, with the time left of the whole training; Lightning prints no plain lines.
 """
 
 import logging

@@ -35,7 +35,7 @@ def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
     """Raise UserError if the model has no density at the noise level `ratio`, sigma / alpha.
 
     The noise must be Gaussian, and the level between the cleanest level of the training and the
-    noisy end. It must also be above 0, because images on a low-dimensional set have no density.
+    noisy end. It must also be above 0, where images on a low-dimensional set have no density.
     """
     if noise_schedule.noise != "gaussian":
         raise UserError(

@@ -34,7 +34,8 @@ class Step(NamedTuple):
 class Sampler(ABC):
     """A sampler of `num_steps` steps from noise to images; stochastic ones add fresh noise.
 
-    The fresh noise is Gaussian, so a stochastic sampler is right for Gaussian noise schedules only.
+    The fresh noise is Gaussian, so a stochastic sampler is right only if the schedule's noise is
+    Gaussian too.
     """
 
     stochastic = False
@@ -80,7 +81,7 @@ class LevelDenoiser:
         self.noise_schedule = noise_schedule
 
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Denoise x (B, C, H, W) at alpha (), sigma (). -> the trained t (), x_t, denoised."""
+        """Denoise x (B, C, H, W) at alpha (), sigma (). -> t () of the training, x_t, denoised."""
         t = self.noise_schedule.time_at_noise_ratio(sigma / alpha)
         own = torch.hypot(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t))
         x_t = x * (own / torch.hypot(alpha, sigma))

@@ -202,9 +202,9 @@ class DiffusersSampler(Sampler):
     def _check_first_step(self, begin: float, after: float | None = None) -> None:
         """Raise UserError if Heun's first step in sigma is so long that it leaves noise in samples.
 
-        For pixels of standard deviation s, its error is a fraction s^2 begin / (4 after^3) of
-        sigma. With s = 1/2, as assumed here, this is 60 % at 20 steps of the cosine schedule, whose
-        noisy end is at 2e4.
+        For pixels of standard deviation s the step's error is s^2 begin / (4 after^3), as a
+        fraction of sigma. With s = 1/2, as assumed here, this is 60 % at 20 steps of the cosine
+        schedule, whose noisy end is at 2e4.
         """
         if after is not None and begin / (16 * after**3) > 0.1:
             raise UserError(
@@ -252,7 +252,7 @@ class DiffusersSampler(Sampler):
         # schedulers of flow matching have no init_noise_sigma: they begin at their first sigma
         begin = getattr(scheduler, "init_noise_sigma", None) or scheduler.sigmas[0]
         x = noise * float(begin)
-        # a scheduler compares the timestep with its own ones on the CPU, so that no GPU has to wait
+        # on the CPU, because a scheduler compares them with its own and would wait for a GPU
         times = scheduler.timesteps
         own_times = self.space.vp and isinstance(noise_schedule, VPSchedule)
         for i, (timestep, there) in enumerate(zip(times, times.to(noise.device), strict=True)):

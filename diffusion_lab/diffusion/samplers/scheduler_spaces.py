@@ -14,7 +14,7 @@ Level = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Space:
-    """The coordinates a family of schedulers works in, and the model output it expects there."""
+    """The coordinates of a family of schedulers, and the model output that they expect."""
 
     prediction_type: str | None
     """The scheduler's prediction_type; None if it has no such option."""
