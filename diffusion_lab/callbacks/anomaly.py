@@ -73,8 +73,8 @@ def write_anomaly(
         f"optimizer step {step.number} is not finite (epoch {step.epoch}, batch "
         f"{batch.number}): the loss is {loss.item():g}, {what}; "
         f"{'images' if not_finite or len(step.batches) == 1 else 'images of its last batch'} "
-        f"train:{','.join(map(str, batch.indices.tolist()))}; lower optimizer.lr, or inspect the "
-        f"step with debug=replay replay={path}"
+        f"train:{','.join(map(str, batch.indices.tolist()))}; lower optimizer.lr=, or inspect "
+        f"the step with debug=replay replay={path}"
     )
     line = trainer.strategy.broadcast(line, src=source)
     if trainer.global_rank == source:

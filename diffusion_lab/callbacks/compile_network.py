@@ -15,7 +15,7 @@ from diffusion_lab.modules import DiffusionModule
 log = logging.getLogger(__name__)
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-_TIMED = 5  # batches, after as many for warm-up: the first one compiles, CUDA graphs need three
+_TIMED = 5  # batches, after as many for warm-up: the first one compiles, and CUDA graphs need three
 
 
 class CompiledNetwork(L.Callback):
@@ -26,7 +26,7 @@ class CompiledNetwork(L.Callback):
     would take longer than it saves, and a run's samples stay equal to those of `sample.py`. Before
     the first step the loss and its gradients are timed without and with the compiler, and the
     compile time and the speedup are logged; weights, gradients and random states are restored.
-    Raises UserError where no compiler works.
+    Raises UserError if no compiler works.
 
     Args:
         mode: the mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs.

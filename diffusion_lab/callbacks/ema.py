@@ -1,7 +1,7 @@
 """Exponential moving average (EMA) of the weights, for validation, sampling and export.
 
-In place of Lightning's WeightAveraging: checkpoints keep the trained weights in `state_dict`, and
-steps that FiniteLoss skips are left out of the average.
+Used in place of Lightning's WeightAveraging, so that checkpoints keep the trained weights in
+`state_dict`, and steps that FiniteLoss skips are left out of the average.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ class EMA(L.Callback):
 
     n counts optimizer steps from 1, and the average starts as a copy of the initial weights. The
     warm-up of d makes the average usable in short runs. diffusers' `training_utils.EMAModel` with
-    its defaults has d one step later: 0 at its first step, which drops the initial weights, then
-    min(decay, n / (9 + n)). Stepped once on the initial weights before training, it is the same.
+    its defaults is one step behind: its d is 0 at the first step, which drops the initial weights,
+    then min(decay, n / (9 + n)). The two agree if EMAModel is stepped once before training.
 
     The average is kept in float32 in every precision. Validation uses the average, so `best` is the
     best average; training uses the trained weights. A checkpoint holds the trained weights in
@@ -113,7 +113,7 @@ class EMA(L.Callback):
 
 @contextmanager
 def averaged(trainer: L.Trainer, module: L.LightningModule) -> Iterator[None]:
-    """Give the module its moving average meanwhile, if the run keeps one."""
+    """Use the EMA weights of the module within this context, if the run keeps an EMA."""
     emas = callbacks_of(trainer, EMA)
     for ema in emas:
         ema.swap_in(module)

@@ -18,7 +18,7 @@ from diffusion_lab.system.lightning import callbacks_of
 
 log = logging.getLogger(__name__)
 
-_LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)  # optimizers keep squares
+_LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)  # optimizers keep squares of gradients
 
 
 @dataclass
@@ -60,17 +60,18 @@ class FiniteLoss(L.Callback):
     16-mixed precision an infinite gradient of a finite loss is left to the gradient scaler, which
     skips the step and lowers its scale, until the scale is below 1.
 
-    Weights that are not finite after a step with a finite gradient (a huge learning rate, 16-true)
-    cannot be skipped, nor can running statistics (BatchNorm). They show in the next loss, and are
-    checked before every validation, sampling and checkpoint; the run stops with the checkpoints
-    saved before.
+    A step with a finite gradient cannot be skipped, even if the weights are not finite after it (a
+    huge learning rate, 16-true) or running statistics are not (BatchNorm). Such values show in the
+    next loss, and are checked before every validation, sampling and checkpoint. The run then stops
+    with the checkpoints saved before.
 
-    Every time `anomaly.pt` is written to the run folder, for `debug=replay`. Raises Diverged, in
-    all processes.
+    In each of these cases `anomaly.pt` is written to the run folder, for `debug=replay`. Raises
+    Diverged, in all processes.
 
     On one NVIDIA GPU, with `skip=0` and without a gradient scaler, no step waits for the check: the
     numbers are copied while the next step is computed, a copy of the previous weights is kept for
-    anomaly.pt, and the run stops one step later. Elsewhere every optimizer step awaits its check.
+    anomaly.pt, and the run stops one step later. In all other cases every optimizer step waits for
+    its check.
     """
 
     def __init__(self, skip: int = 0) -> None:
@@ -178,7 +179,7 @@ class FiniteLoss(L.Callback):
             self._keep_checkpoints(trainer)
             self._diverged = Diverged(
                 f"the validation loss is {loss.item():g} after step {trainer.global_step}, with "
-                "finite weights: lower optimizer.lr"
+                "finite weights: lower optimizer.lr="
             )
             raise self._diverged
 

@@ -38,7 +38,7 @@ class PostHocEMA(L.Callback):
             check_width(width, setting)
         if len(set(widths)) < max(len(widths), 2):
             raise UserError(
-                f"{setting}: expected at least two different widths, such as [0.05,0.1]"
+                f"{setting}: expected at least two different widths, for example [0.05,0.1]"
             )
         if every_n_steps < 1:
             raise UserError(
@@ -61,8 +61,8 @@ class PostHocEMA(L.Callback):
             for width in self.gammas
         }
         if trainer.is_global_zero:
-            for path in _folder(trainer).glob("step_*.pt"):  # written after the checkpoint
-                if int(path.stem.partition("_")[2]) > self.steps:
+            for path in _folder(trainer).glob("step_*.pt"):
+                if int(path.stem.partition("_")[2]) > self.steps:  # newer than the checkpoint
                     path.unlink()
 
     @torch.no_grad()

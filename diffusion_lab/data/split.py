@@ -1,4 +1,4 @@
-"""Fixed split into training and validation images, the same for every seed; padding."""
+"""Fixed split into training and validation images, equal for every seed; padding."""
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +25,14 @@ def split_indices(num_images: int, val_size: int, train_size: int | None) -> tup
     """
     if val_size >= num_images:
         raise UserError(
-            f"val_size is {val_size}, but there are only {num_images} training images: "
-            f"expected less, for example data.val_size={num_images // 10}"
+            f"data.val_size={val_size}: expected less than {num_images}, the number of training "
+            f"images, for example data.val_size={num_images // 10}"
         )
     left = num_images - val_size
     if train_size is not None and train_size > left:
         raise UserError(
-            f"train_size is {train_size}, but {left} images are left after the "
-            f"validation split: expected at most {left}, for example data.train_size={left}"
+            f"data.train_size={train_size}: expected at most {left}, the number of images that "
+            f"data.val_size={val_size} leaves for training"
         )
     order = split_order(num_images)
     count = left if train_size is None else train_size
@@ -40,18 +40,18 @@ def split_indices(num_images: int, val_size: int, train_size: int | None) -> tup
 
 
 def check_padding(image_size: int | None) -> None:
-    """Raise UserError for a size that even padding cannot reach; None is the original size."""
+    """Raise UserError unless equal padding on all sides gives this size; None is the original."""
     if image_size is None:
         return
     check_whole_number("image_size", image_size, least=1)
     if image_size < SIDE or (image_size - SIDE) % 2:
         raise UserError(
-            f"image_size is {image_size}: expected {SIDE} or an even number above it, because "
-            "images are padded evenly on all sides, for example data.image_size=32"
+            f"data.image_size={image_size}: expected {SIDE} or a larger even number, because the "
+            "padding is equal on all sides, for example data.image_size=32"
         )
 
 
 def padded(images: Tensor, image_size: int) -> Tensor:
-    """Pad (N, C, H, W) evenly with black to (N, C, image_size, image_size)."""
+    """Pad (N, C, H, W) with black, equally on all sides -> (N, C, image_size, image_size)."""
     border = (image_size - images.shape[-1]) // 2
     return F.pad(images, (border,) * 4) if border else images

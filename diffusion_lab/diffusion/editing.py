@@ -1,7 +1,7 @@
 """Image editing with a denoiser: encoding, interpolation, image to image, inpainting.
 
-Every function takes `denoise(x_t, t) -> x0_hat` and works on any path. Images are (B, C, H, W) in
-the network's range; where noise is drawn, there is one generator an image, as in sampling.
+Every function takes `denoise(x_t, t) -> x0_hat` and works with any noise schedule. Images are
+(B, C, H, W) in the network's range. Noise is drawn from one generator per image, as in sampling.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from diffusion_lab.diffusion.samplers.ode import Levels, levels_to_clean, solve
 from diffusion_lab.errors import UserError
 
 RESAMPLINGS = 10
-"""Default number of passes of `inpaint` over every part of a path with Gaussian noise."""
+"""Default `resamplings` of `inpaint` for Gaussian noise."""
 
 
 def _whole_path(noise_schedule: NoiseSchedule, num_steps: int, like: Tensor) -> Levels:
@@ -32,10 +32,11 @@ def encode(
     num_steps: int,
     second_order: bool = True,
 ) -> Tensor:
-    """Solve the ODE from images to their noise, in a sampler's unit scale.
+    """Solve the probability-flow ODE from images to their noise, of unit scale as for a sampler.
 
-    Song et al. 2020 (arXiv 2010.02502), section 4.3. Heun's steps, or Euler's, from the clean end
-    up through the levels that a sampler of num_steps steps comes down. (B, C, H, W) -> same.
+    Song et al. 2020 (arXiv 2010.02502), section 4.3. Heun's steps, or Euler's without
+    `second_order`, go up from the clean end through the noise levels of a sampler with num_steps
+    steps. (B, C, H, W) -> (B, C, H, W).
     """
     levels = _whole_path(noise_schedule, num_steps, images).flip()
     *_, last = solve(denoise, noise_schedule, images, levels, second_order=second_order)
@@ -51,10 +52,12 @@ def decode(
     num_steps: int,
     second_order: bool = True,
 ) -> Tensor:
-    """Solve the ODE from noise to images, as HeunSampler does, or BlendSampler.
+    """Solve the probability-flow ODE from noise of unit scale to images.
 
-    Like them it ends on the prediction, right where images fill little of their space, and an error
-    of (sigma / alpha)^2 of the last level where their density is smooth. (B, C, H, W) -> same.
+    The steps are those of HeunSampler, or of BlendSampler without `second_order`. The result is the
+    prediction of the last step. This is right for images on a low-dimensional set. For images with
+    a smooth density the error is of the order of (sigma / alpha)^2 at the last level.
+    (B, C, H, W) -> (B, C, H, W).
     """
     levels = _whole_path(noise_schedule, num_steps, noise)
     x = noise * noise_schedule.init_noise_sigma
@@ -63,17 +66,18 @@ def decode(
 
 
 def spherical(first: Tensor, second: Tensor, shares: Tensor, center: float = 0.0) -> Tensor:
-    """Points on the arc around `center` from first to second, both (C, H, W), at shares (n,).
+    """Interpolate spherically between first and second, both (C, H, W), around `center`.
 
-    Song et al. 2020 (arXiv 2010.02502), eq. 67. The mean of two independent noises has half their
-    variance and is no noise of the path; on the arc the mean and the variance of a pixel stay what
-    they are, whatever the noise's distribution. -> (n, C, H, W).
+    `shares` (n,) are fractions of the arc from first to second: Song et al. 2020 (arXiv
+    2010.02502), eq. 67. The mean of two independent noises has half their variance, so it is not
+    distributed like the noise of the training. On the arc every pixel keeps its mean and variance,
+    for any distribution of the noise. -> (n, C, H, W).
     """
     a, b = first - center, second - center
     cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)
     angle = cosine.clamp(-1, 1).acos()
     share = shares.view(-1, 1, 1, 1)
-    if angle.sin() < 1e-4:  # as good as parallel: the arc is the straight line
+    if angle.sin() < 1e-4:  # nearly parallel: the arc is a straight line
         return torch.lerp(first, second, share)
     return center + (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
 
@@ -90,8 +94,9 @@ def interpolate(
 ) -> Tensor:
     """Interpolate between two images (C, H, W) on an arc between their encodings.
 
-    Song et al. 2020 (arXiv 2010.02502), section 5.3, around the mean of the path's noise. The ends
-    are the reconstructions of the two images. -> (num_points, C, H, W).
+    Song et al. 2020 (arXiv 2010.02502), section 5.3, with the mean of the noise as the centre of
+    the arc. The first and the last result are the reconstructions of the two images.
+    -> (num_points, C, H, W).
     """
     noises = encode(
         denoise,
@@ -117,9 +122,10 @@ def image_to_image(
 ) -> Tensor:
     """Add noise up to a position on the path and denoise from there, in num_steps Heun steps.
 
-    SDEdit: Meng et al. 2021 (arXiv 2108.01073), algorithm 1, by the ODE, which is right for any
-    noise. strength is in (0, 1]; at 1 nothing is left of the image on a path that
-    ends at pure noise. (B, C, H, W) -> same.
+    SDEdit: Meng et al. 2021 (arXiv 2108.01073), algorithm 1, with the probability-flow ODE in place
+    of the SDE, because the ODE is right for any distribution of the noise. `strength` in (0, 1] is
+    the position. At strength 1 nothing is left of the image if the path ends at pure noise.
+    (B, C, H, W) -> (B, C, H, W).
     """
     times = strength_times(noise_schedule, strength, num_steps).to(images.device)
     x = noised(noise_schedule, images, times[:1], generators)
@@ -134,15 +140,16 @@ def noised(
     t: Tensor,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """The images at t (1,), with noise for every image from its own generator. (B, C, H, W)."""
+    """Noise images to time t (1,), each with its own generator. (B, C, H, W) -> (B, C, H, W)."""
     noise = first_noise(noise_schedule, images.shape[1:], generators).to(images)
     return noise_schedule.add_noise(images, noise, t)
 
 
 def strength_times(noise_schedule: NoiseSchedule, strength: float, num_steps: int) -> Tensor:
-    """num_steps times from position `strength` on the path down, noisiest first.
+    """Times from position `strength` down to the clean end of the path, noisiest first.
 
-    Fewer where the path has fewer: VP's are whole numbers.
+    There are num_steps of them, evenly spaced and without the clean end itself. A path of whole
+    timesteps (VP) gives fewer if several fall on the same timestep.
     """
     if not 0 < strength <= 1:
         raise UserError(f"strength={strength}: expected a number above 0, up to 1")
@@ -165,15 +172,17 @@ def inpaint(
     """Fill in the unknown pixels so that they fit the known ones.
 
     RePaint: Lugmayr et al. 2022 (arXiv 2201.09865), algorithm 1, for any alpha and sigma. At every
-    level the known pixels are the image, noised to that level, the others an ancestral step of the
-    denoiser. So that the two agree, each stretch of jump_length steps is noised back by the forward
-    process and denoised again, `resamplings` times in all (see `check_resamplings`).
+    level the known pixels are those of the image, noised to that level, and the other pixels come
+    from an ancestral step of the denoiser. To make the two kinds of pixels agree, each group of
+    jump_length steps is noised back by the forward process and denoised again, `resamplings` times
+    in all (see `check_resamplings`).
 
-    That needs Gaussian noise twice: for the noise an ancestral step adds and for a forward process
-    between two levels. On a path with other noise the step is the deterministic one, the known
-    pixels move on their own straight line to the noise drawn first, and there is one pass.
+    The ancestral step and the forward process between two levels both need Gaussian noise. With
+    other noise the step is deterministic, the known pixels are noised with the same first noise at
+    every level, and there is one pass.
 
-    images (B, C, H, W), known bool, broadcastable to them -> (B, C, H, W), known pixels untouched.
+    `images` is (B, C, H, W), `known` is bool and broadcastable to `images`. -> (B, C, H, W), with
+    the known pixels unchanged.
     """
     gaussian = noise_schedule.noise == "gaussian"
     resamplings = check_resamplings(noise_schedule, num_steps, resamplings, jump_length)
@@ -190,11 +199,11 @@ def inpaint(
             continue
         denoised = denoise(x, times[here].expand(len(x)))
         noise_hat = (x - alpha * denoised) / sigma
-        # q(x_cleaner | x, x0_hat) keeps this share of the noise that was there: Ho et al. 2020
-        # (arXiv 2006.11239), eq. 7, with sigma / alpha written for its betas
+        # fraction of the noise that q(x_cleaner | x, x0_hat) keeps: Ho et al. 2020
+        # (arXiv 2006.11239), eq. 7, with sigma / alpha in place of the betas
         share = (to_sigma * alpha) / (sigma * to_alpha) if gaussian else torch.ones_like(sigma)
         noise_next = share * noise_hat + (1 - share**2).sqrt() * noise
-        # one draw does for both: no pixel is known and unknown
+        # both kinds of pixels use the same noise, because no pixel is known and unknown at once
         x = torch.where(
             known, to_alpha * images + to_sigma * noise, to_alpha * denoised + to_sigma * noise_next
         )
@@ -204,9 +213,11 @@ def inpaint(
 def check_resamplings(
     noise_schedule: NoiseSchedule, num_steps: int, resamplings: int | None, jump_length: int
 ) -> int:
-    """Return the number of passes, by default RESAMPLINGS, or 1 where the noise is not Gaussian.
+    """Check the options of `inpaint` and return the number of passes.
 
-    Raises UserError for more than 1 there: x_noisier given x is no Gaussian step then.
+    The default is RESAMPLINGS for Gaussian noise and 1 for other noise. Raises UserError for
+    numbers out of range, and for several passes with other noise, because the forward step from x
+    to a noisier x is then not Gaussian.
     """
     gaussian = noise_schedule.noise == "gaussian"
     if resamplings is None:
@@ -217,22 +228,23 @@ def check_resamplings(
         )
     if resamplings > 1 and not gaussian:
         raise UserError(
-            f"resamplings={resamplings}: going back adds Gaussian noise, and this noise schedule's "
-            f"noise is {noise_schedule.noise}: use resamplings=1"
+            f"resamplings={resamplings}: every further pass adds Gaussian noise, but this noise "
+            f"schedule's noise is {noise_schedule.noise}: use resamplings=1"
         )
     if resamplings > 1 and jump_length >= num_steps:
         raise UserError(
-            f"jump_length={jump_length}: expected less than num_steps={num_steps}, for example "
-            f"num_steps={10 * jump_length}"
+            f"jump_length={jump_length}: expected less than num_steps={num_steps}; lower "
+            f"jump_length=, or raise num_steps=, for example num_steps={10 * jump_length}"
         )
     return resamplings
 
 
 def repaint_order(num_steps: int, resamplings: int, jump_length: int) -> list[int]:
-    """The levels RePaint visits, 0 the noisiest, num_steps the clean end.
+    """Order in which RePaint visits the levels; 0 is the noisiest, num_steps the clean end.
 
-    Every jump_length levels, counted from the last before the clean end, it goes back as many and
-    comes down again, resamplings - 1 times: Lugmayr et al. 2022 (arXiv 2201.09865), section 4.2.
+    At every jump_length-th level, counted backwards from num_steps - 1, the order goes back by
+    jump_length levels and comes down again, resamplings - 1 times: Lugmayr et al. 2022 (arXiv
+    2201.09865), section 4.2.
     """
     left = dict.fromkeys(range(num_steps - 1, jump_length - 1, -jump_length), resamplings - 1)
     order = [0]

@@ -17,12 +17,13 @@ EVERYWHERE = (0.0, math.inf)
 class GuidedDenoiser:
     """Guided denoiser of images with given labels: weak + guidance_scale (strong - weak).
 
-    Labels are (B,), or (1,) for all alike. Without `weak` the weak side is the same network at the
-    null class, in one batched call with the strong side: classifier-free guidance, Ho & Salimans
-    2022 (arXiv 2207.12598), eq. 6, where guidance_scale is 1 + w; 1 is the conditional branch
-    alone, 0 the unconditional. With `weak`, a worse denoiser of the same classes, it is
-    autoguidance: Karras et al. 2024 (arXiv 2406.02507), eq. 4. Guiding x0 is guiding the noise: at
-    one x_t they differ by a factor.
+    `labels` are (B,), or (1,) for one class in all images. Without `weak`, the weak estimate is
+    that of the same network at the null class, in one batched call with the strong estimate. This
+    is classifier-free guidance: Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, where guidance_scale
+    is 1 + w. A scale of 1 gives the conditional estimate alone, 0 the unconditional one. With
+    `weak`, a worse denoiser of the same classes, it is autoguidance: Karras et al. 2024 (arXiv
+    2406.02507), eq. 4. Guiding x0 is equivalent to guiding the noise, because at a given x_t
+    differences of x0 and of the noise are proportional.
 
     Outside `interval`, (low, high) in sigma / alpha, the scale is 1: Kynkaanniemi et al. 2024
     (arXiv 2404.07724), eq. 5.

@@ -1,6 +1,6 @@
 """Ideal denoisers in closed form, as a reference for samplers and networks.
 
-All are called like a run's denoiser, (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
+All are called like a trained denoiser: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
 """
 
 from typing import Protocol
@@ -11,11 +11,11 @@ from torch import Tensor
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
 from diffusion_lab.errors import UserError
 
-_CHUNK = 4096  # images of the set that are looked at at once
+_CHUNK = 4096  # images of the set per matrix product
 
 
 class GaussianOracle:
-    """The best denoiser of images whose pixels are independent N(mean, std^2); Gaussian noise."""
+    """Ideal denoiser of images with independent pixels N(mean, std^2), for Gaussian noise."""
 
     def __init__(self, noise_schedule: NoiseSchedule, mean: float, std: float) -> None:
         self.noise_schedule = noise_schedule
@@ -29,14 +29,14 @@ class GaussianOracle:
         return self.mean + gain * (x_t - alpha * self.mean)
 
     def transport(self, noise: Tensor) -> Tensor:
-        """Exact solution of the ODE that begins with unit noise at a path's pure-noise end."""
+        """Exact solution of the probability-flow ODE from pure noise of unit scale to images."""
         return self.mean + self.std * noise
 
 
 class IdealDenoiser(Protocol):
-    """The best denoiser of a finite set of images, all equally likely.
+    """Ideal denoiser of a finite set of images, all equally likely.
 
-    With labels (B,) only the images of an image's class count.
+    With labels (B,), x0 is one of the images of that class.
     """
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -44,11 +44,12 @@ class IdealDenoiser(Protocol):
 
 
 class ImagesOracle:
-    """The best denoiser of a finite set of images (N, C, H, W), all equally likely; Gaussian noise.
+    """Ideal denoiser of a finite set of images (N, C, H, W), for Gaussian noise.
 
-    E[x0 | x_t] is their mean, weighted by softmax(-||x_t - alpha x0||^2 / (2 sigma^2)): Karras et
-    al. 2022 (arXiv 2206.00364), eq. 57. The set is walked in chunks, so memory is that of the set
-    and of B times 4096 numbers. `labels` (N,) are the classes of the images.
+    All images are equally likely. E[x0 | x_t] is their mean, weighted by softmax(-||x_t - alpha
+    x0||^2 / (2 sigma^2)): Karras et al. 2022 (arXiv 2206.00364), eq. 57. The set is processed in
+    chunks, so the memory is that of the set and of B times 4096 numbers. `labels` (N,) are the
+    classes of the images.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class ImagesOracle:
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """E[x0 | x_t], or E[x0 | x_t, label]. UserError for a class without images."""
         _check_classes(self.labels, labels)
-        # the squares of a distance cancel: at small sigma float32 would decide by its rounding
+        # float32 is too coarse at small sigma, where the terms of a distance nearly cancel
         dtype = torch.float32 if x_t.device.type == "mps" else torch.float64
         alpha = self.noise_schedule.alpha(t).to(dtype)[:, None]
         sigma = self.noise_schedule.sigma(t).to(dtype)[:, None].clamp(min=1e-6)
@@ -86,11 +87,11 @@ class ImagesOracle:
 
 
 class UniformNoiseOracle:
-    """The same for noise that is uniform on [0, 1], pixel by pixel.
+    """Ideal denoiser of a finite set of images (N, C, H, W), for pixel noise uniform on [0, 1].
 
-    All images that could have become x_t are equally likely, those with 0 <= (x_t - alpha x0) /
-    sigma <= 1 in every pixel; E[x0 | x_t] is their mean. Where there is none, which happens to
-    images outside the set only, it is undefined, and nan.
+    All images that could have become x_t are equally likely, namely those with 0 <= (x_t - alpha
+    x0) / sigma <= 1 in every pixel. E[x0 | x_t] is their mean. If there is no such image, which
+    happens only for x_t made from images outside the set, the result is nan.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class UniformNoiseOracle:
     ) -> None:
         self.noise_schedule = noise_schedule
         self.images, self.labels = images.flatten(1), labels
-        # pixels that differ most between images exclude most of them: they are looked at first
+        # pixels with the largest variance exclude the most images, so they are compared first
         self.order = self.images.var(0, correction=0).argsort(descending=True)
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -113,7 +114,7 @@ class UniformNoiseOracle:
                 left = left[self.labels.to(labels) == labels[i]]
             for pixels in self.order.split(16):
                 noise = x[i, pixels] - alpha[i] * self.images[left[:, None], pixels]
-                # float32 rounds x_t: by less than 1e-6 for values up to 1
+                # tolerance for the rounding of x_t in float32: less than 1e-6 for values up to 1
                 possible = (noise >= -1e-6) & (noise <= sigma[i] + 1e-6)
                 left = left[possible.all(1)]
                 if not len(left):
@@ -126,7 +127,7 @@ class UniformNoiseOracle:
 def ideal_denoiser(
     noise_schedule: NoiseSchedule, images: Tensor, labels: Tensor | None = None
 ) -> IdealDenoiser:
-    """The best denoiser of the images (N, C, H, W) with classes (N,) for the path's noise."""
+    """Ideal denoiser of images (N, C, H, W) with classes (N,), for the schedule's kind of noise."""
     oracle = ImagesOracle if noise_schedule.noise == "gaussian" else UniformNoiseOracle
     return oracle(noise_schedule, images, labels)
 
@@ -136,4 +137,7 @@ def _check_classes(there: Tensor | None, asked: Tensor | None) -> None:
         return
     known = set() if there is None else set(there.tolist())
     if missing := set(asked.tolist()) - known:
-        raise UserError(f"the set has no images of the classes {sorted(missing)}")
+        raise UserError(
+            f"the set has no images of the classes {sorted(missing)}: expected classes from "
+            f"{sorted(known)}"
+        )

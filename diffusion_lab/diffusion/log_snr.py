@@ -1,6 +1,7 @@
 """Training noise-level distribution and implied weighting as functions of log-SNR.
 
-log_snr = log(alpha^2 / sigma^2) names a noise level on every path alike; it falls as t grows.
+The number log_snr = log(alpha^2 / sigma^2) identifies a noise level in every noise schedule alike.
+It falls as t grows.
 """
 
 from dataclasses import dataclass
@@ -16,14 +17,14 @@ from diffusion_lab.diffusion.time_sampling import TimeSampling
 from diffusion_lab.diffusion.weighting import Weighting
 from diffusion_lab.errors import UserError
 
-_DRAWS = 2**17  # of the quantile function, evenly
-_POINTS = 1000  # of a curve
+_DRAWS = 2**17  # evenly spaced arguments of the quantile function
+_POINTS = 1000  # points of a curve
 RARE = 1e-3
-"""Fraction of draws at either end of a path that its range leaves out."""
+"""Fraction of the training noise levels at either end that `log_snr_range` leaves out."""
 
 
 def log_snr(noise_schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """log(alpha^2 / sigma^2) at t, infinite at the ends of a path. (B,) -> (B,)."""
+    """log(alpha^2 / sigma^2) at t, infinite where alpha or sigma is 0. (B,) -> (B,)."""
     alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
     return 2 * (alpha.log() - sigma.log())
 
@@ -31,7 +32,7 @@ def log_snr(noise_schedule: NoiseSchedule, t: Tensor) -> Tensor:
 def log_snr_range(
     time_sampling: TimeSampling, noise_schedule: NoiseSchedule
 ) -> tuple[float, float]:
-    """Range of the finite log-SNRs that are drawn, without a fraction RARE at either end."""
+    """Range of the finite log-SNRs of the training, without a fraction RARE at either end."""
     levels = log_snr(noise_schedule, time_sampling.quantile(_even(_POINTS), noise_schedule))
     levels = levels[levels.isfinite()].double().sort().values
     _check_several(levels.unique())
@@ -41,9 +42,9 @@ def log_snr_range(
 
 
 def times_of(noise_schedule: NoiseSchedule, levels: Tensor) -> Tensor:
-    """The times that training can draw nearest to log-SNRs (n,), without repetition. -> (m,).
+    """Training times nearest to the log-SNRs `levels` (n,), in that order, each once. -> (m,).
 
-    Fewer than n where a path's own timesteps lie further apart. In the order given.
+    m is below n if several levels fall on the same whole timestep.
     """
     t = noise_schedule.time_at_noise_ratio(torch.exp(-levels / 2))
     if not noise_schedule.at(torch.zeros(1)).is_floating_point():
@@ -53,17 +54,18 @@ def times_of(noise_schedule: NoiseSchedule, levels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ImpliedWeighting:
-    """Implied weighting of an objective, as curves over log_snr (n,), rising.
+    """Implied weighting of an objective: curves over log-SNR.
 
-    A training loss is the integral over log_snr of `on_x0` times the squared error on x0, and of
-    `on_epsilon` times that on the noise. The latter is, up to a factor, w(lambda) of Kingma & Gao
-    2023 (arXiv 2303.00848), eq. 7: with importance sampling from p, w = p * weight * x0_weight /
-    SNR, because the error on the noise is SNR times the error on x0.
+    `log_snr` (n,) is in rising order; the other arrays hold the curves' values at these log-SNRs. A
+    training loss is the integral over log_snr of `on_x0` times the squared error on x0. It is also
+    the integral of `on_epsilon` times the squared error on the noise. Up to a factor, `on_epsilon`
+    is w(lambda) of Kingma & Gao 2023 (arXiv 2303.00848), eq. 7: with importance sampling from p,
+    w = p * weight * x0_weight / SNR, because the error on the noise is SNR times the error on x0.
     """
 
     log_snr: NDArray[np.float64]
     density: NDArray[np.float64]
-    """p: of the noise levels drawn, per unit of log_snr."""
+    """p: density of the training noise levels, per unit of log_snr."""
     on_x0: NDArray[np.float64]
     on_epsilon: NDArray[np.float64]
 
@@ -75,21 +77,21 @@ def implied_weighting(
     weighting: Weighting,
     prediction: Prediction,
 ) -> ImpliedWeighting:
-    """Compute the curves at up to 1000 levels, evenly over all that are drawn.
+    """Compute the curves at up to 1000 log-SNRs, evenly spaced over those of the training.
 
-    The density is the slope of the quantile function, so a path of whole timesteps gets the
-    density that its spacing amounts to.
+    The density is the slope of the cumulative distribution of the log-SNR. With whole timesteps the
+    slope between neighbouring timesteps is used.
     """
     u = _even(_DRAWS)
     t = time_sampling.quantile(u, noise_schedule)
     levels = log_snr(noise_schedule, t).double()
     finite = levels.isfinite()
-    # draws of the same timestep count as one, in their middle
+    # all u with the same timestep count as one, at their mean
     distinct, which = levels[finite].unique(return_inverse=True)
     _check_several(distinct)
     count = torch.zeros_like(distinct).index_add_(0, which, torch.ones_like(levels[finite]))
     middle = torch.zeros_like(distinct).index_add_(0, which, u[finite]) / count
-    # one t for every level: any of those that fell together
+    # one t for every level: any of those with that level
     first = torch.zeros_like(which[: len(distinct)]).scatter_(0, which, torch.arange(len(which)))
     even = torch.linspace(distinct[0].item(), distinct[-1].item(), _POINTS).to(distinct)
     kept = torch.searchsorted(distinct, even).clamp(max=len(distinct) - 1).unique()
@@ -97,7 +99,7 @@ def implied_weighting(
 
     like = next(weighting.parameters(), torch.zeros(()))
     t = t[finite][first]
-    # narrowed before they go to a device, which may know no float64
+    # cast before the move, because a device may not support float64
     alpha, sigma = (
         of(t).to(like.dtype).to(like.device) for of in (noise_schedule.alpha, noise_schedule.sigma)
     )
@@ -111,8 +113,8 @@ def implied_weighting(
 def _check_several(levels: Tensor) -> None:
     if len(levels) < 2:
         raise UserError(
-            "the training draws fewer than two noise levels beside pure noise: there is nothing to "
-            "see of it by noise level"
+            "the training uses fewer than two noise levels besides pure noise: expected at least "
+            "two for results by noise level; choose another time_sampling= or noise_schedule="
         )
 
 

@@ -1,8 +1,9 @@
-"""The path from a clean image to noise: x_t = alpha(t) x0 + sigma(t) noise.
+"""Noise schedules: x_t = alpha(t) x0 + sigma(t) noise, from a clean image to noise.
 
 Shapes everywhere: x0, x_t, noise are (B, C, H, W); t, alpha, sigma are (B,). t grows with noise.
-The ratio sigma / alpha names a noise level on every path alike: two paths at the same ratio differ
-by a factor on x alone, which is how a sampler of one path draws from a run trained on another.
+The ratio sigma / alpha identifies a noise level in every noise schedule alike: at the same ratio
+the x_t of two schedules differ only by a factor. A sampler that is made for one schedule can
+therefore use a model that was trained with another.
 """
 
 import math
@@ -17,9 +18,9 @@ from diffusion_lab.errors import UserError, unknown_name
 NOISES = ("gaussian", "uniform")
 SPACINGS = ("karras", "geometric")
 GRID = 1000
-"""Timesteps of the VP path that stands for a continuous path in diffusers' schedulers."""
+"""Timesteps of the VP schedule that replaces a continuous one in diffusers' schedulers."""
 BISECTIONS = 40
-"""Halvings of the path in search of a noise level: 2^-40 is below the spacing of float32."""
+"""Bisections in the search for a noise level: 2^-40 is below the spacing of float32."""
 
 
 def per_image(coefficient: Tensor, like: Tensor) -> Tensor:
@@ -28,14 +29,15 @@ def per_image(coefficient: Tensor, like: Tensor) -> Tensor:
 
 
 class NoiseSchedule(ABC):
-    """A path from images to noise. A subclass has to define `alpha` and `sigma` and nothing else.
+    """A noise schedule: the path of x_t = alpha(t) x0 + sigma(t) noise from image to noise.
 
-    By default t runs over [0, 1], 0 being the cleanest time that training draws and 1 the noisiest;
-    another range needs its own `at`. sigma / alpha must grow with t. Everything else is derived
-    from the two, and can be overridden where there is a closed form. A path of whole timesteps
-    overrides `at`, `time_at_noise_ratio` and `timesteps`.
+    "Path" means this curve of x_t over t, from the clean end to the noisy end. A subclass has to
+    define only `alpha` and `sigma`. By default t runs over [0, 1], from the cleanest time of the
+    training to the noisiest; another range needs its own `at`. The ratio sigma / alpha must grow
+    with t. All other methods are derived from alpha and sigma, and can be overridden by a closed
+    form. A path of whole timesteps overrides `at`, `time_at_noise_ratio` and `timesteps`.
 
-    Not an nn.Module on purpose: its tables must stay float32 whatever the precision of the run.
+    Not an nn.Module, because the tables must stay float32 in every precision of the run.
     """
 
     noise: str = "gaussian"
@@ -48,7 +50,7 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Fraction of the clean image left at t, in [0, 1]. (B,) -> (B,)."""
+        """Scale of the clean image at t, in [0, 1]. (B,) -> (B,)."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ class NoiseSchedule(ABC):
         return position
 
     def time_at_noise_ratio(self, ratio: Tensor) -> Tensor:
-        """The t where sigma / alpha is `ratio`, clamped to the path. (n,) -> (n,) float32.
+        """The t where sigma / alpha is `ratio`, clamped to the path's ends. (n,) -> (n,) float32.
 
         By bisection along the path, to the precision of float32.
         """
@@ -79,44 +81,44 @@ class NoiseSchedule(ABC):
         return self.at(1 - torch.arange(num_steps) / num_steps)
 
     def network_time(self, t: Tensor) -> Tensor:
-        """The number the network gets as time, float32 in [0, 1000]. (B,) -> (B,)."""
+        """The network's time input, float32 in [0, 1000]. (B,) -> (B,)."""
         first, last = self.span(2).to(t)
         return (1000 * (t - first) / (last - first)).float()
 
     @property
     def max_ratio(self) -> float:
-        """Sigma / alpha at the noisy end; infinite where alpha is 0."""
+        """The ratio sigma / alpha at the noisy end; infinite if alpha is 0."""
         return self._ratio_at(1.0)
 
     @property
     def min_ratio(self) -> float:
-        """Sigma / alpha at the cleanest t that training draws; 0 on a path that begins at x0."""
+        """The ratio sigma / alpha at the cleanest t of the training; 0 if the path begins at x0."""
         return self._ratio_at(0.0)
 
     def _ratio_at(self, position: float) -> float:
         t = self.at(torch.tensor([position]))
         alpha, sigma = self.alpha(t).item(), self.sigma(t).item()
-        # a cosine of pi / 2 is not quite 0 in float32
+        # with a tolerance, because for example cos(pi / 2) is not exactly 0 in float32
         return sigma / alpha if alpha > 1e-7 * sigma else math.inf
 
     @property
     def init_noise_sigma(self) -> float:
-        """The factor on noise of unit scale with which a sampler begins: sigma at the noisy end."""
+        """Scale of the noise that a sampler begins with: sigma at the noisy end."""
         return self.sigma(self.at(torch.ones(1))).item()
 
     @property
     def signal_at_end(self) -> float:
-        """Alpha at the noisy end of the path, rescaled to unit variance; 0 where it is pure noise.
+        """The signal at the noisy end, alpha / sqrt(alpha^2 + sigma^2); 0 where it is pure noise.
 
-        Sampling begins with pure noise, so whatever is left there of the images biases samples.
+        Sampling begins with pure noise, so a value above 0 biases the samples.
         """
         return 1 / math.hypot(1, self.max_ratio)
 
     def sampled_mean(self, mean: float, std: float) -> float:
-        """Mean of exact samples of pixels N(mean, std^2) that begin with noise of mean 0.
+        """Mean of exact samples of pixels N(mean, std^2), if sampling begins with noise of mean 0.
 
-        At the end of the path x_T ~ N(a mean, a^2 std^2 + 1 - a^2) with a = signal_at_end, and the
-        probability-flow ODE keeps a pixel's distance from the mean in standard deviations.
+        At the noisy end x_T ~ N(a mean, a^2 std^2 + 1 - a^2) with a = signal_at_end. The
+        probability-flow ODE preserves a pixel's distance from the mean in standard deviations.
         """
         a = self.signal_at_end
         return mean - a * mean * std / math.sqrt((a * std) ** 2 + 1 - a**2)
@@ -134,7 +136,7 @@ class NoiseSchedule(ABC):
         return {"num_train_timesteps": GRID, "trained_betas": betas}
 
     def input_scale(self, t: Tensor) -> Tensor:
-        """The factor on x_t before the network sees it: 1 except on VE paths. (B,) -> (B,)."""
+        """Factor on x_t in the network's input: 1 except on VE paths. (B,) -> (B,)."""
         return torch.ones_like(t, dtype=torch.float32)
 
     def span(self, n: int) -> Tensor:
@@ -146,7 +148,7 @@ class NoiseSchedule(ABC):
         return per_image(self.alpha(t), x0) * x0 + per_image(self.sigma(t), x0) * noise
 
     def draw_noise(self, x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw noise shaped like x0, on the generator's device, then moved to that of x0."""
+        """Draw noise of the shape of x0 on the generator's device and move it to that of x0."""
         draw = torch.rand if self.noise == "uniform" else torch.randn
         device = x0.device if generator is None else generator.device
         return draw(x0.shape, generator=generator, device=device).to(x0)
@@ -155,8 +157,8 @@ class NoiseSchedule(ABC):
 class StraightPath(NoiseSchedule):
     """x_t = (1 - t) x0 + t noise, t in [0, 1]: the tutorial's corruption and rectified flow's path.
 
-    Liu et al. 2022 (arXiv 2209.03003), eq. 1 with time reversed. With `noise="uniform"` (on [0, 1])
-    it is what the tutorial does; nothing in the path itself asks for Gaussian noise.
+    Liu et al. 2022 (arXiv 2209.03003), eq. 1 with time reversed. The tutorial uses
+    `noise="uniform"`, on [0, 1]; the path itself does not need Gaussian noise.
     """
 
     max_ratio = math.inf
@@ -182,16 +184,17 @@ class StraightPath(NoiseSchedule):
 
 
 LinearSchedule = StraightPath
-"""Old name, found in saved configurations."""
+"""Old name, kept for saved configurations."""
 
 
 class VESchedule(NoiseSchedule):
     """Variance exploding, x_t = x0 + t noise: t is sigma, in [sigma_min, sigma_max].
 
-    `spacing="karras"` is even in sigma^(1/rho) (Karras et al. 2022, arXiv 2206.00364, eq. 5),
-    `spacing="geometric"` in log sigma (Song & Ermon 2019, arXiv 1907.05600, section 4). The network
-    sees x_t / sqrt(sigma^2 + sigma_data^2), EDM's c_in, and log sigma as time, EDM's c_noise moved
-    to the range of sinusoidal embeddings.
+    Times are spaced evenly in sigma^(1/rho) with `spacing="karras"` (Karras et al. 2022, arXiv
+    2206.00364, eq. 5), and in log sigma with `spacing="geometric"` (Song & Ermon 2019, arXiv
+    1907.05600, section 4). The inputs of the network are x_t / sqrt(sigma^2 + sigma_data^2) (EDM's
+    c_in) and, as time, log sigma scaled to [0, 1000] (EDM's c_noise in the range of sinusoidal
+    embeddings).
     """
 
     def __init__(

@@ -11,9 +11,10 @@ def independent(x0: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tens
 def optimal_transport(x0: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
     """Reorder the noise so that the sum of squared distances to x0 is least.
 
-    Minibatch optimal transport: Tong et al. 2023 (arXiv 2302.00482), section 3.2, the exact plan of
-    a batch being a permutation. With labels (B,) it stays among images of a class: otherwise bright
-    classes would get the brighter noise, and a sampler begins every class at all noise alike.
+    Minibatch optimal transport: Tong et al. 2023 (arXiv 2302.00482), section 3.2; the exact plan of
+    a batch is a permutation. With labels (B,), noise is exchanged only between images of the same
+    class. Otherwise bright classes would get the brighter noise, although a sampler begins every
+    class from the same distribution of noise.
     (B, C, H, W) -> (B, C, H, W).
     """
     import torch

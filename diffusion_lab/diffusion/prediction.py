@@ -1,7 +1,7 @@
-"""Prediction targets of the network, and the clean image that an output stands for.
+"""Prediction targets of the network, and the x0 estimate from the network's output.
 
-`target` is built from x0 and noise, never by dividing a residual by sigma; `to_clean` inverts it
-given x_t = alpha x0 + sigma noise. Images are (B, C, H, W), alpha and sigma (B,).
+`target` is computed from x0 and noise, never by dividing a residual by sigma. `to_clean` inverts
+`target`, given x_t = alpha x0 + sigma noise. Images are (B, C, H, W), alpha and sigma (B,).
 """
 
 from abc import ABC, abstractmethod
@@ -16,32 +16,32 @@ class Prediction(ABC):
     """A prediction target and its inverse. A subclass has to define `target` and `to_clean`."""
 
     needs_signal = False
-    """Whether `to_clean` divides by alpha, so that pure noise (alpha = 0) is out of reach."""
+    """True if `to_clean` divides by alpha and is therefore undefined at pure noise (alpha = 0)."""
 
     @property
     def name(self) -> str:
-        """The name in errors and in exported files."""
+        """Name of the prediction in errors and in exported files."""
         return type(self).__name__
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The target output for this pair. (B, C, H, W)."""
+        """The target of the network's output for images and noise. -> (B, C, H, W)."""
 
     @abstractmethod
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The clean image that an output of the network stands for. (B, C, H, W)."""
+        """The x0 estimate from the network's output. -> (B, C, H, W)."""
 
     def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Squared error on the target = this times squared error on x0. (B,) -> (B,).
+        """Squared error on the target divided by the squared error on x0. (B,) -> (B,).
 
-        By default from the slope of `to_clean` in the output, which has to be affine.
+        By default computed from the slope of `to_clean`, which has to be affine in the output.
         """
         x_t = alpha.new_zeros(len(alpha), 1, 1, 1)
         slope = self.to_clean(x_t + 1, x_t, alpha, sigma) - self.to_clean(x_t, x_t, alpha, sigma)
         return slope.flatten() ** -2
 
     def check(self, noise_schedule: NoiseSchedule) -> None:
-        """Raise UserError where this prediction is undefined on that path."""
+        """Raise UserError if this prediction is undefined for the noise schedule."""
         if self.needs_signal and noise_schedule.max_ratio == float("inf"):
             raise UserError(
                 f"prediction={self.name} does not determine x0 where the noise schedule reaches "
@@ -50,7 +50,7 @@ class Prediction(ABC):
 
 
 class Sample(Prediction):
-    """x0 itself, as the tutorial's networks."""
+    """x0 itself, as the tutorial's networks predict it."""
 
     name = "sample"
 
@@ -89,7 +89,7 @@ class VPrediction(Prediction):
         return per_image(alpha, x0) * noise - per_image(sigma, x0) * x0
 
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        # alpha x_t - sigma v = (alpha^2 + sigma^2) x0, and the sum is 1 on VP paths only
+        # alpha x_t - sigma v = (alpha^2 + sigma^2) x0; alpha^2 + sigma^2 is 1 with VP only
         a, s = per_image(alpha, x_t), per_image(sigma, x_t)
         return (a * x_t - s * output) / (a**2 + s**2)
 
@@ -106,7 +106,7 @@ class Flow(Prediction):
         return noise - x0
 
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        # x_t - sigma u = (alpha + sigma) x0, and the sum is 1 on the straight path only
+        # x_t - sigma u = (alpha + sigma) x0; alpha + sigma is 1 on the straight path only
         a, s = per_image(alpha, x_t), per_image(sigma, x_t)
         return (x_t - s * output) / (a + s)
 
@@ -117,8 +117,8 @@ class Flow(Prediction):
 class Score(Prediction):
     """The score of the noised images, -noise / sigma: Vincent 2011; Song & Ermon 2019, eq. 5.
 
-    With `times_sigma` the network's output stands for sigma * score, as in NCSNv2 (Song & Ermon
-    2020, arXiv 2006.09011, section 3.3), so that its size does not depend on the noise level.
+    With `times_sigma` the network's output is sigma * score, as in NCSNv2 (Song & Ermon 2020, arXiv
+    2006.09011, section 3.3). The size of the output then does not depend on the noise level.
     """
 
     name = "score"
@@ -142,8 +142,9 @@ class Score(Prediction):
 class EDM(Prediction):
     """x0 = c_skip x_t + c_out output: Karras et al. 2022 (arXiv 2206.00364), eq. 7 and table 1.
 
-    Written for any path by putting x_t / alpha and sigma / alpha in the place of x and sigma; c_in
-    and c_noise are the path's (VESchedule). With sigma_data 1 on a VP path it is -v_prediction.
+    For any noise schedule, x_t / alpha and sigma / alpha replace x and sigma. The factors c_in and
+    c_noise belong to the noise schedule (VESchedule). With sigma_data = 1 and a VP schedule the
+    target is that of v_prediction with the opposite sign.
     """
 
     name = "edm"
@@ -157,7 +158,7 @@ class EDM(Prediction):
         return sigma**2 + (alpha * self.sigma_data) ** 2
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        # (x0 - c_skip x_t) / c_out with x_t written out: nothing small is divided by sigma
+        # (x0 - c_skip x_t) / c_out with x_t written out: no small difference is divided by sigma
         size = per_image(self._variance(alpha, sigma) ** -0.5, x0)
         a, s = per_image(alpha, x0), per_image(sigma, x0)
         return size * (s * x0 / self.sigma_data - a * self.sigma_data * noise)

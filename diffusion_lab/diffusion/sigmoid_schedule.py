@@ -12,9 +12,10 @@ class SigmoidSchedule(VPSchedule):
     """Variance preserving, with alpha^2 a sigmoid of the time: Jabri et al. 2022, arXiv 2212.11972.
 
     alpha_t^2 = (s(end) - s(start + u (end - start))) / (s(end) - s(start)), at least `clip_min`,
-    where s(x) = 1 / (1 + exp(-x / tau)) and u = (t + 1) / num_train_timesteps. diffusers' betas of
-    the name "sigmoid" (noise_schedule=sigmoid) are GeoDiff's, a sigmoid of beta itself: Xu et al.
-    2022, arXiv 2203.02923; alpha^2 differs by up to 0.26.
+    where s(x) = 1 / (1 + exp(-x / tau)) and u = (t + 1) / num_train_timesteps. The beta schedule
+    "sigmoid" of diffusers (noise_schedule=sigmoid) is another one, GeoDiff's, in which beta itself
+    is a sigmoid of the time: Xu et al. 2022, arXiv 2203.02923. The alpha^2 of the two schedules
+    differ by up to 0.26.
     """
 
     def __init__(

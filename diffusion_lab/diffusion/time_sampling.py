@@ -10,11 +10,12 @@ from diffusion_lab.errors import UserError
 
 
 class TimeSampling(ABC):
-    """A distribution of the training times, one t an image.
+    """A distribution of the training times, one t per image.
 
-    `stratified` puts one draw into each of B equal slices of (0, 1), in random order: every t is
-    distributed as before, but the batch covers the path evenly and the loss of a step varies less
-    (Kingma et al. 2021, arXiv 2107.00630, appendix I.1, is the same idea with one shared offset).
+    With `stratified`, u is drawn once from each of B equal slices of (0, 1), in random order. Every
+    t is distributed as before, but the batch covers the noise levels evenly, so the loss varies
+    less from step to step. Kingma et al. 2021 (arXiv 2107.00630), appendix I.1, have the same idea
+    with one offset for all slices.
     """
 
     def __init__(self, stratified: bool = False) -> None:
@@ -32,7 +33,7 @@ class TimeSampling(ABC):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw n times. -> (n,)."""
-        # whatever the default is: bfloat16 has 256 numbers from 0.5 to 1 and would leave t out
+        # float32 whatever the default is: bfloat16 has only 128 numbers from 0.5 to 1
         u = torch.rand(n, dtype=torch.float32, device=device, generator=generator)
         if self.stratified:
             u = (torch.randperm(n, device=device, generator=generator) + u) / n
@@ -40,7 +41,7 @@ class TimeSampling(ABC):
 
 
 class UniformTime(TimeSampling):
-    """Evenly along the path: in t on straight and VP paths, in its spacing on VE paths."""
+    """Uniform in the position along the path: in t, or in the spacing of a VE schedule."""
 
     def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
         return noise_schedule.at(u)
@@ -61,7 +62,7 @@ class LogitNormalTime(TimeSampling):
 
 
 class LogNormalTime(TimeSampling):
-    """log(sigma / alpha) = N(mean, std): EDM's noise distribution (arXiv 2206.00364, table 1)."""
+    """Noise levels log(sigma / alpha) = N(mean, std), as in EDM (arXiv 2206.00364, table 1)."""
 
     def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> None:
         super().__init__(stratified)
@@ -71,16 +72,16 @@ class LogNormalTime(TimeSampling):
         t = noise_schedule.time_at_noise_ratio(
             torch.exp(self.mean + self.std * _normal_quantile(u))
         )
-        # discrete paths are trained on their own timesteps
+        # a schedule of whole timesteps is trained at these only
         whole = not noise_schedule.at(torch.zeros(1)).is_floating_point()
         return t.round().long() if whole else t
 
 
 class NoiseEndTime(TimeSampling):
-    """A fraction `share` of the draws at pure noise, the rest evenly along the path.
+    """A fraction `share` of the times at pure noise, the others uniform along the path.
 
-    For straightened paths (`teacher.run=`), whose first step matters most: Lee et al. 2024 (arXiv
-    2405.20320) draw both ends of the path more often than its middle.
+    For paths that reflow has straightened (`teacher.run=`), because the first step matters most on
+    them. Lee et al. 2024 (arXiv 2405.20320) draw both ends of the path more often than the middle.
     """
 
     def __init__(self, share: float = 0.8, stratified: bool = False) -> None:
@@ -102,6 +103,6 @@ def _positive(std: float) -> float:
 def _normal_quantile(u: Tensor) -> Tensor:
     # rand may give an exact 0, whose quantile is infinite
     inside = u.clamp(1e-7, 1 - 1e-7)
-    if u.device.type == "mps":  # which torch has no ndtri for
+    if u.device.type == "mps":  # torch has no ndtri for mps
         return torch.special.ndtri(inside.cpu()).to(u.device)
     return torch.special.ndtri(inside)

@@ -1,4 +1,4 @@
-"""Variance-preserving paths, from the betas of a diffusers scheduler."""
+"""Variance-preserving (VP) noise schedules, from the betas of a diffusers scheduler."""
 
 import math
 from typing import Any
@@ -14,13 +14,13 @@ class VPSchedule(NoiseSchedule):
     """Variance preserving, alpha^2 + sigma^2 = 1, t an integer in [0, num_train_timesteps).
 
     alpha_t^2 = prod_{s<=t} (1 - beta_s): Ho et al. 2020 (arXiv 2006.11239), eq. 4. The betas are
-    those of diffusers' DDPMScheduler with this configuration, and samplers are made from the same
-    configuration, so the two cannot disagree; `trained_betas` gives them one by one.
-    `rescale_betas_zero_snr` moves the last step to pure noise (Lin et al. 2023, arXiv 2305.08891,
-    algorithm 1). With `beta_timesteps` both ends of the betas are multiplied by beta_timesteps /
-    num_train_timesteps, so that a path of fewer steps ends at the same noise (improved-diffusion
-    does so with 1000); None takes them as they are. A t between two integers, which only samplers
-    ask for, interpolates log(sigma / alpha).
+    those of diffusers' DDPMScheduler with these settings. Samplers are made from the same settings,
+    so training and sampling cannot disagree. `trained_betas` lists the betas one by one.
+    `rescale_betas_zero_snr` makes the last timestep pure noise (Lin et al. 2023, arXiv 2305.08891,
+    algorithm 1). With `beta_timesteps`, beta_start and beta_end are multiplied by beta_timesteps /
+    num_train_timesteps, so that a schedule of fewer timesteps ends at the same noise level
+    (improved-diffusion does so with 1000); None leaves them unchanged. For a t between two
+    integers, which only samplers use, log(sigma / alpha) is interpolated.
     """
 
     init_noise_sigma = 1.0
@@ -39,7 +39,7 @@ class VPSchedule(NoiseSchedule):
 
         if num_train_timesteps < 2:
             raise UserError(
-                f"noise_schedule.num_train_timesteps={num_train_timesteps}: at least 2 are needed"
+                f"noise_schedule.num_train_timesteps={num_train_timesteps}: expected at least 2"
             )
         if not 0 < beta_start <= beta_end < 1:
             raise UserError(
@@ -48,14 +48,16 @@ class VPSchedule(NoiseSchedule):
             )
         if beta_timesteps is not None:
             if beta_timesteps < 2:
-                raise UserError(f"noise_schedule.beta_timesteps={beta_timesteps}: expected from 2")
+                raise UserError(
+                    f"noise_schedule.beta_timesteps={beta_timesteps}: expected at least 2, or null"
+                )
             scale = beta_timesteps / num_train_timesteps
             if beta_end * scale >= 1:
                 raise UserError(
-                    f"noise_schedule.num_train_timesteps={num_train_timesteps}: betas up to "
-                    f"{beta_end} for {beta_timesteps} timesteps become {beta_end * scale:.3g}, and "
-                    f"must stay below 1: take more than {int(beta_end * beta_timesteps)} "
-                    "timesteps, or noise_schedule=cosine"
+                    f"noise_schedule.num_train_timesteps={num_train_timesteps}: the largest beta, "
+                    f"{beta_end} for {beta_timesteps} timesteps, becomes {beta_end * scale:.3g}; "
+                    "expected below 1: choose num_train_timesteps above "
+                    f"{int(beta_end * beta_timesteps)}, or noise_schedule=cosine"
                 )
             beta_start, beta_end = beta_start * scale, beta_end * scale
         try:
@@ -71,7 +73,7 @@ class VPSchedule(NoiseSchedule):
             raise UserError(
                 unknown_name("noise_schedule.beta_schedule", beta_schedule, known)
             ) from None
-        # the betas themselves: not every scheduler knows every name (DDIM lacks sigmoid)
+        # betas, because not every scheduler knows every name of a schedule (DDIM lacks sigmoid)
         self._config = {
             "num_train_timesteps": num_train_timesteps,
             "trained_betas": betas.tolist(),
@@ -121,7 +123,7 @@ class VPSchedule(NoiseSchedule):
         low, high = log_ratios[above - 1], log_ratios[above]
         share = torch.where(high.isinf(), value.isinf().float(), (value - low) / (high - low))
         t = above - 1 + share
-        # a level of the table itself is an integer, whatever float32 makes of its logarithm
+        # undo the rounding of the logarithm: a level of the table has an integer t
         return torch.where((t - t.round()).abs() < 1e-2, t.round(), t)
 
     def timesteps(self, num_steps: int) -> Tensor:
@@ -129,8 +131,8 @@ class VPSchedule(NoiseSchedule):
         # spacings that starts at the noise the network was trained on
         if num_steps > self.num_train_timesteps:
             raise UserError(
-                f"sampler.num_steps={num_steps}: this noise schedule has only "
-                f"{self.num_train_timesteps} timesteps"
+                f"sampler.num_steps={num_steps}: expected at most the "
+                f"{self.num_train_timesteps} timesteps of this noise schedule"
             )
         steps = torch.arange(num_steps, 0, -1) * self.num_train_timesteps / num_steps
         return steps.round().long() - 1

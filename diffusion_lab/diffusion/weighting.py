@@ -1,7 +1,8 @@
-"""Loss weightings by noise level. All quantities are per image, (B,).
+"""Loss weightings by noise level. Errors, weights, alpha and sigma are per image, (B,).
 
-The error is that of the network's own target; a weighting that the literature defines on the x0
-loss is divided by the prediction's x0_weight, so it means the same for every prediction.
+A weight multiplies the squared error of the network's own target. Where the literature defines a
+weighting on the x0 loss, `weight` divides it by the prediction's x0_weight. The weighted loss is
+then the same for every prediction.
 """
 
 import math
@@ -39,7 +40,7 @@ class UniformWeighting(Weighting):
 class MinSNR(Weighting):
     """min(SNR, gamma) on the x0 loss: Hang et al. 2023 (arXiv 2303.09556), section 3.4.
 
-    For epsilon that is min(SNR, gamma) / SNR, for v on a VP path min(SNR, gamma) / (SNR + 1).
+    For epsilon that is min(SNR, gamma) / SNR, for v with a VP schedule min(SNR, gamma) / (SNR + 1).
     """
 
     def __init__(self, gamma: float = 5.0) -> None:
@@ -49,14 +50,15 @@ class MinSNR(Weighting):
         self.gamma = gamma
 
     def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
-        snr = (alpha / sigma) ** 2  # infinite on a clean image, where the minimum is gamma
+        snr = (alpha / sigma) ** 2  # infinite for a clean image, for which the minimum is gamma
         return snr.clamp(max=self.gamma) / prediction.x0_weight(alpha, sigma)
 
 
 class EDMWeighting(Weighting):
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the x0 loss: arXiv 2206.00364, table 1.
 
-    sigma is the path's sigma / alpha. With the EDM prediction it is 1.
+    In this formula sigma is the ratio sigma / alpha. With the EDM prediction of the same sigma_data
+    the weight is 1.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
@@ -71,7 +73,7 @@ class EDMWeighting(Weighting):
 
 
 class SigmaPower(Weighting):
-    """sigma^power on the target: 2 with the score is Song & Ermon 2019 (1907.05600), sec. 4.2."""
+    """Weight sigma^power; 2 is that of the score in Song & Ermon 2019 (1907.05600), sec. 4.2."""
 
     def __init__(self, power: float = 2.0) -> None:
         super().__init__()
@@ -82,9 +84,10 @@ class SigmaPower(Weighting):
 
 
 class LearnedWeighting(Weighting):
-    """error / exp(u) + u with u(sigma / alpha) learned: Karras et al. 2024 (2312.02696), eq. 14-17.
+    """Loss error / exp(u) + u with a learned function u of sigma / alpha.
 
-    u ends up as the logarithm of the expected error of a noise level, so all levels pull alike.
+    Karras et al. 2024 (arXiv 2312.02696), eq. 14-17. At the optimum u is the logarithm of the
+    expected error at a noise level, so that every level contributes equally to the loss.
     """
 
     def __init__(self, channels: int = 64) -> None:
@@ -98,9 +101,9 @@ class LearnedWeighting(Weighting):
 
     def uncertainty(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The logarithm u of the error that is expected at a noise level. -> (B,)."""
-        c_noise = (sigma / alpha).clamp(1e-3, 1e3).log() / 4  # finite on every path
+        c_noise = (sigma / alpha).clamp(1e-3, 1e3).log() / 4  # finite for every noise schedule
         features = torch.cos(c_noise[:, None] * self.frequencies + self.phases)
-        # under 16-true precision the weights are narrow
+        # with 16-true precision the weights are half precision
         u = self.out((features * math.sqrt(2)).to(self.out.weight.dtype))
         return u.squeeze(1).to(c_noise.dtype)
 

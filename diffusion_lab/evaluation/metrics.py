@@ -85,10 +85,10 @@ def squared_radii(x: Array, ks: tuple[int, ...]) -> list[Array]:
 
     x is (N, F). A row is not its own neighbour. Raises ValueError unless each k < N.
     """
-    # not by sklearn's neighbours: the k-th neighbour lies on the edge of the ball, and two ways of
-    # computing its distance would round differently, which decides if it counts as inside
+    # not by scikit-learn: the k-th neighbour lies on the edge of the ball, so its distance must be
+    # rounded as in the comparison with the radius, or it may count as outside
     if max(ks) >= len(x):
-        raise ValueError(f"{len(x)} points have no {max(ks)}-th nearest other")
+        raise ValueError(f"expected more than {max(ks)} points for k={max(ks)}, got {len(x)}")
     parts = []
     for rows in _blocks(len(x)):
         distances = _squared_distances(x[rows], x)

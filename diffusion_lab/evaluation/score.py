@@ -178,7 +178,8 @@ def floor(
 ) -> list[dict[str, float]]:
     """Return the real-data baseline: the metrics of n random training images, for each seed.
 
-    The baseline is the score of a perfect model. Raises UserError unless the reference has n.
+    The baseline is the score of a perfect model. Raises UserError if n is below 2 or above the
+    number of training images in the reference.
     """
     reference = scorer.reference
     available = len(reference.train)

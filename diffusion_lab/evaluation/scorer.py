@@ -16,7 +16,7 @@ from diffusion_lab.evaluation.score import METRICS, FeatureScorer, bounds_of, fl
 from diffusion_lab.evaluation.statistics import Summary, summary
 
 FLOOR_DRAWS = 3
-"""Random subsets of the real training images for the baseline, if there are more images."""
+"""Number of random sets for the baseline if there are more real images than samples; else 1."""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 def _tested(difference: float, test: Callable[[], Any]) -> Difference:
     with warnings.catch_warnings():
-        # scipy warns of a side without variance, which Welch's test allows
+        # scipy warns of a set without variance, which Welch's test allows
         warnings.simplefilter("ignore", RuntimeWarning)
         result = test()
     interval = result.confidence_interval(CONFIDENCE)

@@ -220,5 +220,5 @@ def _vector(values: ArrayLike) -> NDArray[np.float64]:
         values = values.detach().cpu().double().numpy()
     vector = np.array(values, dtype=np.float64)
     if vector.ndim != 1:
-        raise ValueError(f"a curve needs one-dimensional values, got shape {vector.shape}")
+        raise ValueError(f"expected one-dimensional values of a curve, got shape {vector.shape}")
     return vector

@@ -69,14 +69,14 @@ def save_gif(
 
     """
     if not frames:
-        raise ValueError("an animation needs at least one frame")
+        raise ValueError("expected at least one frame, got none")
     shapes = {tuple(frame.shape) for frame in frames}
     if len(shapes) > 1:
-        raise ValueError(f"the frames of an animation have one shape, got {sorted(shapes)}")
+        raise ValueError(f"expected frames of one shape, got {sorted(shapes)}")
     if not 0 < fps <= 50:
-        raise ValueError(f"fps must lie in (0, 50], got {fps}")
+        raise ValueError(f"expected fps in (0, 50], got {fps}")
     if not 0 < hold <= 600:
-        raise ValueError(f"hold must lie in (0, 600] seconds, got {hold}")
+        raise ValueError(f"expected hold in (0, 600] seconds, got {hold}")
 
     images = [_enlarged(_palette(Image.fromarray(pixels(grid_tensor(f, nrow))))) for f in frames]
     durations = [_milliseconds(1 / fps)] * (len(images) - 1) + [_milliseconds(hold)]

@@ -31,7 +31,7 @@ def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
     """
     images = _displayable(images)
     if nrow < 1:
-        raise ValueError(f"a grid needs at least one image in a row, got nrow={nrow}")
+        raise ValueError(f"expected at least one image in a row, got nrow={nrow}")
     count, channels, height, width = images.shape
     rows, columns = math.ceil(count / nrow), min(count, nrow)
     # not torchvision's make_grid, which repeats a single channel three times and leaves out the
@@ -57,7 +57,7 @@ def _displayable(images: Tensor) -> Tensor:
     """Return a float32 copy on the CPU, clipped to [0, 1]; NaN becomes 0 (diverged runs)."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
-            f"images must be (N, C, H, W) with C = 1 or 3, got shape {tuple(images.shape)}"
+            f"expected images (N, C, H, W) with C = 1 or 3, got shape {tuple(images.shape)}"
         )
     if images.numel() == 0:
         raise ValueError(f"expected at least one image, got shape {tuple(images.shape)}")

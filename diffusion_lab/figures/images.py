@@ -99,7 +99,7 @@ def labelled_table(
 
     """
     if any(len(row) != len(columns) for row in rows.values()):
-        raise ValueError(f"every row needs a cell for each of the {len(columns)} columns")
+        raise ValueError(f"expected {len(columns)} cells in every row, one for each column")
     cells = [[grid_tensor(images, nrow=len(images)) for images in row] for row in rows.values()]
     return _table(cells, title=title, row_labels=list(rows), column_labels=columns)
 
@@ -127,7 +127,7 @@ def trajectory(
     """
     if not len(inputs) == len(predictions) == len(labels):
         raise ValueError(
-            "a trajectory needs equally many inputs, predictions and labels, got "
+            "expected the same number of inputs, predictions and labels, got "
             f"{len(inputs)}, {len(predictions)} and {len(labels)}"
         )
     cells = [
@@ -164,7 +164,7 @@ def _table(
     if not sizes:
         raise ValueError("expected at least one row of images")
     if len(sizes) > 1:
-        raise ValueError(f"all cells of a figure must have equal size, got {sorted(sizes)}")
+        raise ValueError(f"expected images of one size in all cells, got {sorted(sizes)}")
     high, wide = sizes.pop()
 
     left = max((text_width(text, TEXT_SIZE) for text in row_labels), default=0.0)

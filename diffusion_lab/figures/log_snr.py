@@ -53,7 +53,7 @@ def level_panels(
 
     """
     if not panels:
-        raise ValueError("a figure needs at least one panel")
+        raise ValueError("expected at least one panel, got none")
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     rows = -(-len(panels) // 2)
     figure = new_figure(WIDTH * (1.25 if len(panels) > 1 else 1), _ROW * rows)

@@ -6,7 +6,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion.prediction import Prediction
 
 MARGIN = 0.05
-"""Fraction of the value range: more than the noise that one network call leaves on black."""
+"""Fraction of the value range, above the noise that one network evaluation leaves on black."""
 
 
 def clipped_error(
@@ -19,11 +19,11 @@ def clipped_error(
     prediction: Prediction,
     value_range: ValueRange,
 ) -> Tensor:
-    """Mean squared error on the target per image, where overshooting black or white is no error.
+    """Mean squared error on the target per image, without penalty beyond black and white.
 
-    Images are (B, C, H, W), alpha and sigma (B,). The target of a black or white pixel lies
-    MARGIN (of the range) beyond it at pure noise, and less on the way where the target depends on
-    x0. A prediction still farther out is clipped afterwards, so it counts nothing. -> (B,).
+    Images are (B, C, H, W), alpha and sigma (B,). The target is computed from x0 with its black and
+    white pixels moved outwards by MARGIN of the range. A pixel whose x0 estimate lies still farther
+    out has no error, because it is clipped to black or white afterwards. -> (B,).
     """
     low, high = value_range.low, value_range.high
     margin = MARGIN * (high - low)

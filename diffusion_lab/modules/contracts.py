@@ -1,6 +1,7 @@
-"""Check parts of the user's own against their contracts before a training begins.
+"""Check user-defined parts against their contracts before a training begins.
 
-docs/extending.md has the contracts. Parts of this package are not tried: their tests do that.
+The contracts are in docs/extending.md. Parts of this package are not tried, because its tests check
+them.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +16,17 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules.diffusion import DiffusionModule
 
 _POSITIONS = (0.05, 0.5, 0.95)
-"""Of the times tried, along the path; at its ends a weight may be infinite."""
+"""Positions of the times tried, see NoiseSchedule.at; at 0 and 1 a weight may be infinite."""
 
 
 def check_contracts(
     module: DiffusionModule, sampler: Sampler, image_shape: tuple[int, int, int]
 ) -> bool:
-    """Try every part that is not of this package on a few small batches.
+    """Try every user-defined part on a small batch.
 
-    Random streams are left as they were. `image_shape` is (C, H, W). Returns True if there was one.
-    Raises UserError, naming the part and what was expected, for the first that breaks its contract.
+    Random states are left unchanged. `image_shape` is (C, H, W). Returns True if there is a
+    user-defined part. Raises UserError for the first part that breaks its contract; the message
+    names the part and what was expected.
     """
     parts = (module.network, module.noise_schedule, module.prediction, module.weighting, sampler)
     own = {id(part) for part in parts if not _is_of_this_package(part)}
@@ -52,9 +54,9 @@ def check_contracts(
 def check_sampler(
     sampler: Sampler, noise_schedule: NoiseSchedule, image_shape: tuple[int, int, int]
 ) -> None:
-    """Try a sampler that is not of this package on two small images.
+    """Try a user-defined sampler on two images.
 
-    Raises UserError where it does not give finite images of the shape it was given.
+    Raises UserError unless the samples are finite and of the shape of the noise.
     """
     if not _is_of_this_package(sampler):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -79,7 +81,7 @@ def _check_sampler(
 
 
 def _is_of_this_package(part: object) -> bool:
-    # by the module's name: a subclass in the user's file is the user's
+    # by the module's name, so that a subclass in the user's file counts as user-defined
     if isinstance(part, FunctionSampler):
         return _is_ours(_function_of(part).__module__)
     return _is_ours(type(part).__module__)
@@ -91,7 +93,7 @@ def _is_ours(module: str) -> bool:
 
 def _function_of(sampler: FunctionSampler) -> Any:
     function: Any = sampler.function
-    while hasattr(function, "func"):  # functools.partial, of a configuration
+    while hasattr(function, "func"):  # functools.partial, from a configuration
         function = function.func
     return function
 
@@ -115,15 +117,15 @@ def _check_schedule(schedule: NoiseSchedule) -> None:
         raise _broken(
             "noise_schedule",
             schedule,
-            f"sigma / alpha is {[round(r, 4) for r in ratio.tolist()]} at {_POSITIONS} of the path",
-            "it to grow with t, and alpha and sigma not to be negative",
+            f"sigma / alpha is {[round(r, 4) for r in ratio.tolist()]} at positions {_POSITIONS}",
+            "a ratio that grows with t, and no negative alpha or sigma",
         )
     time = found["network_time"]
     if time.min() < 0 or time.max() > 1000:
         raise _broken(
             "noise_schedule",
             schedule,
-            f"network_time reaches from {time.min():g} to {time.max():g}",
+            f"network_time ranges from {time.min():g} to {time.max():g}",
             "numbers from 0 to 1000",
         )
 
@@ -152,8 +154,8 @@ def _check_prediction(
         raise _broken(
             "prediction",
             prediction,
-            f"to_clean of the target is off from x0 by {worst:.3g}",
-            "it to give x0 back",
+            f"to_clean of the target differs from x0 by {worst:.3g}",
+            "x0 itself",
         )
     weight = _tried(
         "prediction", prediction, "x0_weight", lambda: prediction.x0_weight(alpha, sigma)
@@ -184,13 +186,13 @@ def _check_network(module: DiffusionModule, image_shape: tuple[int, int, int]) -
     try:
         output = _tried("network", module.network, "forward", lambda: module(x_t, t, labels))
     except UserError as error:
-        hint = "" if null is None else f"; labels go from 0 to {null}, the null class"
+        hint = "" if null is None else f"; labels are 0 to {null}, and {null} is the null class"
         raise UserError(f"{error}{hint}") from error
     _check_tensor("network", module.network, "forward", output, x_t.shape)
 
 
 def _tried(group: str, part: object, method: str, call: Callable[[], Any]) -> Any:
-    """Call a method of a part; a UserError in one line for whatever it raises."""
+    """Call a method of a part; turn any exception into a one-line UserError."""
     try:
         return call()
     except UserError:

@@ -24,7 +24,7 @@ from diffusion_lab.optim.lr_schedule import Constant, LRSchedule
 from diffusion_lab.system.lightning import callbacks_of, gathered_batches
 
 Pairing = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x0, noise, classes (B,) if any) -> the noise in another order. Images are (B, C, H, W)."""
+"""(x0, noise, classes (B,) or None) -> the noise in another order. Images are (B, C, H, W)."""
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -33,16 +33,18 @@ class DiffusionModule(L.LightningModule):
 
     The network is called as network(x_t, time, labels), with `time` (B,) float32 in [0, 1000] for
     every noise schedule, not in [0, 1]. Batches are (x0 (B, C, H, W), labels (B,)), or (x0, labels,
-    noise) with the noise (B, C, H, W) of each x0: with the noise that a trained model made x0 from,
-    the loss is that of reflow, Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With `num_classes`
-    the network gets labels; a fraction `label_dropout` of them is replaced by the null class, so
-    that one network learns both branches of guidance (Ho & Salimans 2022, arXiv 2207.12598,
-    algorithm 1).
+    noise) with the noise (B, C, H, W) of each x0. If this is the noise from which a trained model
+    made x0, the loss is that of reflow: Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With
+    `num_classes` the network gets labels. A fraction `label_dropout` of them is replaced by the
+    null class, so that one network learns both branches of guidance (Ho & Salimans 2022, arXiv
+    2207.12598, algorithm 1).
 
-    `clipped_to` names the value range to which samples will be clipped; overshooting its ends is
-    no error then (see `clipped_error`). It is for networks that make an image in one evaluation,
-    which otherwise leave some noise on black, not for those whose output is a mean over images.
-    Raises UserError when the prediction is undefined on the noise schedule.
+    `clipped_to` names the value range to which samples will be clipped; predictions beyond its ends
+    are then not penalised (see `clipped_error`). It is for networks that make an image in one
+    evaluation, because these otherwise leave some noise on black. It is not for networks whose
+    output is a mean over images.
+
+    Raises UserError if the prediction is undefined for the noise schedule.
     """
 
     def __init__(
@@ -67,8 +69,8 @@ class DiffusionModule(L.LightningModule):
             raise UserError(
                 f"model.clipped_to={clipped_to}: expected {' or '.join(RANGES)}, or null"
             )
-        # 1.3 to 1.7 times faster on a CPU, and the layout of tensor cores; a network for which
-        # another one is faster names it
+        # channels_last is 1.3 to 1.7 times faster on a CPU, and the layout of tensor cores; a
+        # network for which another format is faster has it as its memory_format
         self.network = network
         self.lay_out(getattr(network, "memory_format", torch.channels_last))
         self.noise_schedule = noise_schedule
@@ -90,11 +92,11 @@ class DiffusionModule(L.LightningModule):
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output at x_t (B, C, H, W) and t (B,).
 
-        Labels (B,) are classes; num_classes is the null class, the default.
+        `labels` (B,) are classes; num_classes is the null class, which None stands for.
         """
         if self.num_classes is not None and labels is None:
             labels = torch.full((len(x_t),), self.num_classes, device=x_t.device)
-        # under 16-true precision the path stays float32 and only the network is narrow
+        # with 16-true precision only the network is half precision; the noise schedule is float32
         scaled = x_t * per_image(self.noise_schedule.input_scale(t), x_t)
         time = self.noise_schedule.network_time(t)
         return self.network(scaled.to(self.dtype), time, labels).to(x_t.dtype)
@@ -130,7 +132,7 @@ class DiffusionModule(L.LightningModule):
         """
         if self.num_classes is None:
             return None
-        if not dropout:  # validation must not touch the training's random stream
+        if not dropout:  # validation must not change the training's random state
             return labels
         dropped = torch.rand(len(labels), device=labels.device) < dropout
         return labels.masked_fill(dropped, self.num_classes)
@@ -148,9 +150,9 @@ class DiffusionModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """Mean loss of a batch with fresh noise and times.
 
-        -> "loss" (), and for callbacks, per image (B,): "losses", of which it is the mean, "error"
-        on the target, and "t". Logging `train/loss` is the work of the callback StepLog, which a
-        Trainer built by hand needs too.
+        Returns the mean "loss" (), and for callbacks, per image (B,): "losses", the "error" on the
+        target, and "t". The callback StepLog logs `train/loss`; a Trainer built by hand needs
+        StepLog too.
         """
         x0, noise, t, labels = self.draw(*batch)
         error, losses = self.losses(x0, noise, t, labels)
@@ -168,9 +170,10 @@ class DiffusionModule(L.LightningModule):
                     group["lr"] = lr * factor
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Accumulate gradients; an epoch's last, smaller group is divided by its own size.
+        """Accumulate gradients; divide by the size of the group of batches.
 
-        Lightning has divided the loss by `accumulate_grad_batches`, the number of a whole group.
+        Lightning has divided the loss by `accumulate_grad_batches`, the size of a full group. The
+        last group of an epoch may be smaller.
         """
         size = self.trainer.accumulate_grad_batches
         if size > 1 and (gathered := gathered_batches(self.trainer)) < size:
@@ -183,15 +186,15 @@ class DiffusionModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients, except in a skipped step, which has none: torch clips no empty list."""
+        """Clip gradients, except in a skipped step, because torch cannot clip without gradients."""
         if any(p.grad is not None for p in self.parameters()):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
-        """The unweighted error with noise and times that depend on the batch alone.
+        """Log the unweighted error, with noise and times that depend only on the batch's number.
 
-        So epochs compare, and so do weightings of the same target. -> for callbacks, per image
-        (B,): the weighted "losses", "error" and "t".
+        The error is therefore comparable between epochs, and between weightings of the same target.
+        Returns for callbacks, per image (B,): the weighted "losses", "error" and "t".
         """
         x0, labels, *paired = batch
         number = batch_idx * self.trainer.world_size + self.global_rank
@@ -205,8 +208,9 @@ class DiffusionModule(L.LightningModule):
     def training_progress(self, step: int) -> float:
         """Fraction of the training that is done after `step` optimizer steps, in [0, 1].
 
-        Whichever limit is nearer counts, steps (or epochs) or `trainer.max_time`, by the clock of
-        this process: a progress bar asks in one process alone, where others must not be waited for.
+        The nearer limit counts: steps (or epochs), or `trainer.max_time` by the clock of this
+        process. Processes do not wait for one another here, because a progress bar calls this
+        function in one process only.
         """
         trainer = self.trainer
         total = trainer.estimated_stepping_batches
@@ -218,18 +222,18 @@ class DiffusionModule(L.LightningModule):
         return min(share, 1.0)
 
     def _lr_factor(self, step: int) -> float:
-        if isinstance(self.lr_schedule, Constant):  # the fraction takes time to calculate
+        if isinstance(self.lr_schedule, Constant):  # calculating the fraction takes time
             return 1.0
         share = self.training_progress(step) if step else 0.0
-        if self.trainer.world_size > 1:  # clocks differ, learning rates must not
+        if self.trainer.world_size > 1:  # their clocks differ, but learning rates must not
             share = self.trainer.strategy.broadcast(share)
         return self.lr_schedule(share)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule of its learning rate."""
         optimizer = self.make_optimizer(self.parameters())
-        # a fused one would take unscaling over from the scaler of 16-mixed, and clipping and
-        # FiniteLoss, which come before its step, would see scaled gradients
+        # a fused optimizer would unscale the gradients of 16-mixed itself, in its step; clipping
+        # and FiniteLoss, which come before the step, would see scaled gradients
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         scheduler = LambdaLR(optimizer, lambda step: self._lr_factor(step))

@@ -1,4 +1,4 @@
-"""The tutorial's two models as modules of their own."""
+"""The tutorial's two models as LightningModules."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from diffusion_lab.networks.unet2d import UNet2D
 
 
 class BasicUNetModule(DiffusionModule):
-    """`BasicUNetModule()` is the tutorial's: BasicUNet, uniform noise, x0 by squared error.
+    """`BasicUNetModule()` is the tutorial's model: BasicUNet, uniform noise, x0 by squared error.
 
-    Sampled by BlendSampler. Any part can be given in place of the tutorial's.
+    Its sampler is BlendSampler. Any other network, noise schedule or prediction can be given.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class BasicUNetModule(DiffusionModule):
 
 
 class DDPMModule(DiffusionModule):
-    """`DDPMModule()` is Ho et al. 2020: UNet2DModel, linear betas, 1,000 steps, epsilon.
+    """`DDPMModule()` is that of Ho et al. 2020: UNet2DModel, linear betas, 1,000 steps, epsilon.
 
-    Any part can be given in its place, as long as the path comes from a scheduler's betas.
+    Any other network, prediction or noise schedule made from betas (VPSchedule) can be given.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class DDPMModule(DiffusionModule):
         noise_schedule = noise_schedule or VPSchedule()
         if not isinstance(noise_schedule, VPSchedule):
             raise UserError(
-                "model=ddpm needs a noise schedule of betas, and "
-                f"{type(noise_schedule).__name__} has none: choose "
+                "model=ddpm needs a noise schedule made from betas, but "
+                f"{type(noise_schedule).__name__} has no betas: choose "
                 "noise_schedule=linear, scaled_linear, cosine, sigmoid, sigmoid_jabri or zero_snr, "
                 "or another model"
             )

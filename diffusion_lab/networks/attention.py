@@ -1,6 +1,6 @@
 """Fast attention with many narrow heads on a CPU.
 
-On a CPU torch's own kernel is slow with few channels a head, which small U-Nets have.
+On a CPU torch's own kernel is slow for heads of few channels, as in small U-Nets.
 """
 
 from collections.abc import Iterator

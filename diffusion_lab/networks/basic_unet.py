@@ -40,7 +40,8 @@ class BasicUNet(ModelMixin, ConfigMixin):
         if image_size % 2**halvings:
             raise UserError(
                 f"BasicUNet with {len(channels)} levels halves the image {halvings} times: "
-                f"data.image_size={image_size} is no multiple of {2**halvings}"
+                f"data.image_size={image_size} is no multiple of {2**halvings}; use fewer levels, "
+                f"or pad the images, data.image_size={-(-image_size // 2**halvings) * 2**halvings}"
             )
         widths = [in_channels, *channels]
         pairs = list(pairwise(widths))

@@ -63,7 +63,7 @@ class FastUNet(ModelMixin, ConfigMixin):
         if image_size % 4:
             raise UserError(
                 f"FastUNet halves the image twice: data.image_size={image_size} is no multiple of "
-                f"4; pad, data.image_size={-(-image_size // 4) * 4}"
+                f"4; pad the images, data.image_size={-(-image_size // 4) * 4}"
             )
         if width % 2 or width < 2 or depth < 1:
             raise UserError(

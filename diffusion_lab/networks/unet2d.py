@@ -48,19 +48,20 @@ class UNet2D(nn.Module):
             raise UserError(
                 f"network.block_out_channels has {levels} levels, network.down_block_types "
                 f"{len(down_block_types)} and network.up_block_types {len(up_block_types)}: "
-                "expected equally many of each"
+                "expected the same number of each"
             )
         if image_size % 2 ** (levels - 1):
             raise UserError(
                 f"UNet2DModel with {levels} levels halves the image {levels - 1} times: "
-                f"data.image_size={image_size} is no multiple of {2 ** (levels - 1)}; take fewer "
-                f"levels or pad, data.image_size={-(-image_size // 2**levels) * 2**levels}"
+                f"data.image_size={image_size} is no multiple of {2 ** (levels - 1)}; use fewer "
+                "levels, or pad the images, "
+                f"data.image_size={-(-image_size // 2**levels) * 2**levels}"
             )
         for channels in block_out_channels:
             if channels % norm_num_groups:
                 raise UserError(
                     f"GroupNorm cannot divide {channels} channels into {norm_num_groups} groups: "
-                    "make network.block_out_channels multiples of network.norm_num_groups"
+                    "choose network.block_out_channels as multiples of network.norm_num_groups"
                 )
             if channels % attention_head_dim:
                 raise UserError(

@@ -1,6 +1,6 @@
 """Learning-rate schedules as functions of the training's progress, from 0 to 1.
 
-So the same schedule follows steps, epochs or, under `trainer.max_time`, the clock.
+A schedule therefore works with a limit on steps or epochs and, with `trainer.max_time`, on time.
 """
 
 import math
@@ -13,7 +13,7 @@ LRSchedule = Callable[[float], float]
 
 
 class Constant:
-    """The optimizer's lr throughout."""
+    """Constant learning rate, the optimizer's lr."""
 
     def __call__(self, progress: float) -> float:
         return 1.0
@@ -45,9 +45,10 @@ class Cosine:
 
 
 class OneCycle:
-    """Up by a cosine to 1 at `peak`, then down (Smith & Topin 2017, arXiv 1708.07120).
+    """Rise by a cosine to 1 at `peak`, then fall (Smith & Topin 2017, arXiv 1708.07120).
 
-    Begins at 1 / `div` and ends at 1 / (`div` `final_div`), named as in torch's OneCycleLR.
+    The factor begins at 1 / `div` and ends at 1 / (`div` `final_div`). These are div_factor and
+    final_div_factor of torch's OneCycleLR; `peak` is its pct_start.
     """
 
     def __init__(self, peak: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> None:

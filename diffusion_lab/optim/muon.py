@@ -1,7 +1,7 @@
 """Muon optimizer: momentum updates orthogonalised by Newton-Schulz.
 
-In place of torch.optim.Muon, which multiplies in bfloat16: ten times slower on a CPU without such
-instructions.
+Used in place of torch.optim.Muon, because that multiplies in bfloat16, which is ten times slower on
+a CPU without bfloat16 instructions.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from diffusion_lab.errors import UserError
 
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: the quintic a x + b x^3 + c x^5
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-_LONG = 3  # times as long as wide
+_LONG = 3  # smallest ratio of the sides of a long matrix
 _MOST_PRODUCTS = 5
 
 
@@ -24,14 +24,14 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
     """U S' V^T of each matrix U S V^T, with singular values S' near one where S is not near zero.
 
     In five steps a singular value of at least 0.0015 of the Frobenius norm ends between 0.68 and
-    1.21. A smaller one only grows, at most 485 times. Long matrices have none so small, square ones
-    do: of random ones of 16 to 256 rows about 1 % of S' lie below 0.68, the least at 0.003.
+    1.21. A smaller one grows at most 485 times. Long matrices have no singular values that small,
+    but square ones do: in random square matrices of 16 to 256 rows, about 1 % of S' lie below 0.68,
+    the smallest at 0.003.
 
-    Newton-Schulz iterations in float32; the published code takes bfloat16, which on a CPU without
-    such instructions is ten times slower. Every iteration is P X, P = a + b X X^T + c (X X^T)^2;
-    for long matrices the P are multiplied first, which only takes products of the smaller side (up
-    to five: rounding errors of X X^T grow with each).
-    (K, M, N) -> (K, M, N).
+    Newton-Schulz iterations in float32; the published code uses bfloat16. Every iteration is P X
+    with P = a + b X X^T + c (X X^T)^2. For long matrices the P are multiplied first, because they
+    are only as large as the smaller side. At most five P are multiplied, because the rounding
+    errors of X X^T grow with each. (K, M, N) -> (K, M, N).
     """
     a, b, c = _QUINTIC
 
@@ -42,7 +42,7 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
 
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.float()
-    x = x.mT if tall else x  # the smaller side squared
+    x = x.mT if tall else x  # so that X X^T has the smaller side
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     if x.shape[2] >= _LONG * x.shape[1] and 1 <= num_steps <= _MOST_PRODUCTS:
         square = x @ x.mT
@@ -62,16 +62,16 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
 class Muon(Optimizer):
     """Muon for the weight matrices, AdamW for the rest.
 
-    A weight (out, in, ...) is a matrix of `out` rows; one with fewer than `least_side` rows or
-    columns (an image's few channels, embeddings of ten classes), and every vector, is left to AdamW
-    with `adamw_lr`. Matrices move by lr sqrt(max(1, rows / columns)) U S' V^T of the Nesterov
-    momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon). Weight decay is
-    decoupled.
+    A weight (out, in, ...) is a matrix of `out` rows. Vectors, and matrices with fewer than
+    `least_side` rows or columns (layers of few image channels, embeddings of ten classes), are
+    updated by AdamW with `adamw_lr`. The update of the other matrices is lr sqrt(max(1, rows /
+    columns)) U S' V^T of the Nesterov momentum (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon). Weight decay is decoupled.
 
-    A matrix moves as by torch.optim.Muon, which calculates in bfloat16. A convolution moves as its
-    flattened matrix would there: rows / columns is out / (in x height x width). The published
-    implementation, github.com/KellerJordan/Muon, takes the kernel's height / width in its place, so
-    that a square kernel is never scaled. They differ where out > in x height x width.
+    A matrix is updated as by torch.optim.Muon, which calculates in bfloat16. A convolution is
+    updated like its flattened matrix: rows / columns is out / (in x height x width). The published
+    implementation, github.com/KellerJordan/Muon, uses the kernel's height / width instead, so that
+    it never scales a square kernel. The two differ where out > in x height x width.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Muon(Optimizer):
         return loss
 
     def _kept(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
-        """State tensors of that name, one a parameter, zero at first."""
+        """State tensors of that name, one per parameter, zero at first."""
         for p in parameters:
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)
@@ -135,7 +135,7 @@ class Muon(Optimizer):
         average = self._kept("momentum", parameters)
         torch._foreach_lerp_(average, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, average, group["momentum"])
-        alike: dict[tuple[int, int], list[int]] = defaultdict(list)  # orthogonalized together
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)  # by shape
         for i, p in enumerate(parameters):
             alike[_shape(p)].append(i)
         for (rows, columns), members in alike.items():

@@ -1,12 +1,12 @@
 """Power-function EMA and post-hoc EMA reconstruction.
 
-Karras et al. 2024 (arXiv 2312.02696), section 3 and appendix C. After step t the average of width
-sigma_rel weighs the weights of time tau by the profile
+Karras et al. 2024 (arXiv 2312.02696), section 3 and appendix C. After step t, the average of width
+sigma_rel contains the network's weights of time tau in proportion to the profile
 
     p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),   0 <= tau <= t,
 
-whose standard deviation is sigma_rel t. With weights that are constant during a step all formulas
-here are exact, the integral over step k being (k^(gamma+1) - (k-1)^(gamma+1)) / t^(gamma+1).
+whose standard deviation is sigma_rel t. The weights are constant during a step, so all formulas
+here are exact: the integral of p over step k is (k^(gamma+1) - (k-1)^(gamma+1)) / t^(gamma+1).
 """
 
 from collections.abc import Sequence
@@ -16,25 +16,25 @@ import numpy as np
 from diffusion_lab.errors import UserError
 
 SNAPSHOTS = "checkpoints/posthoc"
-"""Where in a run folder averages are stored, step_<number>.pt."""
+"""Folder in a run folder for the stored averages, step_<number>.pt."""
 MAX_WIDTH = 12**-0.5
-"""Of gamma = 0, the mean of all weights so far; a wider profile would weigh old ones more."""
+"""Width for gamma = 0, the mean of all weights so far; a wider profile would favour old weights."""
 
 Profile = tuple[float, float]
 """(step t at which the average was taken, its width sigma_rel)."""
 
 
 def check_width(sigma_rel: float, setting: str) -> None:
-    """Raise UserError, naming the setting, unless the width is one of gamma >= 0."""
+    """Raise UserError, naming the setting, unless the width is from 0.001 to MAX_WIDTH."""
     if not 0.001 <= sigma_rel <= MAX_WIDTH:
         raise UserError(
-            f"{setting}: {sigma_rel:g} is not a valid width, expected 0.001 to {MAX_WIDTH:.4f}, "
-            "a fraction of the training, for example 0.1"
+            f"{setting}: {sigma_rel:g} is not a valid width: expected a fraction of the training "
+            f"from 0.001 to {MAX_WIDTH:.4f}, for example 0.1"
         )
 
 
 def width_of(gamma: float) -> float:
-    """sigma_rel, the profile's standard deviation over t: that of a beta distribution."""
+    """The width sigma_rel of an exponent: the profile's standard deviation divided by t."""
     return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
 
 
@@ -50,7 +50,8 @@ def gamma_of(sigma_rel: float) -> float:
 def decay_of(gamma: float, step: int) -> float:
     """The d = (1 - 1/t)^(gamma + 1) of step t = 1, 2, ...: average = d average + (1 - d) weights.
 
-    At the first step the average is the weights: it needs no beginning and no warm-up.
+    At the first step d is 0 and the average becomes the weights, so it needs no initial value and
+    no warm-up.
     """
     return float((1 - 1 / step) ** (gamma + 1))
 
@@ -58,8 +59,8 @@ def decay_of(gamma: float, step: int) -> float:
 def overlaps(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
     """The integrals of the products of profiles, (len(a), len(b)).
 
-    With exponents g and h, steps t and s, and m the earlier one: (g+1)(h+1) / (g+h+1) m^(g+h+1) /
-    (t^(g+1) s^(h+1)), written so that no power of a large step is taken.
+    With exponents g and h, steps t and s, and m the earlier step: (g+1)(h+1) / (g+h+1) m^(g+h+1) /
+    (t^(g+1) s^(h+1)). The code takes powers of ratios only, because those of large steps overflow.
     """
     t, s = (np.array([step for step, _ in profiles], float) for profiles in (a, b))
     g, h = (np.array([gamma_of(width) for _, width in profiles]) for profiles in (a, b))
@@ -70,15 +71,16 @@ def overlaps(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
 
 
 def blend_weights(stored: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
-    """The weights (N,), of sum 1, by which N stored averages blend into nearly the wanted one.
+    """Fit the coefficients x (N,), of sum 1, that combine N stored averages into the wanted one.
 
-    The least-squares fit of the profiles (algorithm 3), min |sum_i x_i p_i - p|^2, under the
-    condition that the x_i sum to 1, by a Lagrange multiplier: A x + m = b, sum x = 1. So weights
-    that stood still stay as they are, whatever the fit. The solution of least norm, because
-    neighbouring profiles are much alike and large x of both signs amplify what rounding the stored
-    averages lost. Returns with them how far the blend is off, |sum_i x_i p_i - p| / |p|.
+    Least-squares fit of the profiles (algorithm 3), min |sum_i x_i p_i - p|^2, under the condition
+    that the x_i sum to 1, with a Lagrange multiplier m: A x + m = b, sum x = 1. The condition keeps
+    parameters that never changed exact, however good the fit is. The solution of least norm is
+    taken, because neighbouring profiles are very similar, and large x of both signs would amplify
+    the rounding errors of the stored averages. Returns x and the relative error of the fit,
+    |sum_i x_i p_i - p| / |p|.
     """
-    # in units of the wanted profile, so that the condition on the sum counts like the fit
+    # in units of the wanted profile, so that the condition and the fit have the same scale
     own = overlaps([wanted], [wanted]).item()
     fit, right = overlaps(stored, stored) / own, overlaps(stored, [wanted])[:, 0] / own
     count = len(stored)

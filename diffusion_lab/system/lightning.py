@@ -85,9 +85,9 @@ def finished_epochs(loops: Mapping[str, Any]) -> int:
 def settle(loops: dict[str, Any]) -> None:
     """Correct the epoch counts of a checkpoint saved at the end of an epoch.
 
-    Afterwards a complete epoch counts as completed, and an epoch cut by a limit as unfinished. When
-    the hook of the epoch's end saves, Lightning has not counted the epoch as completed yet, and
-    under `max_steps` it runs the end of that epoch a second time.
+    Afterwards a complete epoch counts as completed, and an epoch cut by a limit as unfinished. In a
+    checkpoint saved by the hook at the end of an epoch, Lightning has not counted the epoch as
+    completed yet, and under `max_steps` it would run the end of that epoch a second time.
     """
     cut = was_cut(loops)
     for count in loops["epoch_progress"].values():

@@ -8,7 +8,7 @@ import torch
 from diffusion_lab.errors import UserError
 from diffusion_lab.system.device import find_device
 
-if TYPE_CHECKING:  # sampling alone does not need it
+if TYPE_CHECKING:  # sampling does not need omegaconf
     from omegaconf import DictConfig
 
 AUTO = "auto"
@@ -39,7 +39,7 @@ def resolve_precision(cfg: "DictConfig") -> "DictConfig":
     """Return a configuration with trainer.precision=auto replaced by the precision it means.
 
     The run's record then names the precision that was used. With a strategy that forks, a GPU gets
-    32-true: to ask it would initialize it, and the forked processes could not use it.
+    32-true, because a query would initialize the GPU and the forked processes could not use it.
     """
     if cfg.trainer.precision != AUTO:
         return cfg

@@ -28,12 +28,12 @@ def assert_refused(result, *words):
         (["data.batchsize=1"], ["data.batchsize is unknown", "batch_size"]),
         (["trainer.epochs=1"], ["trainer.epochs is unknown", "max_epochs"]),
         (["+optimizer.momentum=1"], ["optimizer.momentum is unknown", "Adam", "lr"]),
-        (["data.batch_size=0"], ["batch_size is 0", "at least 1"]),
-        (["data.batch_size=-3"], ["batch_size is -3"]),
+        (["data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
+        (["data.batch_size=-3"], ["data.batch_size=-3"]),
         (["data.batch_size=many"], ["data.batch_size", "many"]),
         (
             ["model=ddpm", "noise_schedule.num_train_timesteps=20"],
-            ["num_train_timesteps=20", "below 1", "more than 20 timesteps", "cosine"],
+            ["num_train_timesteps=20", "below 1", "above 20", "cosine"],
         ),
         (["model=ddpm", "noise_schedule.beta_timesteps=0"], ["beta_timesteps=0"]),
         (["trainer.max_epochs=many"], ["trainer.max_epochs=many"]),
@@ -41,7 +41,7 @@ def assert_refused(result, *words):
         (["optimizer.lr=-1"], ["learning rate"]),
         (["optimizer.lr=nan"], ["optimizer.lr=nan: expected a finite number"]),
         (["optimizer=muon", "optimizer.lr=inf"], ["optimizer.lr=inf: expected a finite number"]),
-        (["data.clusters=-3"], ["clusters is -3: expected a whole number, at least 2"]),
+        (["data.clusters=-3"], ["data.clusters=-3: expected a whole number, at least 2"]),
         (["paths.data_dir=a=b"], ["paths.data_dir=a=b is not", "\"paths.data_dir='a=b'\""]),
         (["trainer.precision=8-bit"], ["trainer: Precision", "bf16-mixed"]),
         (["data.image_size=30"], ["data.image_size=30", "multiple of 4"]),
@@ -50,7 +50,7 @@ def assert_refused(result, *words):
         (["model=unet2d", "network.block_out_channels=[32,60,64]"], ["GroupNorm", "60"]),
         (
             ["model=ddpm", "noise_schedule=blend_uniform"],
-            ["schedule of betas", "noise_schedule=linear"],
+            ["made from betas", "noise_schedule=linear"],
         ),
         (["model=ddpm", "sampler.num_steps=2000"], ["1000 timesteps"]),
         (["sampler=ddpm"], ["sampler=blend", "uniform"]),
@@ -59,7 +59,7 @@ def assert_refused(result, *words):
         (["callbacks=early_stopping", "monitor=fid"], ["monitor=fid", "val/loss"]),
         (["network.channels=[0,0,0]"], ["network.channels=[0, 0, 0]"]),
         (["network.channels=[]"], ["network.channels=[]"]),
-        (["data.channels=0"], ["channels is 0"]),
+        (["data.channels=0"], ["data.channels=0"]),
         (["trainer.max_epochs=0"], ["trainer.max_epochs=0"]),
         (["trainer.devices=0"], ["trainer: ", "devices=0"]),
         (["trainer.max_time=40"], ["trainer.max_time=40", "00:00:02:00"]),
@@ -98,7 +98,7 @@ def test_train_rejects_bad_input(typed, overrides, words):
 
 
 def test_explain_rejects_the_same_settings_as_train(typed):
-    assert_refused(typed("explain", *TINY, "data.batch_size=-1"), "batch_size is -1")
+    assert_refused(typed("explain", *TINY, "data.batch_size=-1"), "data.batch_size=-1")
 
 
 def test_an_unknown_key_in_a_yaml_file_is_an_error(typed, tmp_path):

@@ -228,7 +228,7 @@ def test_a_failing_job_does_not_end_the_sweep(command):
     with Path(sweep, "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["finished", "failed", "finished"]
-    assert "batch_size is 0" in rows[1]["error"] and "batch_size is 0" in process.stderr
+    assert "data.batch_size=0" in rows[1]["error"] and "data.batch_size=0" in process.stderr
     assert "data=fake" not in process.stdout  # the table shows swept overrides only
 
 

@@ -149,7 +149,7 @@ def test_the_command_writes_weights_a_record_and_a_reference(fake_extractor):
         (["version=new", "shift=-1"], ["shift=-1"]),
         (["version=new", "data.value_range=zero_one"], ["data.value_range is unknown"]),
         (["version=new", "data.val_size=1"], ["data.val_size=1"]),
-        (["version=new", "data.val_size=999"], ["val_size is 999"]),
+        (["version=new", "data.val_size=999"], ["data.val_size=999: expected less"]),
         (["version=new", "seed=-1"], ["seed=-1"]),
         (["version=new", "epochs=3"], ["epochs is unknown", "max_epochs"]),
     ],

@@ -98,7 +98,7 @@ def change(base, **methods):
             {"network": change(Net, forward=lambda self, x, t, labels: x / 0)()},
             "forward gives nan or inf",
         ),
-        ({"network": Net(rows=3), "num_classes": 3}, "labels go from 0 to 3, the null class"),
+        ({"network": Net(rows=3), "num_classes": 3}, "3 is the null class"),
         (
             {"schedule": change(Schedule, alpha=lambda self, t: t.mean())()},
             r"Schedule: alpha gives the shape \(\)",
@@ -107,14 +107,14 @@ def change(base, **methods):
             {"schedule": change(Schedule, sigma=lambda self, t: t * math.nan)()},
             "sigma gives nan or inf",
         ),
-        ({"schedule": change(Schedule, sigma=lambda self, t: 1 - t)()}, "it to grow with t"),
+        ({"schedule": change(Schedule, sigma=lambda self, t: 1 - t)()}, "ratio that grows with t"),
         (
             {"schedule": change(Schedule, network_time=lambda self, t: 2000 * t)()},
             "expected numbers from 0 to 1000",
         ),
         (
             {"prediction": change(Velocity, to_clean=lambda self, o, x, a, s: x)()},
-            "expected it to give x0 back",
+            "expected x0 itself",
         ),
         ({"prediction": change(Velocity, name=None)()}, "it has no name"),
         (

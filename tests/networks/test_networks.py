@@ -163,7 +163,7 @@ def test_the_output_has_the_shape_of_the_input(network, channels, size):
         (lambda: FastUNet(image_size=30), "data.image_size=32"),
         (lambda: UNet2D(norm_num_groups=24), "GroupNorm"),
         (lambda: UNet2D(attention_head_dim=24), "attention"),
-        (lambda: UNet2D(block_out_channels=(32, 64)), "equally many of each"),
+        (lambda: UNet2D(block_out_channels=(32, 64)), "same number of each"),
         (lambda: UNet2D(down_block_types=("DownBlock2D", "No", "No")), "No"),
         (lambda: FastUNet(width=7), "even width"),
     ],

@@ -29,7 +29,7 @@ def test_train_returns_its_objects_and_a_complete_folder(tmp_path, monkeypatch):
 
 
 def test_mistakes_raise_user_errors(tmp_path):
-    with pytest.raises(UserError, match="batch_size is 0"):
+    with pytest.raises(UserError, match=r"data\.batch_size=0"):
         train(compose_config([*TINY, "data.batch_size=0"], tmp_path))
     with pytest.raises(UserError, match="nosuch"):
         compose_config(["nosuch=1"])

@@ -1,7 +1,7 @@
 """last.ckpt: the newest state of a run, also saved on Ctrl-C and SIGTERM.
 
-In place of Lightning's ModelCheckpoint(save_last=True), because a checkpoint from the middle of
-gradient accumulation, or from just before a validation, does not resume exactly.
+Used in place of Lightning's ModelCheckpoint(save_last=True), because a checkpoint from the middle
+of gradient accumulation, or from just before a validation, does not resume exactly.
 """
 
 import logging

@@ -18,14 +18,14 @@ from diffusion_lab.system.lightning import (
 
 
 class ResumeState(L.Callback):
-    """Save and restores the trainer's state that Lightning does not.
+    """Save and restore the parts of the trainer's state that Lightning leaves out.
 
     In the checkpoint:
         metrics: the last measured metrics.
         stopping: True if early stopping has asked for the end and waits for `min_epochs`. Ignored
-            with `was_finished`: whoever resumes a finished run wants to train further.
-        gradients: the gradients so far, if saved in the middle of gradient accumulation, as `best`
-            may be after a validation. Only with one process.
+            with `was_finished`, because a finished run is resumed to train further.
+        gradients: the gradients so far, if the checkpoint is saved in the middle of gradient
+            accumulation, as `best` may be after a validation. Only with one process.
 
     A run resumes after a step, after a validation within an epoch, or at the end of an epoch. If a
     limit ended the run within an epoch and has been raised since, it resumes within that epoch.

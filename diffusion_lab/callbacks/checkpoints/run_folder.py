@@ -47,7 +47,7 @@ class RunFolder(L.Callback):
         """Replace the folder's old path in the callbacks' saved states."""
         saved = Path(checkpoint["config"]["paths"]["output_dir"])
         befores = {f"{saved}/", f"{saved.resolve()}/"}
-        here = f"{self.run_dir.resolve()}/"  # as Lightning has it, which follows links
+        here = f"{self.run_dir.resolve()}/"  # resolved, as Lightning saves paths
 
         def moved(value: Any) -> Any:
             if isinstance(value, dict):

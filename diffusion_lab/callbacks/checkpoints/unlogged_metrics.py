@@ -11,7 +11,8 @@ class PendingMetrics(L.Callback):
     """Add metrics that Lightning has not logged yet to the checkpoint, under `pending`.
 
     Lightning logs them right after the checkpoint; a process killed in between would lose that
-    point of the curves. Loggers are flushed before. Must come before the callbacks that save.
+    point of the curves. Loggers are flushed before the checkpoint. This callback must come before
+    the callbacks that save.
     """
 
     def __init__(self) -> None:

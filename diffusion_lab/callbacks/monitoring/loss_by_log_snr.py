@@ -39,13 +39,14 @@ the weighted loss, per pixel in the network's value range, each with its standar
 
 
 class LossByNoise(L.Callback):
-    """Sum the losses of all images in bins of log-SNR, on the device, and plots them.
+    """Sum the losses of all images in bins of log-SNR, on the device, and plot them.
 
     The `bins` have equal width and cover the log-SNRs of training noise levels between the 0.1 %
-    and 99.9 % quantiles; the first and the last bin also take what lies beyond. Every
+    and 99.9 % quantiles; the first and the last bin also take the images beyond. Every
     `every_n_epochs` epochs and at the end figures/loss_by_noise.png and loss_by_noise.csv are
-    written: for training the epochs since the last time (at an end within an epoch also those
-    before), for validation the last validation. Images whose loss is not finite are left out.
+    written. The training losses are those since the files were last written, and at the end, if
+    these are fewer, also those of the time before. The validation losses are those of the last
+    validation. Images whose loss is not finite are left out.
 
     The sums of several processes are added. A checkpoint holds only those of the first process, so
     a multi-process run resumed within an epoch has fewer images in that window.

@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 
 class LossHistory(L.Callback):
-    """Record every training loss; prints and logs `train/loss_epoch`, the mean over batches.
+    """Record every training loss; print and log `train/loss_epoch`, the mean over batches.
 
     `steps` holds the loss of every batch, `epochs` the mean of every epoch (over finite losses,
-    because the step of a non-finite one is skipped), `validations` pairs of (step, validation
-    loss). At the end of training `steps` are written to losses.csv in the run folder.
+    because steps with other losses are skipped), `validations` pairs of (step, validation loss).
+    At the end of training `steps` are written to losses.csv in the run folder.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Training progress: a progress bar on a terminal, plain lines elsewhere.
 
-The bar is Lightning's, with the time left of the whole training; off a terminal Lightning has none.
+The bar is Lightning's, with the time left of the whole training; Lightning prints no plain lines.
 """
 
 import logging
@@ -28,7 +28,7 @@ def time_left(trainer: L.Trainer, module: L.LightningModule, elapsed: float) -> 
 
 
 def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
-    """Return the newest loss on a CPU, elsewhere the last logged one: reading a GPU would wait."""
+    """Return the newest loss on a CPU, else the last logged one: reading from a GPU would wait."""
     if loss.device.type == "cpu":
         return loss.item() * trainer.accumulate_grad_batches
     logged = trainer.progress_bar_metrics.get("train/loss")

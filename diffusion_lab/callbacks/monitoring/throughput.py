@@ -12,7 +12,7 @@ class Throughput(L.Callback):
     Measured over the wall time between two logged steps, without validation and sampling. A GPU
     queues its work, so the value is right on average and not for a single interval.
 
-    Lightning's ThroughputMonitor would give the metric another name.
+    Not Lightning's ThroughputMonitor, because that gives the metric another name.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Throughput(L.Callback):
         return rate
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock; a run resumed within an epoch has no start of an epoch."""
+        """Start the clock here too: in a run resumed within an epoch, no epoch start is called."""
         self._restart()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -108,7 +108,7 @@ class FIDEstimate(L.Callback):
         every = "epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs"
         share = self.budget.share
         limit = (
-            "" if share is None else f", limited to {share:.0%} of the run's time until the last"
+            "" if share is None else f"; all but the final FID within {share:.0%} of the run's time"
         )
         _log_info(
             f"FID of {self.num_samples:,} samples: about {duration(self._expected)} every {every} "
@@ -122,7 +122,7 @@ class FIDEstimate(L.Callback):
             pl_module.log(FID, self._estimate(trainer, pl_module), sync_dist=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compute the final FID if training ended unexpectedly, as by early stopping."""
+        """Compute the final FID if training ended unexpectedly, for example by early stopping."""
         if self.is_new(trainer):
             return
         value = self._estimate(trainer, pl_module)
@@ -152,8 +152,8 @@ class FIDEstimate(L.Callback):
             self._has_put_off = True
             _log_info(
                 f"epoch {trainer.current_epoch}: FID postponed, {duration(self._expected)} more "
-                f"would be {self.budget.taken(self._expected):.0%} of the run's time; it "
-                f"follows within callbacks.fid.share={self.budget.share}, and at the end"
+                f"would be {self.budget.taken(self._expected):.0%} of the run's time; it is "
+                f"computed when callbacks.fid.share={self.budget.share} allows it, and at the end"
             )
         return fits
 

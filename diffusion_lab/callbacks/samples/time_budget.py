@@ -37,7 +37,7 @@ class Budget:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """Add the time spent meanwhile to `spent`."""
+        """Add the time spent within this context to `spent`."""
         began = monotonic()
         try:
             yield

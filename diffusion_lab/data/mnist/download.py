@@ -1,6 +1,7 @@
 """Download of the published files: several mirrors, deadlines, atomic replacement.
 
-In place of torchvision's, which waits for a server that sends nothing, and writes in place.
+Used in place of torchvision's download, which waits without limit for a silent server and writes
+the files in place.
 """
 
 import gzip
@@ -52,7 +53,7 @@ def download_missing(name: str, files: Sequence[IdxFile]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / ".download.lock", timeout=LOCK_TIMEOUT):
-            # check again under the lock: another process may have downloaded them meanwhile
+            # check again: another process may have downloaded them while this one waited
             for file in files:
                 if file.find() is None:
                     _put(_fetch(file, packed_md5[file.path.name], mirrors), file.path)
@@ -64,7 +65,7 @@ def download_missing(name: str, files: Sequence[IdxFile]) -> None:
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or folder} ({error.strerror or error}): "
-            "give a folder that can be written, for example paths.data_dir=<folder>"
+            "give a folder that can be written, paths.data_dir=<folder>"
         ) from error
 
 

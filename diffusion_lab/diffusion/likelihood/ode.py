@@ -1,7 +1,7 @@
 """Log-likelihood of images under a trained model, by the probability-flow ODE.
 
-Images are (B, C, H, W) in the network's range, d = C H W, log densities in nats. The denoiser is
-all that is asked: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
+Images are (B, C, H, W) in the network's range, d = C H W. Log densities are in nats. Of the model
+only the denoiser is needed: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
 """
 
 import math
@@ -16,31 +16,31 @@ from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
 from diffusion_lab.diffusion.samplers.base import Denoise
 from diffusion_lab.errors import UserError
 
-SMALLEST_STEP = 1e-9  # of an angle; float32 networks are not smooth on this scale
+SMALLEST_STEP = 1e-9  # in radians; float32 networks are not smooth on this scale
 
 Progress = Callable[[float], None]
-"""Called now and then with the share of the work that is done, from 0 to 1."""
+"""Called after each step with the fraction of the work that is done, from 0 to 1."""
 
 
 class Density(NamedTuple):
     """Log densities of B images by the probability-flow ODE."""
 
     log_density: Tensor
-    """float64 (P, B), nats of the image at the start level x_t / alpha, for each probe."""
+    """float64 (P, B), in nats: log density of x_t / alpha at the start level, for each probe."""
     num_calls: Tensor
-    """(B,) how often the denoiser was asked until this image was done."""
+    """(B,) denoiser evaluations (NFE) until this image was finished."""
 
 
 def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
-    """Raise UserError if there is no density at the level `ratio`, sigma / alpha, of this path.
+    """Raise UserError if the model has no density at the noise level `ratio`, sigma / alpha.
 
-    There is one of a path with Gaussian noise, from the cleanest level that was trained (but above
-    0, where images that fill little of their space have no density) to the noisy end.
+    The noise must be Gaussian, and the level between the cleanest level of the training and the
+    noisy end. It must also be above 0, where images on a low-dimensional set have no density.
     """
     if noise_schedule.noise != "gaussian":
         raise UserError(
-            f"this noise schedule's noise is {noise_schedule.noise}: a likelihood needs a Gaussian "
-            "path, such as a run of model=flow, ddpm, edm or score_matching"
+            f"this noise schedule's noise is {noise_schedule.noise}: a likelihood needs Gaussian "
+            "noise; give another run, for example one of model=flow, ddpm, edm or score_matching"
         )
     low, high = noise_schedule.min_ratio, noise_schedule.max_ratio
     if not max(low, 1e-6) <= ratio < high:
@@ -51,9 +51,9 @@ def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
 
 
 def rademacher(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Probes of -1 and 1 for every image from its own generator, (P, B, C, H, W).
+    """Draw random probes of -1 and 1, for every image from its own generator.
 
-    shape is (P, C, H, W).
+    `shape` is (P, C, H, W). -> (P, B, C, H, W).
     """
     draws = [torch.randint(0, 2, tuple(shape), generator=g, device=g.device) for g in generators]
     return torch.stack(draws, dim=1).float() * 2 - 1
@@ -69,20 +69,21 @@ def log_density(
     tolerance: float,
     progress: Progress | None = None,
 ) -> Density:
-    """Log density of images as x_t / alpha at the level start_ratio, by the probability-flow ODE.
+    """Log density of images, taken as x_t / alpha at the level start_ratio, by the ODE.
 
-    Song et al. 2020 (arXiv 2011.13456), eq. 39, in variables in which all paths are one and both
-    ends are bounded: the angle a = atan(sigma / alpha) and z = x_t / hypot(alpha, sigma), which is
-    cos(a) x0 + sin(a) noise. There
+    Song et al. 2020 (arXiv 2011.13456), eq. 39, in bounded variables that are the same for every
+    noise schedule: the angle a = atan(sigma / alpha) and z = x_t / hypot(alpha, sigma), which is
+    cos(a) x0 + sin(a) noise. In these variables
 
-        dz/da = (cos(a) z - x0_hat) / sin(a),    d log p(z(a)) / da = -div of it,
+        dz/da = (cos(a) z - x0_hat) / sin(a),    d log p(z(a)) / da = -div(dz/da).
 
-    solved up to the noisy end, where z has the distribution that samplers begin with. The trace of
-    the Jacobian of x0_hat is estimated by Hutchinson's probes v (P, B, C, H, W), E[v v^T] = 1, kept
-    along the path: the mean of v^T J v (eq. 40). Dormand and Prince's 5(4) pair with a step size of
-    its own for each image, so what an image gets does not depend on its batch but by rounding. A
-    step is accepted if its error estimate is below tolerance (1 + size), of z in the root mean
-    square and of the log density in nats a dimension.
+    The two equations are solved up to the noisy end, where z has the distribution of a sampler's
+    first noise. The trace of the Jacobian J of x0_hat is estimated by the mean of v^T J v (eq. 40)
+    over Hutchinson's probes v (P, B, C, H, W), E[v v^T] = 1, which do not change from step to step.
+    The solver is Dormand and Prince's 5(4) pair. Every image has its own step size, so its result
+    depends on the rest of the batch by rounding only. A step is accepted if its error estimate is
+    below tolerance (1 + size): in root mean square for z, and in nats per dimension for the log
+    density.
 
     Raises UserError if the step size vanishes.
     """
@@ -112,7 +113,7 @@ def log_density(
         of_z = scaled[:, :dims].square().mean(1).sqrt()
         return torch.maximum(of_z, scaled[:, dims:].amax(1))
 
-    # float64 for the sums of many small steps, on the CPU because not every device has it
+    # float64 for the sums of many small steps, on the CPU because not every device supports it
     z = images.cpu().double().flatten(1) * math.cos(first)
     state = torch.cat([z, z.new_zeros(len(z), len(probes))], dim=1)
     state, num_calls = _solve(slope, error_norm, state, (first, last), progress)
@@ -122,7 +123,7 @@ def log_density(
     own_end = torch.hypot(noise_schedule.alpha(end), noise_schedule.sigma(end)).item()
     std = noise_schedule.init_noise_sigma / own_end
     prior = -0.5 * (z / std).square().sum(1) - dims * math.log(std * math.sqrt(2 * math.pi))
-    # z is x_t / alpha times cos(a): its density is the larger by that factor a dimension
+    # z = cos(a) x_t / alpha: the density of x_t / alpha is that of z times cos(a) per dimension
     return Density(prior + divergence + dims * math.log(math.cos(first)), num_calls)
 
 
@@ -133,19 +134,19 @@ def _solve(
     ends: tuple[float, float],
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor]:
-    """Integrate (B, S) float64 from one positive end to the other; -> the state, calls (B,).
+    """Integrate the state (B, S), float64, between two positive ends -> final state, NFE (B,).
 
-    Every row has its own position and step, which SciPy's solvers do not offer; the coefficients of
-    the pair are SciPy's.
+    Every row has its own position and step size, which SciPy's solvers do not offer. The
+    coefficients of the pair are SciPy's.
     """
     a, b, c, e = (torch.as_tensor(v).to(state) for v in (RK45.A, RK45.B, RK45.C, RK45.E))
     first, last = ends
     position = state.new_full((len(state),), first)
-    step = position.clone()  # near the clean end everything changes on the scale of the angle
+    step = position.clone()  # near the clean end the solution changes on the scale of the angle
     num_calls = torch.ones(len(state), dtype=torch.long)
     now = slope(position, state)
     while (running := position < last).any():
-        step = torch.minimum(step, last - position)  # 0 for those that are done
+        step = torch.minimum(step, last - position)  # 0 for finished rows
         slopes = [now]
         for weights, share in zip(a[1:], c[1:], strict=True):
             moved = sum(w * s for w, s in zip(weights[: len(slopes)], slopes, strict=True))
@@ -157,7 +158,7 @@ def _solve(
         error = step[:, None] * sum(w * s for w, s in zip(e, slopes, strict=True))
         norm = error_norm(error, torch.maximum(state.abs(), new.abs()))
         num_calls += 6 * running
-        accepted = (norm <= 1) & running  # never where it is not a number
+        accepted = (norm <= 1) & running  # False where the norm is nan
         position = torch.where(accepted, there, position)
         state = torch.where(accepted[:, None], new, state)
         now = torch.where(accepted[:, None], slopes[-1], now)
@@ -165,9 +166,9 @@ def _solve(
         step = step * factor
         if (step[position < last] < SMALLEST_STEP).any():
             raise UserError(
-                "the step size of the ODE vanished: raise tolerance=, or see whether the run's "
-                "images are finite"
+                f"the step size of the ODE solver fell below {SMALLEST_STEP:g}: raise tolerance=, "
+                "or check that the samples of the run are finite"
             )
-        if progress is not None:  # steps grow with the angle for most of the way
+        if progress is not None:  # logarithmic: the steps grow in proportion to the angle
             progress((position / first).log().mean().item() / math.log(last / first))
     return state, num_calls

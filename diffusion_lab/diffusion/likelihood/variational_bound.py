@@ -1,6 +1,6 @@
 """The variational bound of ancestral sampling along a chain of betas: Ho et al. 2020, eq. 5.
 
-Images are (B, C, H, W) in the network's range, the bound is in nats.
+Images are (B, C, H, W) in the network's range. The bound is in nats.
 """
 
 from collections.abc import Sequence
@@ -45,25 +45,26 @@ def variational_bound(
     num_timesteps: int | None = None,
     progress: Progress | None = None,
 ) -> Bound:
-    """The bound on -log P(image) of ancestral sampling from a VP run, for pixels of 256 levels.
+    """The bound on -log P(image) of ancestral sampling from a VP model, for pixels of 256 levels.
 
-    Ho et al. 2020 (arXiv 2006.11239), eq. 5: L_T + L_1 .. L_{T-1} + L_0, with one x_t for each
-    term, the means of eq. 7 and the steps' variances beta_t ("fixed_large") or beta~_t
-    ("fixed_small"). L_0 is the discretised Gaussian of eq. 13 with variance beta~_2, beta~_1 being
-    0, as in the code of that paper. images are the 256 levels spread evenly over value_range.
+    Ho et al. 2020 (arXiv 2006.11239), eq. 5: L_T + L_1 + .. + L_{T-1} + L_0, with one sample of x_t
+    per term, the means of eq. 7, and step variances beta_t ("fixed_large") or beta~_t
+    ("fixed_small"). L_0 is the discretised Gaussian of eq. 13 with variance beta~_2, because
+    beta~_1 is 0, as in the code of that paper. The pixels of `images` take 256 evenly spaced levels
+    over value_range.
 
-    With num_timesteps below T - 1, the sum over L_1 .. L_{T-1} is estimated without bias from so
-    many of them: evenly spaced, from a random beginning, on the scale where half of the probability
-    is uniform and half is in proportion to log(sigma_t^2 / sigma_{t-1}^2), most where the terms are
-    large. Noise and beginning are each image's generator's. Raises UserError for what `check_bound`
-    refuses.
+    With num_timesteps below T - 1, the sum L_1 + .. + L_{T-1} is estimated without bias from
+    num_timesteps of its terms. They are drawn by systematic sampling (evenly spaced quantiles with
+    one random offset) from a distribution over t that is half uniform and half proportional to
+    log(sigma_t^2 / sigma_{t-1}^2), which is large where the terms are large. The noise and the
+    offset of an image come from its own generator. Raises UserError as `check_bound` does.
     """
     path = check_bound(noise_schedule, variance, num_timesteps)
     alpha_bar = path.alphas_cumprod.cpu().double()
     before = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
     betas = 1 - alpha_bar / before
     posterior = betas * (1 - before) / (1 - alpha_bar)  # beta~, eq. 7
-    of_x0 = before.sqrt() * betas / (1 - alpha_bar)  # what x0 counts in the mean of eq. 7
+    of_x0 = before.sqrt() * betas / (1 - alpha_bar)  # coefficient of x0 in the mean of eq. 7
     chosen = posterior if variance == "fixed_small" else betas
     terms = len(alpha_bar) - 1
     count = num_timesteps or terms
@@ -109,30 +110,30 @@ def variational_bound(
 def check_bound(
     noise_schedule: NoiseSchedule, variance: str, num_timesteps: int | None
 ) -> VPSchedule:
-    """Raise UserError if the variational bound is not defined for this path or these settings."""
+    """Return the noise schedule as a VPSchedule; UserError if the bound is undefined."""
     if not isinstance(noise_schedule, VPSchedule):
         raise UserError(
-            "the variational bound is that of a chain of betas, and this run's noise schedule has "
-            "none: use method=ode, or a run of model=ddpm"
+            "the variational bound needs a noise schedule made from betas, and this run's has no "
+            "betas: use method=ode, or another run, for example one of model=ddpm"
         )
     if variance not in VARIANCES:
         raise UserError(unknown_name("variance", variance, VARIANCES))
     terms = noise_schedule.num_train_timesteps - 1
     if num_timesteps is not None and not 1 <= num_timesteps <= terms:
         raise UserError(
-            f"num_timesteps={num_timesteps}: expected 1 to {terms}, the terms of this run's bound, "
-            "or null for all"
+            f"num_timesteps={num_timesteps}: expected 1 to {terms}, the number of terms of this "
+            "run's bound, or null for all"
         )
     return noise_schedule
 
 
 def _log_bin(x: Tensor, mean: Tensor, std: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Log of what N(mean, std^2) gives to the level x of 256; the outer bins have no outer edge."""
+    """Log probability of pixel level x of 256 under N(mean, std^2); the outer bins are open."""
     low, high = value_range
     half = (high - low) / 255 / 2
     lower = torch.where(x < low + half, -torch.inf, (x - half - mean) / std)
     upper = torch.where(x > high - half, torch.inf, (x + half - mean) / std)
-    # in the left tail, where the logarithm of the normal distribution keeps its digits
+    # mirrored into the left tail, where log_ndtr keeps its precision
     mirrored = lower + upper > 0
     lower, upper = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
     log_upper = torch.special.log_ndtr(upper)

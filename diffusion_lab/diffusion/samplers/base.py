@@ -22,19 +22,20 @@ class Step(NamedTuple):
     """One step of a sampler; images are (B, C, H, W)."""
 
     t: Tensor
-    """() the time of this step, in the noise schedule's unit."""
+    """() time of this step, in the unit of the noise schedule."""
     x_t: Tensor
     """Input of the denoiser."""
     denoised: Tensor
-    """Its estimate of the clean image."""
+    """The denoiser's estimate of the clean images."""
     x_next: Tensor
-    """Result of the step; of the last one, the images."""
+    """Result of the step; in the last step the images."""
 
 
 class Sampler(ABC):
     """A sampler of `num_steps` steps from noise to images; stochastic ones add fresh noise.
 
-    Fresh noise is Gaussian, so a stochastic sampler is only right on a path whose noise is.
+    The fresh noise is Gaussian, so a stochastic sampler is right only if the schedule's noise is
+    Gaussian too.
     """
 
     stochastic = False
@@ -46,15 +47,15 @@ class Sampler(ABC):
 
     @property
     def name(self) -> str:
-        """The name in errors."""
+        """Name of the sampler in errors."""
         return type(self).__name__
 
     def check(self, noise_schedule: NoiseSchedule) -> None:
-        """Raise UserError if this sampler cannot be used on that path."""
+        """Raise UserError if this sampler cannot be used with the noise schedule."""
         if self.stochastic and noise_schedule.noise != "gaussian":
             raise UserError(
-                f"{self.name} adds Gaussian noise on the way, and this noise schedule's noise is "
-                f"{noise_schedule.noise}: use a deterministic sampler such as sampler=blend"
+                f"{self.name} adds Gaussian noise in its steps, but this noise schedule's noise is "
+                f"{noise_schedule.noise}: use a deterministic sampler, for example sampler=blend"
             )
 
     @abstractmethod
@@ -65,14 +66,14 @@ class Sampler(ABC):
         noise: Tensor,
         generators: Sequence[torch.Generator],
     ) -> Iterator[Step]:
-        """Yield every step from noise (B, C, H, W) of unit scale; one generator an image."""
+        """Yield every step from noise (B, C, H, W) of unit scale; one generator per image."""
 
 
 class LevelDenoiser:
-    """A run's denoiser at any noise level of any path.
+    """A trained denoiser at the noise levels of any other noise schedule.
 
-    alpha x0 + sigma noise on one path is the run's own x_t at the same ratio sigma / alpha, but for
-    a factor: exact for every path, as long as the run was trained at that ratio.
+    Up to a factor, alpha x0 + sigma noise equals the x_t of the trained noise schedule at the same
+    ratio sigma / alpha. The conversion is exact if the denoiser was trained at that ratio.
     """
 
     def __init__(self, denoise: Denoise, noise_schedule: NoiseSchedule) -> None:
@@ -80,7 +81,7 @@ class LevelDenoiser:
         self.noise_schedule = noise_schedule
 
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Denoise x (B, C, H, W) at alpha (), sigma (). -> the run's t (), x_t, denoised."""
+        """Denoise x (B, C, H, W) at alpha (), sigma (). -> t () of the training, x_t, denoised."""
         t = self.noise_schedule.time_at_noise_ratio(sigma / alpha)
         own = torch.hypot(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t))
         x_t = x * (own / torch.hypot(alpha, sigma))
@@ -96,16 +97,16 @@ def fresh_noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 def first_noise(
     noise_schedule: NoiseSchedule, shape: torch.Size, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """The path's noise for every image from its own generator, unit scale, on the CPU.
+    """Noise of unit scale that a sampler begins with, for every image from its own generator.
 
-    shape is (C, H, W) of an image. -> (B, C, H, W).
+    `shape` is (C, H, W) of an image. -> (B, C, H, W), on the CPU.
     """
     one = torch.empty(shape)
     return torch.stack([noise_schedule.draw_noise(one, g) for g in generators])
 
 
 def image_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
-    """One CPU generator an image: image k of a seed is the same in every batch and on every device.
+    """One CPU generator per image: image k of a seed is the same in all batches and on all devices.
 
     Seed and index are hashed together, so that image 1 of seed 0 is not image 0 of seed 1.
     """

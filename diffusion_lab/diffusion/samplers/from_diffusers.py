@@ -1,4 +1,4 @@
-"""Schedulers of diffusers as samplers of any run, whatever path it was trained on."""
+"""Schedulers of diffusers as samplers, for any noise schedule of the run."""
 
 import inspect
 import math
@@ -32,7 +32,7 @@ DIVIDE_BY_SIGMA = {
     "solver_type": ("bh1",),
     "predict_x0": (False,),
 }
-"""Options with which a solver can step to the smallest sigma of its table, and not to 0."""
+"""Options with which a solver divides by sigma, so that its last step cannot go to sigma = 0."""
 PLACE_BY_SIGMA = (*SIGMA_GRIDS, "use_flow_sigmas")
 BEGIN = ("sigma_max", "shift_terminal", "use_flow_sigmas")
 """Options that decide at which noise level a scheduler begins."""
@@ -41,11 +41,12 @@ BEGIN = ("sigma_max", "shift_terminal", "use_flow_sigmas")
 class DiffusersSampler(Sampler):
     """A scheduler of diffusers, made from the noise schedule that the run was trained with.
 
-    `scheduler` is the name of its class; further keywords go into its configuration (for example
-    `solver_order=3`; scheduler_options.py lists them), `eta` to its step. `timestep_spacing` is for
-    schedulers made from betas. A fresh scheduler is made for every batch: they carry state from
-    step to step. Every step ends at the level where the next one begins, and the last one on a
-    clean image, also where diffusers stops short of it.
+    `scheduler` is the name of the scheduler's class. Further keywords are options of its
+    configuration (for example `solver_order=3`; scheduler_options.py lists them), and `eta` is
+    passed to its `step`. `timestep_spacing` is for schedulers made from betas. Every batch gets a
+    fresh scheduler, because schedulers carry state from step to step. Every step ends at the noise
+    level where the next step begins. The last step ends at a clean image, even where the scheduler
+    itself would leave noise in the image.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class DiffusersSampler(Sampler):
             self.config["timestep_spacing"] = spacing
         elif timestep_spacing is not None:
             raise UserError(
-                f"sampler.timestep_spacing={timestep_spacing}: {scheduler} spaces its steps itself"
+                f"sampler.timestep_spacing={timestep_spacing}: {scheduler} spaces its steps "
+                "itself; leave out sampler.timestep_spacing="
             )
         check_options(self.scheduler_class, self.config)
         if self.space.prediction_type is not None:
@@ -81,7 +83,10 @@ class DiffusersSampler(Sampler):
         self.eta = eta
         if eta is not None:
             if "eta" not in inspect.signature(self.scheduler_class.step).parameters:
-                raise UserError(f"sampler.eta={eta}: {scheduler} has no eta, sampler=ddim has")
+                raise UserError(
+                    f"sampler.eta={eta}: {scheduler} has no eta; leave out sampler.eta=, or use "
+                    "sampler=ddim"
+                )
             if not 0 <= eta <= 1:
                 raise UserError(f"sampler.eta={eta}: expected a number from 0 to 1")
         self.stochastic = (
@@ -101,8 +106,8 @@ class DiffusersSampler(Sampler):
             )
         elif self.space is FLOW:
             scheduler = self.scheduler_class.from_config(self.config)
-            # begin where the run's path begins, and leave the last step as long as the others;
-            # set_timesteps shifts these: the inverse of shift s / (1 + (shift - 1) s)
+            # begin at the noisy end of the run, and make the last step as long as the others;
+            # set_timesteps maps s to shift s / (1 + (shift - 1) s), which is inverted here
             shift = scheduler.config.shift
             begin = 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
             scheduler.sigma_max = begin / (shift - (shift - 1) * begin)
@@ -122,16 +127,16 @@ class DiffusersSampler(Sampler):
         if self.space.vp and not any(self.config.get(grid) for grid in PLACE_BY_SIGMA):
             self._keep_to_table(scheduler)
         if hasattr(scheduler, "set_begin_index"):
-            # it would look for the first timestep, and take the second of two that round alike
+            # a search for the first timestep would take the second of two that round alike
             scheduler.set_begin_index(0)
         return scheduler
 
     def _keep_to_table(self, scheduler: Any) -> None:
         """Give the scheduler num_steps distinct timesteps in [0, T), where diffusers does not.
 
-        Its trailing spacing counts arange(T, 0, -T / n) - 1, whose rounding adds a step at -1 for
-        62 of the n up to 1,000: pure noise, read from the table's other end. Some solvers repeat a
-        time at n = T.
+        The trailing spacing of diffusers is arange(T, 0, -T / n) - 1. For 62 of the n up to 1,000
+        its rounding adds a timestep -1, which is read as the last entry of the table: pure noise.
+        Some solvers repeat a timestep at n = T.
         """
         times, trained = scheduler.timesteps, scheduler.config.num_train_timesteps
         sigmas: Any = getattr(scheduler, "sigmas", None)  # DDPM and DDIM have none
@@ -151,8 +156,8 @@ class DiffusersSampler(Sampler):
             trained = noise_schedule.scheduler_config["num_train_timesteps"]
             if self.num_steps > trained:
                 raise UserError(
-                    f"sampler.num_steps={self.num_steps}: this noise schedule has only "
-                    f"{trained} timesteps"
+                    f"sampler.num_steps={self.num_steps}: expected at most the {trained} "
+                    "timesteps of this noise schedule"
                 )
             zero_snr = noise_schedule.scheduler_config.get("rescale_betas_zero_snr")
             knows = inspect.signature(self.scheduler_class.__init__).parameters
@@ -171,18 +176,19 @@ class DiffusersSampler(Sampler):
         if self.space.vp and times.max() > trained - 1:
             raise UserError(
                 f"sampler.steps_offset={self.config.get('steps_offset')} begins at timestep "
-                f"{int(times.max())}, and this noise schedule ends at {trained - 1}: lower it"
+                f"{int(times.max())}, but this noise schedule ends at {trained - 1}: lower "
+                "sampler.steps_offset="
             )
         ratios = self._ratios(scheduler)
         begin, end = float(ratios[0]), noise_schedule.max_ratio
         if begin > end * 1.001:
             keys = [key for key in BEGIN if self.config.get(key)]
-            change = f"change sampler.{keys[0]}" if keys else "choose another sampler"
+            change = f"change sampler.{keys[0]}=" if keys else "choose another sampler="
             raise UserError(
-                f"{self.name} begins at sigma / alpha = {begin:.4g}, and this noise schedule ends "
+                f"{self.name} begins at sigma / alpha = {begin:.4g}, but this noise schedule ends "
                 f"at {end:.4g}: {change}"
             )
-        levels = ratios.unique_consecutive()  # Heun's schedulers visit each but the first twice
+        levels = ratios.unique_consecutive()  # Heun's visit every level but the first twice
         if len(levels) < self.num_steps or (levels.diff() >= 0).any():
             raise UserError(
                 f"{self.name} has only {len(ratios.unique())} distinct noise levels with these "
@@ -194,27 +200,28 @@ class DiffusersSampler(Sampler):
             self._check_first_step(*levels[:2].tolist())
 
     def _check_first_step(self, begin: float, after: float | None = None) -> None:
-        """Raise UserError where Heun's step in sigma from the noisy end leaves noise in samples.
+        """Raise UserError if Heun's first step in sigma is so long that it leaves noise in samples.
 
-        Pixels of standard deviation s bend the path by s^2 begin / (4 after^3) of sigma in that
-        step, here with s = 1/2: 60 % at 20 steps of the cosine schedule, which ends at 2e4.
+        For pixels of standard deviation s the step's error is s^2 begin / (4 after^3), as a
+        fraction of sigma. With s = 1/2, as assumed here, this is 60 % at 20 steps of the cosine
+        schedule, whose noisy end is at 2e4.
         """
         if after is not None and begin / (16 * after**3) > 0.1:
             raise UserError(
                 f"{self.name} would leave noise in the samples: its first step, from sigma / alpha "
-                f"= {begin:.4g} to {after:.4g}, is too long. Use sampler=heun, the same order on "
-                "any path, or more sampler.num_steps"
+                f"= {begin:.4g} to {after:.4g}, is too long; use sampler=heun, which is also of "
+                "second order, or raise sampler.num_steps="
             )
 
     def _ratios(self, scheduler: Any) -> Tensor:
-        """Sigma / alpha of every step of a scheduler. -> (calls of the denoiser,)."""
+        """The ratio sigma / alpha of every denoiser evaluation of a scheduler. -> (NFE,)."""
         levels = [self.space.level(scheduler, i, t) for i, t in enumerate(scheduler.timesteps)]
         return torch.stack([sigma / alpha for alpha, sigma in levels])
 
     def _check_gaps(self, times: list[int], trained: int) -> None:
-        """Raise UserError where DDIM would go to other levels than those it asks the denoiser at.
+        """Raise UserError if DDIM would step to other levels than those of its next timesteps.
 
-        diffusers' step goes to t - trained // num_steps, not to the next of its own timesteps.
+        diffusers' step goes to t - trained // num_steps, not to the scheduler's next timestep.
         """
         gap = trained // self.num_steps
         if any(t - gap != after for t, after in pairwise(times)) or times[-1] >= gap:
@@ -223,10 +230,11 @@ class DiffusersSampler(Sampler):
                 key=lambda n: abs(n - self.num_steps),
             )
             raise UserError(
-                f"{self.name} always goes down by {trained} // {self.num_steps} = {gap} timesteps, "
-                f"and sampler.timestep_spacing={self.config['timestep_spacing']} has others: take "
-                f"sampler.timestep_spacing=leading, trailing with sampler.num_steps={near}, or "
-                "sampler=blend, the same step to any time"
+                f"{self.name} always steps down by {trained} // {self.num_steps} = {gap} "
+                f"timesteps, but sampler.timestep_spacing={self.config['timestep_spacing']} has "
+                "other gaps: use sampler.timestep_spacing=leading, or "
+                f"sampler.timestep_spacing=trailing with sampler.num_steps={near}, or "
+                "sampler=blend, which takes the same step to any timestep"
             )
 
     def steps(
@@ -241,10 +249,10 @@ class DiffusersSampler(Sampler):
         options: dict[str, Any] = {} if self.eta is None else {"eta": self.eta}
         if "generator" in inspect.signature(scheduler.step).parameters:
             options["generator"] = list(generators)
-        # flow matching has no init_noise_sigma: it begins at its own first sigma
+        # schedulers of flow matching have no init_noise_sigma: they begin at their first sigma
         begin = getattr(scheduler, "init_noise_sigma", None) or scheduler.sigmas[0]
         x = noise * float(begin)
-        # a scheduler compares times with its own, which lie on the CPU, and nothing waits there
+        # on the CPU, because a scheduler compares them with its own and would wait for a GPU
         times = scheduler.timesteps
         own_times = self.space.vp and isinstance(noise_schedule, VPSchedule)
         for i, (timestep, there) in enumerate(zip(times, times.to(noise.device), strict=True)):
@@ -268,15 +276,16 @@ class DiffusersSampler(Sampler):
             x = x_next
 
     def _finish(self, scheduler: Any, stepped: Any, x: Tensor, denoised: Tensor) -> Tensor:
-        """Return the clean image of the last step, also where diffusers leaves noise in it.
+        """Return the clean images of the last step, even where diffusers leaves noise in them.
 
-        x is what the step began with. DDPMScheduler adds the noise of `fixed_large` after the last
-        step too; DEIS, and solvers that divide by sigma, end at the smallest level of their table.
+        `x` is the input of the step. With variance_type=fixed_large DDPMScheduler adds noise after
+        the last step too. DEIS, and solvers that divide by sigma, end at the smallest level of
+        their table.
         """
         table_ends = hasattr(scheduler, "sigmas") and scheduler.sigmas[-1] > 0
         if not table_ends and self.config.get("variance_type") != "fixed_large":
             return stepped.prev_sample
-        if self.stochastic:  # the prediction is the mean of what the step draws around
+        if self.stochastic:  # the prediction is the mean of the step's distribution
             return getattr(stepped, "pred_original_sample", denoised)
         alpha, sigma = at_sigma(scheduler, scheduler.sigmas[-2])
         noise = (x - alpha * denoised) / sigma

@@ -1,4 +1,4 @@
-"""A plain function as a sampler, in the style of k-diffusion's."""
+"""A plain function as a sampler, in the style of k-diffusion."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -20,24 +20,24 @@ from diffusion_lab.errors import UserError
 SamplerFunction = Callable[..., Tensor]
 """(denoise, x, sigmas, **options) -> images (B, C, H, W): see FunctionSampler."""
 LARGEST_SIGMA = 80.0
-"""Where a path that ends at pure noise begins, for want of an infinite sigma: EDM's sigma_max."""
+"""First sigma in place of the infinite one of pure noise: EDM's sigma_max."""
 
 
 class FunctionSampler(Sampler):
-    """A sampler that is a function of three arguments: function(denoise, x, sigmas, **options).
+    """A sampler made of a function: function(denoise, x, sigmas, **options) -> images.
 
-    They are in the coordinates x0 + sigma noise, whatever path the run was trained on:
+    The arguments are in the coordinates x0 + sigma noise, for any noise schedule of the run:
 
-    - `denoise(x, sigma)` is the estimate of the clean images (B, C, H, W) in x (B, C, H, W) at
-      sigma, which is () or (B,) with one value for all;
-    - `x` (B, C, H, W) is where to begin, noise of scale sigmas[0];
-    - `sigmas` (num_steps + 1,) are the noise levels sigma / alpha of the path's timesteps, falling,
-      and 0 at the end. An infinite first one is replaced by 80, or by twice the second if that is
-      more.
+    - `denoise(x, sigma)` estimates the clean images (B, C, H, W) from x (B, C, H, W) at the noise
+      level sigma, which is () or (B,) with one value for all images;
+    - `x` (B, C, H, W) is the noise to begin with, of scale sigmas[0];
+    - `sigmas` (num_steps + 1,) are the ratios sigma / alpha of the schedule's timesteps, falling,
+      followed by 0. An infinite first ratio is replaced by 80, or by twice the second if that is
+      larger.
 
-    It returns the images. So the deterministic samplers of k-diffusion can be given as they are.
-    A function with a parameter `noise_sampler` is stochastic: it gets `noise_sampler(*levels)`,
-    fresh Gaussian noise like x from each image's own generator. `options` are further keywords.
+    The deterministic samplers of k-diffusion are such functions and can be used unchanged. A
+    function with a parameter `noise_sampler` is stochastic: `noise_sampler(*levels)` returns fresh
+    Gaussian noise like x, for every image from its own generator. `options` are further keywords.
     In a trajectory every call of `denoise` is one step.
     """
 
@@ -49,7 +49,7 @@ class FunctionSampler(Sampler):
     @property
     def name(self) -> str:
         function: Any = self.function
-        while hasattr(function, "func"):  # functools.partial, of a configuration
+        while hasattr(function, "func"):  # functools.partial, from a configuration
             function = function.func
         return str(getattr(function, "__name__", type(function).__name__))
 
@@ -88,20 +88,20 @@ class FunctionSampler(Sampler):
 
 
 def sigmas_of(noise_schedule: NoiseSchedule, num_steps: int) -> Tensor:
-    """Sigma / alpha of the path's timesteps, falling, and then 0. -> (num_steps + 1,)."""
+    """Ratios sigma / alpha of the schedule's timesteps, falling, then 0. -> (num_steps + 1,)."""
     times = noise_schedule.timesteps(num_steps)
     sigmas = noise_schedule.sigma(times) / noise_schedule.alpha(times)
-    if noise_schedule.max_ratio == torch.inf:  # alpha may be 0 only but for rounding
+    if noise_schedule.max_ratio == torch.inf:  # an alpha of 0 may be rounded up
         second = sigmas[1].item() if num_steps > 1 else 0.0
         sigmas[0] = max(LARGEST_SIGMA, 2 * second)
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
 def function_sampler(function: SamplerFunction) -> Callable[..., FunctionSampler]:
-    """Make a sampler of a function, for use as a decorator.
+    """Decorate a function of FunctionSampler's form, to make samplers of it.
 
-    In a configuration its name is that of a class: `_target_: my_module.my_sampler`, `num_steps:
-    20`, and further keywords for the function. See FunctionSampler for its arguments.
+    In a configuration the function is named like a class: `_target_: my_module.my_sampler`,
+    `num_steps: 20`, and further keywords of the function.
     """
 
     def make(num_steps: int, **options: Any) -> FunctionSampler:

@@ -1,8 +1,8 @@
 """Euler and Heun solvers of the probability-flow ODE, for any noise schedule.
 
-Both integrate dx = x0_hat dalpha + noise_hat dsigma with noise_hat = (x_t - alpha x0_hat) / sigma,
-the ordinary differential equation that moves the distribution of x_t along the path. It assumes
-nothing Gaussian, and runs as well from an image to its noise.
+Both integrate dx = x0_hat dalpha + noise_hat dsigma with noise_hat = (x_t - alpha x0_hat) / sigma.
+This ordinary differential equation (ODE) moves the distribution of x_t along the noise levels. It
+does not need Gaussian noise, and can also be solved from an image to its noise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ from diffusion_lab.diffusion.samplers.base import Denoise, Sampler, Step
 
 
 class Levels(NamedTuple):
-    """The noise levels of n steps, (n + 1,) each, one after the other."""
+    """The n + 1 noise levels of n steps, in their order; every field is (n + 1,)."""
 
     times: Tensor
-    """At the clean end, which has no t of its own on every path, its neighbour's."""
+    """The clean end repeats its neighbour's time, because not every schedule has a t for it."""
     alphas: Tensor
     sigmas: Tensor
 
@@ -29,7 +29,7 @@ class Levels(NamedTuple):
 
 
 def levels_to_clean(noise_schedule: NoiseSchedule, times: Tensor) -> Levels:
-    """The levels of the times, noisiest first, and then the clean end: alpha 1, sigma 0."""
+    """The levels of the times, noisiest first, followed by the clean end: alpha 1, sigma 0."""
     alphas, sigmas = noise_schedule.alpha(times), noise_schedule.sigma(times)
     return Levels(
         torch.cat([times, times[-1:]]),
@@ -48,9 +48,9 @@ def solve(
 ) -> Iterator[Step]:
     """Solve the ODE for x (B, C, H, W) from the first level to the last, in either direction.
 
-    The denoiser is never asked at the clean end. There x is the image itself, and the noise that a
-    vanishing sigma has added to it could be any: noise_hat is the mean of the path's noise. A
-    second-order step into the clean end stays Euler's, which ends on the prediction.
+    The denoiser is not evaluated at the clean end. At the clean end x0_hat is x itself, and
+    noise_hat is the mean of the noise, because x does not determine the noise at sigma = 0. The
+    step to the clean end is Euler's even with `second_order`, so that it ends on the prediction.
     """
     times, alphas, sigmas = levels
     clean = (sigmas == 0).tolist()
@@ -77,15 +77,15 @@ def solve(
 
 
 class BlendSampler(Sampler):
-    """Euler's step: noise_hat, then x_next = alpha' x0_hat + sigma' noise_hat.
+    """Predict the clean image and re-noise it: x_next = alpha' x0_hat + sigma' noise_hat.
 
-    On the straight path that is the tutorial's blend, which moves x by 1 / (steps left) towards the
-    prediction, and rectified flow's Euler step; on a VP path it is DDIM with eta 0 (Song et al.
-    2020, arXiv 2010.02502, eq. 12); on a VE path Euler in sigma. The last step returns the
-    prediction itself.
+    This is Euler's step of the ODE. On the straight path it is the tutorial's blend, which moves x
+    by 1 / (steps left) towards the prediction, and rectified flow's Euler step. With a VP schedule
+    it is DDIM with eta 0 (Song et al. 2020, arXiv 2010.02502, eq. 12), with a VE schedule Euler's
+    step in sigma. The last step returns the prediction itself.
     """
 
-    second_order = False  # corrects each step with the slope at its end
+    second_order = False  # True: correct each step with the slope at its end
 
     def check(self, noise_schedule: NoiseSchedule) -> None:
         super().check(noise_schedule)
@@ -105,10 +105,11 @@ class BlendSampler(Sampler):
 
 
 class HeunSampler(BlendSampler):
-    """Heun's step: the mean of the slopes at both ends of a blend, second order.
+    """Heun's second-order step, with the mean of the slopes at both ends of an Euler step.
 
-    Karras et al. 2022 (arXiv 2206.00364), algorithm 1 without churn, for any path. Two calls of the
-    denoiser a step, one in the last, which ends on the prediction: 2 num_steps - 1 in all.
+    Karras et al. 2022 (arXiv 2206.00364), algorithm 1 without churn, for any noise schedule. Every
+    step has two denoiser evaluations, except the last, which has one and ends on the prediction:
+    NFE = 2 num_steps - 1.
     """
 
     second_order = True

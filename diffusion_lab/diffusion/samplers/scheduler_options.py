@@ -1,8 +1,8 @@
 """Options of diffusers' schedulers that a sampler accepts: each one works and changes the result.
 
 A scheduler of diffusers takes many keywords that it ignores, that only make sense with a model
-trained another way, or that contradict the noise schedule of the run. Those are rejected with the
-reason, instead of drawing other images than were asked for.
+trained another way, or that contradict the noise schedule of the run. Such keywords are rejected
+with the reason, because the samples would not be those that the user expects.
 """
 
 import inspect
@@ -30,25 +30,25 @@ REJECTED = {
     "set_alpha_to_one": "samples always end on the clean image",
     "stochastic_sampling": "fresh noise around each prediction is right for consistency models "
     "only, use sampler=reverse_sde",
-    "use_dynamic_shifting": "it follows the size of latent images, use sampler.shift",
+    "use_dynamic_shifting": "it depends on the size of latent images, use sampler.shift=",
 }
-"""Reasons for options that are not offered; the others change nothing here."""
+"""Reasons for rejected options; all other rejected options have no effect."""
 SIGMA_GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-"""Options that place the steps by noise level; diffusers allows one of them at a time."""
+"""Options that choose the noise levels of the steps; diffusers allows one of them at a time."""
 SPACINGS = ("leading", "linspace", "trailing")
 
 
 @dataclass(frozen=True)
 class Option:
-    """The values of an option, and the settings without which it would change nothing."""
+    """Valid values of an option, and the settings without which it has no effect."""
 
     words: tuple[str, ...] = ()
-    """The words to choose from; empty for a number or a truth value."""
+    """The words to choose from; empty for a number or for true and false."""
     above: float | None = None
-    """For a number: the smallest value, itself excluded; None for a truth value."""
+    """For a number: its lower limit, excluded; None for true and false."""
     integer: bool = False
     most: float = math.inf
-    """For a number: the largest value, itself included."""
+    """For a number: its upper limit, included."""
     needs: tuple[tuple[str, Any], ...] = ()
     """Pairs (option, value), one of which must be set."""
 
@@ -61,7 +61,7 @@ class Option:
         if self.integer:
             least = int(self.above) + 1
             if self.most == math.inf:
-                return f"a whole number from {least} on"
+                return f"a whole number of at least {least}"
             return f"a whole number from {least} to {int(self.most)}"
         upper = "" if self.most == math.inf else f", at most {self.most:g}"
         return f"a number above {self.above:g}{upper}"
@@ -112,8 +112,8 @@ _EDM = {
 
 OPTIONS: dict[str, dict[str, Option]] = {
     "DDPMScheduler": {
-        # fixed_large_log takes the square root of a logarithm in diffusers, "learned" and
-        # "learned_range" need a network with twice the channels
+        # not fixed_large_log, for which diffusers takes the square root of a logarithm, and not
+        # "learned" and "learned_range", which need a network with twice the channels
         "variance_type": Option(words=("fixed_small", "fixed_small_log", "fixed_large")),
         **_CLIPPING,
         **_THRESHOLDING,
@@ -162,7 +162,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         **_THRESHOLDING,
     },
 }
-"""The options of every scheduler that a sampler can be made of."""
+"""The accepted options of every scheduler that a sampler can be made of."""
 
 
 def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
@@ -184,9 +184,9 @@ def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
                 "noise_schedule and prediction; leave it out"
             )
         if key in parameters and value == parameters[key].default:
-            continue  # says what is so anyway, as a sampler's yaml file may
+            continue  # the default, which a sampler's yaml file may state
         if key not in options:
-            reason = REJECTED.get(key, "it changes nothing here")
+            reason = REJECTED.get(key, "it changes nothing in a sampler")
             raise UserError(
                 f"sampler.{key}={_typed(value)} is not an option of {name}: {reason}; choose from "
                 f"{sorted(options)}"
@@ -202,7 +202,8 @@ def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
     chosen = [grid for grid in (*SIGMA_GRIDS, "use_flow_sigmas") if settings.get(grid)]
     if len(chosen) > 1:
         raise UserError(
-            f"sampler.{chosen[0]} and sampler.{chosen[1]} both place the steps: choose one of them"
+            f"sampler.{chosen[0]} and sampler.{chosen[1]} each choose the noise levels of the "
+            "steps: leave out one of them"
         )
 
 

@@ -14,29 +14,29 @@ Level = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Space:
-    """The coordinates a family of schedulers works in, and the model output it expects there."""
+    """The coordinates of a family of schedulers, and the model output that they expect."""
 
     prediction_type: str | None
     """The scheduler's prediction_type; None if it has no such option."""
     level: Callable[[Any, int, Tensor], Level]
-    """(scheduler, step, timestep) -> alpha () and sigma () of what the scheduler holds as x."""
+    """(scheduler, step, timestep) -> alpha () and sigma () of the scheduler's x."""
     output: Callable[[Tensor, Tensor, Level, Any], Tensor]
-    """(x0_hat, x, level, scheduler) -> the model output that says just that."""
+    """(x0_hat, x, level, scheduler) -> the model output that corresponds to x0_hat."""
     vp: bool = False
-    """Made from betas: has timesteps of its own to space."""
+    """True for schedulers made from betas, whose timesteps can be spaced."""
 
 
 def table_ratio(scheduler: Any, timestep: Tensor) -> Tensor:
-    """Sigma / alpha at an integer timestep of the scheduler's own table. () -> ()."""
+    """The ratio sigma / alpha at an integer timestep of the scheduler's own table. () -> ()."""
     alpha_bar = scheduler.alphas_cumprod[timestep.long()]
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
 def is_in_table(scheduler: Any, step: int, timestep: Tensor) -> bool:
-    """Return True if the scheduler stands at the noise level of an integer timestep.
+    """Return True if the noise level of a step is that of an integer timestep.
 
-    Grids such as Karras's place the steps by sigma, between the levels that the run was trained on;
-    some schedulers round the timesteps that they report for them.
+    Grids such as Karras's choose the noise levels of the steps by sigma, between the levels that
+    the run was trained on. Some schedulers report rounded timesteps for such levels.
     """
     if timestep.item() != int(timestep.item()):
         return False
@@ -46,7 +46,7 @@ def is_in_table(scheduler: Any, step: int, timestep: Tensor) -> bool:
 
 
 def at_sigma(scheduler: Any, sigma: Tensor) -> Level:
-    """Return the level that a solver with a VP table calls sigma. () -> (), ()."""
+    """Return alpha and sigma of the level that a VP solver calls `sigma`. () -> (), ()."""
     if scheduler.config.use_flow_sigmas:
         return 1 - sigma, sigma
     alpha = (1 + sigma**2) ** -0.5
@@ -77,7 +77,7 @@ def _edm_output(denoised: Tensor, x: Tensor, level: Level, scheduler: Any) -> Te
 
 
 VP = Space("sample", _vp_level, lambda denoised, x, level, scheduler: denoised, vp=True)
-# not every scheduler of this family takes "sample"
+# prediction_type "epsilon", because not every scheduler of this family takes "sample"
 KARRAS = Space("epsilon", _ve_level, lambda d, x, level, scheduler: (x - d) / level[1], vp=True)
 FLOW = Space(None, _flow_level, lambda d, x, level, scheduler: (x - d) / level[1])
 EDM = Space("epsilon", _ve_level, _edm_output)

@@ -1,6 +1,6 @@
-"""Score-based samplers in the coordinates x0 + r noise, r = sigma / alpha, of any Gaussian path.
+"""Score-based samplers for Gaussian noise, in the coordinates x = x0 + r noise, r = sigma / alpha.
 
-There the score of the noised images is (x0_hat - x) / r^2.
+In these coordinates the score of the noised images is (x0_hat - x) / r^2.
 """
 
 import math
@@ -21,7 +21,7 @@ from diffusion_lab.errors import UserError
 
 
 class _ScoreSampler(Sampler):
-    """Base with a geometric ladder of noise levels, within those of the path."""
+    """Base class with geometrically spaced noise levels, within those of the noise schedule."""
 
     stochastic = True
 
@@ -35,7 +35,7 @@ class _ScoreSampler(Sampler):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def _ladder(self, noise_schedule: NoiseSchedule, levels: int) -> Tensor:
-        """Ratios from high to low. -> (levels,)."""
+        """Geometrically spaced ratios sigma / alpha, from high to low. -> (levels,)."""
         high = math.log(min(self.sigma_max, noise_schedule.max_ratio))
         low = math.log(max(self.sigma_min, noise_schedule.min_ratio))
         return torch.linspace(high, low, levels).exp()
@@ -44,7 +44,7 @@ class _ScoreSampler(Sampler):
 class ReverseSDESampler(_ScoreSampler):
     """Euler-Maruyama on the reverse-time SDE: Song et al. 2021 (arXiv 2011.13456), appendix F.
 
-    x += (r^2 - r'^2) score + sqrt(r^2 - r'^2) z; the last step, to r' = 0, without noise.
+    x += (r^2 - r'^2) score + sqrt(r^2 - r'^2) z. The last step, to r' = 0, adds no noise.
     """
 
     def steps(
@@ -71,9 +71,9 @@ class ReverseSDESampler(_ScoreSampler):
 class LangevinSampler(_ScoreSampler):
     """Annealed Langevin dynamics: Song & Ermon 2019 (arXiv 1907.05600), algorithm 1.
 
-    At each level `steps_per_level` times x += step/2 score + sqrt(step) z, step = step_size r^2,
-    and at the end one denoising step (Jolicoeur-Martineau et al. 2020, arXiv 2009.05475).
-    `num_steps` counts calls of the denoiser, one more than a multiple of steps_per_level.
+    Each level has `steps_per_level` steps x += step/2 score + sqrt(step) z, step = step_size r^2.
+    One denoising step follows at the end (Jolicoeur-Martineau et al. 2020, arXiv 2009.05475).
+    `num_steps` is the NFE, one more than a multiple of steps_per_level.
     """
 
     def __init__(
@@ -88,8 +88,9 @@ class LangevinSampler(_ScoreSampler):
         if steps_per_level < 1 or num_steps < 2 or (num_steps - 1) % steps_per_level:
             raise UserError(
                 f"sampler.num_steps={num_steps}, sampler.steps_per_level={steps_per_level}: "
-                "expected num_steps to be 1 more than a multiple of steps_per_level, the last step "
-                f"being a denoising, for example sampler.num_steps={20 * steps_per_level + 1}"
+                "expected num_steps to be 1 more than a multiple of steps_per_level, because the "
+                "last step only denoises, for example "
+                f"sampler.num_steps={20 * steps_per_level + 1}"
             )
         if not 0 < step_size < 4:
             raise UserError(f"sampler.step_size={step_size}: expected a number between 0 and 4")

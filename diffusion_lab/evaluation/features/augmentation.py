@@ -39,7 +39,7 @@ class Affine:
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Transform float images (N, C, H, W), black 0, with a generator of the CPU."""
+        """Transform float images (N, C, H, W) in which black is 0, with a CPU generator."""
         n, _, height, width = images.shape
         x, y, turn, size = torch.rand(4, n, generator=generator).mul(2).sub(1).to(images.device)
         angle = turn * math.radians(self.rotation)

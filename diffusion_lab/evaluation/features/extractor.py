@@ -81,7 +81,7 @@ class Extractor(ABC):
         """Convert uint8 (N, C, H, W) to the network's input size; UserError if unsupported."""
 
     def unpad(self, images: Tensor) -> Tensor:
-        """Cut the border that data.image_size added off images (N, C, H, W), whatever its content.
+        """Cut off the border that data.image_size added to images (N, C, H, W), black or not.
 
         Images are unchanged if the extractor accepts every size.
         """
@@ -154,8 +154,8 @@ class TrainedExtractor(Extractor):
         if images.shape[1] != channels:
             raise UserError(
                 f"the images have {images.shape[1]} channels, extractor {self.name} takes "
-                f"{channels}: use extractor=inception, or train an extractor for such images, "
-                "python scripts/train_extractor.py data=..."
+                f"{channels}: use extractor=inception, or train an extractor for such images "
+                "with python scripts/train_extractor.py data=..."
             )
         if images.shape[2:] == (height, width):
             return images
@@ -167,7 +167,7 @@ class TrainedExtractor(Extractor):
                 raise UserError(
                     f"the images are {images.shape[2]}x{images.shape[3]}, and the border "
                     f"around the inner {height}x{width} is not black but {mean:.0f} of 255 on "
-                    f"average: {self.name} takes {height}x{width}, or the same padded with black"
+                    f"average: {self.name} takes {height}x{width}, with or without a black border"
                 )
         return inner
 
@@ -188,16 +188,16 @@ def check_pixels(images: Tensor) -> None:
 
 
 def unpadded(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """Cut off the even padding of data.image_size: images (N, C, H, W) -> their centre.
+    """Cut off the padding of data.image_size: images (N, C, H, W) -> their centre.
 
-    Raises UserError if even padding of `image_shape` cannot give the size of the images.
+    Raises UserError if equal padding of `image_shape` on all sides cannot give the images' size.
     """
     _, height, width = image_shape
     down, right = images.shape[2] - height, images.shape[3] - width
     if down != right or down < 0 or down % 2:
         raise UserError(
             f"the images are {images.shape[2]}x{images.shape[3]}: expected {height}x{width}, or "
-            f"the same padded evenly with black, such as {height + 4}x{width + 4} "
+            f"this with equal black padding on all sides, for example {height + 4}x{width + 4} "
             f"(data.image_size={height} or {height + 4})"
         )
     border = down // 2

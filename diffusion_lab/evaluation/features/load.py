@@ -51,8 +51,8 @@ def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> 
     """Return the reference features of the data set `data` for an extractor.
 
     An extractor that was trained on the data has its reference beside its weights. Otherwise the
-    images are read with `read`, and the reference is cached in the data folder, unless that holds
-    other files of the user. Raises UserError if the extractor rejects such images.
+    images are read with `read`, and the reference is cached in the data folder, unless that folder
+    holds other files of the user. Raises UserError if the extractor rejects such images.
     """
     if isinstance(extractor, TrainedExtractor) and extractor.data == data:
         return load_reference(extractor)

@@ -79,8 +79,8 @@ def make_reference(
     for split, (images, _) in {"test": test, "held-out training": train}.items():
         if len(images) < 2:
             raise UserError(
-                f"{data} has {len(images)} {split} images: a reference needs at least two, "
-                "for example data.val_size=500"
+                f"{data} has {len(images)} {split} images: a reference needs at least two of the "
+                "test and of the held-out training images, for example data.val_size=500"
             )
     tested, held_out = extractor(test[0]), extractor(train[0])
     return Reference(

@@ -197,7 +197,7 @@ def test_an_option_is_what_diffusers_makes_of_it_or_rejected(name, key, value):
     [
         ("DPMSolverMultistepScheduler", {"num_train_timesteps": 500}, ["noise_schedule"]),
         ("EulerDiscreteScheduler", {"sigma_min": 0.1}, ["use_karras_sigmas=true"]),
-        ("UniPCMultistepScheduler", {"solver_order": 0}, ["from 1 on"]),
+        ("UniPCMultistepScheduler", {"solver_order": 0}, ["at least 1"]),
         ("EDMEulerScheduler", {"sigma_data": 0.3}, ["not an option", "changes nothing"]),
         ("DPMSolverMultistepScheduler", {"solver_order": 4}, ["from 1 to 3"]),
         ("DDPMScheduler", {"variance_type": "fixed_large_log"}, ["fixed_large"]),
