@@ -29,11 +29,12 @@ def check_best(
     why = why_no_validation(cfg, num_batches, provenance["num_val"])
     if why and cfg.monitor == "val/loss" and any(isinstance(c, EarlyStopping) for c in callbacks):
         raise UserError(
-            f"early stopping uses monitor={cfg.monitor}, but {why}: type monitor=train/loss_epoch"
+            f"early stopping uses monitor={cfg.monitor}, but {why}: type for example "
+            "monitor=train/loss_epoch, or callbacks.early_stopping=null"
         )
     if why := why_no_best(cfg, callbacks, why):
         rank_zero_only(log.warning)("no best.ckpt will be written: %s", why)
-        # Lightning's warning of the same, at the end of every epoch
+        # Lightning would repeat this warning at the end of every epoch
         warnings.filterwarnings(
             "ignore", message=r".*'val/loss'.* could not find the monitored key"
         )
