@@ -83,7 +83,7 @@ def explain(cfg: DictConfig) -> Explanation:
         page += "\nIncompatible samplers:\n" + "\n".join(refused) + "\n"
     out = Path(cfg.paths.output_dir).absolute()
     implied = implied_weighting(module.time_sampling, schedule, module.weighting, module.prediction)
-    low, high = log_snr_range(module.time_sampling, schedule)  # outside, weights go to 0 or inf
+    low, high = log_snr_range(module.time_sampling, schedule)  # weights tend to 0 or inf outside
     seen = (low <= implied.log_snr) & (implied.log_snr <= high)
     level, weight = implied.log_snr[seen], implied.on_x0[seen]
     plot = {

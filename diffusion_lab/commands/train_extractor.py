@@ -135,7 +135,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
 
 def _check_version(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "version"):
-        raise UserError("version= is missing: type a new name, version=mnist_v2")
+        raise UserError("version= is missing: type a new name, for example version=mnist_v2")
     if not re.fullmatch(r"\w[\w.-]*", cfg.version):
         raise UserError(f"version={cfg.version}: expected a name such as mnist_v2")
     if cfg.version in (*shipped_versions(), INCEPTION):
