@@ -72,15 +72,15 @@ class RungRun:
         for key, (had, wanted) in differences(saved, self.config).items():
             if key not in _MAY_CHANGE:
                 raise UserError(
-                    f"{self.folder} was trained with {key}={had}, this ladder has {wanted}: type "
-                    "another out=, or the same overrides as before"
+                    f"{self.folder} was trained with {key}={had}, but this ladder has {wanted}: "
+                    "type another out=, or the same overrides as before"
                 )
 
     def train(self) -> None:
         """Train to the end; resume a training that was interrupted.
 
-        Raises the errors of training, and Diverged at once for a run that diverged before, since it
-        would diverge again.
+        Raises the errors of training. A run that diverged before raises Diverged at once, because
+        it would diverge again.
         """
         record = self.record()
         if record.get("status") == "diverged":
