@@ -48,6 +48,14 @@ _UNKNOWN = object()
 """The value of an interpolation that cannot be resolved here."""
 
 
+class UnreadableConfig(UserError):
+    """A run folder whose .hydra/config.yaml cannot be read or is not that of a training."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: start a new run")
+        self.reason = reason
+
+
 @dataclass
 class SavedConfig:
     """The configuration of a run folder."""
@@ -74,7 +82,8 @@ def read_config(folder: Path) -> SavedConfig:
         later = [_of_file(file) for file in folder.glob(".hydra/resumed_*/config.yaml")]
         config, keys = merge(written, trained, later)
     except (UserError, RecursionError) as error:  # a YAML alias may be within its own node
-        note = f"{str(error).partition(': start')[0] or path}: using the checkpoint's configuration"
+        reason = error.reason if isinstance(error, UnreadableConfig) else str(error) or path
+        note = f"{reason}: using the checkpoint's configuration"
         return SavedConfig(OmegaConf.create(_literal(trained)), [note])
     if not keys:
         return SavedConfig(config)
@@ -100,11 +109,9 @@ def _of_file(path: Path) -> DictConfig:
     try:
         config = OmegaConf.load(path)
     except Exception as error:  # any error of the YAML parser
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}): start a new run"
-        ) from error
+        raise UnreadableConfig(f"{path} cannot be read ({type(error).__name__})") from error
     if not isinstance(config, DictConfig) or not config.keys() >= _NEEDED:
-        raise UserError(f"{path} is not the configuration of a training: start a new run")
+        raise UnreadableConfig(f"{path} is not the configuration of a training")
     _check_nodes(config, path)
     return OmegaConf.create(with_new_names(OmegaConf.to_container(config, resolve=False)))
 

@@ -170,9 +170,10 @@ def _read(path: Path, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     try:
         return read(path.read_text())
     except (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} is damaged or holds something else ({type(error).__name__}): leave that run "
-            "out or move the file away"
+            f"{path} is damaged or holds something else ({type(error).__name__}: {reason}): leave "
+            "out that run, or move the file away"
         ) from error
 
 
