@@ -61,7 +61,7 @@ _blocks: ContextVar[Blocks] = ContextVar("_blocks")
 
 @contextmanager
 def planned(blocks: Blocks) -> Iterator[None]:
-    """Within this context, an `Interleaved` callback that is built gets this plan."""
+    """Give this plan to an `Interleaved` callback that is built within the context."""
     token = _blocks.set(blocks)
     try:
         yield

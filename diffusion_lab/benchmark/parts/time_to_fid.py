@@ -38,7 +38,7 @@ def time_to_fid(settings: Settings) -> list[Row]:
     """Measure the seconds to BasicUNet's final FID, from the start of a run to its end.
 
     The tutorial's time is scaled from a few of its steps. FID is computed from fewer samples than
-    `FINAL_FID` was, which cannot make it smaller.
+    `FINAL_FID` was, which raises FID on average.
     """
     data = settings.datamodule()
     root = write_torchvision_files(data, settings.scratch / "time_to_fid")
