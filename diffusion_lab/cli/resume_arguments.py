@@ -24,7 +24,7 @@ class SavedRun:
 
     folder: Path
     config: DictConfig
-    """The configuration it was trained with, unresolved; it may name untrusted classes."""
+    """The unresolved configuration of the run, which may name untrusted classes."""
     work_dir: Path
     """Folder of the training: the run's own for resume=, a new one for rerun=."""
     words: list[str]

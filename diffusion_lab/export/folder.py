@@ -92,7 +92,7 @@ def plan_export(
     image_shape: tuple[int, int, int],
     conditioning: Conditioning | None = None,
 ) -> Export:
-    """Plan the export of a module, as a stock pipeline if it samples the same images.
+    """Plan the export of a module, as a stock pipeline where one gives the same images.
 
     A sampler that no pipeline supports is replaced by a deterministic one with the same number of
     steps. `conditioning` is the default guidance of the pipeline; None for no guidance. Raises

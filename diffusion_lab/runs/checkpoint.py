@@ -63,7 +63,7 @@ class Checkpoint(TypedDict):
 
     # by Lightning
     state_dict: dict[str, Tensor]
-    """Trained weights and buffers of the module: `network.*`, and `weighting.*` if it learns."""
+    """Trained weights and buffers of the module: `network.*`, and `weighting.*` if learned."""
     epoch: int
     """The epoch in which the checkpoint was saved, from 0."""
     global_step: int

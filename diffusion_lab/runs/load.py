@@ -30,7 +30,7 @@ class Run:
 
     dir: Path
     config: dict[str, Any]
-    """The resolved configuration it was trained with."""
+    """The resolved configuration that the run was trained with."""
     module: DiffusionModule
     """In evaluation mode, on the CPU."""
     value_range: ValueRange

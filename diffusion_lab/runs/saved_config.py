@@ -190,12 +190,12 @@ def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _failed(run_dir: Path) -> bool:
-    """Return True if the run in a folder ended with an error, so that another may replace it."""
+    """Return True if the run in a folder ended with an error, so that a new run may replace it."""
     return bool(read_record(run_dir).get("status", "failed") == "failed")
 
 
 class _Merge:
-    """Recursive merge of a written configuration, its values and those of a checkpoint.
+    """Recursive merge of a written configuration, its resolved values and a checkpoint's values.
 
     `silent` are nodes whose differences are expected, `later` the values of resumed starts.
     """

@@ -63,7 +63,7 @@ def visible(step: Step, schedule: NoiseSchedule, value_range: ValueRange) -> Ten
 
 
 def visible_at(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
-    """Convert x_t at t (a scalar) to [0, 1], for VE schedules after scaling it to unit variance."""
+    """Convert x_t at t (a scalar) to [0, 1], for VE schedules after scaling to unit variance."""
     size = torch.hypot(schedule.alpha(t), schedule.sigma(t)).clamp(min=1)
     return value_range.to_unit(x_t / size)
 

@@ -43,7 +43,7 @@ def check_best(
 def why_no_best(
     cfg: DictConfig, callbacks: Sequence[L.Callback], no_validation: str | None
 ) -> str | None:
-    """Return the reason why best.ckpt will not be written; None if it may be.
+    """Return the reason why best.ckpt will not be written; None if it may be written.
 
     None also for a training that saves no checkpoints at all.
     """
@@ -63,7 +63,7 @@ def why_no_best(
 
 
 def why_no_validation(cfg: DictConfig, num_batches: int, num_val: int) -> str | None:
-    """Return the reason why validation will never run; None if it may.
+    """Return the reason why validation will never run; None if it may run.
 
     `num_batches` is the number of training batches per epoch, `num_val` the number of validation
     images.

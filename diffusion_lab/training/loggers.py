@@ -119,7 +119,7 @@ def keep_rows(logger: CSVLogger, first_step: int) -> None:
 
 @rank_zero_only
 def forget_hyper_parameters(log_dir: Path) -> None:
-    """Remove the hyperparameters that this run logged when it ended before it was resumed.
+    """Remove the hyperparameters that a resumed run logged at its earlier end.
 
     TensorBoard's HPARAMS tab shows the first entry it finds, so old limits would appear beside new
     metrics.

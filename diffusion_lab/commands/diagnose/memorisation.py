@@ -97,7 +97,7 @@ def _choose(images: Tensor, count: int, seed: int) -> Tensor:
 
 
 def write_nearest(neighbours: Nearest, path: Path) -> None:
-    """Write a CSV with the nearest training image of each sample, as edit.py names it: train:3."""
+    """Write a CSV with the nearest training image of each sample, named as for edit.py: train:3."""
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["sample", "nearest", "distance", "second_distance"])

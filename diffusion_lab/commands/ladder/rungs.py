@@ -40,7 +40,7 @@ class Rung:
     own: tuple[str, ...]
     """Overrides that this rung adds."""
     words: tuple[str, ...]
-    """All overrides: shared ones, those of this rung and the rungs below, the command line's."""
+    """All overrides in order: shared, of the rungs below and this rung, of the command line."""
 
     @property
     def title(self) -> str:

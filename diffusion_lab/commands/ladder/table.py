@@ -164,7 +164,7 @@ def as_json(results: Sequence[RungResult]) -> list[dict[str, Any]]:
 
 
 def lines(results: Sequence[RungResult], floor: Mapping[str, Summary]) -> list[str]:
-    """Format the printed table; its last row has the scores of as many real images."""
+    """Format the printed table; its last row scores the same number of real images."""
     wide = max(len(f"{r.rung.number} {r.rung.name}") for r in results)
     titles = (METRICS[name].title.removeprefix("classifier ") for name in SHOWN)
     head = " " * wide + "".join(f"{title:>18}" for title in titles) + "   FID minus rung before"

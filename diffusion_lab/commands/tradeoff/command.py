@@ -107,7 +107,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
 
 
 class _Work:
-    """Time and score the samplers; write the record after each, so that it can be resumed."""
+    """Time and score the samplers; write the record after each, so that the work can be resumed."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ def _sha256(path: Path) -> str:
 
 
 def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Return the output folder and the record: that in `out` if it can be resumed, or `content`."""
+    """Return the output folder and the record: `content`, or the one in `out` to be resumed."""
     begun = Path(out).expanduser() / NAME if out else None
     if begun is None or not begun.is_file():
         return results_folder(out, parent), content
