@@ -43,15 +43,15 @@ class Growth:
 def scaling_figure(panels: Sequence[Growth]) -> Figure:
     """Plot panels in two columns, each with measured points and the line of proportional growth.
 
-    Both this line and that of the operations go through the last point, where fixed costs matter
-    least.
+    This line and the line of the operation counts both go through the last point, where fixed costs
+    matter least.
 
     Raises:
         ValueError: no panels.
 
     """
     if not panels:
-        raise ValueError("a figure needs at least one panel")
+        raise ValueError("expected at least one panel, got none")
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     figure = new_figure(WIDTH * (1.25 if columns > 1 else 1), _ROW * rows)
     figure.set_layout_engine("constrained")

@@ -63,7 +63,7 @@ def timed(
     work: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter
 ) -> float:
     """Measure the seconds of a function, including its queued work on the device."""
-    gc.collect()  # garbage of earlier work must not be collected meanwhile
+    gc.collect()  # so that garbage of earlier work is not collected within the measured time
     synchronize(device)
     began = clock()
     work()

@@ -35,7 +35,7 @@ def check_training(cfg: DictConfig) -> None:
     pipeline = _given(cfg, "init_from")
     if pipeline and not Path(pipeline).expanduser().exists():
         raise UserError(
-            f"init_from={pipeline} does not exist: give the folder of a diffusers pipeline"
+            f"init_from={pipeline} does not exist: type the folder of a diffusers pipeline"
         )
 
 

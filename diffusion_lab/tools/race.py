@@ -17,7 +17,7 @@ from diffusion_lab.tools.race_figure import Entry, race_figure
 
 @dataclass(frozen=True)
 class Race:
-    """Recipes in the order of their first run; the first one is the reference for the others."""
+    """Recipes in the order of their first run; the first recipe is the reference for the others."""
 
     groups: tuple[Group, ...]
 
@@ -69,7 +69,10 @@ def race(named: Sequence[str]) -> Race:
     for what in ("extractor", "reference", "num_samples"):
         different = {str(run.evaluation[what]) for run in runs}
         if len(different) > 1:
-            raise UserError(f"evaluations differ in {what}: {' and '.join(sorted(different))}")
+            raise UserError(
+                f"evaluations differ in {what}, {' and '.join(sorted(different))}: expected the "
+                "same for all runs; evaluate them again with the same settings"
+            )
     return Race(tuple(group_runs(runs)))
 
 

@@ -35,9 +35,9 @@ class Start:
     """`cfg` resolved, as saved in checkpoints."""
     run_dir: Path
     checkpoint: Resumed | None = None
-    """None where the training starts at step 0."""
+    """None if the training starts at step 0."""
     first_step: int | None = None
-    """None for a new run."""
+    """First step of a resumed run; None for a new run."""
     trust: Sequence[str] = ()
     """Packages whose classes a teacher's run folder may name."""
 
@@ -103,8 +103,8 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: Checkpoint) -> None:
         if limit not in (None, -1) and reached >= limit:
             unit = " seconds" if name.endswith("time") else ""
             raise UserError(
-                f"resume={run_dir} is finished: {name}={OmegaConf.select(cfg, name)} leaves "
-                f"nothing to train, it has reached {reached:g}{unit}"
+                f"resume={run_dir} is finished: it has reached {reached:g}{unit}, so {name}="
+                f"{OmegaConf.select(cfg, name)} leaves nothing to train; type a higher limit"
             )
 
 
@@ -121,9 +121,9 @@ def restore_settings(cfg: DictConfig, content: Checkpoint) -> DictConfig:
 
 
 def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
-    """Restore the settings of a resumed run; it has its own network and weights.
+    """Restore the settings of a resumed run, including the parts of a pipeline or a teacher.
 
-    So init_from= no longer applies, and a teacher's parts come from the checkpoint.
+    These parts come from the checkpoint, so that init_from= no longer applies.
     """
     cfg = restore_settings(cfg, content)
     if cfg.init_from is not None:

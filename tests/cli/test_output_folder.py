@@ -64,7 +64,7 @@ def test_a_rejected_start_changes_nothing(run, typed, given, more):
 @pytest.mark.parametrize("place", [".hydra", "conf", ".hydra/more"])
 def test_the_configuration_has_one_place(typed, tmp_path, place):
     refused = typed("train", *RUN, "hydra.run.dir=fresh", f"hydra.output_subdir={place}")
-    assert_refused(refused, f"hydra.output_subdir={place}", "leave it out")
+    assert_refused(refused, f"hydra.output_subdir={place}", "leave out hydra.output_subdir=")
     assert not (tmp_path / "fresh" / place).exists()
 
 

@@ -264,7 +264,7 @@ def test_a_class_without_training_images_is_rejected(folder, typed):
     run = folder("few", "model=flow", "model.num_classes=10", "data.train_size=4")
     before = sorted(run.rglob("*"))
     words = (f"run={run}", *SMALL, "num_images=500")
-    assert_refused(typed("diagnose", *words), "num_images=500", "no images of the classes")
+    assert_refused(typed("diagnose", *words), "num_images=500", "no images of these classes")
     assert sorted(run.rglob("*")) == before
     assert typed("diagnose", *words, "parts=memorisation")[0] == 0
 

@@ -178,7 +178,7 @@ def test_incompatible_defaults_are_skipped_and_named_samplers_an_error(typed, tr
     assert_refused(
         typed("tradeoff", *arguments, "samplers=blend,euler_ancestral"),
         "euler_ancestral 2 steps",
-        "or leave it out",
+        "or leave out euler_ancestral",
     )
 
 
