@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.errors import UserError
 
@@ -47,6 +47,16 @@ def check_limits(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.gradient_clip_val={cfg.trainer.gradient_clip_val}: expected a number above "
             "0, or null for no clipping"
+        )
+
+
+def check_one_start(cfg: DictConfig) -> None:
+    """Raise UserError if both a pipeline and a teacher are to provide the initial network."""
+    teacher = OmegaConf.select(cfg, "teacher.run")
+    if OmegaConf.select(cfg, "init_from") and teacher:
+        raise UserError(
+            f"init_from={cfg.init_from} and teacher.run={teacher} each provide the network: "
+            "leave out one of them"
         )
 
 

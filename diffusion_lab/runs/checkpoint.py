@@ -15,7 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from diffusion_lab.config.renamed import with_new_names
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.system_errors import no_memory
 
@@ -137,7 +137,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if no_memory(error):
             raise
         unsafe = isinstance(error, pickle.UnpicklingError)
-        what = "it holds more than plain data; nothing was run" if unsafe else type(error).__name__
+        what = "it holds more than plain data; nothing was run" if unsafe else reason_of(error)
         beside = [path.with_stem(name) for name in (PREVIOUS, "best") if name != path.stem]
         others = [f"checkpoint={other.stem}" for other in beside if other.exists()]
         raise UserError(

@@ -55,7 +55,7 @@ def read_newest(run_dir: Path, warn: bool = False) -> Resumed:
     for path in order:
         try:
             return Resumed(path, read_checkpoint(path))
-        except UserError as error:
+        except UserError:
             if warn:
-                log.warning("%s; falling back to an older checkpoint", str(error).partition(":")[0])
+                log.warning("%s cannot be read; falling back to an older checkpoint", path)
     raise UserError(f"{folder} holds no readable checkpoint: start a new run")

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.renamed import with_new_names
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.runs.newest_checkpoint import has_checkpoint, read_newest
 from diffusion_lab.runs.state import check_new, read_record
 from diffusion_lab.system.atomic import replacing
@@ -109,7 +109,7 @@ def _of_file(path: Path) -> DictConfig:
     try:
         config = OmegaConf.load(path)
     except Exception as error:  # any error of the YAML parser
-        raise UnreadableConfig(f"{path} cannot be read ({type(error).__name__})") from error
+        raise UnreadableConfig(f"{path} cannot be read ({reason_of(error)})") from error
     if not isinstance(config, DictConfig) or not config.keys() >= _NEEDED:
         raise UnreadableConfig(f"{path} is not the configuration of a training")
     _check_nodes(config, path)

@@ -22,7 +22,7 @@ from diffusion_lab.config.trusted import check_targets
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.system.atomic import replacing
@@ -175,7 +175,7 @@ def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
             labels = torch.from_numpy(arrays["labels"])
     except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{file} is damaged ({type(error).__name__}): remove it to sample the pairs again"
+            f"{file} is damaged ({reason_of(error)}): remove it to sample the pairs again"
         ) from error
     generators = image_generators(seed, 0, len(images))
     return Pairs(images, labels, first_noise(noise_schedule, images.shape[1:], generators))

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.callbacks import FID, FIDEstimate
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import check_targets
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.runs.checkpoint import Checkpoint
 from diffusion_lab.runs.newest_checkpoint import Resumed, newest_checkpoint
 from diffusion_lab.runs.saved_config import check_start, write_config
@@ -83,7 +83,7 @@ def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
         cfg.command = {"overrides": overrides, "choices": hydra.hydra.runtime.choices}
     except Exception as error:  # any error of the YAML parser
         raise UserError(
-            f"{run_dir / '.hydra'} cannot be read ({type(error).__name__}): start a new run"
+            f"{run_dir / '.hydra'} cannot be read ({reason_of(error)}): start a new run"
         ) from error
     return cfg
 

@@ -85,7 +85,12 @@ class LangevinSampler(_ScoreSampler):
         sigma_max: float = 50.0,
     ) -> None:
         super().__init__(num_steps, sigma_min, sigma_max)
-        if steps_per_level < 1 or num_steps < 2 or (num_steps - 1) % steps_per_level:
+        if steps_per_level < 1:
+            raise UserError(
+                f"sampler.steps_per_level={steps_per_level}: expected at least 1, for example "
+                "sampler.steps_per_level=5"
+            )
+        if num_steps < 2 or (num_steps - 1) % steps_per_level:
             raise UserError(
                 f"sampler.num_steps={num_steps}, sampler.steps_per_level={steps_per_level}: "
                 "expected num_steps to be 1 more than a multiple of steps_per_level, because the "
