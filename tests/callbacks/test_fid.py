@@ -210,6 +210,7 @@ def test_unexpected_end_has_a_final_estimate(words, clock, tmp_path):
         assert [row["step"] for row in csv.DictReader(file) if row[FID]] == ["3"]
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_its_estimates(words, clock, tmp_path, typed):
     clock(5.0, 4.0)
     train(compose_config([*words, "callbacks.fid.share=null"], tmp_path / "run"))

@@ -205,6 +205,7 @@ def test_the_suggested_plus_plus_override_works(typed):
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_a_run_in_place_of_a_pipeline_and_vice_versa(typed, runs, tmp_path):
     run = runs["stock"]
     given = typed("train", *TINY, "model=ddpm", f"init_from={run}")

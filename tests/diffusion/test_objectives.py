@@ -165,6 +165,7 @@ def test_score_times_sigma_squared_is_epsilon():
     torch.testing.assert_close(errors["times_sigma"], errors["epsilon"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "name"), PAIRS)
 @pytest.mark.parametrize("weighting", [MinSNR(), EDMWeighting(), LearnedWeighting()])
 def test_weights_are_finite_at_both_ends(path, name, weighting):

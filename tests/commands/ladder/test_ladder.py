@@ -59,6 +59,7 @@ def rungs():
     return read_rungs(plan)
 
 
+@pytest.mark.slow
 def test_every_rung_differs_from_the_one_before_in_its_declared_change():
     configs = [compose_config(rung.words) for rung in rungs()]
     assert [rung.name for rung in rungs()] == list(NAMES)

@@ -18,6 +18,7 @@ ONE_STEP_TOO_FAR = (61, 103, 121, 122, 201, 206)
 """Some of the numbers of steps at which numpy's arange(1000, 0, -1000 / n) has n + 1 elements."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", [name for name, space in SPACES.items() if space.vp])
 def test_n_steps_are_n_distinct_times_of_the_schedule(name, spacing):
@@ -151,6 +152,7 @@ def test_a_shifted_flow_begins_at_the_end_of_every_path(word, shift, path):
     assert x.std() == pytest.approx(STD, abs=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [2, 3, 5, 10, 20, 50, 100])
 @pytest.mark.parametrize("path", [p for p in noise_schedules() if p != "blend_uniform"])
 def test_heuns_long_first_step_is_rejected_or_leaves_no_noise(path, num_steps):
