@@ -71,7 +71,12 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
         check_config({"data": {"images": own}})
         settings["data"]["images"] = build(own)
     data = ImageDataModule(**settings.pop("data"))
-    if data.val_size < 2:
+    if data.num_classes is None:
+        raise UserError(
+            f"the images of {data.dataset} have no labels, from which an extractor learns: use "
+            "labelled images, or extractor=inception"
+        )
+    if data.val_size is not None and data.val_size < 2:
         raise UserError(
             f"data.val_size={data.val_size}: expected at least 2; held-out images choose the best "
             "epoch and give the real-data baseline of the scores"

@@ -2,7 +2,7 @@
 
 - ``ImageDataModule``: a data set as a LightningDataModule.
 - ``ValueRange``: conversion between uint8 pixels and network values.
-- ``ImageSet``: a whole data set in memory; ``load_images`` reads a published one, ``fake_images``
+- ``ImageSet``: a whole data set; ``load_images`` reads a published one, ``fake_images``
   generates synthetic images.
 - ``InMemoryLoader``: batches from a tensor in memory, with resumable shuffling.
 
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusion_lab.data.datamodule import ImageDataModule
-    from diffusion_lab.data.dataset import ImageSet, fake_images, load_images
+    from diffusion_lab.data.image_set import ImageSet
     from diffusion_lab.data.loader import InMemoryLoader
+    from diffusion_lab.data.sources.fake import fake_images
+    from diffusion_lab.data.sources.published import load_images
     from diffusion_lab.data.value_range import ValueRange
 
 __all__ = [
@@ -29,11 +31,11 @@ __all__ = [
 
 _FILES = {
     "ImageDataModule": "datamodule",
-    "ImageSet": "dataset",
+    "ImageSet": "image_set",
     "InMemoryLoader": "loader",
     "ValueRange": "value_range",
-    "fake_images": "dataset",
-    "load_images": "dataset",
+    "fake_images": "sources.fake",
+    "load_images": "sources.published",
 }
 """The file of each name."""
 

@@ -9,49 +9,50 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.clusters import Clusters
-from diffusion_lab.data.dataset import ImageSet, fake_images, fetch_images, load_images
 from diffusion_lab.data.folder import find_data_dir
+from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
-from diffusion_lab.data.mnist.files import NUM_CLASSES, SIDE
-from diffusion_lab.data.own import ReadImages, check_num_classes, check_own_settings, own_images
 from diffusion_lab.data.placement import check_on_device, keep
-from diffusion_lab.data.settings import check_images
+from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.sources import make_source
 from diffusion_lab.data.split import padded, split_indices
 from diffusion_lab.data.value_range import ValueRange
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
 MAX_BUNDLED_VAL = 500
+MAX_AUTO_VAL = 5_000
 
 
 class ImageDataModule(L.LightningDataModule):
-    """A data set kept in memory as uint8; batches are (float32 images, int64 labels).
+    """A data set kept as uint8, in memory or mapped from a file; batches are (images, labels).
 
-    The official test split is unchanged. Validation images are split off the training split with a
-    fixed seed, so that all runs are validated on the same images, whatever their own seed.
+    Images of a batch are float32 (B, C, H, W), labels int64 (B,). The test split is unchanged.
+    Validation images are split off the training split with a fixed seed, so that all runs are
+    validated on the same images, whatever their own seed.
 
     Args:
-        name: mnist, fashion_mnist, kmnist or fake.
-        data_dir: folder of the files (or of the download) in torchvision's layout; None for data/,
-            and for the bundled digits if mnist is not available.
-        source: auto (folder, download or bundled digits), full (folder or download) or bundled
-            (bundled digits, only for mnist).
+        name: mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn, fake, or a name of your own.
+        data_dir: folder of published files (or of the download) in torchvision's layout; None:
+            data/, and the bundled digits if mnist is not available.
+        source: auto (folder, download or bundled digits), full (not those), bundled (mnist),
+            pictures, npz or huggingface.
         batch_size: images in a batch of one process.
-        val_size: images held out for validation; 0 for no validation.
+        val_size: images held out for validation; 0 for no validation; None for a tenth of the
+            training images, at most 5,000.
         value_range: zero_one for [0, 1] or minus_one_one for [-1, 1].
-        image_size: side of the images after padding with black; None for the original size.
+        image_size: side of the images, or (height, width); None for the original size. Published
+            images and those of a function are padded with black, pictures are resized.
         seed: seed of the order of the training batches.
         train_size: number of training images, the first of a fixed shuffled order; None for all.
-        num_images: only for fake: size of the training split, 10,000 if None.
-        num_test_images: only for fake: size of the test split, 1,000 if None.
-        channels: channels of the images; published sets have 1, fake and your own 1 or 3.
-        images: function that returns your own data set, see `own_images`; `name` is then free.
-        num_classes: only with `images`: labels are 0 to num_classes - 1, 10 if None.
+        channels: channels of the images.
+        flip: mirror each training image left to right with probability 1/2.
         clusters: number of clusters of similar training images that replace the labels.
         on_device: keep the images in the GPU's memory: auto (if they fit), True or False.
+        options: options of the source, see `diffusion_lab.data.sources.OPTIONS`.
 
     Raises:
-        UserError: for a setting out of range.
+        UserError: for a setting out of range, or one that the source does not have.
 
     """
 
@@ -61,60 +62,54 @@ class ImageDataModule(L.LightningDataModule):
         data_dir: str | Path | None = None,
         source: str = "auto",
         batch_size: int = 128,
-        val_size: int = 5_000,
+        val_size: int | None = 5_000,
         value_range: str = "zero_one",
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         seed: int = 0,
         train_size: int | None = None,
-        num_images: int | None = None,
-        num_test_images: int | None = None,
         channels: int = 1,
+        flip: bool = False,
         clusters: int | None = None,
         on_device: bool | str = "auto",
-        images: ReadImages | None = None,
-        num_classes: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         check_on_device(on_device)
         check_whole_number("batch_size", batch_size, least=1)
-        check_whole_number("val_size", val_size, least=0)
+        if val_size is not None:
+            check_whole_number("val_size", val_size, least=0)
         check_whole_number("seed", seed, least=0)
         if train_size is not None:
             check_whole_number("train_size", train_size, least=1)
         if clusters is not None:
             check_whole_number("clusters", clusters, least=2)
         self.dataset, self.source, self.seed = name, source, seed
-        self.named_dir, self.data_dir = data_dir, find_data_dir(data_dir)
+        self.data_dir = find_data_dir(data_dir)
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
-        self.value_range = ValueRange(value_range)
+        self.value_range, self.flip = ValueRange(value_range), flip
         self.clusters, self.on_device = clusters, on_device
-        check_num_classes(num_classes, images)
-        self._num_labels = NUM_CLASSES if num_classes is None else num_classes
-        self.num_classes = self._num_labels if clusters is None else clusters
-
-        sizes = {"num_images": num_images, "num_test_images": num_test_images}
-        given = {setting: size for setting, size in sizes.items() if size is not None}
-        if images is None:
-            check_images(name, source, given, channels, image_size)
-        else:
-            check_own_settings(name, source, given, channels, image_size, images)
-        self._read_own = images
-        self._fake_sizes = given
+        given = {option: value for option, value in options.items() if value is not None}
+        self._source = make_source(name, source, data_dir, channels, image_size, given)
         self.channels = channels
-        self.image_size = SIDE if image_size is None else image_size
+        self.size = self._source.size if image_size is None else sides(image_size)
 
-        self._fetched = False
+        self._prepared = False
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
         self._noise: dict[str, Tensor] = {}
         self._provenance: dict[str, str | int] = {}
         self._train_loader: InMemoryLoader | None = None
         self._train_state: dict[str, Any] = {}
 
+    @property
+    def num_classes(self) -> int | None:
+        """Labels are 0 to num_classes - 1; None for unlabelled images without clusters."""
+        return self._source.num_classes if self.clusters is None else self.clusters
+
     def prepare_data(self) -> None:
-        """Download missing files; Lightning calls this in one process per machine."""
-        if self._read_own is None and self.dataset != "fake" and not self._fetched:
-            fetch_images(self.dataset, self.named_dir, self.source)
-        self._fetched = True
+        """Download or decode what is missing; Lightning calls this in one process per machine."""
+        if not self._prepared:
+            self._source.prepare()
+        self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split the data, once for all stages.
@@ -130,15 +125,16 @@ class ImageDataModule(L.LightningDataModule):
         if self.trainer is None:
             self.prepare_data()
         data = self.image_set()
-        val_size, note = self.val_size, data.note
+        total, note = len(data.train_labels), data.note
+        val_size = self.num_val(total)
         if data.source == "bundled" and val_size > MAX_BUNDLED_VAL:
             note += f"; val_size is {MAX_BUNDLED_VAL} instead of {val_size}"
             val_size = MAX_BUNDLED_VAL
-        val, train = split_indices(len(data.train_labels), val_size, self.train_size)
+        val, train = split_indices(total, val_size, self.train_size, data.shuffled)
         self._splits = {
-            "train": (padded(data.train_images[train], self.image_size), data.train_labels[train]),
-            "val": (padded(data.train_images[val], self.image_size), data.train_labels[val]),
-            "test": (padded(data.test_images, self.image_size), data.test_labels),
+            "train": (padded(data.train_images[train], self.size), data.train_labels[train]),
+            "val": (padded(data.train_images[val], self.size), data.train_labels[val]),
+            "test": (padded(data.test_images, self.size), data.test_labels),
         }
         if self.clusters is not None:
             labels_of = Clusters(self._splits["train"][0], self.clusters)
@@ -146,12 +142,18 @@ class ImageDataModule(L.LightningDataModule):
         self._provenance = {
             "dataset": data.name,
             "source": data.source,
-            "num_train": len(train),
-            "num_val": len(val),
+            "num_train": len(self._splits["train"][1]),
+            "num_val": val_size,
             "num_test": len(data.test_labels),
             "sha256": data.sha256,
             "note": note,
         }
+        if data.classes:
+            self._provenance["classes"] = ", ".join(data.classes)
+
+    def num_val(self, total: int) -> int:
+        """Return the number of validation images that are split off `total` images."""
+        return min(total // 10, MAX_AUTO_VAL) if self.val_size is None else self.val_size
 
     def check_pairs(self, count: int) -> None:
         """Raise UserError for too few reflow pairs, or if train_size is set."""
@@ -160,7 +162,7 @@ class ImageDataModule(L.LightningDataModule):
                 f"data.train_size={self.train_size}: expected null with teacher.run=, "
                 "because teacher.num_pairs= sets the number of pairs"
             )
-        if count <= self.val_size:
+        if count <= self.num_val(count):
             raise UserError(
                 f"data.val_size={self.val_size}: expected less than {count}, the number of pairs; "
                 "lower data.val_size=, or raise teacher.num_pairs="
@@ -173,12 +175,13 @@ class ImageDataModule(L.LightningDataModule):
         are the validation split. Raises UserError as `check_pairs` does.
         """
         self.check_pairs(len(images))
-        for name, part in (("val", slice(self.val_size)), ("train", slice(self.val_size, None))):
+        val_size = self.num_val(len(images))
+        for name, part in (("val", slice(val_size)), ("train", slice(val_size, None))):
             self._splits[name] = (images[part], labels[part])
             self._noise[name] = noise[part]
         self._provenance |= {
-            "num_train": len(images) - self.val_size,
-            "num_val": self.val_size,
+            "num_train": len(images) - val_size,
+            "num_val": val_size,
             "note": f"{len(images)} images drawn by {source}; tested on {self.provenance['note']}",
         }
 
@@ -240,7 +243,7 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of an image."""
-        return (self.channels, self.image_size, self.image_size)
+        return (self.channels, *self.size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training data, for a checkpoint.
@@ -265,19 +268,13 @@ class ImageDataModule(L.LightningDataModule):
 
     def image_set(self) -> ImageSet:
         """Return the whole data set, without padding; UserError if it is not available."""
-        if self._read_own is not None:
-            return own_images(self._read_own, self.dataset, self.image_shape, self._num_labels)
-        if self.dataset == "fake":
-            return fake_images(
-                image_size=self.image_size, channels=self.channels, **self._fake_sizes
-            )
-        return load_images(self.dataset, self.named_dir, self.source)
+        return self._source.read()
 
     def _split(self, name: str) -> tuple[Tensor, Tensor]:
         if not self._splits:
             raise RuntimeError("the data is not loaded yet: call setup() first")
         if name not in self._splits:
-            raise UserError(f"unknown split {name!r}: expected one of {', '.join(self._splits)}")
+            raise UserError(unknown_name("split", name, list(self._splits)))
         return self._splits[name]
 
     def _loader(self, split: str, shuffle: bool = False) -> InMemoryLoader:

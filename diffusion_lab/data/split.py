@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_lab.data.loader import check_whole_number
-from diffusion_lab.data.mnist.files import SIDE
+from diffusion_lab.data.shape import ImageSize, sides
 from diffusion_lab.errors import UserError
 
 SPLIT_SEED = 0
@@ -17,8 +16,10 @@ def split_order(num_images: int) -> Tensor:
     return torch.randperm(num_images, generator=generator)
 
 
-def split_indices(num_images: int, val_size: int, train_size: int | None) -> tuple[Tensor, Tensor]:
-    """Return the indices (int64) of the validation and of the training images.
+def split_indices(
+    num_images: int, val_size: int, train_size: int | None, shuffled: bool = False
+) -> tuple[Tensor | slice, Tensor | slice]:
+    """Return the indices (int64) of the validation and of the training images; slices if shuffled.
 
     Both are slices of one fixed order, validation first. The images of a smaller train_size are
     therefore a subset of those of a larger one. Raises UserError for sizes that are too large.
@@ -34,24 +35,25 @@ def split_indices(num_images: int, val_size: int, train_size: int | None) -> tup
             f"data.train_size={train_size}: expected at most {left}, the number of images that "
             f"data.val_size={val_size} leaves for training"
         )
-    order = split_order(num_images)
     count = left if train_size is None else train_size
+    if shuffled:  # parts of a mapped file, which stay on the disk
+        return slice(val_size), slice(val_size, val_size + count)
+    order = split_order(num_images)
     return order[:val_size], order[val_size : val_size + count]
 
 
-def check_padding(image_size: int | None) -> None:
-    """Raise UserError unless equal padding on all sides gives this size; None is the original."""
-    if image_size is None:
-        return
-    check_whole_number("image_size", image_size, least=1)
-    if image_size < SIDE or (image_size - SIDE) % 2:
-        raise UserError(
-            f"data.image_size={image_size}: expected {SIDE} or a larger even number, because the "
-            "padding is equal on all sides, for example data.image_size=32"
-        )
+def check_padding(image_size: ImageSize, original: int) -> None:
+    """Raise UserError unless padding on all sides gives this size from square images."""
+    for side in sides(image_size):
+        if side < original or (side - original) % 2:
+            raise UserError(
+                f"data.image_size={image_size}: expected {original} or a larger even number, "
+                "because the padding is equal on all sides, for example "
+                f"data.image_size={original + original % 2 + 4}"
+            )
 
 
-def padded(images: Tensor, image_size: int) -> Tensor:
-    """Pad (N, C, H, W) with black, equally on all sides -> (N, C, image_size, image_size)."""
-    border = (image_size - images.shape[-1]) // 2
-    return F.pad(images, (border,) * 4) if border else images
+def padded(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pad (N, C, H, W) with black, equally on opposite sides, to `size` (height, width)."""
+    rows, columns = ((side - now) // 2 for side, now in zip(size, images.shape[2:], strict=True))
+    return F.pad(images, (columns, columns, rows, rows)) if rows or columns else images

@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from diffusion_lab.data.shape import image_shape
 from diffusion_lab.diffusion import DiffusersSampler
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.export.folder import Export
@@ -111,7 +112,7 @@ def model_card(
         ]
         or None,
     )
-    shape = f"{data['channels']} x {data['image_size']} x {data['image_size']}"
+    shape = " x ".join(map(str, image_shape(data)))
     parts = [
         f"---\n{front.to_yaml()}\n---\n\n# {title}\n",
         f"Generates images of {shape} pixels{_of_classes(num_classes)}.\n",

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from diffusion_lab.config.trusted import construct
+from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import VPSchedule
 from diffusion_lab.diffusion.prediction import Epsilon, Prediction, Sample, VPrediction
@@ -160,7 +161,7 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
     overridden = [word for word in cfg.command.overrides if word.startswith("network")]
     if overridden:
         raise UserError(f"{source} sets the network: leave out {' '.join(overridden)}")
-    shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    shape = image_shape(cfg.data)
     if shape != pipeline.image_shape:
         raise UserError(
             f"{source} has images of shape {pipeline.image_shape} (C, H, W), but data.channels="

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusion_lab.config.trusted import construct
+from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler, Step
 from diffusion_lab.errors import UserError
@@ -197,7 +198,7 @@ def load_run(
             config=config,
             module=module.eval().requires_grad_(False),
             value_range=ValueRange(data["value_range"]),
-            image_shape=(data["channels"], data["image_size"], data["image_size"]),
+            image_shape=image_shape(data),
             weights=chosen,
             trust=trust,
         )

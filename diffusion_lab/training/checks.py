@@ -28,6 +28,12 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
             f"data.clusters=, or type model.num_classes={clusters}"
         )
     if cfg.model.get("num_classes") not in (None, num_classes):
+        if num_classes is None:
+            raise UserError(
+                f"model.num_classes={cfg.model.num_classes}: the images of {cfg.data.name} have no "
+                "labels; leave it out, or make classes of similar images, data.clusters="
+                f"{cfg.model.num_classes}"
+            )
         why = f"{cfg.data.name} has {num_classes} classes"
         if clusters is not None:
             why = f"data.clusters={clusters} replaces the labels (null keeps them)"
@@ -93,7 +99,8 @@ def check_batches(
     provenance = datamodule.provenance
     images = {"train": int(provenance["num_train"]), "val": int(provenance["num_val"])}
     if num_pairs is not None:
-        images = {"train": num_pairs - datamodule.val_size, "val": datamodule.val_size}
+        num_val = datamodule.num_val(num_pairs)
+        images = {"train": num_pairs - num_val, "val": num_val}
     limits = {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches}
     used = {}
     for split, limit in limits.items():

@@ -38,6 +38,7 @@ from diffusion_lab.config.instantiate import build, build_part, no_class
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import find_object
 from diffusion_lab.config.validate import OWN_KEYS
+from diffusion_lab.data.shape import image_shape
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, TimeSampling, Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
@@ -101,7 +102,7 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
         raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
     sampler: Sampler = build_part("sampler", cfg.sampler, Sampler)
     sampler.check(module.noise_schedule)
-    shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    shape = image_shape(cfg.data)
     if check_contracts(module, sampler, shape):
         _note_export(module)
     check_guidance(cfg, module)

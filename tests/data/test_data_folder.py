@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
-from diffusion_lab.data.dataset import fetch_images, load_images
 from diffusion_lab.data.mnist import bundled
+from diffusion_lab.data.sources.published import fetch_images, load_images
 from diffusion_lab.errors import UserError
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import PICTURED, RUN

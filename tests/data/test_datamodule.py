@@ -7,7 +7,7 @@ import torchvision.datasets
 from torchvision.transforms import ToTensor
 
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.data.dataset import load_images
+from diffusion_lab.data.sources.published import load_images
 from diffusion_lab.errors import UserError
 
 FULL = os.environ.get("DIFFUSION_LAB_DATA")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.data.dataset import fake_images, fetch_images, load_images
 from diffusion_lab.data.mnist import bundled
+from diffusion_lab.data.sources.fake import fake_images
+from diffusion_lab.data.sources.published import fetch_images, load_images
 from diffusion_lab.errors import UserError
 
 FULL = os.environ.get("DIFFUSION_LAB_DATA")
@@ -210,7 +211,7 @@ def test_fake_can_be_learned(image_size):
 def test_importing_the_package_is_fast():
     code = (
         "import sys, diffusion_lab.data; assert 'torch' not in sys.modules;"
-        "import diffusion_lab.data.dataset, diffusion_lab.data.loader;"
+        "import diffusion_lab.data.sources.published, diffusion_lab.data.loader;"
         "heavy = {'torchvision', 'mlxtend', 'lightning', 'pandas'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

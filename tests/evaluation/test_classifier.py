@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from scipy.ndimage import map_coordinates
 
 from diffusion_lab.data.loader import InMemoryLoader
-from diffusion_lab.data.synthetic import draw_bars
+from diffusion_lab.data.sources.fake import draw_bars
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.features.augmentation import Affine
 from diffusion_lab.evaluation.features.classifier import Classifier

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torchvision.models import inception_v3
 from torchvision.transforms.v2 import functional as transform
 
-from diffusion_lab.data.dataset import load_images
-from diffusion_lab.data.synthetic import draw_bars
+from diffusion_lab.data.sources.fake import draw_bars
+from diffusion_lab.data.sources.published import load_images
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.classifier import Classifier
 from diffusion_lab.evaluation.features.extractor import Features, unpadded

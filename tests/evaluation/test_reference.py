@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.data.dataset import ImageSet, fake_images, load_images
-from diffusion_lab.data.synthetic import draw_bars
+from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.sources.fake import draw_bars, fake_images
+from diffusion_lab.data.sources.published import load_images
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features import reference as module
 from diffusion_lab.evaluation.features.extractor import Extractor

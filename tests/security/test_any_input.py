@@ -133,7 +133,7 @@ def test_a_setting_is_taken_or_refused(composed, tmp_path_factory, setting):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(L.Trainer, "fit", lambda *_, **__: None)
         patch.setattr("diffusion_lab.system.git.git_commit", lambda: None)
-        patch.setattr("diffusion_lab.data.dataset.download_missing", _no_network)
+        patch.setattr("diffusion_lab.data.sources.published.download_missing", _no_network)
         line: str | None = "taken"
         try:
             OmegaConf.update(cfg, name, value)

@@ -12,6 +12,7 @@ from diffusion_lab.benchmark.table import Row, Target
 from diffusion_lab.benchmark.timing import alternate, timed
 from diffusion_lab.benchmark.tutorial_baseline import plain_unet2d
 from diffusion_lab.config.instantiate import build
+from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
@@ -131,7 +132,7 @@ def untrained(settings: Settings, *words: str) -> Run:
         config=config,
         module=module.eval().requires_grad_(False).to(settings.device),
         value_range=ValueRange(data.value_range),
-        image_shape=(data.channels, data.image_size, data.image_size),
+        image_shape=image_shape(data),
         weights="raw",
     )
 

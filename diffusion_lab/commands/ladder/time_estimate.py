@@ -7,6 +7,7 @@ import torch
 
 from diffusion_lab.commands.ladder.training_runs import RungRun
 from diffusion_lab.config.instantiate import build
+from diffusion_lab.data.shape import image_shape
 from diffusion_lab.diffusion import Sampler, sample_steps
 from diffusion_lab.evaluation.scorer import FLOOR_DRAWS, ImageScorer
 from diffusion_lab.modules import DiffusionModule
@@ -26,7 +27,7 @@ class Estimate:
         count = min(batch_size, num_samples)
         began = time.perf_counter()
         data = lowest[0].config.data
-        shape = (data.channels, data.image_size, data.image_size)
+        shape = image_shape(data)
         scorer.extractor(torch.zeros(count, *shape, dtype=torch.uint8))
         extracting = (time.perf_counter() - began) * num_samples / count
         began = time.perf_counter()

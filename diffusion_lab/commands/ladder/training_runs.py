@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion_lab.commands.ladder.rungs import Rung, differences
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import check_targets
+from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.scorer import ImageScorer
@@ -149,7 +150,7 @@ def choose_ladder_scorer(
         config=config,
         module=build(cfg.model),
         value_range=ValueRange(data["value_range"]),
-        image_shape=(data["channels"], data["image_size"], data["image_size"]),
+        image_shape=image_shape(data),
         weights="raw",
         trust=trust,
     )

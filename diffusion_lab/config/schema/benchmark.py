@@ -22,9 +22,9 @@ class BenchmarkDataConfig:
 
     name: str = MISSING
     channels: int = MISSING
-    image_size: int = MISSING
+    image_size: Any = MISSING
     source: str = "auto"
-    val_size: int = 5000
+    val_size: int | None = 5000
     num_images: int | None = None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from diffusion_lab.config.schema.base import limited, seed_field
+from diffusion_lab.config.schema.data import DataConfig
 
 MAX_THREADS = 1024
 
@@ -17,29 +18,6 @@ class PathsConfig:
     data_dir: str | None = None
     log_dir: str = MISSING
     output_dir: str = MISSING
-
-
-@dataclass
-class DataConfig:
-    """Arguments of ImageDataModule."""
-
-    _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
-    _convert_: str = "all"
-    name: str = MISSING
-    data_dir: str | None = "${paths.data_dir}"
-    source: str = "auto"
-    channels: int = MISSING
-    image_size: int = MISSING
-    value_range: str = "zero_one"
-    batch_size: int = 128
-    val_size: int = 5000
-    train_size: int | None = None
-    num_images: int | None = None
-    clusters: int | None = None
-    on_device: Any = "auto"
-    images: Any = None
-    num_classes: int | None = None
-    seed: int = "${seed}"  # type: ignore[assignment]
 
 
 @dataclass

@@ -1,30 +1,12 @@
 """Schema of scripts/train_extractor.py."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import MISSING
 
 from diffusion_lab.config.schema.base import seed_field
+from diffusion_lab.config.schema.data import SourceConfig
 from diffusion_lab.config.schema.train import PathsConfig
-
-
-@dataclass
-class ExtractorDataConfig:
-    """Arguments of ImageDataModule, without the value range, which the extractor sets."""
-
-    name: str = MISSING
-    data_dir: str | None = "${paths.data_dir}"
-    source: str = "auto"
-    channels: int = MISSING
-    image_size: int = MISSING
-    batch_size: int = MISSING
-    val_size: int = MISSING
-    train_size: int | None = None
-    num_images: int | None = None
-    images: Any = None
-    num_classes: int | None = None
-    seed: int = "${seed}"  # type: ignore[assignment]
 
 
 @dataclass
@@ -34,7 +16,7 @@ class TrainExtractorConfig:
     version: str = MISSING
     out: str = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
-    data: ExtractorDataConfig = field(default_factory=ExtractorDataConfig)
+    data: SourceConfig = field(default_factory=SourceConfig)
     max_epochs: int = MISSING
     lr: float = MISSING
     weight_decay: float = MISSING

@@ -10,8 +10,8 @@ from typing import Protocol
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from diffusion_lab.data.dataset import ImageSet
 from diffusion_lab.data.folder import REFERENCES, may_write
+from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.classifier import Classifier
 from diffusion_lab.evaluation.features.extractor import (

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from diffusion_lab.data.dataset import ImageSet
+from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import (

@@ -12,9 +12,9 @@ import torch
 import torchvision.datasets
 from filelock import FileLock
 
-from diffusion_lab.data.dataset import fetch_images, load_images
 from diffusion_lab.data.mnist import download
 from diffusion_lab.data.mnist import files as published
+from diffusion_lab.data.sources.published import fetch_images, load_images
 from diffusion_lab.errors import UserError
 
 

@@ -1,15 +1,15 @@
 """User-defined data sets: a function that returns images and labels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.dataset import ImageSet
+from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.loader import check_whole_number
 from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
-from diffusion_lab.data.settings import check_channels
+from diffusion_lab.data.shape import ImageSize, sides
 from diffusion_lab.errors import UserError
 
 ReadImages = Callable[[], Any]
@@ -22,51 +22,6 @@ MAX_CLASSES = 256
 _EXAMPLE = "data.images={_target_: my_data.images, _partial_: true}"
 
 
-def check_num_classes(num_classes: int | None, images: ReadImages | None) -> None:
-    """Raise UserError for a number of classes that is out of range or fixed by the data set."""
-    if num_classes is None:
-        return
-    if images is None:
-        raise UserError(
-            "data.num_classes can only be set together with data.images=: leave out "
-            "data.num_classes="
-        )
-    check_whole_number("num_classes", num_classes, least=1)
-    if num_classes > MAX_CLASSES:
-        raise UserError(f"data.num_classes={num_classes}: expected at most {MAX_CLASSES}")
-
-
-def check_own_settings(
-    name: str,
-    source: str,
-    sizes: Mapping[str, int],
-    channels: int,
-    image_size: int | None,
-    images: ReadImages,
-) -> None:
-    """Raise UserError for settings that a user-defined data set does not support."""
-    check_channels(channels)
-    if name in TORCHVISION_CLASS or name == "fake":
-        raise UserError(
-            f"data.name={name} is a built-in data set, whose statistics would be used to "
-            "score your images: use another name"
-        )
-    if not callable(images):
-        raise UserError(
-            f"data.images is a {type(images).__name__}: expected a function, for example {_EXAMPLE}"
-        )
-    if image_size is None:
-        raise UserError(
-            f"data.image_size=null: expected the side of the images of {name}, for example 28"
-        )
-    check_whole_number("image_size", image_size, least=1)
-    if sizes or source != "auto":
-        key = next(iter(sizes), "source")
-        raise UserError(
-            f"data.{key} has no effect on {name}: pass it to your function, data.images.{key}=..."
-        )
-
-
 def own_images(
     read: ReadImages, name: str, shape: tuple[int, int, int], num_classes: int
 ) -> ImageSet:
@@ -75,7 +30,7 @@ def own_images(
     Args:
         read: see `ReadImages`.
         name: name of the data set.
-        shape: (C, H, W) of an image after padding with black, H = W.
+        shape: (C, H, W) of an image after padding with black.
         num_classes: labels are 0 to num_classes - 1.
 
     Raises:
@@ -126,14 +81,18 @@ def _checked(
         raise wrong(f"images of {pixels.dtype}", "torch.uint8, values from 0 to 255")
     if pixels.ndim == 3:
         pixels = pixels.unsqueeze(1)
-    channels, side, _ = shape
-    border = side - pixels.shape[-1] if pixels.ndim == 4 else -1
-    square = pixels.ndim == 4 and pixels.shape[2] == pixels.shape[3]
-    if not square or pixels.shape[1] != channels or border < 0 or border % 2:
+    channels, height, width = shape
+    borders = (
+        [wanted - side for wanted, side in zip(shape[1:], pixels.shape[2:], strict=True)]
+        if pixels.ndim == 4
+        else [-1]
+    )
+    if pixels.ndim != 4 or pixels.shape[1] != channels or any(b < 0 or b % 2 for b in borders):
+        size = height if height == width else [height, width]
         raise wrong(
             f"images of shape {tuple(pixels.shape)}",
-            f"(N, {channels}, {side}, {side}) by data.channels={channels} and "
-            f"data.image_size={side}, or square images smaller by an even number of pixels; set "
+            f"(N, {channels}, {height}, {width}) by data.channels={channels} and "
+            f"data.image_size={size}, or images smaller by an even number of pixels; set "
             "data.channels= and data.image_size= to fit your images",
         )
     if classes.is_floating_point() or classes.is_complex() or classes.ndim != 1:
@@ -149,3 +108,48 @@ def _checked(
             f"0 to {num_classes - 1}, or data.num_classes={high + 1}",
         )
     return pixels.contiguous(), classes.long()
+
+
+class OwnImages:
+    """The source of data.images=, a function of the user's."""
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        channels: int,
+        image_size: ImageSize | None,
+        images: ReadImages,
+        num_classes: int = 10,
+    ) -> None:
+        if name in TORCHVISION_CLASS or name == "fake":
+            raise UserError(
+                f"data.name={name} is a built-in data set, whose statistics would be used to "
+                "score your images: use another name"
+            )
+        if not callable(images):
+            raise UserError(
+                f"data.images is a {type(images).__name__}: expected a function, for example "
+                f"{_EXAMPLE}"
+            )
+        if image_size is None:
+            raise UserError(
+                f"data.image_size=null: expected the side of the images of {name}, for example 28"
+            )
+        if source != "auto":
+            raise UserError(
+                f"data.source has no effect on {name}: pass it to your function, "
+                "data.images.source=..."
+            )
+        check_whole_number("num_classes", num_classes, least=1)
+        if num_classes > MAX_CLASSES:
+            raise UserError(f"data.num_classes={num_classes}: expected at most {MAX_CLASSES}")
+        self.size, self.num_classes = sides(image_size), num_classes
+        self._arguments = (images, name, (channels, *self.size), num_classes)
+
+    def prepare(self) -> None:
+        """Do nothing: the function is called when the images are read."""
+
+    def read(self) -> ImageSet:
+        """Call the function and check what it returns."""
+        return own_images(*self._arguments)

@@ -1,12 +1,10 @@
-"""Data sets by source: data folder, download, bundled digits, or synthetic (fake).
+"""MNIST and its kin: from the data folder, a download, or the bundled digits.
 
 Fetching and loading are two steps, because only one of several processes may download:
 ``fetch_images`` downloads missing files, ``load_images`` reads them.
 """
 
-import hashlib
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,18 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.folder import contents, find_data_dir, is_named, look_error, may_write
+from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.mnist.bundled import NUM_DIGITS, bundled_digits
 from diffusion_lab.data.mnist.download import DownloadError, download_missing
-from diffusion_lab.data.mnist.files import NUM_CLASSES, TORCHVISION_CLASS, IdxFile, idx_files
-from diffusion_lab.data.synthetic import draw_bars
+from diffusion_lab.data.mnist.files import (
+    NUM_CLASSES,
+    SIDE,
+    TORCHVISION_CLASS,
+    IdxFile,
+    idx_files,
+)
+from diffusion_lab.data.shape import ImageSize
+from diffusion_lab.data.split import check_padding
 from diffusion_lab.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -25,27 +31,6 @@ log = logging.getLogger(__name__)
 SOURCES = ("auto", "full", "bundled")
 NUM_BUNDLED_TEST = 500
 BUNDLED_SEED = 0  # of the choice of bundled test digits: must never change
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A data set in memory. Images are uint8 (N, C, H, W), labels int64 (N,) from 0."""
-
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    name: str
-    source: str  # "full", "bundled" or "fake"
-    note: str
-    sha256: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Compute the hash of all pixels and labels, one byte each, in the order of the fields."""
-        digest = hashlib.sha256()
-        for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
-            digest.update(part.to(torch.uint8).contiguous().numpy().data)
-        object.__setattr__(self, "sha256", digest.hexdigest())
 
 
 def check_choice(name: str, source: str) -> None:
@@ -149,24 +134,6 @@ def load_images(name: str, data_dir: str | Path | None, source: str = "auto") ->
     )
 
 
-def fake_images(
-    num_images: int = 10_000,
-    num_test_images: int = 1_000,
-    image_size: int = 28,
-    channels: int = 1,
-    seed: int = 0,
-) -> ImageSet:
-    """Generate a learnable data set of ten classes, fixed by the seed; see ``draw_bars``."""
-    generator = torch.Generator().manual_seed(seed)
-    return ImageSet(
-        *draw_bars(num_images, image_size, channels, generator),
-        *draw_bars(num_test_images, image_size, channels, generator),
-        name="fake",
-        source="fake",
-        note="synthetic bars at ten angles, not a real data set",
-    )
-
-
 def _bundled_images(data_dir: Path) -> ImageSet:
     images, labels = bundled_digits(data_dir)
     # The digits are sorted by class: without shuffling, the last 500 would all be nines.
@@ -195,3 +162,36 @@ def _missing(files: list[IdxFile]) -> list[str]:
 def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
     """Convert (N, H, W) and (N,) uint8 to (N, 1, H, W) uint8 and (N,) int64."""
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
+
+
+class PublishedImages:
+    """The source of data=mnist, fashion_mnist and kmnist."""
+
+    num_classes = NUM_CLASSES
+    size = (SIDE, SIDE)
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        data_dir: str | Path | None,
+        channels: int,
+        image_size: ImageSize | None,
+    ) -> None:
+        check_choice(name, source)
+        if channels != 1:
+            raise UserError(
+                f"data.channels={channels}: the images of {name} have 1 channel; expected "
+                "data.channels=1, or another data set, for example data=fake"
+            )
+        if image_size is not None:
+            check_padding(image_size, SIDE)
+        self._arguments = (name, data_dir, source)
+
+    def prepare(self) -> None:
+        """Download missing files."""
+        fetch_images(*self._arguments)
+
+    def read(self) -> ImageSet:
+        """Read the files."""
+        return load_images(*self._arguments)

@@ -1,0 +1,48 @@
+"""Options of the data sets, which several commands share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class SourceConfig:
+    """Which images, and how many of them."""
+
+    name: str = MISSING
+    data_dir: str | None = "${paths.data_dir}"
+    source: str = "auto"
+    channels: int = MISSING
+    image_size: Any = MISSING
+    batch_size: int = 128
+    val_size: int | None = 5000
+    train_size: int | None = None
+    seed: int = "${seed}"  # type: ignore[assignment]
+
+    # of some data sets only, see diffusion_lab/data/sources
+    num_images: int | None = None
+    images: Any = None
+    num_classes: int | None = None
+    path: str | None = None
+    labelled: Any = None
+    resize: str | None = None
+    background: str | None = None
+    unreadable: str | None = None
+    cache_dir: str | None = None
+    split: str | None = None
+    test_split: str | None = None
+    image_key: str | None = None
+    label_key: str | None = None
+
+
+@dataclass
+class DataConfig(SourceConfig):
+    """Arguments of ImageDataModule."""
+
+    _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
+    _convert_: str = "all"
+    value_range: str = "zero_one"
+    flip: bool = False
+    clusters: int | None = None
+    on_device: Any = "auto"

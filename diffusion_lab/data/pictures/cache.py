@@ -1,0 +1,289 @@
+"""Decode pictures once, in parallel, into memory-mapped uint8 files.
+
+A cache is a folder with `train.bin` and `test.bin` (uint8, N x C x H x W), their labels and
+`record.json`, written last. It is named by the hash of what it was made from, so changed pictures
+or settings get a new one.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.pictures.decode import Format, Unreadable, WrongSize
+from diffusion_lab.data.split import split_order
+from diffusion_lab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+_ALONE = 2_000
+"""Up to this number of pictures one process decodes as fast as several, which have to start."""
+_BATCH = 64
+_SECONDS_BETWEEN_LINES = 30
+MAX_TEST = 10_000
+
+
+class Reader(Protocol):
+    """Pictures of a split that can be decoded one by one, also in another process."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64."""
+
+    def name(self, index: int) -> str:
+        """Return the name of a picture, for messages."""
+
+    def read(self, index: int) -> np.ndarray:
+        """Decode a picture -> uint8 (C, H, W). Raises Unreadable and WrongSize."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cache is made of.
+
+    Attributes:
+        name: name of the data set.
+        train, test: the pictures; with test=None a tenth of the others, at most 10,000, is held
+            out, by a fixed random order.
+        wanted: format of every picture.
+        skip: leave unreadable pictures out instead of stopping.
+
+    """
+
+    name: str
+    train: Reader
+    test: Reader | None
+    wanted: Format
+    skip: bool
+
+
+def default_folder() -> Path:
+    """Return the folder of all caches, in the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "diffusion_lab"
+
+
+def cache_folder(cache_dir: str | Path | None, about: Mapping[str, Any]) -> Path:
+    """Return the folder of the cache that is made from `about`, which JSON can hold."""
+    text = json.dumps({"version": VERSION, **about}, sort_keys=True)
+    root = Path(cache_dir).expanduser() if cache_dir else default_folder()
+    return root / f"images_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Return True for a cache whose files have the sizes that its record states."""
+    try:
+        record = json.loads((folder / "record.json").read_text())
+        return all(
+            (folder / f"{split}.bin").stat().st_size
+            == int(np.prod([record[split], *record["shape"]]))
+            and len(_labels(folder, split)) == record[split]
+            for split in ("train", "test")
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return False
+
+
+def open_cache(folder: Path, name: str, source: str, classes: tuple[str, ...]) -> ImageSet:
+    """Map the files of a complete cache into memory; nothing is read until it is used."""
+    record = json.loads((folder / "record.json").read_text())
+
+    def images(split: str) -> Tensor:
+        shape = (record[split], *record["shape"])
+        # copy on write: a mapped file is never changed, and torch wants a writable array
+        return torch.from_numpy(np.memmap(folder / f"{split}.bin", np.uint8, "c", shape=shape))
+
+    return ImageSet(
+        images("train"),
+        torch.from_numpy(_labels(folder, "train")),
+        images("test"),
+        torch.from_numpy(_labels(folder, "test")),
+        name=name,
+        source=source,
+        note=record["note"],
+        sha256=record["sha256"],
+        classes=classes,
+        shuffled=True,
+    )
+
+
+def build_cache(folder: Path, plan: Plan) -> None:
+    """Decode all pictures of a plan into `folder`, which appears complete or not at all.
+
+    Raises:
+        UserError: if the folder cannot be written or has too little room, for an unreadable
+            picture (unless `plan.skip`), and for one of another size without a rule for resizing.
+
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if is_complete(folder):  # by another process meanwhile
+                return
+            part = folder.with_name(f"{folder.name}.part")  # under the lock there is only one
+            for leftover in (folder, part):
+                shutil.rmtree(leftover, ignore_errors=True)
+            part.mkdir()
+            try:
+                _check_room(part, plan)
+                _fill(part, plan)
+                part.replace(folder)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache {folder} cannot be written ({error.strerror or error}): type "
+            "data.cache_dir=<a folder that can be written>"
+        ) from error
+
+
+def _check_room(folder: Path, plan: Plan) -> None:
+    count = len(plan.train.labels) + (0 if plan.test is None else len(plan.test.labels))
+    needed, free = count * int(np.prod(plan.wanted.shape)), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the cache of {count:,} images needs {needed / 2**20:,.0f} MiB, but {folder.parent} "
+            f"has {free / 2**20:,.0f} MiB free: type data.cache_dir=<a folder with more room>, or "
+            "a smaller data.image_size="
+        )
+
+
+def _fill(folder: Path, plan: Plan) -> None:
+    order = split_order(len(plan.train.labels)).numpy()
+    parts: list[tuple[str, Reader, np.ndarray]] = []
+    if plan.test is None:
+        held_out = min(MAX_TEST, max(1, len(order) // 10))
+        parts.append(("train", plan.train, order[:-held_out]))
+        parts.append(("test", plan.train, order[-held_out:]))
+        note = f"{held_out:,} images held out as the test split"
+    else:
+        parts.append(("train", plan.train, order))
+        parts.append(("test", plan.test, np.arange(len(plan.test.labels))))
+        note = "the given training and test splits"
+    digest = hashlib.sha256()
+    counts: dict[str, int] = {}
+    skipped: list[str] = []
+    total = sum(len(indices) for _, _, indices in parts)
+    log.info("decoding %s pictures of %s, once, into %s", f"{total:,}", plan.name, folder.parent)
+    with _Progress(total) as progress:
+        for split, reader, indices in parts:
+            labels = []
+            with (folder / f"{split}.bin").open("wb") as file:
+                for index, pixels in _decoded(reader, indices, progress):
+                    if isinstance(pixels, np.ndarray):
+                        file.write(pixels.data)
+                        digest.update(pixels.data)
+                        labels.append(reader.labels[index])
+                    else:
+                        skipped.append(_skipped(pixels, reader.name(index), plan))
+            counts[split] = len(labels)
+            if not labels:
+                raise UserError(f"{plan.name} has no readable picture for its {split} split")
+            array = np.asarray(labels, np.int64)
+            np.save(folder / f"{split}_labels.npy", array)
+            digest.update(array.astype(np.uint8).data)
+    if skipped:
+        note += f"; {len(skipped):,} unreadable pictures left out"
+        log.warning("%d unreadable pictures are left out, for example %s", len(skipped), skipped[0])
+    record = counts | {
+        "shape": plan.wanted.shape,
+        "sha256": digest.hexdigest(),
+        "note": note,
+        "skipped": skipped,
+    }
+    (folder / "record.json").write_text(json.dumps(record, indent=1))
+
+
+def _skipped(fault: Unreadable | WrongSize, name: str, plan: Plan) -> str:
+    """Return the message for a picture that is left out; UserError unless it may be."""
+    wanted = plan.wanted
+    if isinstance(fault, WrongSize):
+        raise UserError(
+            f"{name} is {fault} pixels, not data.image_size={wanted.height} x {wanted.width}: type "
+            "data.resize=crop, pad or stretch, or another data.image_size="
+        )
+    if not plan.skip:
+        raise UserError(
+            f"{name} cannot be read as a picture ({fault}): mend or remove it, or type "
+            "data.unreadable=skip to leave such files out"
+        )
+    return f"{name} ({fault})"
+
+
+class _Pictures(Dataset[Any]):
+    """The pictures of a reader in some order, for a DataLoader."""
+
+    def __init__(self, reader: Reader, indices: np.ndarray) -> None:
+        self.reader, self.indices = reader, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[int, np.ndarray | Unreadable | WrongSize]:
+        index = int(self.indices[position])
+        try:
+            return index, self.reader.read(index)
+        except (Unreadable, WrongSize) as fault:
+            return index, fault
+
+
+def _decoded(
+    reader: Reader, indices: np.ndarray, progress: "_Progress"
+) -> Iterator[tuple[int, np.ndarray | Unreadable | WrongSize]]:
+    """Yield (index, picture or fault) in the given order, decoded by several processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    loader = DataLoader(
+        _Pictures(reader, indices),
+        batch_size=_BATCH,
+        num_workers=0 if len(indices) <= _ALONE else min(cores or 1, 16),
+        collate_fn=list,
+        # its own: the seed of the workers must not be drawn from the run's random numbers
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        yield from batch
+        progress.advance(len(batch))
+
+
+class _Progress:
+    """A bar on a terminal, elsewhere a line every half minute."""
+
+    def __init__(self, total: int) -> None:
+        self._bar = tqdm(total=total, desc="decoding", unit=" pictures", disable=None, leave=False)
+        self._total, self._done = total, 0
+        self._began = self._told = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._bar.disable and now - self._told > _SECONDS_BETWEEN_LINES:
+            self._told = now
+            left = (now - self._began) * (self._total / self._done - 1)
+            log.info("%d of %d pictures decoded, %.0f s left", self._done, self._total, left)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+
+def _labels(folder: Path, split: str) -> np.ndarray:
+    labels: np.ndarray = np.load(folder / f"{split}_labels.npy", allow_pickle=False)
+    return labels

@@ -1,0 +1,167 @@
+"""One picture of any kind -> uint8 (C, H, W): orientation, bit depth, colours, size."""
+
+import os
+import warnings
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+
+from diffusion_lab.errors import UserError, reason_of, unknown_name
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
+"""Files that count as pictures; all others are passed over."""
+RESIZE = ("crop", "pad", "stretch")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_FILTER = Image.Resampling.BICUBIC
+"""Pillow's filters are antialiased; Parmar et al. 2022 (arXiv 2104.11222) recommend bicubic."""
+
+
+class Unreadable(Exception):
+    """A file that is no picture that can be used; the message is the reason."""
+
+
+class WrongSize(Exception):
+    """A picture of another size than the data set's, where no rule says how to resize it."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What every picture is made into.
+
+    Args:
+        height, width: size in pixels.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); any number for .npy files, which hold them.
+        resize: crop (scale the shorter side, cut the middle out), pad (scale the longer side, fill
+            with `background`), stretch, or None: pictures of another size are an error.
+        background: colour behind transparent pixels, and of the padding: a name or #rrggbb.
+
+    """
+
+    height: int
+    width: int
+    channels: int
+    resize: str | None = None
+    background: str = "white"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+    def check(self) -> None:
+        """Raise UserError for an unknown rule or colour."""
+        if self.resize is not None and self.resize not in RESIZE:
+            raise UserError(unknown_name("data.resize", self.resize, RESIZE))
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as error:
+            raise UserError(
+                f"data.background={self.background}: expected a colour, for example white or "
+                "'#808080'"
+            ) from error
+
+
+def decode(root: Path, name: str, wanted: Format) -> np.ndarray:
+    """Decode a picture of a folder or zip file -> uint8 (C, H, W).
+
+    Raises Unreadable for a file that is damaged or of an unsupported kind, and WrongSize.
+    """
+    try:
+        with _opened(root, name) as file, warnings.catch_warnings():
+            if name.lower().endswith(".npy"):
+                return _fitted_array(np.load(file, allow_pickle=False), wanted)
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return to_array(image, wanted)
+    except (Unreadable, WrongSize):
+        raise
+    except UnidentifiedImageError as error:
+        raise Unreadable("empty, damaged, or of an unknown kind") from error
+    # Pillow's plug-ins raise these for damaged files; a bomb is a picture of enormous size
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        OverflowError,
+        RuntimeError,  # an encrypted zip file
+        zipfile.BadZipFile,
+        zlib.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise Unreadable(reason_of(error)) from error
+
+
+def to_array(image: Image.Image, wanted: Format) -> np.ndarray:
+    """Convert an open picture -> uint8 (C, H, W). Raises Unreadable and WrongSize."""
+    if wanted.channels not in _MODES:
+        raise Unreadable(f"a picture has 1, 3 or 4 channels, not {wanted.channels}: use .npy files")
+    image = ImageOps.exif_transpose(image)
+    image = _resized(_coloured(_in_eight_bits(image), wanted), wanted)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits per pixel to 8; Pillow's own conversion cuts off at 255."""
+    if image.mode == "F":
+        raise Unreadable("it holds floating-point pixels; expected 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise Unreadable("it holds 32-bit pixels; expected 8 or 16 bits")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def _coloured(image: Image.Image, wanted: Format) -> Image.Image:
+    """Convert to the wanted channels, transparent pixels in front of the background."""
+    mode = _MODES[wanted.channels]
+    if mode != "RGBA" and image.has_transparency_data:
+        behind = Image.new("RGBA", image.size, wanted.background)
+        image = Image.alpha_composite(behind, image.convert("RGBA"))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _resized(image: Image.Image, wanted: Format) -> Image.Image:
+    size = wanted.width, wanted.height
+    if image.size == size:
+        return image
+    if wanted.resize == "crop":
+        return ImageOps.fit(image, size, _FILTER)
+    if wanted.resize == "pad":
+        colour = ImageColor.getcolor(wanted.background, image.mode)
+        return ImageOps.pad(image, size, _FILTER, color=colour)
+    if wanted.resize == "stretch":
+        return image.resize(size, _FILTER)
+    raise WrongSize(f"{image.height} x {image.width}")
+
+
+def _fitted_array(pixels: Any, wanted: Format) -> np.ndarray:
+    """Check an array (H, W) or (H, W, C) -> (C, H, W)."""
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise Unreadable(f"an array {pixels.dtype} {pixels.shape}; expected uint8 (H, W, C)")
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    if len(pixels) != wanted.channels:
+        raise Unreadable(f"{len(pixels)} channels; expected {wanted.channels}")
+    if pixels.shape != wanted.shape:
+        raise WrongSize(f"{pixels.shape[1]} x {pixels.shape[2]}")
+    return np.ascontiguousarray(pixels)
+
+
+def _opened(root: Path, name: str) -> IO[bytes]:
+    return (root / name).open("rb") if root.is_dir() else _archive(root, os.getpid()).open(name)
+
+
+@lru_cache(maxsize=1)
+def _archive(root: Path, process: int) -> zipfile.ZipFile:
+    """Return an open zip file; processes must not share one, as they would share its position."""
+    return zipfile.ZipFile(root)

@@ -1,0 +1,222 @@
+"""Find the pictures of a folder or zip file: splits, classes, and a fingerprint of all files."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from diffusion_lab.data.pictures.decode import SUFFIXES
+from diffusion_lab.errors import UserError
+
+_TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+MAX_CLASSES = 256
+"""Largest number of classes, because reference files store a label in one byte."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Names of the pictures of a split, relative to the root, and their labels (N,) int64."""
+
+    names: tuple[str, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a folder or zip file.
+
+    Attributes:
+        root: the folder or zip file.
+        train, test: pictures by split; test is None if the root has no folder of test pictures.
+        classes: names of the classes in the order of the labels; empty for unlabelled pictures,
+            whose labels are 0.
+        fingerprint: SHA-256 of the names, sizes and modification times (in a zip file checksums)
+            of all pictures.
+
+    """
+
+    root: Path
+    train: Pictures
+    test: Pictures | None
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
+    """List the pictures below `path`.
+
+    Folders named train and test (or val) on the top level are the splits. Within a split each
+    folder is a class, named in alphabetical order, unless pictures lie beside the folders or
+    `labelled` is False; labelled=True demands classes. Other files are passed over.
+
+    Raises:
+        UserError: for a path without pictures, a damaged zip file or one whose names lead out of
+            it, pictures both in and beside class folders, a single class, an empty class folder,
+            and test classes that the training pictures do not have.
+
+    """
+    root = Path(path).expanduser()
+    digest = hashlib.sha256()
+    names: list[str] = []
+    folders: set[str] = set()
+    for name, stamp in _entries(root, folders):
+        names.append(name)
+        digest.update(f"{name}\0{stamp}\n".encode("utf-8", "surrogateescape"))
+    if not names:
+        raise UserError(
+            f"data.path={path} holds no pictures: expected files that end in {', '.join(SUFFIXES)}"
+        )
+    splits = _splits(str(path), names)
+    classes: tuple[str, ...] = ()
+    if labelled is not False:
+        classes = _classes(str(path), splits, folders, demanded=labelled is True)
+    listed = [_labelled(prefix, members, classes) for prefix, members in splits]
+    test = listed[1] if len(listed) > 1 else None
+    return Listing(root, listed[0], test, classes, digest.hexdigest())
+
+
+def _entries(root: Path, folders: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the stamp of every picture, sorted by name; collect the folders."""
+    if root.is_dir():
+        yield from sorted(_walk(root, "", folders))
+        return
+    if not root.exists():
+        raise UserError(f"data.path={root} does not exist: type a folder of pictures or a zip file")
+    try:
+        with zipfile.ZipFile(root) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(
+            f"data.path={root} is neither a folder nor a readable zip file ({error}): copy it again"
+        ) from error
+    found = []
+    for info in infos:
+        place = PurePosixPath(info.filename)
+        if place.is_absolute() or ".." in place.parts or "\\" in info.filename:
+            raise UserError(
+                f"data.path={root}: the name {info.filename!r} leads out of the zip file; expected "
+                "plain names, make the file anew"
+            )
+        if _hidden(place.parts):
+            continue
+        folders.update(str(parent) for parent in place.parents)
+        if info.is_dir():
+            folders.add(str(place))
+        elif _is_picture(info.filename):
+            found.append((info.filename, f"{info.file_size} {info.CRC}"))
+    yield from sorted(found)
+
+
+def _walk(folder: Path, prefix: str, folders: set[str]) -> Iterator[tuple[str, str]]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from (
+            error
+        )
+    for entry in entries:
+        if _hidden([entry.name]):
+            continue
+        if entry.is_dir():
+            folders.add(f"{prefix}{entry.name}")
+            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", folders)
+        elif _is_picture(entry.name):
+            about = entry.stat()
+            yield f"{prefix}{entry.name}", f"{about.st_size} {about.st_mtime_ns}"
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _hidden(parts: Iterable[str]) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in parts)
+
+
+def _splits(path: str, names: list[str]) -> list[tuple[str, list[str]]]:
+    """Return (folder with a slash, names in it) of the training and, if any, the test split."""
+    tops = {name.partition("/")[0] for name in names if "/" in name}
+    train = sorted(top for top in tops if top.lower() in _TRAIN)
+    test = sorted(top for top in tops if top.lower() in _TEST)
+    if not train:
+        return [("", names)]
+    if len(train) > 1 or len(test) > 1:
+        raise UserError(
+            f"data.path={path} holds the folders {', '.join([*train, *test])}: expected one for "
+            "training and one for testing; data.val_size= splits validation pictures off"
+        )
+    chosen = [f"{top}/" for top in [*train, *test]]
+    others = [name for name in names if not name.startswith(tuple(chosen))]
+    if others:
+        raise UserError(
+            f"data.path={path}: {others[0]} lies beside {chosen[0]}: expected all pictures in "
+            f"{' and '.join(chosen)}, move it or give another folder"
+        )
+    return [(top, [name for name in names if name.startswith(top)]) for top in chosen]
+
+
+def _classes(
+    path: str, splits: list[tuple[str, list[str]]], folders: set[str], demanded: bool
+) -> tuple[str, ...]:
+    """Return the sorted names of the class folders; none for pictures without class folders."""
+    found: list[set[str]] = []
+    for prefix, names in splits:
+        below = [name.removeprefix(prefix) for name in names]
+        loose = [name for name in below if "/" not in name]
+        if loose and len(loose) == len(below):
+            if demanded:
+                raise UserError(
+                    f"data.path={path} has no class folders, but data.labelled=true: put the "
+                    "pictures of each class into a folder, or type data.labelled=false"
+                )
+            return ()
+        if loose:
+            raise UserError(
+                f"data.path={path}: {prefix}{loose[0]} lies beside folders with pictures: move it "
+                "into a class folder, or type data.labelled=false to ignore the folders"
+            )
+        found.append({name.partition("/")[0] for name in below})
+    classes = found[0]
+    first = splits[0][0]
+    if len(classes) == 1:
+        raise UserError(
+            f"data.path={path} has the only class folder {next(iter(classes))}: expected two or "
+            "more, or type data.labelled=false for pictures without classes"
+        )
+    if len(classes) > MAX_CLASSES:
+        raise UserError(
+            f"data.path={path} has {len(classes)} class folders: expected at most {MAX_CLASSES}, "
+            "or type data.labelled=false for pictures without classes"
+        )
+    empty = (
+        {
+            folder.removeprefix(first)
+            for folder in folders
+            if folder.startswith(first) and folder != "." and "/" not in folder.removeprefix(first)
+        }
+        - classes
+        - {""}
+    )
+    if empty:
+        raise UserError(
+            f"data.path={path}: the class folder {first}{min(empty)} holds no pictures; remove it, "
+            "or put pictures into it"
+        )
+    if len(found) > 1 and (unknown := found[1] - classes):
+        raise UserError(
+            f"data.path={path}: the class {min(unknown)} has test pictures but no training "
+            "pictures; expected the same class folders in both"
+        )
+    return tuple(sorted(classes))
+
+
+def _labelled(prefix: str, names: list[str], classes: tuple[str, ...]) -> Pictures:
+    index = {name: number for number, name in enumerate(classes)}
+    labels = [
+        index[name.removeprefix(prefix).partition("/")[0]] if classes else 0 for name in names
+    ]
+    return Pictures(tuple(names), np.asarray(labels, np.int64))

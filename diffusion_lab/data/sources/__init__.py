@@ -1,0 +1,144 @@
+"""Sources of images: which one the options of a data set ask for."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
+from diffusion_lab.data.shape import ImageSize, check_channels
+from diffusion_lab.errors import UserError
+
+
+class Source(Protocol):
+    """A data set that can be fetched and read."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images as they are read; smaller ones are padded."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Labels are 0 to num_classes - 1; None for unlabelled images, whose labels are 0."""
+
+    def prepare(self) -> None:
+        """Download or decode what is missing; called in one process per machine."""
+
+    def read(self) -> ImageSet:
+        """Return the data set. Raises UserError if it is missing or damaged."""
+
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "fake": ("num_images", "num_test_images"),
+    "own": ("images", "num_classes"),
+    "published": (),
+    "torchvision": (),
+    "npz": ("path",),
+    "pictures": ("path", "labelled", "resize", "background", "unreadable", "cache_dir"),
+    "huggingface": (
+        "split",
+        "test_split",
+        "image_key",
+        "label_key",
+        "resize",
+        "background",
+        "unreadable",
+        "cache_dir",
+    ),
+}
+"""Options of data= that only some sources have."""
+BY_NAME = ("pictures", "npz", "huggingface")
+"""Sources that data.source= names; the others follow from data.name=."""
+
+
+def make_source(
+    name: str,
+    source: str,
+    data_dir: Any,
+    channels: int,
+    image_size: ImageSize | None,
+    options: Mapping[str, Any],
+) -> Source:
+    """Return the source that the options ask for, without reading anything.
+
+    Args:
+        name: name of the data set, data.name=.
+        source: auto, full, bundled, pictures, npz or huggingface.
+        data_dir: the data folder, None for the default.
+        channels: channels of an image.
+        image_size: side, or height and width; None for the original size.
+        options: the given ones of OPTIONS; None is left out.
+
+    Raises:
+        UserError: for an option that the source does not have, or with an invalid value.
+
+    """
+    check_channels(channels)
+    kind = _kind(name, source, options)
+    for option in options:
+        if option not in OPTIONS[kind]:
+            takers = [word for word, own in OPTIONS.items() if option in own]
+            if not takers:
+                known = sorted({known for own in OPTIONS.values() for known in own})
+                raise UserError(f"data.{option} is unknown: choose from {', '.join(known)}")
+            raise UserError(
+                f"data.{option} has no effect on the data set {name}: leave it out; it belongs to "
+                f"{' and '.join(_WORDS[taker] for taker in takers)}"
+            )
+    if kind == "own":
+        from diffusion_lab.data.sources.own import OwnImages
+
+        return OwnImages(name, source, channels, image_size, **options)
+    if kind == "fake":
+        from diffusion_lab.data.sources.fake import FakeImages
+
+        return FakeImages(channels, 28 if image_size is None else image_size, **options)
+    if kind == "torchvision":
+        from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
+
+        return TorchvisionImages(name, source, data_dir, channels, image_size)
+    if kind == "published":
+        from diffusion_lab.data.sources.published import PublishedImages
+
+        return PublishedImages(name, source, data_dir, channels, image_size)
+    if image_size is None:
+        raise UserError(
+            f"data.image_size=null: expected the size that the images of {name} get, for example "
+            "data.image_size=32"
+        )
+    if kind == "npz":
+        from diffusion_lab.data.sources.npz import NpzImages
+
+        return NpzImages(name, channels, image_size, **options)
+    if kind == "pictures":
+        from diffusion_lab.data.sources.picture_files import PictureFiles
+
+        return PictureFiles(name, channels, image_size, **options)
+    from diffusion_lab.data.sources.huggingface import HuggingFaceImages
+
+    return HuggingFaceImages(name, channels, image_size, **options)
+
+
+_WORDS = {
+    "fake": "data=fake",
+    "own": "data.images=<your function>",
+    "npz": "data=npz",
+    "pictures": "data=images",
+    "huggingface": "data=hf",
+}
+TORCHVISION = ("cifar10", "cifar100", "svhn")
+
+
+def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
+    if "images" in options:
+        return "own"
+    if source in BY_NAME:
+        built_in = [*TORCHVISION_CLASS, *TORCHVISION, "fake"]
+        if source != "huggingface" and name in built_in:
+            raise UserError(
+                f"data.name={name} is a built-in data set, whose statistics would be used to "
+                "score your images: use another name"
+            )
+        return source
+    if name == "fake":
+        return "fake"
+    return "torchvision" if name in TORCHVISION else "published"

@@ -1,0 +1,181 @@
+"""Images of a data set of Hugging Face's `datasets` package."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.pictures.cache import (
+    Plan,
+    build_cache,
+    cache_folder,
+    is_complete,
+    open_cache,
+)
+from diffusion_lab.data.pictures.decode import Format, Unreadable, WrongSize, to_array
+from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.sources.picture_files import checked_format
+from diffusion_lab.errors import UserError, reason_of, unknown_name
+
+_MAX_CLASSES = 256
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a split, decoded one by one."""
+
+    rows: Any
+    image_key: str
+    labels: np.ndarray
+    wanted: Format
+
+    def name(self, index: int) -> str:
+        """Return a name of a row."""
+        return f"row {index}"
+
+    def read(self, index: int) -> np.ndarray:
+        """Decode the image of a row -> uint8 (C, H, W)."""
+        try:
+            return to_array(self.rows[index][self.image_key], self.wanted)
+        except (Unreadable, WrongSize):
+            raise
+        except Exception as error:  # of Pillow or datasets
+            raise Unreadable(reason_of(error)) from error
+
+
+class HuggingFaceImages:
+    """The source of data=hf: a data set of the Hub, or a folder written by `save_to_disk`.
+
+    Args:
+        name: name on the Hub, or the folder.
+        channels: 1, 3 or 4.
+        image_size: side, or height and width.
+        split: split to train on.
+        test_split: split to test on; None: a tenth of the other is held out.
+        image_key: column of the images; None for the only one.
+        label_key: column of the classes; None for the only one, if there is one.
+        resize, background, unreadable, cache_dir: as for `PictureFiles`.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channels: int,
+        image_size: ImageSize,
+        split: str = "train",
+        test_split: str | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        resize: str | None = None,
+        background: str = "white",
+        unreadable: str = "stop",
+        cache_dir: str | None = None,
+    ) -> None:
+        self.name, self.split, self.test_split = name, split, test_split
+        self._image_key, self._label_key, self.cache_dir = image_key, label_key, cache_dir
+        self.size = sides(image_size)
+        self.wanted = checked_format(channels, self.size, resize, background, unreadable)
+        self.skip = unreadable == "skip"
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of the label column; None without one."""
+        return len(self._classes) or None
+
+    def prepare(self) -> None:
+        """Download the data set and decode it, unless a complete cache exists."""
+        if is_complete(self._folder):
+            return
+        train = self._rows(self.split)
+        test = None if self.test_split is None else self._rows(self.test_split)
+        build_cache(self._folder, Plan(self.name, train, test, self.wanted, self.skip))
+
+    def read(self) -> ImageSet:
+        """Map the cache into memory, after decoding what is missing."""
+        self.prepare()
+        return open_cache(self._folder, self.name, "huggingface", self._classes)
+
+    @cached_property
+    def _splits(self) -> Any:
+        try:
+            import datasets
+        except ImportError as error:
+            raise UserError(
+                "data=hf needs the datasets package: pip install 'diffusion_lab[hf]'"
+            ) from error
+        try:
+            if Path(self.name).expanduser().is_dir():
+                found = datasets.load_from_disk(str(Path(self.name).expanduser()))
+                return found if isinstance(found, dict) else {self.split: found}
+            return datasets.load_dataset(self.name)
+        except Exception as error:  # of the Hub, the network, or a damaged folder
+            raise UserError(
+                f"data.name={self.name} cannot be loaded ({reason_of(error)}): expected the name "
+                "of a data set on the Hub, or a folder written by its save_to_disk"
+            ) from error
+
+    def _table(self, split: str) -> Any:
+        if split not in self._splits:
+            raise UserError(unknown_name("data.split", split, sorted(self._splits)))
+        return self._splits[split]
+
+    @cached_property
+    def _keys(self) -> tuple[str, str | None]:
+        """Columns of the images and of the classes."""
+        from datasets import ClassLabel, Image
+
+        features = self._table(self.split).features
+        images = [key for key, kind in features.items() if isinstance(kind, Image)]
+        labels = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]
+        image_key, label_key = self._image_key, self._label_key
+        if image_key is None:
+            if len(images) != 1:
+                raise UserError(
+                    f"data.name={self.name} has {len(images)} columns of images: type "
+                    f"data.image_key=, one of {', '.join(images or features)}"
+                )
+            image_key = images[0]
+        elif image_key not in images:
+            raise UserError(unknown_name("data.image_key", image_key, images or list(features)))
+        if label_key is None:
+            label_key = labels[0] if len(labels) == 1 else None
+        elif label_key not in labels:
+            raise UserError(unknown_name("data.label_key", label_key, labels or list(features)))
+        return image_key, label_key
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        label_key = self._keys[1]
+        if label_key is None:
+            return ()
+        names = tuple(self._table(self.split).features[label_key].names)
+        if len(names) > _MAX_CLASSES:
+            raise UserError(
+                f"data.label_key={label_key} has {len(names)} classes: expected at most "
+                f"{_MAX_CLASSES}"
+            )
+        return names
+
+    def _rows(self, split: str) -> _Rows:
+        table, (image_key, label_key) = self._table(split), self._keys
+        labels = np.zeros(len(table)) if label_key is None else np.asarray(table[label_key])
+        if len(labels) < 2 or (label_key is not None and labels.min() < 0):
+            raise UserError(
+                f"data.split={split} of {self.name} has {len(labels)} rows, or rows without a "
+                "label: expected at least two labelled rows"
+            )
+        return _Rows(table, image_key, labels.astype(np.int64), self.wanted)
+
+    @cached_property
+    def _folder(self) -> Path:
+        about = {
+            "tables": [self._table(s)._fingerprint for s in (self.split, self.test_split) if s],
+            "keys": self._keys,
+            "format": asdict(self.wanted),
+            "skip": self.skip,
+        }
+        return cache_folder(self.cache_dir, about)

@@ -1,0 +1,115 @@
+"""Images in a NumPy archive (.npz)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.split import split_order
+from diffusion_lab.errors import UserError, reason_of
+
+_KEYS = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}
+MAX_CLASSES = 256
+
+
+class NpzImages:
+    """The source of data=npz: `images` uint8 (N, C, H, W) and, if labelled, `labels` (N,).
+
+    `test_images` and `test_labels` are the test split; without them a tenth of the images, by a
+    fixed random order, is held out. sample.py writes such a file (`samples.npz`). Channels may also
+    come last, (N, H, W, C), as in the files that other projects publish (`arr_0`, `arr_1`).
+    """
+
+    def __init__(self, name: str, channels: int, image_size: ImageSize, path: str = "") -> None:
+        if not path:
+            raise UserError("data.path= is missing: type data.path=<file>.npz")
+        self.name, self.channels, self.size = name, channels, sides(image_size)
+        self.path = Path(path).expanduser()
+        if not self.path.is_file():
+            raise UserError(f"data.path={path} is no file: type data.path=<file>.npz")
+
+    @property
+    def num_classes(self) -> int | None:
+        """One more than the largest label; None without labels."""
+        labels = self._arrays(("labels",)).get("labels")
+        return None if labels is None else int(self._labels("labels", labels).max()) + 1
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def read(self) -> ImageSet:
+        """Read the arrays."""
+        arrays = self._arrays(("images", "labels", "test_images", "test_labels"))
+        if "images" not in arrays:
+            raise UserError(
+                f"data.path={self.path} holds no array images: expected images uint8 "
+                "(N, C, H, W), and labels (N,) if there are classes"
+            )
+        images, labels = self._split(arrays, "images", "labels")
+        if "test_images" in arrays:
+            test_images, test_labels = self._split(arrays, "test_images", "test_labels")
+            note = "the test split of the file"
+        else:
+            order = split_order(len(images))
+            held_out = max(1, len(images) // 10)
+            test_images, test_labels = images[order[-held_out:]], labels[order[-held_out:]]
+            kept = order[:-held_out].sort().values
+            images, labels = images[kept], labels[kept]
+            note = f"{held_out:,} images held out as the test split"
+        return ImageSet(
+            images, labels, test_images, test_labels, name=self.name, source="npz", note=note
+        )
+
+    def _arrays(self, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Read the named arrays that there are, none of which may hold objects."""
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                found: dict[str, Any] = {}
+                for name in names:
+                    key = next((k for k in _KEYS.get(name, (name,)) if k in archive.files), None)
+                    if key is not None:
+                        found[name] = archive[key]
+                return found
+        except Exception as error:  # zip, NumPy's header and pickle errors
+            raise UserError(
+                f"data.path={self.path} cannot be read ({reason_of(error)}): expected a .npz file "
+                "of plain arrays"
+            ) from error
+
+    def _split(self, arrays: dict[str, np.ndarray], images: str, labels: str) -> tuple[Tensor, ...]:
+        pixels = arrays[images]
+        wanted = (self.channels, *self.size)
+        if pixels.ndim == 3:
+            pixels = pixels[:, None]
+        if pixels.ndim == 4 and pixels.shape[1:] == (*self.size, self.channels) != wanted:
+            pixels = pixels.transpose(0, 3, 1, 2)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != wanted:
+            raise UserError(
+                f"data.path={self.path}: {images} is {pixels.dtype} {pixels.shape}; expected uint8 "
+                f"(N, {', '.join(map(str, wanted))}), or other data.channels= and data.image_size="
+            )
+        if len(pixels) < 2:
+            raise UserError(f"data.path={self.path}: {images} holds {len(pixels)} images")
+        given = arrays.get(labels)
+        classes = np.zeros(len(pixels), np.int64) if given is None else self._labels(labels, given)
+        if len(classes) != len(pixels):
+            raise UserError(
+                f"data.path={self.path} holds {len(pixels)} {images} and {len(classes)} {labels}: "
+                "expected the same number of both"
+            )
+        return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(classes)
+
+    def _labels(self, name: str, labels: np.ndarray) -> np.ndarray:
+        if labels.ndim == 2 and 1 in labels.shape:
+            labels = labels.reshape(-1)
+        whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) and labels.size > 0
+        if not whole or labels.min() < 0 or labels.max() >= MAX_CLASSES:
+            raise UserError(
+                f"data.path={self.path}: {name} is {labels.dtype} {labels.shape}; expected whole "
+                f"numbers (N,) from 0 to {MAX_CLASSES - 1}"
+            )
+        return labels.astype(np.int64)

@@ -1,0 +1,129 @@
+"""A folder or zip file of pictures."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.pictures.cache import (
+    Plan,
+    build_cache,
+    cache_folder,
+    is_complete,
+    open_cache,
+)
+from diffusion_lab.data.pictures.decode import Format, decode
+from diffusion_lab.data.pictures.listing import Listing, Pictures, list_pictures
+from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.errors import UserError, unknown_name
+
+UNREADABLE = ("stop", "skip")
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Pictures of a split, read from a folder or zip file."""
+
+    root: Path
+    pictures: Pictures
+    wanted: Format
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64."""
+        return self.pictures.labels
+
+    def name(self, index: int) -> str:
+        """Return the path of a picture."""
+        return str(self.root / self.pictures.names[index])
+
+    def read(self, index: int) -> np.ndarray:
+        """Decode a picture -> uint8 (C, H, W)."""
+        return decode(self.root, self.pictures.names[index], self.wanted)
+
+
+class PictureFiles:
+    """The source of data=images: pictures that are decoded once into a cache.
+
+    Args:
+        name: name of the data set.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA), more for .npy files.
+        image_size: side, or height and width.
+        path: a folder or a zip file, see `list_pictures`.
+        labelled: auto, True (folders must be classes) or False (ignore them).
+        resize: crop, pad or stretch; None: all pictures must have `image_size`.
+        background: colour behind transparent pixels and of the padding.
+        unreadable: stop at a file that cannot be read, or skip it.
+        cache_dir: folder of the cache; None for the user's cache folder.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channels: int,
+        image_size: ImageSize,
+        path: str = "",
+        labelled: bool | str = "auto",
+        resize: str | None = None,
+        background: str = "white",
+        unreadable: str = "stop",
+        cache_dir: str | None = None,
+    ) -> None:
+        if not path:
+            raise UserError("data.path= is missing: type data.path=<folder or zip file>")
+        if labelled not in ("auto", True, False):
+            raise UserError(f"data.labelled={labelled}: expected auto, true or false")
+        self.name, self.path, self.labelled, self.cache_dir = name, path, labelled, cache_dir
+        self.size = sides(image_size)
+        self.wanted = checked_format(channels, self.size, resize, background, unreadable)
+        self.skip = unreadable == "skip"
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The pictures that there are."""
+        return list_pictures(self.path, self.labelled)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of class folders; None without."""
+        return len(self.listing.classes) or None
+
+    @cached_property
+    def _folder(self) -> Path:
+        about = {
+            "files": self.listing.fingerprint,
+            "classes": self.listing.classes,
+            "format": asdict(self.wanted),
+            "skip": self.skip,
+        }
+        return cache_folder(self.cache_dir, about)
+
+    def prepare(self) -> None:
+        """Decode the pictures, unless a complete cache exists."""
+        if is_complete(self._folder):
+            return
+        listed, wanted = self.listing, self.wanted
+        test = None if listed.test is None else FileReader(listed.root, listed.test, wanted)
+        if listed.test is None and len(listed.train.names) < 2:
+            raise UserError(f"data.path={self.path} holds one picture: expected at least two")
+        train = FileReader(listed.root, listed.train, wanted)
+        build_cache(self._folder, Plan(self.name, train, test, wanted, self.skip))
+
+    def read(self) -> ImageSet:
+        """Map the cache into memory, after decoding what is missing."""
+        self.prepare()
+        return open_cache(self._folder, self.name, "pictures", self.listing.classes)
+
+
+def checked_format(
+    channels: int, size: tuple[int, int], resize: str | None, background: str, unreadable: str
+) -> Format:
+    """Return the format of all pictures; UserError for an unknown word."""
+    if unreadable not in UNREADABLE:
+        raise UserError(unknown_name("data.unreadable", unreadable, UNREADABLE))
+    wanted = Format(*size, channels, resize, background)
+    wanted.check()
+    return wanted
