@@ -206,8 +206,12 @@ class ImageDataModule(L.LightningDataModule):
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], dataloader_idx: int
     ) -> tuple[Tensor, ...]:
-        """Scale pixels on the device; as uint8 they are a quarter of the bytes to transfer."""
-        scaled = (self.value_range.encode(batch[0]), *batch[1:])
+        """Mirror and scale on the device; as uint8, images are a quarter of the bytes to move."""
+        images = batch[0]
+        if self.flip and self.trainer is not None and self.trainer.training:
+            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(chosen, images.flip(-1), images)
+        scaled = (self.value_range.encode(images), *batch[1:])
         # Lightning casts to 16-true or 64-true before this hook, when the pixels are still uint8.
         if self.trainer is not None:
             scaled = self.trainer.precision_plugin.convert_input(scaled)

@@ -11,6 +11,12 @@ BUNDLED = "bundled"
 """Subfolder with the cached bundled digits."""
 REFERENCES = "references"
 """Subfolder with cached reference statistics."""
+_OURS = {
+    *(BUNDLED, REFERENCES, "SVHN"),
+    *("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    *("cifar-100-python", "cifar-100-python.tar.gz"),
+}
+"""Names that only a data folder has."""
 
 
 def find_data_dir(named: str | Path | None) -> Path:
@@ -37,7 +43,7 @@ def may_write(folder: Path) -> bool:
         if not folder.is_dir():  # a file in its place fails at the write
             return True
         entries = _visible(folder)
-        if not entries or {BUNDLED, REFERENCES} & {entry.name for entry in entries}:
+        if not entries or _OURS & {entry.name for entry in entries}:
             return True
         return any(_holds_data(e) for e in entries if e.name in TORCHVISION_CLASS.values())
     except OSError as error:

@@ -135,7 +135,9 @@ def test_a_killed_build_leaves_no_cache(folder):
 
 def test_an_unreadable_picture_stops_or_is_left_out(folder, caplog):
     (folder / "b" / "1.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"b/1.png cannot be read as a picture \(empty, .*unreadable=skip"):
+    with pytest.raises(
+        UserError, match=r"b/1.png cannot be read as a picture \(empty, .*unreadable=skip"
+    ):
         loaded(folder)
     module = loaded(folder, unreadable="skip")
     assert sum(len(module.labels(split)) for split in ("train", "val", "test")) == 39
@@ -153,13 +155,13 @@ def test_too_little_room_is_told_before_anything_is_decoded(folder, monkeypatch)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 100))
     monkeypatch.setattr(cache, "_fill", None)
-    with pytest.raises(UserError, match="the cache of 40 images needs 0 MiB"):
+    with pytest.raises(UserError, match="needs 0 MiB"):
         loaded(folder)
 
 
 def test_a_cache_that_cannot_be_written(folder):
     (folder.parent / "cache").write_text("in the way")
-    with pytest.raises(UserError, match="data.cache_dir="):
+    with pytest.raises(UserError, match=r"data\.cache_dir="):
         loaded(folder)
 
 

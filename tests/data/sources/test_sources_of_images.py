@@ -1,0 +1,257 @@
+"""data=npz, cifar10, hf and images through ImageDataModule, and wrong options of each."""
+
+import hashlib
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.errors import UserError
+
+
+def pixels(n, *shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+def loaded(**options):
+    module = ImageDataModule(**options)
+    module.setup()
+    return module
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+def test_npz_with_both_splits(tmp_path, last):
+    train, test = pixels(30, 3, 6, 8), pixels(5, 3, 6, 8, seed=1)
+    labels = np.arange(30) % 4
+    shown = [x.transpose(0, 2, 3, 1) if last else x for x in (train, test)]
+    np.savez(
+        tmp_path / "a.npz", images=shown[0], labels=labels,
+        test_images=shown[1], test_labels=labels[:5],
+    )  # fmt: skip
+    options = {"source": "npz", "path": str(tmp_path / "a.npz"), "channels": 3}
+    module = loaded(name="mine", image_size=[6, 8], val_size=10, **options)
+    assert module.num_classes == 4
+    assert torch.equal(module.pixels("test"), torch.from_numpy(test))
+    found = {tuple(x.flatten().tolist()): int(y) for split in ("train", "val")
+             for x, y in zip(module.pixels(split), module.labels(split), strict=True)}  # fmt: skip
+    assert found == {
+        tuple(x.flatten().tolist()): int(y) for x, y in zip(train, labels, strict=True)
+    }
+
+
+def test_npz_without_labels_or_test_split(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", arr_0=pixels(40, 5, 5))
+    options = {"source": "npz", "path": str(tmp_path / "a.npz"), "channels": 1, "image_size": 5}
+    module = loaded(name="mine", val_size=None, **options)
+    assert module.num_classes is None
+    counts = {split: len(module.labels(split)) for split in ("train", "val", "test")}
+    assert counts == {"train": 33, "val": 3, "test": 4}
+    assert not any(module.labels(split).any() for split in counts)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"pixels": pixels(9, 5, 5)}, ["no array images"]),
+        ({"images": pixels(9, 5, 5).astype(float)}, ["images is float64 (9, 1, 5, 5)"]),
+        ({"images": pixels(9, 6, 5)}, ["images is uint8 (9, 1, 6, 5)", "(N, 1, 5, 5)"]),
+        ({"images": pixels(9, 5, 5), "labels": np.arange(8)}, ["9 images and 8 labels"]),
+        ({"images": pixels(9, 5, 5), "labels": np.arange(9) - 1}, ["from 0 to 255"]),
+        ({"images": pixels(9, 5, 5), "labels": np.arange(9) / 2}, ["labels is float64"]),
+        ({"images": np.array([{}, {}], dtype=object)}, ["allow_pickle=False"]),
+    ],
+)
+def test_npz_mistakes(tmp_path, arrays, words):
+    np.savez(tmp_path / "a.npz", **arrays)
+    options = {"source": "npz", "path": str(tmp_path / "a.npz"), "channels": 1, "image_size": 5}
+    with pytest.raises(UserError) as raised:
+        loaded(name="mine", **options)
+    for word in words:
+        assert word in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_npz_that_is_no_npz(tmp_path):
+    (tmp_path / "a.npz").write_bytes(pickle.dumps([1]))
+    with pytest.raises(UserError, match="cannot be read"):
+        loaded(name="m", source="npz", path=str(tmp_path / "a.npz"), channels=1, image_size=5)
+    with pytest.raises(UserError, match="is no file"):
+        loaded(name="m", source="npz", path=str(tmp_path), channels=1, image_size=5)
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """A folder with ten rows in each of CIFAR-10's files, under hashes of their own."""
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    rows = {f"data_batch_{k}": pixels(10, 3072, seed=k) for k in range(1, 6)}
+    labels = [k % 10 for k in range(10)]
+    listed = [write(name, {"data": data, "labels": labels}) for name, data in rows.items()]
+    monkeypatch.setattr(CIFAR10, "train_list", listed)
+    rows["test_batch"] = pixels(10, 3072, seed=9)
+    monkeypatch.setattr(
+        CIFAR10, "test_list", [write("test_batch", {"data": rows["test_batch"], "labels": labels})]
+    )
+    names = [f"class{k}" for k in range(10)]
+    meta = write("batches.meta", {"label_names": names})
+    monkeypatch.setattr(
+        CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]}
+    )
+    return rows
+
+
+def test_cifar10_where_its_files_lie(tmp_path, cifar):
+    module = loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5)
+    assert module.image_shape == (3, 32, 32) and module.num_classes == 10
+    assert (module.pixels("test").flatten(1).numpy() == cifar["test_batch"]).all()
+    assert len(module.pixels("train")) == 45
+    assert module.provenance["classes"].startswith("class0, class1")
+    larger = loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5, image_size=36)
+    assert larger.image_shape == (3, 36, 36)
+
+
+def test_a_changed_file_of_cifar10_is_not_unpickled(tmp_path, cifar, monkeypatch):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (tmp_path / CIFAR10.base_folder / "data_batch_1").write_bytes(pickle.dumps(Evil()))
+    monkeypatch.setattr(CIFAR10, "download", _no_network)
+    with pytest.raises(UserError, match="could not be downloaded"):
+        loaded(name="cifar10", data_dir=tmp_path, channels=3)
+    assert not (tmp_path / "ran").exists()
+
+
+def _no_network(self):
+    raise OSError("no network")
+
+
+def test_nothing_is_downloaded_into_a_folder_of_other_files(tmp_path, monkeypatch):
+    (tmp_path / "thesis.tex").touch()
+    monkeypatch.setattr(CIFAR10, "download", None)
+    with pytest.raises(UserError, match=r"cifar10 is not in .*thesis.tex"):
+        loaded(name="cifar10", data_dir=tmp_path, channels=3)
+
+
+def test_hugging_face_set_on_disk(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["x", "y", "z"])}
+    )
+    shown = pixels(30, 6, 8, 3)
+    rows = {"picture": [Image.fromarray(x) for x in shown], "kind": [k % 3 for k in range(30)]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": table, "held_out": table.select(range(4))}).save_to_disk(
+        tmp_path / "set"
+    )
+    options = {"source": "huggingface", "channels": 3, "cache_dir": str(tmp_path / "cache")}
+    module = loaded(
+        name=str(tmp_path / "set"), image_size=[6, 8], val_size=5, test_split="held_out", **options
+    )
+    assert module.num_classes == 3 and module.provenance["classes"] == "x, y, z"
+    assert (module.pixels("test").numpy() == shown[:4].transpose(0, 3, 1, 2)).all()
+    assert module.labels("test").tolist() == [0, 1, 2, 0]
+    for wrong, message in (
+        ({"test_split": "tset"}, "tset is unknown"),
+        ({"image_key": "kind"}, "data.image_key=kind is unknown"),
+        ({"label_key": "kinds"}, "did you mean kind"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loaded(name=str(tmp_path / "set"), image_size=[6, 8], **options | wrong)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        loaded(name=str(tmp_path / "cache"), image_size=[6, 8], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "mnist", "resize": "crop"}, ["data.resize has no effect", "data=images"]),
+        ({"name": "mnist", "channels": 3}, ["1 channel"]),
+        ({"name": "cifar10", "channels": 1}, ["data.channels=3"]),
+        ({"name": "cifar10", "channels": 3, "image_size": 30}, ["expected 32 or a larger"]),
+        ({"name": "x", "source": "pictures", "image_size": 8}, ["data.path= is missing"]),
+        ({"name": "mnist", "source": "pictures", "path": "."}, ["is a built-in data set"]),
+        ({"name": "x", "source": "pictures", "path": "."}, ["data.image_size=null"]),
+        ({"name": "fake", "nonsense": 1}, ["data.nonsense is unknown"]),
+        ({"name": "fake", "image_size": [8, 8, 8]}, ["data.image_size=[8, 8, 8]"]),
+        ({"name": "fake", "image_size": "wide"}, ["data.image_size=wide"]),
+        ({"name": "fake", "channels": 0}, ["data.channels=0"]),
+    ],
+)
+def test_options_that_do_not_fit_the_source(options, words):
+    with pytest.raises(UserError) as raised:
+        ImageDataModule(**options)
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resize": "corp"}, ["did you mean crop"]),
+        ({"background": "whiet"}, ["data.background=whiet", "'#808080'"]),
+        ({"unreadable": "ignore"}, ["choose from stop, skip"]),
+        ({"labelled": "maybe"}, ["data.labelled=maybe"]),
+    ],
+)
+def test_wrong_words_of_pictures(tmp_path, options, words):
+    with pytest.raises(UserError) as raised:
+        ImageDataModule("x", source="pictures", path=str(tmp_path), image_size=8, **options)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_flip_mirrors_half_of_the_training_images_only():
+    """In a Trainer, as a command trains; each image is itself or its mirror image."""
+    import lightning as L
+
+    class Record(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.seen = {"train": [], "val": []}
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def training_step(self, batch, index):
+            self.seen["train"].append(batch[0])
+            return self.weight.sum()
+
+        def validation_step(self, batch, index):
+            self.seen["val"].append(batch[0])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    torch.manual_seed(0)
+    data = ImageDataModule("fake", num_images=300, val_size=100, batch_size=50, flip=True)
+    module = Record()
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, num_sanity_val_steps=0, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    assert torch.equal(torch.cat(module.seen["val"]), data.value_range.encode(data.pixels("val")))
+    originals = data.value_range.encode(data.pixels("train"))[data._train_loader.order(0)]
+    seen = torch.cat(module.seen["train"])
+    same = (seen == originals).flatten(1).all(1)
+    mirrored = (seen == originals.flip(-1)).flatten(1).all(1)
+    assert (same | mirrored).all() and 60 < mirrored.sum() < 140
+
+
+def test_the_archive_of_cifar10_may_lie_packed(tmp_path, cifar, monkeypatch):
+    archive = tmp_path / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(tmp_path / CIFAR10.base_folder, CIFAR10.base_folder)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    for file in (tmp_path / CIFAR10.base_folder).iterdir():
+        file.unlink()
+    assert len(loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5).pixels("test"))
