@@ -17,19 +17,19 @@ def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
     """Arrange images in a grid, row by row, in the format of TensorBoard's ``add_image``.
 
     Args:
-        images: (N, C, H, W), C = 1 or 3, in [0, 1]. In the result, values outside are clipped and
-            NaN becomes 0; the tensor itself is not changed.
+        images: (N, C, H, W) in [0, 1]. In the result, values outside are clipped and NaN becomes
+            0; the tensor itself is not changed. See `displayable` for other C than 1 and 3.
         nrow: images per row; fewer images give a narrower grid.
 
     Returns:
-        (C, rows * (H + 2) + 2, columns * (W + 2) + 2), float32 on the CPU, in [0, 1]. Gaps and
+        (1 or 3, rows * (H + 2) + 2, columns * (W + 2) + 2), float32 on the CPU, in [0, 1]. Gaps and
         empty cells of the last row are white.
 
     Raises:
-        ValueError: for no images, another shape, another number of channels, or nrow < 1.
+        ValueError: for no images, another shape, or nrow < 1.
 
     """
-    images = _displayable(images)
+    images = displayable(images)
     if nrow < 1:
         raise ValueError(f"expected at least one image in a row, got nrow={nrow}")
     count, channels, height, width = images.shape
@@ -53,13 +53,27 @@ def pixels(image: Tensor) -> NDArray[np.uint8]:
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
-def _displayable(images: Tensor) -> Tensor:
-    """Return a float32 copy on the CPU, clipped to [0, 1]; NaN becomes 0 (diverged runs)."""
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"expected images (N, C, H, W) with C = 1 or 3, got shape {tuple(images.shape)}"
-        )
+def displayable(images: Tensor) -> Tensor:
+    """Return images that can be shown: (N, C, H, W) -> float32 (N, 1 or 3, H, W) on the CPU.
+
+    Values are clipped to [0, 1], and NaN becomes 0 (diverged runs). Four channels are RGBA, shown
+    in front of a checkerboard; two, or more than four, are shown by their mean, in gray. Raises
+    ValueError for no images, or another number of dimensions.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"expected images (N, C, H, W), got shape {tuple(images.shape)}")
     if images.numel() == 0:
         raise ValueError(f"expected at least one image, got shape {tuple(images.shape)}")
-    copy = images.detach().to("cpu", torch.float32)
-    return copy.nan_to_num(nan=0.0).clamp(0.0, 1.0)
+    copy = images.detach().to("cpu", torch.float32).nan_to_num(nan=0.0).clamp(0.0, 1.0)
+    channels = copy.shape[1]
+    if channels == 4:
+        colour, alpha = copy[:, :3], copy[:, 3:]
+        return colour * alpha + _checkerboard(*copy.shape[2:]) * (1 - alpha)
+    return copy if channels in (1, 3) else copy.mean(dim=1, keepdim=True)
+
+
+def _checkerboard(height: int, width: int) -> Tensor:
+    """Return light and dark gray squares of an eighth of the longer side, (H, W)."""
+    square = max(1, max(height, width) // 8)
+    rows, columns = torch.arange(height) // square, torch.arange(width) // square
+    return 0.6 + 0.3 * ((rows[:, None] + columns) % 2)

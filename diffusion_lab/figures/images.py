@@ -1,7 +1,7 @@
 """Figures of images: rows, grids, labelled tables, and sampling trajectories.
 
-Images are (N, C, H, W), C = 1 or 3, in [0, 1]. Values outside are clipped for display only. The
-size of a figure follows from its content, without cropping or empty space.
+Images are (N, C, H, W) in [0, 1]. Values outside are clipped for display only. The size of a
+figure follows from its content, without cropping or empty space.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from diffusion_lab.figures import (
     save_gif,
     save_grid,
 )
+from diffusion_lab.figures.grid import displayable
 from tests.figures.test_figures import figure_array, some_images
 
 # --- grids ---------------------------------------------------------------------------------------
@@ -190,3 +191,14 @@ def test_gif_rejects_invalid_arguments(
     with pytest.raises(ValueError, match=message):
         save_gif(frames, tmp_path / "walk.gif", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_any_number_of_channels_can_be_shown() -> None:
+    images = torch.rand(2, 4, 16, 8, generator=torch.Generator().manual_seed(0))
+    images[0, 3], images[1, 3] = 1, 0
+    opaque, clear = displayable(images)
+    assert torch.equal(opaque, images[0, :3])
+    assert set(clear.unique().tolist()) == {pytest.approx(0.6), pytest.approx(0.9)}
+    for channels in (2, 7):
+        several = torch.rand(3, channels, 5, 6)
+        assert torch.allclose(displayable(several), several.mean(1, keepdim=True))

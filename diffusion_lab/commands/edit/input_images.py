@@ -26,7 +26,7 @@ MASKS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
 
 _INDEX = re.compile(r"(train|val|test):(\d+)(?:-(\d+))?")
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-_MODES = {1: "L", 3: "RGB"}
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], Tensor]:
@@ -85,7 +85,7 @@ def read_mask(mask: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _read_image(option: str, file: str, shape: tuple[int, int, int]) -> Tensor:
-    """Read an image file as uint8 (C, H, W): gray for one channel, RGB for three.
+    """Read an image file as uint8 (C, H, W): gray for one channel, RGB for three, RGBA for four.
 
     Raises UserError that names the option if the file cannot be read or has another size.
     """
@@ -96,7 +96,7 @@ def _read_image(option: str, file: str, shape: tuple[int, int, int]) -> Tensor:
     channels, height, width = shape
     if channels not in _MODES:
         raise UserError(
-            f"{option}={file}: an image file has 1 or 3 channels, this run's images have "
+            f"{option}={file}: an image file has 1, 3 or 4 channels, this run's images have "
             f"{channels}; expected an index such as test:3"
         )
     try:
@@ -111,7 +111,7 @@ def _read_image(option: str, file: str, shape: tuple[int, int, int]) -> Tensor:
                     f"{option}={file}: expected 8 bits per channel, gray or RGB, got Pillow's mode "
                     f"{image.mode}"
                 )
-            if image.has_transparency_data:
+            if image.has_transparency_data and channels != 4:
                 opaque, _ = image.convert("RGBA").getchannel("A").getextrema()
                 if opaque != 255:
                     raise UserError(
