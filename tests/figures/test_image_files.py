@@ -59,7 +59,7 @@ def test_grid_accepts_half_precision_and_gradients() -> None:
     assert grid.dtype == torch.float32 and not grid.requires_grad
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (4, 2, 28, 28), (0, 1, 28, 28)])
+@pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (0, 1, 28, 28)])
 def test_grid_rejects_tensors_that_are_no_batch_of_images(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="shape"):
         grid_tensor(torch.zeros(shape))
@@ -198,7 +198,7 @@ def test_images_of_any_number_of_channels_can_be_shown() -> None:
     images[0, 3], images[1, 3] = 1, 0
     opaque, clear = displayable(images)
     assert torch.equal(opaque, images[0, :3])
-    assert set(clear.unique().tolist()) == {pytest.approx(0.6), pytest.approx(0.9)}
+    assert sorted(clear.unique().tolist()) == pytest.approx([0.6, 0.9])
     for channels in (2, 7):
         several = torch.rand(3, channels, 5, 6)
         assert torch.allclose(displayable(several), several.mean(1, keepdim=True))
