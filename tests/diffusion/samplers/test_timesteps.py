@@ -57,12 +57,15 @@ def test_no_number_of_steps_misses_the_gaussian(word):
     oracle = GaussianOracle(schedule, MEAN, STD)
     settings = {"clip_sample": False} if word == "ddpm" else {}
     spreads = {}
-    for n in range(1, 72):
+    several = (*range(1, 12), *range(28, 34), *range(48, 54))
+    for n in several:
         x = end_of(make_sampler(word, num_steps=n, **settings), schedule, oracle)
         assert x.mean() == pytest.approx(MEAN, abs=0.03 + 0.1 / n), n
         spreads[n] = x.std().item()
         assert spreads[n] == pytest.approx(STD, abs=0.03 + 2.5 / n), n
-    for n in range(21, 71):
+    for n in several:
+        if n < 21 or not {n - 1, n + 1} <= {*several}:
+            continue
         assert spreads[n] == pytest.approx((spreads[n - 1] + spreads[n + 1]) / 2, abs=0.02), n
 
 
