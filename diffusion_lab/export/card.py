@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from diffusion_lab.diffusion import DiffusersSampler
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.export.folder import Export
+from diffusion_lab.networks.image_size import height_and_width
 
 TASK = "unconditional-image-generation"  # the Hub has no task for class-conditional images
 DATA_TERMS = {
@@ -111,7 +112,8 @@ def model_card(
         ]
         or None,
     )
-    shape = f"{data['channels']} x {data['image_size']} x {data['image_size']}"
+    height, width = height_and_width(data["image_size"])
+    shape = f"{data['channels']} x {height} x {width}"
     parts = [
         f"---\n{front.to_yaml()}\n---\n\n# {title}\n",
         f"Generates images of {shape} pixels{_of_classes(num_classes)}.\n",
