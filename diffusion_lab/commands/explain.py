@@ -74,7 +74,7 @@ def explain(cfg: DictConfig) -> Explanation:
         "parameters": f"{figure['parameters']:,}",
         "FLOPs per image": f"{figure['flops']:,} forward, about three times as many in training",
         "training speed here": f"{speed:,.0f} images per second (fastest of 3 float32 steps of "
-        f"{cfg.data.batch_size} images, {figure['step_seconds']:.3f} s)",
+        f"{figure['timed_images']} images, {figure['timed_images'] / speed:.3f} s)",
         "implied weighting of the x0 loss": "weighting.png, by log-SNR",
     }
     title = f"{type(module.network).__name__}, {module.prediction.name} on "

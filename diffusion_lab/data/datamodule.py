@@ -13,11 +13,12 @@ from diffusion_lab.data.folder import find_data_dir
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
 from diffusion_lab.data.placement import check_on_device, keep
-from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.sources import make_source
 from diffusion_lab.data.split import padded, split_indices
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError, unknown_name
+from diffusion_lab.networks.image_size import height_and_width
 
 log = logging.getLogger(__name__)
 MAX_BUNDLED_VAL = 500
@@ -91,7 +92,7 @@ class ImageDataModule(L.LightningDataModule):
         given = {option: value for option, value in options.items() if value is not None}
         self._source = make_source(name, source, data_dir, channels, image_size, given)
         self.channels = channels
-        self.size = self._source.size if image_size is None else sides(image_size)
+        self.size = self._source.size if image_size is None else height_and_width(image_size)
 
         self._prepared = False
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError
+from diffusion_lab.networks.image_size import height_and_width
 
 SPLIT_SEED = 0
 
@@ -44,7 +45,7 @@ def split_indices(
 
 def check_padding(image_size: ImageSize, original: int) -> None:
     """Raise UserError unless padding on all sides gives this size from square images."""
-    for side in sides(image_size):
+    for side in height_and_width(image_size):
         if side < original or (side - original) % 2:
             raise UserError(
                 f"data.image_size={image_size}: expected {original} or a larger even number, "

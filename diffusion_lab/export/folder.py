@@ -1,7 +1,5 @@
 """Export a module as a diffusers folder, with a stock pipeline where one gives the same images."""
 
-import inspect
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from diffusion_lab.diffusion import (
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
 from diffusion_lab.export import pipeline
+from diffusion_lab.export.network_source import network_source
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.unet2d import UNet2D
 from diffusion_lab.sampling.conditioning import Conditioning
@@ -36,7 +35,6 @@ from diffusion_lab.system.atomic import new_folder
 STOCK = {"DDIMScheduler": DDIMPipeline, "DDPMScheduler": DDPMPipeline}
 STOCK_PREDICTIONS = ("epsilon", "sample", "v_prediction")
 PREDICTIONS = (*STOCK_PREDICTIONS, "flow", "score", "edm")
-ERRORS_IMPORT = "from diffusion_lab.errors import UserError"
 
 
 @dataclass(frozen=True)
@@ -139,12 +137,12 @@ def plan_export(
     else:
         settings["heun"] = isinstance(exported, HeunSampler)
     custom = pipeline.DiffusionLabPipeline(unet, scheduler, settings)
-    return Export(custom, exported, exact, _source(unet), conditioning)
+    return Export(custom, exported, exact, network_source(unet), conditioning)
 
 
 def check_exportable(module: DiffusionModule) -> None:
     """Raise UserError if a part of the module cannot be exported."""
-    _source(_diffusers_model(module.network))
+    network_source(_diffusers_model(module.network))
     _path(module.noise_schedule)
     _prediction(module.prediction)
 
@@ -172,20 +170,6 @@ def _diffusers_model(network: nn.Module) -> nn.Module:
             "of diffusers with register_to_config on __init__, as in networks/fast_unet.py"
         )
     return model
-
-
-def _source(model: nn.Module) -> str | None:
-    """Return the source file of a network's class, without imports of this project."""
-    if type(model).__module__.startswith("diffusers."):
-        return None
-    file = inspect.getfile(type(model))
-    source = Path(file).read_text().replace(ERRORS_IMPORT, "UserError = ValueError")
-    if re.search(r"^\s*(from|import) diffusion_lab", source, re.MULTILINE):
-        raise UserError(
-            f"{type(model).__name__} cannot be exported: {file} imports diffusion_lab, but "
-            "must work without it (only UserError may be imported)"
-        )
-    return source
 
 
 def _path(schedule: NoiseSchedule) -> dict[str, Any]:

@@ -3,20 +3,35 @@
 import time
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lab.modules import DiffusionModule
 
+LARGEST_STEP = 100e9
+"""Most FLOPs of a timed forward pass; a step then takes a few seconds on two CPU cores."""
+
 
 def cost(module: DiffusionModule, shape: tuple[int, int, int], batch_size: int) -> dict[str, float]:
-    """Measure parameters, FLOPs of a forward pass per image and seconds of a training step."""
+    """Measure parameters, FLOPs of a forward pass per image and seconds of a training step.
+
+    For a large network the step is timed with fewer images, "timed_images", and "step_seconds" is
+    scaled to the batch size.
+    """
     x = torch.zeros(1, *shape)
     t = module.noise_schedule.at(torch.full((1,), 0.5))
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
+    # the FLOPs of the CPU's fused attention kernel are not counted
+    with (
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+        torch.no_grad(),
+    ):
         module(x, t)
-    x0 = torch.zeros(batch_size, *shape)
+    flops = counter.get_total_flops()
+    count = min(batch_size, max(1, int(LARGEST_STEP / max(flops, 1))))
+    x0 = torch.zeros(count, *shape)
     noise = torch.zeros_like(x0)
-    times = module.noise_schedule.at(torch.full((batch_size,), 0.5))
+    times = module.noise_schedule.at(torch.full((count,), 0.5))
     optimizer = module.make_optimizer(module.parameters())
     seconds = []
     for _ in range(4):
@@ -28,6 +43,7 @@ def cost(module: DiffusionModule, shape: tuple[int, int, int], batch_size: int) 
         seconds.append(time.perf_counter() - began)
     return {
         "parameters": sum(p.numel() for p in module.network.parameters()),
-        "flops": flops.get_total_flops(),
-        "step_seconds": min(seconds[1:]),  # the first compiles and allocates
+        "flops": flops,
+        "step_seconds": min(seconds[1:]) * batch_size / count,  # the first compiles and allocates
+        "timed_images": count,
     }

@@ -7,7 +7,9 @@ from 0 to num_classes; the label num_classes is the null class.
 """
 
 from diffusion_lab.networks.basic_unet import BasicUNet
+from diffusion_lab.networks.dit import DiT
 from diffusion_lab.networks.fast_unet import FastUNet
+from diffusion_lab.networks.mlp import MLP
 from diffusion_lab.networks.unet2d import UNet2D
 
-__all__ = ["BasicUNet", "FastUNet", "UNet2D"]
+__all__ = ["MLP", "BasicUNet", "DiT", "FastUNet", "UNet2D"]

@@ -1,5 +1,6 @@
 """The tutorial's network: a small U-Net without normalisation or time conditioning."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from diffusion_lab.errors import UserError
+from diffusion_lab.networks.image_size import check_divisible
 
 
 class BasicUNet(ModelMixin, ConfigMixin):
@@ -21,7 +23,7 @@ class BasicUNet(ModelMixin, ConfigMixin):
     def __init__(
         self,
         in_channels: int = 1,
-        image_size: int = 28,
+        image_size: int | Sequence[int] = 28,
         channels: tuple[int, ...] = (32, 64, 64),
         num_classes: int | None = None,
     ) -> None:
@@ -37,12 +39,12 @@ class BasicUNet(ModelMixin, ConfigMixin):
                 f"network.channels={list(channels)}, data.channels={in_channels}: "
                 "expected at least one level and numbers above 0"
             )
-        if image_size % 2**halvings:
-            raise UserError(
-                f"BasicUNet with {len(channels)} levels halves the image {halvings} times: "
-                f"data.image_size={image_size} is no multiple of {2**halvings}; use fewer levels, "
-                f"or pad the images, data.image_size={-(-image_size // 2**halvings) * 2**halvings}"
-            )
+        check_divisible(
+            image_size,
+            2**halvings,
+            f"BasicUNet with {len(channels)} levels halves the image {halvings} times",
+            ", or use fewer levels",
+        )
         widths = [in_channels, *channels]
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList(nn.Conv2d(a, b, kernel_size=5, padding=2) for a, b in pairs)

@@ -1,5 +1,6 @@
 """A small U-Net, fast on a CPU: all layers work at half resolution or below."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -10,13 +11,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from diffusion_lab.errors import UserError
-
-
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set all parameters of a layer to zero and return the layer."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
+from diffusion_lab.networks.image_size import check_divisible
+from diffusion_lab.networks.layers import zeroed
 
 
 class ResidualBlock(nn.Module):
@@ -53,18 +49,14 @@ class FastUNet(ModelMixin, ConfigMixin):
     def __init__(
         self,
         in_channels: int = 1,
-        image_size: int = 28,
+        image_size: int | Sequence[int] = 28,
         use_time: bool = True,
         width: int = 32,
         depth: int = 2,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if image_size % 4:
-            raise UserError(
-                f"FastUNet halves the image twice: data.image_size={image_size} is no multiple of "
-                f"4; pad the images, data.image_size={-(-image_size // 4) * 4}"
-            )
+        check_divisible(image_size, 4, "FastUNet halves the image twice")
         if width % 2 or width < 2 or depth < 1:
             raise UserError(
                 f"network.width={width}, network.depth={depth}: expected an even width of at "

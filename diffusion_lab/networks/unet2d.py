@@ -1,14 +1,18 @@
 """diffusers' UNet2DModel with checks of its settings."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.networks.attention import NarrowHeads
+from diffusion_lab.networks.image_size import check_divisible
+from diffusion_lab.networks.layers import zeroed
 
 
 class UNet2D(nn.Module):
@@ -16,7 +20,9 @@ class UNet2D(nn.Module):
 
     The tutorial's settings (the defaults) give 1,707,009 parameters. `use_time=False` replaces the
     time by 0, as the tutorial does. With `num_classes` UNet2DModel embeds the classes and a null
-    class. Other keywords are passed to UNet2DModel.
+    class. `attention_head_dim=None` makes one head of all channels. `zero_init` sets the last layer
+    of the network and of every residual and attention block to zero, so that the output is
+    initially zero (Ho et al. 2020, in their code). Other keywords are passed to UNet2DModel.
     """
 
     # attention and GroupNorm copy channels_last tensors back: 10 % slower on a CPU
@@ -25,15 +31,16 @@ class UNet2D(nn.Module):
     def __init__(
         self,
         in_channels: int = 1,
-        image_size: int = 28,
+        image_size: int | Sequence[int] = 28,
         use_time: bool = True,
         block_out_channels: tuple[int, ...] = (32, 64, 64),
         down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         layers_per_block: int = 2,
         norm_num_groups: int = 32,
-        attention_head_dim: int = 8,
+        attention_head_dim: int | None = 8,
         num_classes: int | None = None,
+        zero_init: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -50,20 +57,19 @@ class UNet2D(nn.Module):
                 f"{len(down_block_types)} and network.up_block_types {len(up_block_types)}: "
                 "expected the same number of each"
             )
-        if image_size % 2 ** (levels - 1):
-            raise UserError(
-                f"UNet2DModel with {levels} levels halves the image {levels - 1} times: "
-                f"data.image_size={image_size} is no multiple of {2 ** (levels - 1)}; use fewer "
-                "levels, or pad the images, "
-                f"data.image_size={-(-image_size // 2**levels) * 2**levels}"
-            )
+        height, width = check_divisible(
+            image_size,
+            2 ** (levels - 1),
+            f"UNet2DModel with {levels} levels halves the image {levels - 1} times",
+            ", or use fewer levels",
+        )
         for channels in block_out_channels:
             if channels % norm_num_groups:
                 raise UserError(
                     f"GroupNorm cannot divide {channels} channels into {norm_num_groups} groups: "
                     "choose network.block_out_channels as multiples of network.norm_num_groups"
                 )
-            if channels % attention_head_dim:
+            if attention_head_dim is not None and channels % attention_head_dim:
                 raise UserError(
                     f"attention cannot divide {channels} channels into heads of "
                     f"{attention_head_dim}: change network.attention_head_dim"
@@ -71,7 +77,7 @@ class UNet2D(nn.Module):
         self.use_time = use_time
         try:
             self.unet = UNet2DModel(
-                sample_size=image_size,
+                sample_size=height if height == width else (height, width),
                 in_channels=in_channels,
                 out_channels=in_channels,
                 layers_per_block=layers_per_block,
@@ -88,6 +94,13 @@ class UNet2D(nn.Module):
         for module in self.unet.modules():
             if isinstance(module, Attention):
                 module.set_processor(NarrowHeads())
+        if zero_init:
+            zeroed(self.unet.conv_out)
+            for module in self.unet.modules():
+                if isinstance(module, ResnetBlock2D):
+                    zeroed(module.conv2)
+                elif isinstance(module, Attention):
+                    zeroed(module.to_out[0])
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""

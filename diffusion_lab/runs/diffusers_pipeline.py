@@ -16,6 +16,7 @@ from diffusion_lab.diffusion import VPSchedule
 from diffusion_lab.diffusion.prediction import Epsilon, Prediction, Sample, VPrediction
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.networks.image_size import height_and_width
 from diffusion_lab.networks.unet2d import UNet2D
 from diffusion_lab.runs.load import Run
 from diffusion_lab.system.system_errors import no_memory
@@ -91,9 +92,9 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
         ) from error
     config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
     in_channels, size = config.pop("in_channels"), config.pop("sample_size")
-    if config.pop("out_channels") != in_channels or not isinstance(size, int):
+    if config.pop("out_channels") != in_channels or not isinstance(size, int | list | tuple):
         raise UserError(
-            f"{given}: expected equal numbers of input and output channels and one sample_size"
+            f"{given}: expected equal numbers of input and output channels and a sample_size"
         )
     if config.pop("num_class_embeds") is not None or config["class_embed_type"] is not None:
         raise UserError(
@@ -107,7 +108,7 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
             "_target_": "diffusion_lab.networks.unet2d.UNet2D",
             "_convert_": "all",
             "in_channels": in_channels,
-            "image_size": size,
+            "image_size": size if isinstance(size, int) else list(size),
             "num_classes": None,
             "use_time": True,
             **options,
@@ -116,7 +117,7 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
         prediction_type=prediction_type,
         clip_sample=scheduler.get("clip_sample", True),
         weights=unet.state_dict(),
-        image_shape=(in_channels, size, size),
+        image_shape=(in_channels, *height_and_width(size)),
     )
 
 
@@ -165,7 +166,8 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
     if shape != pipeline.image_shape:
         raise UserError(
             f"{source} has images of shape {pipeline.image_shape} (C, H, W), but data.channels="
-            f"{shape[0]}, data.image_size={shape[1]} give {shape}: expected data of the same shape"
+            f"{shape[0]}, data.image_size={cfg.data.image_size} give {shape}: expected data of the "
+            "same shape"
         )
     cfg.network = pipeline.network | {"num_classes": cfg.model.num_classes}
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))

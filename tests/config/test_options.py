@@ -18,8 +18,20 @@ def options(group):
     return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
 
 
+TINY_CIFAR = [
+    "data.channels=3",
+    "data.image_size=32",
+    "network.block_out_channels=[8,8,8,8]",
+    "network.layers_per_block=1",
+    "network.norm_num_groups=4",
+    "network.attention_head_dim=8",
+]
 # what has to stand beside an option for it to make sense or to stay small
 BESIDE = {
+    "network=unet_cifar": TINY_CIFAR,
+    "network=unet_cifar_small": TINY_CIFAR,
+    "network=dit": ["network.width=16", "network.depth=1"],
+    "network=mlp": ["network.width=16", "network.depth=1"],
     "sampler=heun_discrete": ["sampler.num_steps=12"],  # fewer leave noise on this path
     "sampler=langevin": ["sampler.steps_per_level=1"],
     "noise_schedule=zero_snr": ["prediction=v_prediction"],

@@ -34,21 +34,33 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.export import export_pipeline
 from diffusion_lab.modules import BasicUNetModule, DiffusionModule
-from diffusion_lab.networks.basic_unet import BasicUNet
-from diffusion_lab.networks.fast_unet import FastUNet
-from diffusion_lab.networks.unet2d import UNet2D
+from diffusion_lab.networks import MLP, BasicUNet, DiT, FastUNet, UNet2D
 from tests.conftest import TINY_UNET
 
 SHAPE = (1, 16, 16)
+SHAPES = dict.fromkeys(("colour", "wide dit"), (3, 16, 24))
+WIDE = {"in_channels": 3, "image_size": [16, 24]}
 
 
 def unet2d(**options):
-    return UNet2D(image_size=16, **TINY_UNET, **options)
+    return UNet2D(**{"image_size": 16} | TINY_UNET | options)
 
 
 def fast(**options):
-    network = FastUNet(image_size=16, width=8, depth=1, **options)
-    for parameter in network.parameters():  # zero at initialization, which would hide errors
+    return not_zero(FastUNet(image_size=16, width=8, depth=1, **options))
+
+
+def dit(**options):
+    return not_zero(DiT(**{"image_size": 16} | options, width=16, depth=2, heads=2))
+
+
+def mlp(**options):
+    return not_zero(MLP(in_channels=1, image_size=16, width=16, depth=1, **options))
+
+
+def not_zero(network):
+    """Randomise the layers that are zero at initialization, which would hide errors."""
+    for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     return network
@@ -87,6 +99,10 @@ EXPECTED = {
     "sigma score": "DiffusionLabPipeline",
     "classes": "DiffusionLabPipeline",
     "classes, flow": "DiffusionLabPipeline",
+    "dit": "DiffusionLabPipeline",
+    "wide dit": "DiffusionLabPipeline",
+    "mlp": "DiffusionLabPipeline",
+    "colour": "DDIMPipeline",
 }
 
 
@@ -119,6 +135,10 @@ def cases():
         "sigma score": (made(fast(), ladder, Score(True)), BlendSampler(5), both),
         "classes": (conditional(unet2d, vp, VPrediction()), ddim(), both),
         "classes, flow": (conditional(fast, line, Flow()), BlendSampler(5), both),
+        "dit": (conditional(dit, line, Flow()), BlendSampler(5), both),
+        "wide dit": (made(dit(positions="learned", **WIDE), vp, VPrediction()), ddim(), both),
+        "mlp": (conditional(mlp, line, Flow()), HeunSampler(3), both),
+        "colour": (made(unet2d(**WIDE), vp, VPrediction()), ddim(), both),
     }
 
 
@@ -173,7 +193,8 @@ def sampled(tmp_path_factory, runs):
     for name, (module, sampler, values) in cases().items():
         module.eval()
         value_range = ValueRange(values)
-        exported = export_pipeline(module, folder / name, sampler, value_range, SHAPE)
+        shape = SHAPES.get(name, SHAPE)
+        exported = export_pipeline(module, folder / name, sampler, value_range, shape)
         assert exported.exact
         calls[name] = {"num_inference_steps": sampler.num_steps}
         if getattr(sampler, "eta", None) and exported.stock:
@@ -184,7 +205,7 @@ def sampled(tmp_path_factory, runs):
             calls[name] |= {"class_labels": [4, 7], "guidance_scale": 3.0}
             denoise = GuidedDenoiser(denoise, schedule, labels, null_label=10, guidance_scale=3.0)
         *_, last = sample_steps(
-            denoise, module.noise_schedule, sampler, SHAPE, num_images=3, seed=3
+            denoise, module.noise_schedule, sampler, shape, num_images=3, seed=3
         )
         ours[name] = value_range.to_unit(last.x_next).permute(0, 2, 3, 1).numpy()
     lines = {}
@@ -213,7 +234,8 @@ def test_exported_pipelines_give_the_same_images(sampled, name):
     _, ours, theirs, facts = sampled
     # dividing epsilon by a small alpha amplifies float32's rounding of 1e-7
     tolerance = 2e-4 if "epsilon" in name else 5e-5
-    assert facts[name] == [EXPECTED[name], "L", [16, 16]]
+    mode, size = ("RGB", [24, 16]) if name in SHAPES else ("L", [16, 16])
+    assert facts[name] == [EXPECTED[name], mode, size]
     assert ((ours[name] > 0) & (ours[name] < 1)).mean() > 0.1 and ours[name].std() > 0.01
     print(f"{name}: {np.abs(theirs[name] - ours[name]).max():.1e}")  # pytest -rP shows it
     np.testing.assert_allclose(theirs[name], ours[name], rtol=0, atol=tolerance)

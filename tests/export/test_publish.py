@@ -14,7 +14,7 @@ from diffusion_lab.diffusion import EDM, Epsilon, Flow, StraightPath, VESchedule
 from diffusion_lab.errors import UserError
 from diffusion_lab.export import onnx
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.networks.fast_unet import FastUNet
+from diffusion_lab.networks import MLP, DiT, FastUNet
 from tests.cli.test_bad_input import assert_refused
 
 TOKEN = "hf_stand_in"
@@ -146,16 +146,18 @@ def test_missing_onnx_packages_are_reported_in_one_line(typed, trained, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["betas", "flow", "edm"])
+@pytest.mark.parametrize("kind", ["betas", "flow", "edm", "dit", "mlp"])
 def test_the_onnx_file_matches_the_denoiser(tmp_path, kind):
     onnxruntime = pytest.importorskip("onnxruntime")
     schedule, prediction = {
         "betas": (VPSchedule(), Epsilon()),
-        "flow": (StraightPath(), Flow()),
         "edm": (VESchedule(), EDM()),
-    }[kind]
+    }.get(kind, (StraightPath(), Flow()))
     torch.manual_seed(0)
-    network = FastUNet(width=8, depth=1, num_classes=10)
+    network = {
+        "dit": lambda: DiT(width=16, depth=1, heads=2, num_classes=10),
+        "mlp": lambda: MLP(1, 28, width=16, depth=1, num_classes=10),
+    }.get(kind, lambda: FastUNet(width=8, depth=1, num_classes=10))()
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)

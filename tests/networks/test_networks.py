@@ -148,19 +148,9 @@ def test_fast_unet_without_time_has_the_same_layers():
     assert not torch.allclose(conditional(x, early, labels), conditional(x, early, labels + 1))
 
 
-@pytest.mark.parametrize("network", [BasicUNet, UNet2D, FastUNet])
-@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
-def test_the_output_has_the_shape_of_the_input(network, channels, size):
-    x = torch.rand(2, channels, size, size)
-    assert network(in_channels=channels, image_size=size)(x, torch.zeros(2)).shape == x.shape
-
-
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: BasicUNet(image_size=30), "multiple of 4"),
-        (lambda: UNet2D(image_size=30), "data.image_size=32"),
-        (lambda: FastUNet(image_size=30), "data.image_size=32"),
         (lambda: UNet2D(norm_num_groups=24), "GroupNorm"),
         (lambda: UNet2D(attention_head_dim=24), "attention"),
         (lambda: UNet2D(block_out_channels=(32, 64)), "same number of each"),

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.loader import check_whole_number
-from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError
+from diffusion_lab.networks.image_size import height_and_width
 
 NUM_CLASSES = 10
 _PIECE = 4096  # images generated at once
@@ -24,8 +25,8 @@ def fake_images(
     """Generate a learnable data set of ten classes, fixed by the seed; see ``draw_bars``."""
     generator = torch.Generator().manual_seed(seed)
     return ImageSet(
-        *draw_bars(num_images, sides(image_size), channels, generator),
-        *draw_bars(num_test_images, sides(image_size), channels, generator),
+        *draw_bars(num_images, height_and_width(image_size), channels, generator),
+        *draw_bars(num_test_images, height_and_width(image_size), channels, generator),
         name="fake",
         source="fake",
         note="synthetic bars at ten angles, not a real data set",
@@ -81,7 +82,7 @@ class FakeImages:
     ) -> None:
         check_whole_number("num_images", num_images, least=1)
         check_whole_number("num_test_images", num_test_images, least=1)
-        self.size = sides(image_size)
+        self.size = height_and_width(image_size)
         if min(self.size) < 4:
             raise UserError(
                 f"data.image_size={image_size}: expected at least 4, for example data.image_size=28"

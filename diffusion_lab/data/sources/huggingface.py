@@ -16,9 +16,10 @@ from diffusion_lab.data.pictures.cache import (
     open_cache,
 )
 from diffusion_lab.data.pictures.decode import Format, Unreadable, WrongSize, to_array
-from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.sources.picture_files import checked_format
 from diffusion_lab.errors import UserError, reason_of, unknown_name
+from diffusion_lab.networks.image_size import height_and_width
 
 _MAX_CLASSES = 256
 
@@ -77,7 +78,7 @@ class HuggingFaceImages:
     ) -> None:
         self.name, self.split, self.test_split = name, split, test_split
         self._image_key, self._label_key, self.cache_dir = image_key, label_key, cache_dir
-        self.size = sides(image_size)
+        self.size = height_and_width(image_size)
         self.wanted = checked_format(channels, self.size, resize, background, unreadable)
         self.skip = unreadable == "skip"
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.image_set import ImageSet
-from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError, reason_of
+from diffusion_lab.networks.image_size import height_and_width
 
 _KEYS = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}
 MAX_CLASSES = 256
@@ -27,7 +28,7 @@ class NpzImages:
     def __init__(self, name: str, channels: int, image_size: ImageSize, path: str = "") -> None:
         if not path:
             raise UserError("data.path= is missing: type data.path=<file>.npz")
-        self.name, self.channels, self.size = name, channels, sides(image_size)
+        self.name, self.channels, self.size = name, channels, height_and_width(image_size)
         self.path = Path(path).expanduser()
         if not self.path.is_file():
             raise UserError(f"data.path={path} is no file: type data.path=<file>.npz")

@@ -9,8 +9,9 @@ from torch import Tensor
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.loader import check_whole_number
 from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
-from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError
+from diffusion_lab.networks.image_size import height_and_width
 
 ReadImages = Callable[[], Any]
 """() -> ((train images, train labels), (test images, test labels)), NumPy arrays or tensors.
@@ -144,7 +145,7 @@ class OwnImages:
         check_whole_number("num_classes", num_classes, least=1)
         if num_classes > MAX_CLASSES:
             raise UserError(f"data.num_classes={num_classes}: expected at most {MAX_CLASSES}")
-        self.size, self.num_classes = sides(image_size), num_classes
+        self.size, self.num_classes = height_and_width(image_size), num_classes
         self._arguments = (images, name, (channels, *self.size), num_classes)
 
     def prepare(self) -> None:

@@ -16,8 +16,9 @@ from diffusion_lab.data.pictures.cache import (
 )
 from diffusion_lab.data.pictures.decode import Format, decode
 from diffusion_lab.data.pictures.listing import Listing, Pictures, list_pictures
-from diffusion_lab.data.shape import ImageSize, sides
+from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError, unknown_name
+from diffusion_lab.networks.image_size import height_and_width
 
 UNREADABLE = ("stop", "skip")
 
@@ -77,7 +78,7 @@ class PictureFiles:
         if labelled not in ("auto", True, False):
             raise UserError(f"data.labelled={labelled}: expected auto, true or false")
         self.name, self.path, self.labelled, self.cache_dir = name, path, labelled, cache_dir
-        self.size = sides(image_size)
+        self.size = height_and_width(image_size)
         self.wanted = checked_format(channels, self.size, resize, background, unreadable)
         self.skip = unreadable == "skip"
 

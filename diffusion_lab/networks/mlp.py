@@ -1,0 +1,70 @@
+"""A residual MLP for points: a point of C coordinates is an image of C channels and one pixel."""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.networks.image_size import height_and_width
+from diffusion_lab.networks.layers import ConditionEmbedding, zeroed
+
+
+class ResidualLayers(nn.Module):
+    """Residual block of two linear layers; the embedding scales and shifts in between.
+
+    Without normalisation, which would hide how far away a point is.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 2 * width)
+        self.first = nn.Linear(width, width)
+        # starts at zero, so that the block is initially the identity
+        self.second = zeroed(nn.Linear(width, width))
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Map h (B, width) and embedding (B, width) to (B, width)."""
+        scale, shift = self.modulation(embedding).chunk(2, dim=-1)
+        return h + self.second(F.silu(self.first(h) * (1 + scale) + shift))
+
+
+class MLP(ModelMixin, ConfigMixin):
+    """Residual MLP on all numbers of a point or a small image at once.
+
+    `depth` blocks of `width` channels. `use_time=False` replaces the time by 0. With `num_classes`
+    a class embedding is added to the time embedding. Forward-mode derivatives (torch.func.jvp) go
+    through all layers.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 2,
+        image_size: int | Sequence[int] = 1,
+        use_time: bool = True,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if min(width, depth) < 1:
+            raise UserError(
+                f"network.width={width}, network.depth={depth}: expected numbers above 0"
+            )
+        numbers = in_channels * math.prod(height_and_width(image_size))
+        self.embed = ConditionEmbedding(width, num_classes, use_time)
+        self.first = nn.Linear(numbers, width)
+        self.blocks = nn.ModuleList(ResidualLayers(width) for _ in range(depth))
+        self.out = zeroed(nn.Linear(width, numbers))
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""
+        embedding = F.silu(self.embed(time, labels))
+        h = self.first(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.out(F.silu(h)).unflatten(1, x.shape[1:])
