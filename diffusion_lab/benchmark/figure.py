@@ -41,10 +41,11 @@ class Growth:
 
 
 def scaling_figure(panels: Sequence[Growth]) -> Figure:
-    """Plot panels in two columns, each with measured points and the line of proportional growth.
+    """Plot panels in two columns: the measured seconds, and what proportional growth would give.
 
-    This line and the line of the operation counts both go through the last point, where fixed costs
-    matter least.
+    A dashed line grows in proportion to the size. A dotted line, if the panel has `operations`,
+    grows in proportion to these. Both go through the last measured point, where fixed costs matter
+    least.
 
     Raises:
         ValueError: no panels.

@@ -35,5 +35,8 @@ def paths_as_typed(cfg: DictConfig) -> DictConfig:
 
 
 def back_to_typed() -> None:
-    """Return to the user's working directory, for commands that write to their own folder."""
+    """Return to the user's working directory if Hydra has left it, with hydra.job.chdir=true.
+
+    All commands do this, except a training, which stays in its run folder.
+    """
     os.chdir(HydraConfig.get().runtime.cwd)

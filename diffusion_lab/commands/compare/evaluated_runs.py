@@ -189,7 +189,7 @@ def _evaluation(text: str) -> dict[str, Any]:
     for measure in MEASURES.values():
         measure(content)
     if not isinstance(content["sampler"], dict) or not content["scores"]:
-        raise ValueError("no sampler or no scores")
+        raise ValueError("it has no sampler settings or no scores")
     for scores in content["scores"]:
         for key, value in scores.items():
             if not isinstance(value, int | float | None):

@@ -75,9 +75,10 @@ def check_classes(run: Run, data: ImageDataModule, num_images: int, seed: int) -
     asked = set(data.examples(num_images, seed, "test")[1].tolist())
     if asked - trained:
         raise UserError(
-            f"num_images={num_images}: the chosen test images have the classes "
-            f"{sorted(asked - trained)}, but the run was trained on no images of these classes; "
-            "type parts=memorisation"
+            f"num_images={num_images}: some of the chosen test images have the classes "
+            f"{sorted(asked - trained)}, but the run was trained on no images of these classes, so "
+            "their ideal denoiser is undefined; type parts=memorisation to leave out the denoising "
+            "errors"
         )
 
 

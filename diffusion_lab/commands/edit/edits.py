@@ -92,7 +92,7 @@ class Edit(ABC):
         return self.value_range.to_unit(x).cpu()
 
     def reconstruction_error(self, x: Tensor, x0: Tensor) -> dict[str, float]:
-        """Return the RMSE between x and x0, under its name; both are mapped to [0, 1] first."""
+        """Return the RMSE between x and x0, both mapped to [0, 1]: printed name -> value."""
         error = (self.unit(x) - self.unit(x0)).square().mean().sqrt().item()
         return {"reconstruction error (RMSE, pixels in [0, 1])": error}
 

@@ -183,7 +183,7 @@ def test_hugging_face_set_on_disk(tmp_path):
         ({"name": "mnist", "source": "pictures", "path": "."}, ["is a built-in data set"]),
         ({"name": "x", "source": "pictures", "path": "."}, ["data.image_size=null"]),
         ({"name": "fake", "nonsense": 1}, ["data.nonsense is unknown"]),
-        ({"name": "fake", "image_size": [8, 8, 8]}, ["data.image_size=[8, 8, 8]"]),
+        ({"name": "fake", "image_size": [8, 8, 8]}, ["data.image_size=[8,8,8]"]),
         ({"name": "fake", "image_size": "wide"}, ["data.image_size=wide"]),
         ({"name": "fake", "channels": 0}, ["data.channels=0"]),
     ],
