@@ -26,7 +26,7 @@ def pictures(tmp_path, monkeypatch):
     """Two classes of colour pictures, 20 x 30, in folders of splits."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     noise = np.random.default_rng(0)
-    for split, count in (("train", 20), ("test", 6)):
+    for split, count in (("train", 20), ("test", 12)):
         for k in range(count):
             path = tmp_path / "my pictures" / split / ("cat", "dog")[k % 2] / f"{k}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def test_pictures_through_all_commands(typed, pictures, tmp_path, words):
     with np.load(f"{folder}/samples.npz") as made:
         assert made["images"].shape == (3, *shape) and made["images"].dtype == np.uint8
     for more in (["edit=inpaint", "mask=right"], ["edit=interpolate"], ["edit=invert"]):
-        code, out, err = typed("edit", f"run={run}", *more, "num_steps=2")
+        code, out, err = typed("edit", f"run={run}", *more, "num_steps=12")
         assert code == 0, out + err
     code, out, err = typed("diagnose", f"run={run}", "num_samples=4", "num_images=4")
     assert code == 0, out + err
