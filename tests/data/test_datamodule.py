@@ -129,7 +129,7 @@ def test_padding_is_even_and_black(tiny, tmp_path):
     tiny.write(tmp_path)
     settings = {"data_dir": tmp_path, "val_size": 10, "value_range": "minus_one_one"}
     data = ImageDataModule("mnist", image_size=32, **settings)
-    assert (data.image_size, data.channels, data.num_classes) == (32, 1, 10)
+    assert (data.size, data.channels, data.num_classes) == ((32, 32), 1, 10)
     data.setup()
     images, _ = all_batches(data, data.test_dataloader())
     original = load_images("mnist", tmp_path).test_images
