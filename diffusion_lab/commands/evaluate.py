@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: score the samples of a run, next to equally many real images."""
+"""scripts/evaluate.py: score samples of a run, and the same number of real images as a baseline."""
 
 import logging
 from functools import partial
@@ -116,7 +116,7 @@ def _evaluate_run(cfg: DictConfig) -> Evaluation:
 
 
 def _interval(conditioning: Conditioning) -> list[float] | None:
-    """The guidance interval for the record: None for all noise levels."""
+    """Return the guidance interval for the record, None for all noise levels."""
     return None if conditioning.interval == EVERYWHERE else list(conditioning.interval)
 
 
@@ -127,12 +127,13 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     given += ["sampler"] if any(value is not None for value in plain["sampler"].values()) else []
     if given:
         raise UserError(
-            f"{given[0]}= has no effect on images=, which are sampled already: leave it out"
+            f"{given[0]}= has no effect on images=, which are sampled already: leave out "
+            f"{given[0]}="
         )
     if cfg.extractor is None:
         raise UserError(
-            "images= needs extractor=, as the files do not name their data set: type "
-            "extractor=mnist_v1"
+            "images= needs extractor=, because the files do not name their data set: type for "
+            "example extractor=mnist_v1"
         )
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
     sets = [read_samples(file, cfg.num_samples) for file in files]

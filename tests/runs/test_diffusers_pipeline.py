@@ -76,6 +76,7 @@ def test_pipelines_of_wide_colour_images_with_one_head_per_attention(tmp_path):
     assert np.abs(images.transpose(0, 3, 1, 2) * 255 - ours.numpy()).max() <= 0.52
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["blend", "heun", "ddpm", "dpm_solver", "euler_ancestral"])
 def test_any_sampler_works_on_a_pipeline(folder, typed, tmp_path, sampler):
     out = tmp_path / "out"
@@ -137,6 +138,7 @@ def test_mismatching_options_are_rejected(folder, runs, typed, tmp_path):
     assert [p.name for p in full.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_pipeline_with_another_network_is_rejected(folder, typed, tmp_path):
     def changed(name, file, **news):
         copy = tmp_path / name
