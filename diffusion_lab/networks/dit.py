@@ -1,5 +1,6 @@
 """A diffusion transformer: patches of the image as tokens, conditioned through adaLN-zero."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -125,7 +126,7 @@ class DiT(ModelMixin, ConfigMixin):
             )
         if positions not in ("rotary", "learned"):
             raise UserError(f"network.positions={positions}: expected rotary or learned")
-        height, breadth = check_divisible(
+        height_and_width = check_divisible(
             image_size,
             patch_size,
             f"DiT cuts the image into patches of {patch_size} x {patch_size} pixels",
@@ -133,11 +134,12 @@ class DiT(ModelMixin, ConfigMixin):
         )
         self.patch_size = patch_size
         self.head_channels = width // heads
-        self.embed = ConditionEmbedding(width, num_classes, use_time)
+        self.use_time = use_time
+        self.embed = ConditionEmbedding(width, num_classes)
         self.tokens = nn.Linear(in_channels * patch_size**2, width)
         self.learned = None
         if positions == "learned":
-            count = height // patch_size * (breadth // patch_size)
+            count = math.prod(side // patch_size for side in height_and_width)
             self.learned = nn.Parameter(0.02 * torch.randn(count, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.modulation_out = zeroed(nn.Linear(width, 2 * width))
@@ -145,6 +147,8 @@ class DiT(ModelMixin, ConfigMixin):
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""
+        if not self.use_time:
+            time = torch.zeros_like(time)
         embedding = F.silu(self.embed(time, labels))
         patches = F.pixel_unshuffle(x, self.patch_size)  # (B, C p^2, H/p, W/p)
         rows, columns = patches.shape[2:]

@@ -32,13 +32,12 @@ class ConditionEmbedding(nn.Module):
 
     The sinusoids have periods from 63 to 63,000, 1/16 of the range of the time to 63 times it. They
     are smoother than the usual ones, whose shortest period is 6.3, so that derivatives by the time
-    stay small (Lu & Song 2024, arXiv 2410.11081, section 4.1). `use_time=False` replaces the time
-    by 0. The last of the num_classes + 1 class vectors is that of the null class.
+    stay small (Lu & Song 2024, arXiv 2410.11081, section 4.1). The last of the num_classes + 1
+    class vectors is that of the null class.
     """
 
-    def __init__(self, width: int, num_classes: int | None, use_time: bool = True) -> None:
+    def __init__(self, width: int, num_classes: int | None) -> None:
         super().__init__()
-        self.use_time = use_time
         self.of_time = nn.Sequential(
             nn.Linear(_SINUSOIDS, width), nn.SiLU(), nn.Linear(width, width)
         )
@@ -46,8 +45,6 @@ class ConditionEmbedding(nn.Module):
 
     def forward(self, time: Tensor, labels: Tensor | None) -> Tensor:
         """Map time (B,) in [0, 1000] and labels (B,) to (B, width)."""
-        if not self.use_time:
-            time = torch.zeros_like(time)
         # float32 in any case, because bfloat16 cannot tell neighbouring times apart
         waves = get_timestep_embedding(
             time, _SINUSOIDS, downscale_freq_shift=1, scale=0.1, max_period=1000

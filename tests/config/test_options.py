@@ -136,7 +136,14 @@ def trains(tmp_path, monkeypatch, *words):
 
 
 QUICK = 4  # of the sets of options, which bring two or more of every group that rides along
-LONG = ("experiment", "callbacks=fid", "network=unet2d", "logger=mlflow", "debug")
+LONG = (
+    "experiment",
+    "callbacks=fid",
+    "network=unet2d",
+    "network=unet_cifar",
+    "logger=mlflow",
+    "debug",
+)
 
 
 def slow_if_long(words):

@@ -13,12 +13,14 @@ from diffusion_lab.networks.mlp import MLP
 
 def test_mlp_matches_its_formula():
     torch.manual_seed(0)
-    net = MLP(width=8, depth=2, num_classes=3)
+    net = MLP(width=8, depth=2, frequencies=2, num_classes=3)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.3)
     x, time, labels = torch.randn(3, 2, 1, 1), torch.tensor([0.0, 10, 999]), torch.tensor([0, 3, 1])
     c = F.silu(net.embed(time, labels))
-    h = x[:, :, 0, 0] @ net.first.weight.T + net.first.bias
+    a, b = x[:, :1, 0, 0], x[:, 1:, 0, 0]
+    angles = torch.cat([a, a * 2, b, b * 2], 1) * torch.pi / 2
+    h = torch.cat([a, b, angles.sin(), angles.cos()], 1) @ net.first.weight.T + net.first.bias
     for block in net.blocks:
         scale, shift = block.modulation(c).split(8, 1)
         h = h + block.second(F.silu(block.first(h) * (1 + scale) + shift))
@@ -29,11 +31,11 @@ def test_mlp_matches_its_formula():
 def test_the_parameters_are_those_of_its_layers():
     """Two linear layers and a modulation of twice the width per block."""
     linear = lambda a, b: (a + 1) * b  # noqa: E731
-    for width, depth, points in ((128, 3, 2), (16, 1, 5)):
-        net = MLP(in_channels=points, width=width, depth=depth)
+    for width, depth, points, frequencies in ((128, 3, 2, 3), (16, 1, 5, 0)):
+        net = MLP(in_channels=points, width=width, depth=depth, frequencies=frequencies)
         block = 2 * linear(width, width) + linear(width, 2 * width)
         embedding = linear(64, width) + linear(width, width)
-        ends = linear(points, width) + linear(width, points)
+        ends = linear(points * (1 + 2 * frequencies), width) + linear(width, points)
         assert sum(p.numel() for p in net.parameters()) == embedding + depth * block + ends
 
 
@@ -56,7 +58,7 @@ def test_points_in_two_places_are_learned():
     assert (found - places[labels]).square().mean() < 0.05
 
 
-@pytest.mark.parametrize("settings", [{"width": 0}, {"depth": 0}])
+@pytest.mark.parametrize("settings", [{"width": 0}, {"depth": 0}, {"frequencies": -1}])
 def test_invalid_settings_are_rejected(settings):
     with pytest.raises(UserError, match=r"network\.width=.*expected"):
         MLP(**settings)

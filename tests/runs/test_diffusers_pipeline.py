@@ -56,6 +56,26 @@ def test_samples_equal_diffusers_own(tmp_path, prediction, betas):
     assert np.abs(difference).max() <= 0.51  # ours are rounded to whole levels
 
 
+def test_pipelines_of_wide_colour_images_with_one_head_per_attention(tmp_path):
+    """google/ddpm-cifar10-32 has attention_head_dim null."""
+    unet = {
+        "sample_size": (8, 12),
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "attention_head_dim": None,
+    }
+    theirs = make_pipeline(
+        tmp_path, DDIMScheduler(timestep_spacing="trailing"), DDIMPipeline, **unet
+    )
+    theirs.set_progress_bar_config(disable=True)
+    generators = image_generators(5, 0, 2)
+    images = theirs(2, generator=generators, num_inference_steps=4, output_type="np").images
+    ours = load_pipeline(tmp_path).sample(2, seed=5, num_steps=4)
+    assert ours.shape == (2, 3, 8, 12)
+    assert np.abs(images.transpose(0, 3, 1, 2) * 255 - ours.numpy()).max() <= 0.52
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["blend", "heun", "ddpm", "dpm_solver", "euler_ancestral"])
 def test_any_sampler_works_on_a_pipeline(folder, typed, tmp_path, sampler):

@@ -111,6 +111,22 @@ def test_flops_equal_a_count_by_hand():
     assert found["parameters"] == 309_057
 
 
+def test_a_step_of_a_large_network_is_timed_with_fewer_images(monkeypatch):
+    from diffusion_lab.modules import BasicUNetModule, cost
+
+    module = BasicUNetModule()
+    sizes = []
+    losses = module.losses
+    module.losses = lambda x0, *more: sizes.append(len(x0)) or losses(x0, *more)
+    flops = cost.cost(module, (1, 8, 8), batch_size=6)["flops"]
+    monkeypatch.setattr(cost, "LARGEST_STEP", 2.5 * flops)
+    found = cost.cost(module, (1, 8, 8), batch_size=6)
+    monkeypatch.setattr(cost, "LARGEST_STEP", 0.5 * flops)
+    assert cost.cost(module, (1, 8, 8), batch_size=6)["timed_images"] == 1
+    assert sizes == [6] * 4 + [2] * 4 + [1] * 4
+    assert found["timed_images"] == 2 and found["step_seconds"] > 0
+
+
 def test_explain_rejects_incompatible_options(typed):
     code, _, err = typed("explain", *TINY, "model=flow", "prediction=epsilon")
     assert code == 2 and err.startswith("error: prediction=epsilon")
