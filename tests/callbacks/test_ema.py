@@ -128,7 +128,7 @@ def test_loading_uses_the_average_by_default(recorded, tmp_path):
 def test_sampling_reports_its_weights_and_rejects_missing_ones(tmp_path, typed):
     train(compose_config([*FLOW, "callbacks.ema=null"], tmp_path / "run"))
     assert_refused(
-        typed("sample", f"run={tmp_path / 'run'}", "weights=ema"), "weights=ema", "has raw"
+        typed("sample", f"run={tmp_path / 'run'}", "weights=ema"), "weights=ema", "expected raw"
     )
 
 

@@ -229,7 +229,7 @@ def test_sampling_by_a_width(followed, typed):
         ("posthoc:wide", ["expected posthoc:<width>", "posthoc:0.1"]),
         ("posthoc:0.1.2", ["expected posthoc:<width>"]),
         ("posthoc:0.1@39", ["no snapshot of step 39", "36, 40"]),
-        ("raw:0.1", ["ema and raw"]),
+        ("raw:0.1", ["ema or raw"]),
     ],
 )
 def test_widths_that_cannot_be_had(followed, typed, weights, words):

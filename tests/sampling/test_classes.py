@@ -149,7 +149,7 @@ REJECTED = [
     (["guidance_interval=[1,5]"], ["guidance_interval", "guidance_scale=1"]),
     (["autoguidance=best"], ["autoguidance", "guidance_scale=1"]),
     (["autoguidance=nosuch", "guidance_scale=2"], ["autoguidance=nosuch", "last", "run folder"]),
-    (["weights=best"], ["weights=best", "ema and raw"]),
+    (["weights=best"], ["weights=best", "ema or raw"]),
 ]
 
 
