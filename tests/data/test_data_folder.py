@@ -176,10 +176,10 @@ def test_training_does_not_change_a_folder_of_other_images(typed, monkeypatch, p
     assert everything(pictures) == before
 
 
-@pytest.mark.parametrize("channels", [0, 2, 4, 5])
+@pytest.mark.parametrize("channels", [0, -1])
 def test_an_unsupported_number_of_channels_is_rejected(typed, tmp_path, channels):
     result = typed("train", *RUN, f"data.channels={channels}")
-    assert_refused(result, f"data.channels={channels}", "1 (gray) or 3 (RGB)")
+    assert_refused(result, f"data.channels={channels}", "data.channels=")
     assert not list(tmp_path.glob("logs/runs/*/checkpoints"))
 
 

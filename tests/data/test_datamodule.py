@@ -199,7 +199,7 @@ def test_example_images():
         ({"image_size": 31}, "even number"),
         ({"image_size": "big"}, "whole number"),
         ({"value_range": "unit"}, "zero_one"),
-        ({"name": "cifar10"}, "fashion_mnist"),
+        ({"name": "cifar10"}, "data.channels=3"),
         ({"source": "cloud"}, "bundled"),
         ({"name": "kmnist", "source": "bundled"}, "data=mnist"),
         ({"num_images": 10}, "data=fake"),

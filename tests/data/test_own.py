@@ -65,7 +65,7 @@ def test_color_images_and_tensors_are_accepted():
         ({"image_size": None}, "image_size"),
         ({"num_classes": 300}, "expected at most 256"),
         ({"num_classes": 0}, "num_classes"),
-        ({"channels": 2}, "data.channels=2"),
+        ({"channels": 0}, "data.channels=0"),
     ],
 )
 def test_unsupported_settings_are_rejected(settings, message):

@@ -76,6 +76,11 @@ def make_source(
     kind = _kind(name, source, options)
     for option in options:
         if option not in OPTIONS[kind]:
+            if kind == "own":
+                raise UserError(
+                    f"data.{option} has no effect on {name}: pass it to your function, "
+                    f"data.images.{option}=..."
+                )
             takers = [word for word, own in OPTIONS.items() if option in own]
             if not takers:
                 known = sorted({known for own in OPTIONS.values() for known in own})
