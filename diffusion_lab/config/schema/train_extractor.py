@@ -18,7 +18,7 @@ class ExtractorDataConfig:
     source: str = "auto"
     channels: int = MISSING
     image_size: int = MISSING
-    batch_size: int = MISSING
+    batch_size: int | None = None
     val_size: int = MISSING
     train_size: int | None = None
     num_images: int | None = None
@@ -35,11 +35,13 @@ class TrainExtractorConfig:
     out: str = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: ExtractorDataConfig = field(default_factory=ExtractorDataConfig)
-    max_epochs: int = MISSING
-    lr: float = MISSING
-    weight_decay: float = MISSING
-    shift: float = MISSING
-    rotation: float = MISSING
-    scale: float = MISSING
+    network: str | None = None
+    max_epochs: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    shift: float | None = None
+    rotation: float | None = None
+    scale: float | None = None
+    flip: bool | None = None
     seed: int = seed_field(MISSING)
     accelerator: str = MISSING

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
 from diffusion_lab.data.dataset import ImageSet
 from diffusion_lab.data.folder import REFERENCES, may_write
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.features.classifier import Classifier
 from diffusion_lab.evaluation.features.extractor import (
     INCEPTION,
     RESTORE,
     Extractor,
     TrainedExtractor,
+    has_own_name,
     verified,
 )
+from diffusion_lab.evaluation.features.networks import CNN, build_network
 from diffusion_lab.evaluation.features.reference import Reference, cached_reference, load_reference
 
 
@@ -50,28 +53,52 @@ def extractor_for(data: str, setting: str = "extractor") -> str:
 def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> Reference:
     """Return the reference features of the data set `data` for an extractor.
 
-    An extractor that was trained on the data has its reference beside its weights. Otherwise the
-    images are read with `read`, and the reference is cached in the data folder, unless that folder
-    holds other files of the user. Raises UserError if the extractor rejects such images.
+    An extractor that was trained on the data may have its reference beside its weights. Otherwise
+    the images are read with `read`, and the reference is cached. Raises UserError if the extractor
+    rejects such images.
     """
-    if isinstance(extractor, TrainedExtractor) and extractor.data == data:
+    if _has_reference(extractor, data):
         return load_reference(extractor)
     module = read()
     images = module.image_set()
-    cache = module.data_dir / REFERENCES if may_write(module.data_dir) else None
-    return cached_reference(extractor, images, cache)
+    if _has_reference(extractor, data, images.sha256):
+        return load_reference(extractor)
+    return cached_reference(extractor, images, _cache_beside(module.data_dir))
+
+
+def _has_reference(extractor: Extractor, data: str, sha256: str | None = None) -> bool:
+    """Return True if the reference of this data set is beside the extractor's weights."""
+    if not isinstance(extractor, TrainedExtractor) or not extractor.reference_file.is_file():
+        return False
+    return extractor.trained_on(data, sha256)
+
+
+def _cache_beside(data_dir: Path) -> Path:
+    """Return the folder of cached references: in the data folder, or in the user's cache.
+
+    Nothing is written into a data folder that holds other files of the user.
+    """
+    if may_write(data_dir) and os.access(_first_existing(data_dir), os.W_OK):
+        return data_dir / REFERENCES
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches, "diffusion_lab", REFERENCES)
+
+
+def _first_existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 
 
-def load_extractor(name: str = "mnist_v1") -> Extractor:
+def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -> Extractor:
     """Load a feature extractor.
 
     Args:
         name: a shipped extractor, such as mnist_v1; a folder written by
-            scripts/train_extractor.py; inception, for weights downloaded by torchvision; or the
-            file of these weights, <path>.pth.
+            scripts/train_extractor.py; inception, for published FIDs; or the file of its weights,
+            <path>.pth.
+        device: device of Inception; the small networks stay on the CPU.
 
     Raises:
         UserError: if there is no such extractor, or its weights do not match its record.
@@ -80,14 +107,18 @@ def load_extractor(name: str = "mnist_v1") -> Extractor:
     if name == INCEPTION or name.endswith(".pth"):
         from diffusion_lab.evaluation.features.inception import load_inception
 
-        return load_inception(None if name == INCEPTION else Path(name))
+        return load_inception(None if name == INCEPTION else Path(name), device)
     record_file = _record_file(name)
     folder = record_file.parent
     try:
         record = json.loads(record_file.read_text())
         weights = folder / f"{record['version']}.safetensors"
-        channels, _, _ = record["image_shape"]
-        network = Classifier(channels, record["num_classes"], record["num_features"])
+        network = build_network(
+            record.get("network", CNN),
+            tuple(record["image_shape"]),
+            record["num_classes"],
+            record["num_features"],
+        )
         _ = record["data"]["dataset"], record["sha256"], record["reference_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{record_file} is damaged ({error!r}): {RESTORE}") from error
@@ -107,11 +138,11 @@ def shipped_versions() -> list[str]:
 
 def shipped_for(data: str) -> str | None:
     """Return the newest shipped extractor trained on a data set, None if there is none."""
-    names = [
-        name
+    trained = {
+        name: json.loads((SHIPPED / f"{name}.json").read_text())["data"]
         for name in shipped_versions()
-        if json.loads((SHIPPED / f"{name}.json").read_text())["data"]["dataset"] == data
-    ]
+    }
+    names = [name for name, on in trained.items() if has_own_name(on) and on["dataset"] == data]
     return max(names, key=lambda name: (len(name), name), default=None)
 
 
