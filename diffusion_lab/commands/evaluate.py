@@ -150,7 +150,8 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     images = sets[0][0]
     if len(images) < 2:
         raise UserError(f"images={files[0]} holds {len(images)} images: expected at least 2")
-    scorer = _scorer(cfg, choose_device(cfg.accelerator))
+    channels, height, width = images.shape[1:]
+    scorer = _scorer_of_data(cfg, choose_device(cfg.accelerator), (channels, height, width))
     for each, _ in sets:
         scorer.extractor.fit(each)  # raises UserError for images that the extractor cannot take
     _check_number(len(images), scorer)
@@ -164,20 +165,33 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     return score_sets(scorer, draws, about, out)
 
 
-def _scorer(cfg: DictConfig, device: torch.device, run: Run | None = None) -> ImageScorer:
-    """Return the scorer against the data of a run, or against those of data= and reference=."""
-    if run is not None and "data" in run.config:
-        return choose_scorer(
-            cfg.extractor, run, cfg.paths.data_dir, moments=cfg.reference, device=device
-        )
+def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> ImageScorer:
+    """Return the scorer against the run's own data, or against those that a pipeline is given."""
+    if "data" not in run.config:
+        return _scorer_of_data(cfg, device, run.image_shape)
+    return choose_scorer(
+        cfg.extractor, run, cfg.paths.data_dir, moments=cfg.reference, device=device
+    )
+
+
+def _scorer_of_data(
+    cfg: DictConfig, device: torch.device, image_shape: tuple[int, int, int]
+) -> ImageScorer:
+    """Return the scorer of images (C, H, W) against those of data= or reference=."""
     data = None
     if cfg.data is not None:
         settings = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
         module = named_data(settings, cfg.paths.data_dir)
+        if module.image_shape != image_shape:
+            channels, height, width = module.image_shape
+            raise UserError(
+                f"data={module.dataset} has images of {channels}x{height}x{width}, expected "
+                f"{'x'.join(map(str, image_shape))} as the samples: set data.channels= and "
+                "data.image_size=, or choose another data set"
+            )
         data = module.dataset, partial(_fetched, module)
     scorer = choose_scorer_of_data(cfg.extractor, data, moments=cfg.reference, device=device)
-    if run is not None:
-        scorer.check(run.image_shape)
+    scorer.check(image_shape)
     return scorer
 
 

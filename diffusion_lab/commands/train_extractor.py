@@ -21,7 +21,14 @@ from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.evaluation.features.augmentation import Affine, CropAndFlip
 from diffusion_lab.evaluation.features.extractor import INCEPTION, TrainedExtractor
 from diffusion_lab.evaluation.features.load import shipped_versions
-from diffusion_lab.evaluation.features.networks import CNN, NETWORKS, RESNET, network_for, stored
+from diffusion_lab.evaluation.features.networks import (
+    CNN,
+    NETWORKS,
+    RESNET,
+    network_for,
+    packed,
+    unpacked,
+)
 from diffusion_lab.evaluation.features.reference import make_reference, write_reference
 from diffusion_lab.evaluation.features.train_classifier import Training, count_errors
 from diffusion_lab.evaluation.features.train_resnet import ResNetTraining
@@ -102,12 +109,13 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
         seconds = time.perf_counter() - began
 
         weights = part / f"{cfg.version}.safetensors"
-        weights.write_bytes(save(stored(network)))
-        network.load_state_dict(stored(network))  # rounded, as in the file
+        in_file = packed(network)
+        weights.write_bytes(save(in_file))
+        network.load_state_dict(unpacked(in_file))  # rounded, as it will be read
         record: dict[str, Any] = {
             "version": cfg.version,
             "sha256": _sha256(weights),
-            "network": name,
+            "architecture": name,
             "image_shape": list(data.image_shape),
             "num_classes": data.num_classes,
             "num_features": network.num_features,
@@ -141,20 +149,21 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
 def _training(
     image_shape: tuple[int, int, int], settings: Mapping[str, Any]
 ) -> tuple[str, Training]:
-    """Return the name of the network and its training; settings that are null are the network's.
+    """Return the name of the architecture and its training; settings that are null are its own.
 
-    Raises UserError for a setting that is out of range or belongs to the other network.
+    Raises UserError for a setting that is out of range or belongs to the other architecture.
     """
-    name = settings.get("network") or network_for(image_shape)
+    name = settings.get("architecture") or network_for(image_shape)
     if name not in NETWORKS:
-        raise UserError(unknown_name("network", name, NETWORKS))
+        raise UserError(unknown_name("architecture", name, NETWORKS))
     given = {k: settings[k] for k in (*_TRAINING, *_AUGMENTATION) if settings.get(k) is not None}
     augmented = {k: given.pop(k) for k in _AUGMENTATION if k in given}
     foreign = [k for k in augmented if k not in _AUGMENTATIONS_OF[name]]
     if foreign:
         (other,) = set(NETWORKS) - {name}
         raise UserError(
-            f"{foreign[0]}= has no effect on network={name}: leave it out, or type network={other}"
+            f"{foreign[0]}= has no effect on architecture={name}: leave it out, or type "
+            f"architecture={other}"
         )
     if name == CNN:
         options = {"lr": 0.004, "weight_decay": 0.05} | given

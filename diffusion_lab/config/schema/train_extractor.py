@@ -35,7 +35,7 @@ class TrainExtractorConfig:
     out: str = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: ExtractorDataConfig = field(default_factory=ExtractorDataConfig)
-    network: str | None = None
+    architecture: str | None = None
     max_epochs: int | None = None
     lr: float | None = None
     weight_decay: float | None = None

@@ -23,7 +23,7 @@ from diffusion_lab.evaluation.features.extractor import (
     has_own_name,
     verified,
 )
-from diffusion_lab.evaluation.features.networks import CNN, build_network
+from diffusion_lab.evaluation.features.networks import CNN, build_network, unpacked
 from diffusion_lab.evaluation.features.reference import Reference, cached_reference, load_reference
 
 
@@ -114,7 +114,7 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
         record = json.loads(record_file.read_text())
         weights = folder / f"{record['version']}.safetensors"
         network = build_network(
-            record.get("network", CNN),
+            record.get("architecture", CNN),
             tuple(record["image_shape"]),
             record["num_classes"],
             record["num_features"],
@@ -123,8 +123,8 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{record_file} is damaged ({error!r}): {RESTORE}") from error
     try:
-        network.load_state_dict(load(verified(weights, record["sha256"])))
-    except (SafetensorError, RuntimeError) as error:
+        network.load_state_dict(unpacked(load(verified(weights, record["sha256"]))))
+    except (SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(
             f"{weights} does not hold the weights of a Classifier: {RESTORE}"
         ) from error
