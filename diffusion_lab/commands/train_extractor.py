@@ -76,8 +76,8 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     _check_version(cfg)
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     device = choose_device(cfg.accelerator)
-    batch_size = settings["data"].pop("batch_size")
-    data = named_data(settings.pop("data"), None)
+    given = {k: v for k, v in settings["data"].items() if (k, v) != ("batch_size", None)}
+    data = named_data(given, None)
     if data.num_classes is None:
         raise UserError(
             f"data={data.dataset} has no labels: expected labelled images, because an extractor "
@@ -89,7 +89,8 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
             "epoch and give the real-data baseline of the scores"
         )
     name, training = _training(data.image_shape, settings)
-    data.batch_size = training.batch_size if batch_size is None else batch_size
+    if "batch_size" not in given:
+        data.batch_size = training.batch_size
     out, commit = Path(cfg.out).expanduser().absolute(), git_commit()
     with new_folder(out) as part:
         data.setup()

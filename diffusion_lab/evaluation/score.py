@@ -160,8 +160,9 @@ class FeatureScorer:
         if self._only_moments:
             few = f"; FID needs more than {dimensions} samples, not {n}" * (n <= dimensions)
             self._warn(
-                f"{self.reference.data} holds moments alone: KID, precision, recall, density, "
-                f"coverage, class total variation and the real-data baseline are left out{few}"
+                f"of the real images only the moments are known ({self.reference.data}): KID, "
+                "precision, recall, density, coverage, class total variation and the real-data "
+                f"baseline are left out{few}"
             )
             return
         real = len(self.reference.test)

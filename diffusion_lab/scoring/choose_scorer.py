@@ -5,17 +5,20 @@ from collections.abc import Callable
 import torch
 
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.features.load import (
+from diffusion_lab.evaluation.features.find_reference import (
     Data,
-    extractor_for,
-    load_extractor,
     reference_for,
+    training_moments,
 )
+from diffusion_lab.evaluation.features.load import extractor_for, load_extractor
 from diffusion_lab.evaluation.features.moments_file import read_moments
 from diffusion_lab.evaluation.features.reference import load_reference
 from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
+
+TRAINING = "train"
+"""Word for the moments of the training images."""
 
 
 def choose_scorer(
@@ -29,9 +32,9 @@ def choose_scorer(
     """Return a scorer for a run's images, by default with the extractor of its data set.
 
     If the extractor has no reference images of that data set, they are loaded from `data_dir` or
-    from the run's data folder. `moments` names a file of published moments in place of reference
-    images. `device` is that of a large extractor. Raises UserError if extractor or images are not
-    available.
+    from the run's data folder. `moments` names a file of published moments, or TRAINING, in place
+    of reference images. `device` is that of a large extractor. Raises UserError if extractor or
+    images are not available.
     """
     data = run.config["data"]["name"]
     scorer = _scorer(name, data, lambda: run_data(run, data_dir), moments, device, padded=True)
@@ -70,7 +73,11 @@ def _scorer(
     padded: bool = False,
 ) -> ImageScorer:
     extractor = load_extractor(name or extractor_for(str(data)), device)
-    if moments is not None:
+    if moments == TRAINING and read is not None:
+        reference = training_moments(extractor, read)
+    elif moments == TRAINING:
+        raise UserError(f"reference={TRAINING} needs the training images: type data=<data set>")
+    elif moments is not None:
         reference = read_moments(moments, extractor)
     elif data is None or read is None:
         reference = load_reference(extractor)

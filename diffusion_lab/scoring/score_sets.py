@@ -52,7 +52,7 @@ class Evaluation:
             f"{reference['n']:,} test images of {reference['data']}; real-data baseline from "
             "training images"
             if reference["n"]
-            else f"the moments in {reference['data']}"
+            else f"moments of real images: {reference['data']}"
         )
         baseline = f"{real:,} real images" if real else ""
         return [

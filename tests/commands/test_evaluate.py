@@ -297,12 +297,16 @@ def test_published_moments_stand_in_for_real_images(typed, pipeline, bars, tmp_p
     code, out, err = typed("evaluate", f"pipeline={pipeline}", *words, f"out={tmp_path}/a")
     assert code == 0, err
     found, text = record(out), out
-    assert "against the moments in real.npz (sha256 " in text and "real images" not in text
+    assert "against moments of real images: real.npz (sha256 " in text and "70 real images" not in text
     real = ("data=fake", "data.num_images=400", f"extractor={bars}")
     code, out, err = typed("evaluate", f"pipeline={pipeline}", *real, *DRAWN, f"out={tmp_path}/b")
     assert code == 0, err
     whole = record(out)["summary"]
     assert found["summary"]["fid"] == whole["fid"] and "kid" not in found["summary"]
+    code, out, err = typed("evaluate", f"pipeline={pipeline}", *real, *DRAWN, "reference=train")
+    assert code == 0, err
+    assert "against moments of real images: 400 training images of fake" in out
+    assert 0 < record(out)["summary"]["fid"]["mean"] != whole["fid"]["mean"]
     assert found["floor"] == {"num_samples": 0} and found["reference"]["n"] is None
 
 
@@ -311,6 +315,7 @@ def test_published_moments_stand_in_for_real_images(typed, pipeline, bars, tmp_p
     [
         ([], ["expected extractor= or data="]),
         (["data=fake"], ["no extractor comes with data=fake"]),
+        (["extractor={bars}", "reference=train"], ["reference=train needs", "type data="]),
         (["extractor={bars}", "data=fake", "weights=raw"], ["weights=raw works with run= only"]),
         (["extractor={bars}", "data=fake", "data.channels=5"], ["data.channels=5"]),
         (["extractor={bars}", "reference={small}", "num_samples=64"], ["num_samples=64", "65"]),

@@ -9,11 +9,12 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import Features
+from diffusion_lab.evaluation.features.find_reference import training_moments
 from diffusion_lab.evaluation.features.moments_file import read_moments
 from diffusion_lab.evaluation.score import FeatureScorer
 from diffusion_lab.evaluation.scorer import ImageScorer
 from tests.evaluation.test_metrics import Flat
-from tests.evaluation.test_reference import Means
+from tests.evaluation.test_reference import Means, Stored, small_set
 
 REAL = torch.rand(300, 12, 1, 1, generator=torch.Generator().manual_seed(0))
 FAKE = REAL[:200] ** 2
@@ -50,6 +51,24 @@ def test_fid_is_that_of_the_features_themselves(tmp_path, caplog):
     # what concerns the samples alone stays
     assert scores.keys() == {"fid", "class_entropy", "confidence", "label_agreement"}
     assert "real.npz (sha256 " in caplog.text and "are left out" in caplog.text
+
+
+def test_the_moments_of_the_training_images_are_computed_once(tmp_path):
+    extractor, data = Means(), Stored(small_set(), tmp_path / "data")
+    found = [training_moments(extractor, lambda: data)]
+    looks = extractor.looks
+    found += [training_moments(extractor, lambda: data)]
+    assert extractor.looks == looks > 0
+    pixels = data.images.train_images.double().div(255)
+    expected = torch.stack([pixels.mean((1, 2, 3)), pixels.amax((1, 2, 3))])
+    for reference in found:
+        assert reference.data == "30 training images of bars" and not len(reference.test)
+        np.testing.assert_allclose(reference.test_moments.mean, expected.mean(1), atol=1e-6)
+        np.testing.assert_allclose(reference.test_moments.covariance, expected.cov(), atol=1e-6)
+    [file] = (tmp_path / "data" / "references").iterdir()
+    file.write_bytes(file.read_bytes()[:90])
+    again = training_moments(extractor, lambda: data)
+    np.testing.assert_array_equal(again.test_moments.mean, found[0].test_moments.mean)
 
 
 def test_there_is_no_baseline(tmp_path):

@@ -15,11 +15,8 @@ from diffusion_lab.data.synthetic import draw_bars
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features import reference as module
 from diffusion_lab.evaluation.features.extractor import Extractor
-from diffusion_lab.evaluation.features.load import (
-    load_extractor,
-    reference_for,
-    shipped_versions,
-)
+from diffusion_lab.evaluation.features.find_reference import reference_for
+from diffusion_lab.evaluation.features.load import load_extractor, shipped_versions
 from diffusion_lab.evaluation.features.reference import (
     cache_key,
     cached_reference,
@@ -93,7 +90,7 @@ def test_one_altered_bit_of_the_reference_is_detected(fake_extractor, tmp_path):
         load_reference(load_extractor(name))
 
 
-@pytest.mark.parametrize("name", shipped_versions())
+@pytest.mark.parametrize("name", [name for name in shipped_versions() if name.startswith("mnist_")])
 def test_a_shipped_reference_matches_its_extractor(name, tmp_path):
     extractor = load_extractor(name)
     reference = load_reference(extractor)

@@ -1,19 +1,14 @@
-"""Choose and load feature extractors and their reference features."""
+"""Choose and load feature extractors."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from diffusion_lab.data.dataset import ImageSet
-from diffusion_lab.data.folder import REFERENCES, may_write
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import (
     INCEPTION,
@@ -24,16 +19,8 @@ from diffusion_lab.evaluation.features.extractor import (
     verified,
 )
 from diffusion_lab.evaluation.features.networks import CNN, build_network, unpacked
-from diffusion_lab.evaluation.features.reference import Reference, cached_reference, load_reference
 
-
-class Data(Protocol):
-    """The part of ImageDataModule that references need."""
-
-    data_dir: Path
-
-    def image_set(self) -> ImageSet:
-        """Return the whole data set."""
+SHIPPED = Path(__file__).parents[1] / "weights"
 
 
 def extractor_for(data: str, setting: str = "extractor") -> str:
@@ -48,47 +35,6 @@ def extractor_for(data: str, setting: str = "extractor") -> str:
         f"data={data} version={data}_v1, and give its folder, {setting}=<folder>; or use "
         f"{setting}={INCEPTION}"
     )
-
-
-def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> Reference:
-    """Return the reference features of the data set `data` for an extractor.
-
-    An extractor that was trained on the data may have its reference beside its weights. Otherwise
-    the images are read with `read`, and the reference is cached. Raises UserError if the extractor
-    rejects such images.
-    """
-    if _has_reference(extractor, data):
-        return load_reference(extractor)
-    module = read()
-    images = module.image_set()
-    if _has_reference(extractor, data, images.sha256):
-        return load_reference(extractor)
-    return cached_reference(extractor, images, _cache_beside(module.data_dir))
-
-
-def _has_reference(extractor: Extractor, data: str, sha256: str | None = None) -> bool:
-    """Return True if the reference of this data set is beside the extractor's weights."""
-    if not isinstance(extractor, TrainedExtractor) or not extractor.reference_file.is_file():
-        return False
-    return extractor.trained_on(data, sha256)
-
-
-def _cache_beside(data_dir: Path) -> Path:
-    """Return the folder of cached references: in the data folder, or in the user's cache.
-
-    Nothing is written into a data folder that holds other files of the user.
-    """
-    if may_write(data_dir) and os.access(_first_existing(data_dir), os.W_OK):
-        return data_dir / REFERENCES
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches, "diffusion_lab", REFERENCES)
-
-
-def _first_existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
-SHIPPED = Path(__file__).parents[1] / "weights"
 
 
 def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -> Extractor:

@@ -41,13 +41,17 @@ def read_moments(file: str | Path, extractor: Extractor) -> Reference:
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(f"{setting} cannot be read ({reason}): {_EXPECTED}") from error
-    moments = _checked(mean, covariance, setting, extractor)
-    size = len(moments.mean)
-    empty = Features(np.empty((0, size)), np.empty((0, extractor.num_classes)))
-    none = np.empty(0, dtype=np.int64)
     sha256 = hashlib.sha256(content).hexdigest()
+    moments = _checked(mean, covariance, setting, extractor)
+    return reference_of_moments(moments, f"{path.name} (sha256 {sha256[:8]})", extractor)
+
+
+def reference_of_moments(moments: Moments, name: str, extractor: Extractor) -> Reference:
+    """Return a reference without features, called `name`."""
+    empty = Features(np.empty((0, len(moments.mean))), np.empty((0, extractor.num_classes)))
+    none = np.empty(0, dtype=np.int64)
     return Reference(
-        data=f"{path.name} (sha256 {sha256[:8]})",
+        data=name,
         extractor=extractor.name,
         extractor_sha256=extractor.sha256,
         test=empty,

@@ -156,12 +156,17 @@ def cached_reference(
         try:
             write_reference(reference, file)
         except OSError as error:
-            log.warning(
-                "the reference cannot be kept in %s (%s): it is computed again each time",
-                file.parent,
-                error.strerror,
-            )
+            warn_of_no_cache(file, error)
     return reference
+
+
+def warn_of_no_cache(file: Path, error: OSError) -> None:
+    """Log that a cache cannot be written."""
+    log.warning(
+        "the reference cannot be kept in %s (%s): it is computed again each time",
+        file.parent,
+        error.strerror,
+    )
 
 
 def _unseen(extractor: Extractor, images: ImageSet) -> int:

@@ -8,6 +8,7 @@ from diffusion_lab.evaluation.features.classifier import FeatureNetwork, convolu
 
 WIDTHS = (64, 128)
 """Channels of the first stages; the last stage has as many as there are features."""
+MIN_SIDE = 16
 _SIDE = 32
 """Shorter side, about, of the images' maps after the stem."""
 _COMPONENTS = 12

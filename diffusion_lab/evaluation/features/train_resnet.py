@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.augmentation import Augmentation, CropAndFlip
 from diffusion_lab.evaluation.features.classifier import FeatureNetwork
-from diffusion_lab.evaluation.features.resnet import ResNet, stride_for
+from diffusion_lab.evaluation.features.resnet import MIN_SIDE, ResNet, stride_for
 from diffusion_lab.evaluation.features.train_classifier import Training
 from diffusion_lab.optim.lr_schedule import OneCycle
 from diffusion_lab.optim.muon import Muon
@@ -47,6 +48,11 @@ class ResNetTraining(Training):
 
     def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:
         _, channels, height, width = images.shape
+        if min(height, width) < MIN_SIDE:
+            raise UserError(
+                f"the images are {height}x{width}: expected at least {MIN_SIDE} pixels on each "
+                "side for architecture=resnet; type architecture=cnn"
+            )
         network = ResNet(channels, num_classes, stride=stride_for(height, width))
         network.whiten(ValueRange("zero_one").encode(images[:5000]))
         return network
