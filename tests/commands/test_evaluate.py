@@ -297,7 +297,8 @@ def test_published_moments_stand_in_for_real_images(typed, pipeline, bars, tmp_p
     code, out, err = typed("evaluate", f"pipeline={pipeline}", *words, f"out={tmp_path}/a")
     assert code == 0, err
     found, text = record(out), out
-    assert "against moments of real images: real.npz (sha256 " in text and "70 real images" not in text
+    assert "against moments of real images: real.npz (sha256 " in text
+    assert "70 real images" not in text
     real = ("data=fake", "data.num_images=400", f"extractor={bars}")
     code, out, err = typed("evaluate", f"pipeline={pipeline}", *real, *DRAWN, f"out={tmp_path}/b")
     assert code == 0, err
