@@ -8,8 +8,9 @@ run = dl.load_run(result.run_dir)  # -> dl.Run
 images = run.sample(16, num_steps=10, seed=0)  # uint8 (16, C, H, W)
 ```
 
-The packages `dl.networks`, `dl.diffusion`, `dl.data` and `dl.figures` hold the parts by themselves.
-Everything is imported on first use: `import diffusion_lab` itself takes no torch.
+The packages `dl.networks`, `dl.diffusion`, `dl.data` and `dl.figures` hold the building blocks,
+which also work without a configuration. Every name is imported on first use, so
+`import diffusion_lab` alone does not import torch.
 """
 
 from importlib import import_module
@@ -48,11 +49,11 @@ _FILES = {
     "load_run": "runs.load",
     "train": "training.train",
 }
-"""The file of each name."""
+"""Module of each public name, below `diffusion_lab`."""
 
 
 def __getattr__(name: str) -> Any:
-    # on first use, so that --help does not wait for torch
+    # imported on first use, so that --help does not wait for torch
     if name in _PACKAGES:
         return import_module(f"diffusion_lab.{name}")
     if name in _FILES:

@@ -30,3 +30,9 @@ def unknown_name(setting: str, name: str, known: Sequence[str]) -> str:
     if meant := near(name, known):
         return f"{setting}={name} is unknown: did you mean {' or '.join(meant)}?"
     return f"{setting}={name} is unknown: choose from {', '.join(known)}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the type of an exception and the first line of its text, at most 100 characters."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__

@@ -100,7 +100,7 @@ def benchmark(cfg: DictConfig) -> Benchmark:
     if cfg.run is not None:
         if "fast_sampling" not in parts:
             raise UserError(
-                "run= is used by fast_sampling only: add it to parts=, or leave out run="
+                "run= is used by fast_sampling only: add fast_sampling to parts=, or leave out run="
             )
         load_run(cfg.run)
     compose_config(cfg.words)
@@ -147,7 +147,7 @@ def _measure(
         scratch=scratch,
     )
     data = settings.datamodule().provenance
-    if cfg.data.source == "auto" and data["source"] in SOURCES:  # search and report it only once
+    if cfg.data.source == "auto" and data["source"] in SOURCES:  # look for the data only once
         resolved = (where, f"data.source={data['source']}")
         settings = replace(settings, words=(*settings.words, *resolved))
     about = machine(device)

@@ -41,9 +41,10 @@ class Growth:
 
 
 def scaling_figure(panels: Sequence[Growth]) -> Figure:
-    """Plot panels in two columns, each with measured points and the line of proportional growth.
+    """Plot panels in two columns: the measured seconds, and what proportional growth would give.
 
-    Both this line and that of the operations go through the last point, where fixed costs matter
+    A dashed line grows in proportion to the size. A dotted line, if the panel has `operations`,
+    grows in proportion to these. Both go through the last measured point, where fixed costs matter
     least.
 
     Raises:
@@ -51,7 +52,7 @@ def scaling_figure(panels: Sequence[Growth]) -> Figure:
 
     """
     if not panels:
-        raise ValueError("a figure needs at least one panel")
+        raise ValueError("expected at least one panel, got none")
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     figure = new_figure(WIDTH * (1.25 if columns > 1 else 1), _ROW * rows)
     figure.set_layout_engine("constrained")

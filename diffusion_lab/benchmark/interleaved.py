@@ -61,7 +61,7 @@ _blocks: ContextVar[Blocks] = ContextVar("_blocks")
 
 @contextmanager
 def planned(blocks: Blocks) -> Iterator[None]:
-    """Use this plan for an `Interleaved` that a configuration builds meanwhile."""
+    """Give this plan to an `Interleaved` callback that is built within the context."""
     token = _blocks.set(blocks)
     try:
         yield
@@ -72,9 +72,9 @@ def planned(blocks: Blocks) -> Iterator[None]:
 class Interleaved(L.Callback):
     """Alternate blocks of training steps with blocks of baseline steps, and time both.
 
-    A block of training lasts from the start of one step to the start of another, with fetching
-    batches and all callbacks. A block that contains the end of an epoch is repeated, because
-    validation and sampling belong to no step.
+    A block of training lasts from the start of one step to the start of a later one, including the
+    fetching of batches and all callbacks. A block that contains the end of an epoch is repeated,
+    because validation and sampling belong to no step.
     """
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ class Settings:
     accelerator: str
     threads: int
     precision: str
-    """Precision of our trainings and samples; baselines use float32."""
+    """Precision of our training and sampling; baselines use float32."""
     data: str
     """Data set, an option of configs/data/."""
     words: tuple[str, ...]
@@ -44,7 +44,7 @@ class Settings:
         """Compose the configuration of scripts/train.py, with a run folder in `scratch`."""
         fixed = (f"data.batch_size={self.batch_size}", f"trainer.accelerator={self.accelerator}")
         data: tuple[str, ...] = (f"data={self.data}", *self.words)
-        if "data=fake" in words:  # its size is among the words
+        if "data=fake" in words:  # the other words set its size
             data = ()
         return compose_config((*data, *fixed, *words), self.new_folder())
 

@@ -63,7 +63,7 @@ def timed(
     work: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter
 ) -> float:
     """Measure the seconds of a function, including its queued work on the device."""
-    gc.collect()  # garbage of earlier work must not be collected meanwhile
+    gc.collect()  # so that garbage of earlier work is not collected within the measured time
     synchronize(device)
     began = clock()
     work()
@@ -80,9 +80,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def how_many(seconds_each: Sequence[float], repeats: int, seconds: float, most: int) -> int:
-    """Return the number of repetitions per block, from 1 to `most`.
+    """Return the number of work items per block, from 1 to `most`.
 
-    `seconds` is the time for all blocks of all sides, `seconds_each` that of one repetition on each
-    side.
+    A block is one timed measurement. Each side of the comparison has `repeats` blocks, and all
+    blocks of all sides together should take `seconds`. `seconds_each` holds, for each side, the
+    time of one work item.
     """
     return max(1, min(most, int(seconds / (repeats * max(sum(seconds_each), 1e-9)))))

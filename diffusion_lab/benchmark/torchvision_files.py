@@ -1,6 +1,6 @@
 """Write the training images of a data module as files that torchvision's MNIST reads.
 
-So both sides use the same images: MNIST, the bundled digits or synthetic ones.
+Both sides of a benchmark then use the same images: MNIST, the bundled digits or synthetic ones.
 """
 
 import struct

@@ -1,7 +1,7 @@
 """The tutorial's training loop, without any code of this project.
 
-torchvision's loader, the networks of the tutorial, Adam, uniform noise, squared error to the clean
-image, the loss recorded after every step.
+It uses torchvision's loader, the tutorial's networks, Adam, uniform noise and the squared error to
+the clean image, and records the loss after every step.
 """
 
 from collections.abc import Iterator

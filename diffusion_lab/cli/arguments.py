@@ -15,7 +15,7 @@ from diffusion_lab.errors import UserError
 def flags_first(arguments: Sequence[str]) -> list[str]:
     """Put Hydra's flags before the overrides, each with its full name and as `--name=value`.
 
-    argparse accepts overrides only in one group: in `model=flow -m seed=1,2` it rejects the last.
+    argparse accepts overrides only in one group: it rejects `seed=1,2` in `model=flow -m seed=1,2`.
     Raises UserError for an unknown flag and for a wrong value.
     """
     parser = get_args_parser()
@@ -25,7 +25,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
         if equals and name.startswith("-") and not _is_flag(name, flags):
             override = f"{_key(name)}={value}"
             raise UserError(f"{argument}: options are typed without dashes, {override}")
-    parser.error = _refuse  # it would print the usage and exit
+    parser.error = _refuse  # argparse's own prints the usage and exits
     typed, unknown = parser.parse_known_intermixed_args(list(arguments))
     if unknown:
         raise UserError(_unknown_flag(unknown[0], arguments, flags))
@@ -86,7 +86,7 @@ def _flags(parser: ArgumentParser, typed: Any) -> list[str]:
 def bracket_lists(
     arguments: Sequence[str], names: Sequence[str], quotable: Sequence[str] = ()
 ) -> list[str]:
-    """Turn `labels=0,1,2` into a list for the options `names`; with -m it stays a sweep.
+    """Turn `labels=0,1,2` into a list for the options `names`; with -m the value stays a sweep.
 
     Quotes around the value are ignored, except for the options in `quotable`, for which a quoted
     value is one element, such as a path with a comma.
@@ -117,14 +117,14 @@ def help_without_edit(arguments: Sequence[str]) -> list[str]:
 def push_as_override(arguments: Sequence[str]) -> list[str]:
     """Turn `--push <repository>` or `--push=<repository>` of export.py into `push=<repository>`."""
     words = list(arguments)
-    if "--push" in words:  # its value is the next argument
+    if "--push" in words:  # the value is the next argument
         where = words.index("--push")
         words[where : where + 2] = [f"--push={''.join(words[where + 1 : where + 2])}"]
     return [re.sub("^--push=", "push=", word) for word in words]
 
 
 def rung_overrides(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Collect overrides of train.yaml for ladder.py in its option `words`.
+    """Collect the overrides of train.yaml given to ladder.py in one option, `words`.
 
     `own` are the names of ladder.py's own options.
     """

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.limits import check_limits
+from diffusion_lab.config.limits import check_limits, check_one_start
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_keys, check_seed
 from diffusion_lab.errors import UserError
@@ -27,6 +27,7 @@ def check_training(cfg: DictConfig) -> None:
     check_keys(cast(dict[str, Any], OmegaConf.to_container(cfg)), TrainConfig)
     check_limits(cfg)
     check_seed(cfg.seed)
+    check_one_start(cfg)
     if teacher := _given(cfg, "teacher.run"):
         try:
             checkpoint_file(teacher)
@@ -35,7 +36,7 @@ def check_training(cfg: DictConfig) -> None:
     pipeline = _given(cfg, "init_from")
     if pipeline and not Path(pipeline).expanduser().exists():
         raise UserError(
-            f"init_from={pipeline} does not exist: give the folder of a diffusers pipeline"
+            f"init_from={pipeline} does not exist: type the folder of a diffusers pipeline"
         )
 
 

@@ -114,5 +114,5 @@ def _check_subfolder(config: DictConfig) -> None:
     if named is not None:
         raise UserError(
             f"hydra.output_subdir={named}: resume= and compare.py need a run's configuration in "
-            f"{CONFIG_FOLDER}/, leave it out"
+            f"{CONFIG_FOLDER}/; leave out hydra.output_subdir="
         )

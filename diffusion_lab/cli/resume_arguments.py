@@ -20,11 +20,11 @@ LIMITS = MAY_CHANGE[:3]
 
 @dataclass
 class SavedRun:
-    """A run folder whose saved configuration is to be resumed or repeated."""
+    """A run to resume or to repeat, with its saved configuration."""
 
     folder: Path
     config: DictConfig
-    """The configuration it was trained with, unresolved; it may name untrusted classes."""
+    """The unresolved configuration of the run, which may name untrusted classes."""
     work_dir: Path
     """Folder of the training: the run's own for resume=, a new one for rerun=."""
     words: list[str]
@@ -58,7 +58,7 @@ def resumed_run(words: Sequence[str]) -> SavedRun:
 
 
 def repeated_run(words: Sequence[str]) -> SavedRun:
-    """Read the run of rerun= and the overrides given with it; a new folder is next to the run.
+    """Read the run of rerun= and the overrides given with it; choose a new folder next to the run.
 
     Raises UserError if the folder holds no run, and for a run with a time limit.
     """
@@ -91,8 +91,12 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
     trusting = [word for word in words if word.startswith("trust=")]
     trust = [name for word in trusting for name in re.split(r"[\[\], ]+", word[6:]) if name]
     others = [word for word in words if word not in (named, *trusting)]
-    if {word.partition("=")[0] for word in others} & {"resume", "rerun"}:
-        raise UserError("resume= and rerun= exclude each other and take one run folder")
+    clashes = [word for word in others if word.partition("=")[0] in ("resume", "rerun")]
+    if clashes:
+        raise UserError(
+            f"{' and '.join([named, *clashes])} cannot be combined: expected one resume= or rerun= "
+            f"with one run folder; leave out {' '.join(clashes)}"
+        )
     for word in others:
         if word in ("-m", "--multirun"):
             raise UserError(f"{command}= works on a single run: leave out {word}")
@@ -100,12 +104,12 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
         elsewhere = command == "resume" and Path(unquoted(value)) != folder
         written = name == "hydra.output_subdir" and value != "null"
         if written or (name == "hydra.run.dir" and elsewhere):
-            raise UserError(f"{word}: the folder is set by {command}={folder}, leave it out")
+            raise UserError(f"{word}: {command}={folder} sets the folder; leave out {name}=")
         # Lightning starts the other processes of a run with overrides of hydra.*
         if not word.lstrip("+").partition("=")[0].startswith((*MAY_CHANGE, "hydra.", "--")):
             raise UserError(
-                f"{word} cannot be changed with {command}=, it would be another experiment; "
-                f"allowed: {', '.join(MAY_CHANGE)}"
+                f"{word} cannot be changed with {command}=, because that would be another "
+                f"experiment; allowed: {', '.join(MAY_CHANGE)}"
             )
     return folder, others, trust
 

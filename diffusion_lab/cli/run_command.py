@@ -60,7 +60,7 @@ def run_command(
         from diffusion_lab.cli.sweep_summary import SweepSummary
 
         SweepSummary.write()
-        HydraConfig.instance().cfg = None  # --cfg leaves it behind, for the next in this process
+        HydraConfig.instance().cfg = None  # --cfg leaves it for the next command in this process
 
 
 def _check_folder(config_name: str) -> None:
@@ -75,11 +75,11 @@ def _check_folder(config_name: str) -> None:
 def prepare_arguments(*lists: str, first: Callable[[Sequence[str]], list[str]] = list) -> None:
     """Bring sys.argv into the form that Hydra accepts.
 
-    `first` is applied to the arguments before anything else. Values of the options `lists` need no
-    brackets.
+    `first` is applied to the arguments before anything else. The options in `lists` accept lists
+    without brackets.
     """
-    # HYDRA_FULL_ERROR=1 by the user asks for tracebacks; run_command sets it for other reasons, so
-    # the wish is kept in another variable, also for processes that Lightning starts
+    # a user asks for tracebacks by HYDRA_FULL_ERROR=1; run_command sets it for another reason, so a
+    # variable of our own keeps the user's choice, also for processes that Lightning starts
     os.environ.setdefault("DIFFUSION_LAB_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR") or "0")
     with cli_errors():
         words = flags_first(first(sys.argv[1:]))
@@ -103,7 +103,7 @@ def task_of(work: str) -> Callable[[DictConfig], None]:
 
 
 def command(name: str, *lists: str, entry: str | None = None) -> Callable[[], None]:
-    """Return the entry point of a command; values of the options `lists` need no brackets."""
+    """Return the entry point of a command; options in `lists` accept lists without brackets."""
 
     def command() -> None:
         prepare_arguments(*lists)

@@ -43,7 +43,7 @@ def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
     def run(cfg: DictConfig) -> Any:
         register("train")  # a job of a sweep may run in a process of its own
         cfg = paths_as_typed(cfg)
-        if cfg.command.choices.debug != "replay":  # it needs a file only
+        if cfg.command.choices.debug != "replay":  # which needs a file only
             reporting(check_training, cfg)
         with ExitStack() as held:
             reporting(lambda cfg: held.enter_context(claimed(cfg)), cfg)
@@ -55,8 +55,8 @@ def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
 def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
     """Run a task with a saved configuration instead of composing one.
 
-    The configuration is passed as a single node, because from a config folder, or from a `hydra`
-    node, Hydra would run untrusted code.
+    The configuration is passed as a single node, because Hydra would run untrusted code from a
+    config folder, or from a `hydra` node.
     """
     typed = list(sys.argv)
     sys.argv[1:] = flags_first(saved.words)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 PATHS = ("paths.data_dir", "paths.log_dir", "data.data_dir", "init_from", "teacher.run", "replay")
 """Options of a training that name a file or a folder."""
 NAMES_OR_PATHS = ("callbacks.fid.extractor",)
-"""Options that name a file or folder, or something else."""
+"""Options that name a file or folder, or something else, such as a shipped extractor."""
 _DATA = "data"  # the default data folder
 
 
@@ -35,5 +35,8 @@ def paths_as_typed(cfg: DictConfig) -> DictConfig:
 
 
 def back_to_typed() -> None:
-    """Return to the user's working directory, for commands that write to their own folder."""
+    """Return to the user's working directory if Hydra has left it, with hydra.job.chdir=true.
+
+    All commands do this, except a training, which stays in its run folder.
+    """
     os.chdir(HydraConfig.get().runtime.cwd)

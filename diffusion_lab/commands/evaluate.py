@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: score the samples of a model, next to equally many real images."""
+"""scripts/evaluate.py: score samples of a model, with real images as a baseline."""
 
 import logging
 from functools import partial
@@ -65,7 +65,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     if cfg.run and cfg.data is not None:
         raise UserError(
             "data= works with pipeline= and images=: a run is scored against the data that it was "
-            "trained on; leave data= out"
+            "trained on; leave out data="
         )
     return _evaluate_files(cfg) if cfg.images else _evaluate_model(cfg)
 
@@ -126,7 +126,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
 
 
 def _interval(conditioning: Conditioning) -> list[float] | None:
-    """The guidance interval for the record: None for all noise levels."""
+    """Return the guidance interval for the record, None for all noise levels."""
     return None if conditioning.interval == EVERYWHERE else list(conditioning.interval)
 
 
@@ -137,7 +137,8 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     given += ["sampler"] if any(value is not None for value in plain["sampler"].values()) else []
     if given:
         raise UserError(
-            f"{given[0]}= has no effect on images=, which are sampled already: leave it out"
+            f"{given[0]}= has no effect on images=, which are sampled already: leave out "
+            f"{given[0]}="
         )
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
     sets = [read_samples(file, cfg.num_samples) for file in files]

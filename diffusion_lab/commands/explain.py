@@ -63,8 +63,9 @@ def explain(cfg: DictConfig) -> Explanation:
     alphas, sigmas = schedule.alpha(ends).tolist(), schedule.sigma(ends).tolist()
     speed = cfg.data.batch_size / figure["step_seconds"]
     facts = {
-        "path": f"{_doc(schedule)} alpha {alphas[0]:.4g} to {alphas[1]:.4g}, sigma {sigmas[0]:.4g} "
-        f"to {sigmas[1]:.4g}; {schedule.noise} noise, data in {cfg.data.value_range}",
+        "noise schedule": f"{_doc(schedule)} alpha {alphas[0]:.4g} to {alphas[1]:.4g}, sigma "
+        f"{sigmas[0]:.4g} to {sigmas[1]:.4g}; {schedule.noise} noise, data in "
+        f"{cfg.data.value_range}",
         "target": f"{module.prediction.name}. {_doc(module.prediction)}",
         "weighting": _doc(module.weighting),
         "noise levels": _doc(module.time_sampling),
@@ -83,7 +84,7 @@ def explain(cfg: DictConfig) -> Explanation:
         page += "\nIncompatible samplers:\n" + "\n".join(refused) + "\n"
     out = Path(cfg.paths.output_dir).absolute()
     implied = implied_weighting(module.time_sampling, schedule, module.weighting, module.prediction)
-    low, high = log_snr_range(module.time_sampling, schedule)  # outside, weights go to 0 or inf
+    low, high = log_snr_range(module.time_sampling, schedule)  # weights tend to 0 or inf outside
     seen = (low <= implied.log_snr) & (implied.log_snr <= high)
     level, weight = implied.log_snr[seen], implied.on_x0[seen]
     plot = {

@@ -40,7 +40,7 @@ class Exported:
 
 
 def export(cfg: DictConfig) -> Exported:
-    """Write a run's pipeline folder, whole or not at all, and push it with push=.
+    """Write a run's pipeline folder, completely or not at all, and upload it with push=.
 
     Raises UserError for a mistake in the configuration before anything is written.
     """
@@ -57,8 +57,8 @@ def export(cfg: DictConfig) -> Exported:
     if "_target_" in cfg.sampler and not planned.exact:
         raise UserError(
             f"sampler={sampler.name} with {sampler.num_steps} steps has no diffusers pipeline for "
-            "this run: leave it out, or type sampler=ddim or sampler=ddpm for a VP schedule, "
-            "sampler=blend or sampler=heun for any other"
+            "this run: leave out sampler=, or type sampler=ddim or sampler=ddpm for a VP schedule, "
+            "sampler=blend or sampler=heun for any other schedule"
         )
 
     out = Path(cfg.out).expanduser().absolute()

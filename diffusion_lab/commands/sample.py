@@ -48,8 +48,8 @@ def sample(cfg: DictConfig) -> Samples:
     if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:
         raise UserError(
             f"labels={cfg.labels} names {len(cfg.labels)} classes but num_samples="
-            f"{cfg.num_samples}: expected at least one image for each; type "
-            f"num_samples={len(cfg.labels)}"
+            f"{cfg.num_samples}: expected at least one image for each; type for example "
+            f"num_samples={len(cfg.labels)}, or fewer labels"
         )
     device = choose_device(cfg.accelerator)
     run.module.to(device)
@@ -84,7 +84,7 @@ def sample(cfg: DictConfig) -> Samples:
     if labels is not None:
         kind = "cluster" if run.has_clusters else "class"
         write_guidance_figure(out / "guidance.png", by_scale, conditionings[0].labels, scales, kind)
-        # evaluate.py compares "labels" with a classifier's predictions, which clusters have none of
+        # evaluate.py compares "labels" with the classes that a classifier predicts, never clusters
         arrays["clusters" if run.has_clusters else "labels"] = labels.repeat(len(conditionings))
     if len(conditionings) > 1:
         arrays["guidance_scale"] = torch.tensor(scales).repeat_interleave(cfg.num_samples)

@@ -30,7 +30,8 @@ def run_job(
     """
     if Path(cfg.paths.output_dir) != Path(HydraConfig.get().runtime.output_dir):
         raise UserError(
-            "paths.output_dir= cannot be set, it is the run folder: type hydra.run.dir=<folder>"
+            "paths.output_dir= cannot be set, because it is the run folder: type "
+            "hydra.run.dir=<folder>"
         )
     began = time.perf_counter()
     result = train(cfg, resume, trust)
@@ -56,8 +57,8 @@ def replay_job(cfg: DictConfig) -> None:
     idle = [word for word in given if not word.lstrip("+~").startswith(_REPLAY_OPTIONS)]
     if idle:
         raise UserError(
-            "debug=replay accepts replay= and trust= only, all else comes from the file: leave out "
-            f"{' '.join(idle)}"
+            "debug=replay accepts replay= and trust= only, because the file holds all other "
+            f"settings: leave out {' '.join(idle)}"
         )
     seen = replay(cfg.replay, cfg.trust)
     out = Path(HydraConfig.get().runtime.output_dir)

@@ -175,13 +175,18 @@ def _training(
 
 def _check_version(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "version"):
-        raise UserError("version= is missing: type a new name, version=mnist_v2")
+        raise UserError("version= is missing: type a new name, for example version=mnist_v2")
     if not re.fullmatch(r"\w[\w.-]*", cfg.version):
         raise UserError(f"version={cfg.version}: expected a name such as mnist_v2")
-    if cfg.version in (*shipped_versions(), INCEPTION):
+    taken = (*shipped_versions(), INCEPTION)
+    if cfg.version in taken:
+        name = cfg.version.rstrip("0123456789")
+        number = int(cfg.version.removeprefix(name) or 1) + 1
+        while f"{name}{number}" in taken:
+            number += 1
         raise UserError(
-            f"version={cfg.version} exists already: scores of different extractors are not "
-            f"comparable; type a new name, version={cfg.version.rstrip('0123456789')}2"
+            f"version={cfg.version} exists already, and scores of different extractors are not "
+            f"comparable: type a new name, for example version={name}{number}"
         )
 
 

@@ -21,7 +21,7 @@ from diffusion_lab.errors import UserError
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Set aside a Hydra that the caller has initialised: a process can have only one."""
+    """Set aside a Hydra that the caller has initialised, because a process can have only one."""
     theirs, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
     GlobalHydra.instance().clear()
     try:
@@ -38,7 +38,7 @@ def compose_config(
     """Compose the configuration that `scripts/train.py <overrides>` would train.
 
     `output_dir` is the run folder, by default a new one under runs/ in `paths.log_dir`. Raises
-    UserError for an unknown option, key or value. A Hydra that the caller has initialised stays so.
+    UserError for an unknown option, key or value. Leaves a Hydra of the caller as it was.
     """
     register("train")
     try:

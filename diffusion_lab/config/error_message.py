@@ -11,23 +11,23 @@ from diffusion_lab.system.system_errors import fault
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """An error and its causes."""
+    """Return an error and its causes, in this order."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
         links.append(link)
-        # Hydra raises anew while it handles OmegaConf's error, without saying "from"
+        # Hydra raises an error of its own while it handles OmegaConf's, without "from"
         link = link.__cause__ or (link.__context__ if isinstance(link, HydraException) else None)
     return links
 
 
 def one_line(error: BaseException) -> str | None:
-    """One line for a mistake of the user or a fault of the machine; None for any other error."""
+    """Return a line for a user's mistake or a fault of the machine; None for any other error."""
     reason = _reason(error)
     if reason is None:
         return None
-    reason = re.sub(r"\s*\n\s*", " ", reason.strip())  # of a library that writes several lines
-    # it repeats values, which may hold commands to a terminal
+    reason = re.sub(r"\s*\n\s*", " ", reason.strip())  # some libraries write several lines
+    # messages repeat values, which may contain control characters for a terminal
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
 
 
@@ -45,8 +45,8 @@ def _reason(error: BaseException) -> str | None:
             line = said.splitlines()[0]
             named = not link.full_key or link.full_key in line
             return line if named else f"{link.full_key}: {line}"
-    if str(error).startswith("Config group override must be"):  # a bare ValueError of Hydra's
-        return "a group is null: choose one of its options, or logger=[] for no logger"
+    if str(error).startswith("Config group override must be"):  # a plain ValueError of Hydra
+        return "a group is null: expected one of its options; for no logger type logger=[]"
     for link in links:
         if isinstance(link, MissingConfigException) and link.options:
             group, _, name = str(link.missing_cfg_file).rpartition("/")
@@ -60,15 +60,15 @@ def _reason(error: BaseException) -> str | None:
 
 
 def _typed(links: list[BaseException]) -> str:
-    """The override with an unknown key, as Hydra's error repeats it; "" for a key of a file."""
+    """Return the override with an unknown key, from Hydra's error; "" for a key in a file."""
     found = [re.search(r"To append to your config use \+(.*)", str(link)) for link in links]
     return next((match[1] for match in found if match), "")
 
 
 def _not_understood(error: OverrideParseException) -> str:
-    """The message for an override that is no valid syntax; Hydra's own does not repeat it."""
+    """Return a message that quotes an override with invalid syntax; Hydra's does not quote it."""
     word = error.override
     name, equals, value = word.partition("=")
     what = " ".join(error.message.partition("\nSee ")[0].split())
-    hint = f"; quotes within quotes keep it as it is, \"{name}='{value}'\"" if equals else ""
+    hint = f"; to keep the value as it is, type \"{name}='{value}'\"" if equals else ""
     return f"{word} is not understood ({what}){hint}"

@@ -1,6 +1,6 @@
-"""Options of the configuration groups as objects, and which of them do not go together.
+"""Build options of the configuration groups as objects, and check whether they are compatible.
 
-Every list reads the whole search path: an option in the user's `./configs` counts as any other.
+Options are read from the whole search path, so those in the user's `./configs` are included.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def option(group: str, word: str, **settings: Any) -> Any:
 
 
 def _resolved(group: str, word: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an option by itself; UserError where they refer to another group."""
+    """Return the settings of an option; UserError if they refer to another group."""
     nodes = OmegaConf.create({group: read_option(group, word) | dict(settings)})
     try:
         config = cast(dict[str, Any], OmegaConf.to_container(nodes, resolve=True))
@@ -40,22 +40,22 @@ def _resolved(group: str, word: str, settings: Mapping[str, Any]) -> dict[str, A
 
 
 def noise_schedules() -> dict[str, NoiseSchedule]:
-    """Every noise schedule by the name of its option."""
+    """Build every noise schedule: name of the option -> schedule."""
     return {word: option("noise_schedule", word) for word in words("noise_schedule")}
 
 
 def predictions() -> dict[str, Prediction]:
-    """Every prediction by the name of its option."""
+    """Build every prediction: name of the option -> prediction."""
     return {word: option("prediction", word) for word in words("prediction")}
 
 
 def spacings(sampler: str) -> tuple[str | None, ...]:
-    """The timestep spacings that a sampler takes; (None,) if it has its own."""
+    """Return the timestep spacings that a sampler accepts; (None,) if it has no such option."""
     return SPACINGS if "timestep_spacing" in read_option("sampler", sampler) else (None,)
 
 
 def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Sampler:
-    """Build a sampler by the name of its option, with a timestep spacing if it takes one."""
+    """Build a sampler by the name of its option, with this timestep spacing if one is given."""
     if spacing is not None:
         settings["timestep_spacing"] = spacing
     config = _resolved("sampler", word, settings)
@@ -64,14 +64,14 @@ def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Samp
 
 
 def sampler_config(word: str) -> dict[str, Any]:
-    """The settings of a sampler option."""
+    """Return the settings of a sampler option."""
     return read_option("sampler", word)
 
 
 def sampler_word(config: Mapping[str, Any]) -> str:
-    """Name the option that a sampler's configuration shares most settings with.
+    """Return the sampler option that shares the most settings with a sampler's configuration.
 
-    The name of its class where no option has that class.
+    Returns the name of the sampler's class if no option has this class.
     """
 
     def shared(word: str) -> int:
@@ -85,7 +85,7 @@ def sampler_word(config: Mapping[str, Any]) -> str:
 
 
 def refusal(part: Sampler | Prediction, noise_schedule: NoiseSchedule) -> str | None:
-    """The reason why a sampler or prediction does not fit a noise schedule; None if it does."""
+    """Return why a sampler or prediction does not fit a noise schedule; None if it fits."""
     try:
         part.check(noise_schedule)
     except UserError as error:

@@ -10,7 +10,7 @@ from diffusion_lab.errors import UserError
 
 
 def build(node: Mapping[str, Any], **more: Any) -> Any:
-    """Build a node by Hydra's instantiate; a UserError from inside is raised as it is."""
+    """Build a node by Hydra's instantiate; a UserError raised within is passed on unchanged."""
     try:
         return instantiate(node, **more)
     except InstantiationException as error:
@@ -23,7 +23,7 @@ def build(node: Mapping[str, Any], **more: Any) -> Any:
 
 
 def build_part(name: str, node: Mapping[str, Any], kind: type) -> Any:
-    """Build the node `name`, which has to be a `kind`; UserError in one line if it is not."""
+    """Build the node `name`; UserError in one line if the result is no `kind`."""
     if "_target_" not in node:
         raise no_class(name)
     part = build(node, _convert_="all")

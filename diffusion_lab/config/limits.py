@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.errors import UserError
 
@@ -37,14 +37,26 @@ def check_limits(cfg: DictConfig) -> None:
     """Raise UserError for limits that Lightning would reject, or that leave nothing to train."""
     seconds = seconds_of(cfg.trainer.max_time)
     if seconds is not None and seconds <= 0:
-        raise UserError(f"trainer.max_time={cfg.trainer.max_time} leaves no time to train")
+        raise UserError(
+            f"trainer.max_time={cfg.trainer.max_time} leaves no time to train: type a time above 0"
+        )
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if cfg.trainer[name] == 0:
-            raise UserError(f"trainer.{name}=0 leaves nothing to train: give a number above 0")
+            raise UserError(f"trainer.{name}=0 leaves nothing to train: type a number above 0")
     if (cfg.trainer.gradient_clip_val or 0) < 0:
         raise UserError(
             f"trainer.gradient_clip_val={cfg.trainer.gradient_clip_val}: expected a number above "
             "0, or null for no clipping"
+        )
+
+
+def check_one_start(cfg: DictConfig) -> None:
+    """Raise UserError if both a pipeline and a teacher are to provide the initial network."""
+    teacher = OmegaConf.select(cfg, "teacher.run")
+    if OmegaConf.select(cfg, "init_from") and teacher:
+        raise UserError(
+            f"init_from={cfg.init_from} and teacher.run={teacher} each provide the network: "
+            "leave out one of them"
         )
 
 
@@ -53,6 +65,7 @@ def check_an_end(cfg: DictConfig) -> None:
     trainer = cfg.trainer
     if trainer.max_epochs == -1 and trainer.max_steps == -1 and trainer.max_time is None:
         raise UserError(
-            "the learning-rate schedule needs the length of the training, and no limit is set: "
-            "give trainer.max_time=, max_epochs= or max_steps=, or take lr_scheduler=none"
+            "the learning-rate schedule needs the length of the training, but no limit is set: "
+            "type trainer.max_time=, trainer.max_epochs= or trainer.max_steps=, or "
+            "lr_scheduler=none"
         )

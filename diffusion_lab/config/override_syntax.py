@@ -4,7 +4,7 @@ import re
 
 
 def quoted(text: str) -> str:
-    """Quote a text, so that Hydra reads it as one value."""
+    """Quote a text, so that Hydra reads the text as one value."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

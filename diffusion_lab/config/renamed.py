@@ -12,7 +12,7 @@ MOVED = {
 """Old prefixes of dotted names, and the new ones."""
 _BY_PATH = "hydra.utils.get_method"
 _PAIRINGS = "diffusion_lab.diffusion."
-"""Functions of this project were named by their path."""
+"""Prefix of functions that older configurations name by `path`."""
 _KEYS = ("_target_", "path")
 
 

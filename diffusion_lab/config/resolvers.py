@@ -1,4 +1,4 @@
-"""Resolvers that the YAML files use, and the registration of what a command needs."""
+"""Resolvers that the YAML files use, and the registration of schemas and resolvers."""
 
 import re
 import secrets
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from diffusion_lab.config import schema
 from diffusion_lab.config.search_path import register_user_folders
 
-_LONGEST_NAME = 120  # file systems take 255 bytes
+_LONGEST_NAME = 120  # file systems allow 255 bytes
 
 
 def swept_keys(sweep_dir: Path) -> set[str] | None:
@@ -20,14 +20,14 @@ def swept_keys(sweep_dir: Path) -> set[str] | None:
         saved = OmegaConf.load(sweep_dir / "multirun.yaml")
         typed = OverridesParser.create().parse_overrides(list(saved.hydra.overrides.task))
         params = OmegaConf.select(saved, "hydra.sweeper.params") or {}
-    except Exception:  # whatever a YAML parser makes of a broken file
+    except Exception:  # any error of the YAML parser
         return None
     keys = {word.get_key_element() for word in typed if word.is_sweep_override()}
     return keys | {str(key) for key in params}
 
 
 def swept(overrides: Sequence[str], sweep_dir: Path) -> list[str]:
-    """Select the overrides of a job that its sweep varies; all if that is not known."""
+    """Select the overrides of a job that its sweep varies; all overrides if this is unknown."""
     keys = swept_keys(sweep_dir)
     return [w for w in overrides if keys is None or w.partition("=")[0] in keys]
 
@@ -56,7 +56,7 @@ def tensorboard_name(run_dir: str) -> str:
 
 
 def register(command: str) -> None:
-    """Register what a command's YAML files need; every job of a sweep calls it again."""
+    """Register the schemas and resolvers of a command; every job of a sweep calls this again."""
     schema.register(command)
     register_user_folders()
     OmegaConf.register_new_resolver(

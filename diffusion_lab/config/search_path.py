@@ -1,7 +1,7 @@
-"""Folders of options: the package's own, the user's `./configs`, and what Hydra was given.
+"""Folders of options: the package's own, the user's `./configs`, and those given to Hydra.
 
-The package's folder comes first. A `configs` folder of another project can hold files of the same
-names, `trainer/default.yaml` for one, which must not replace what every run is made of.
+The package's folder comes first, because a `configs` folder of another project may have files of
+the same names, such as `trainer/default.yaml`, which must not replace the package's.
 """
 
 import logging
@@ -22,11 +22,11 @@ from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 USER_FOLDER = "configs"
-"""In the folder where a command is typed."""
+"""Name of the user's folder, in the folder where a command is typed."""
 
 
 def config_folders() -> list[Path]:
-    """Return the folders that options are looked for in, the first that has one wins.
+    """Return the folders of options in order of precedence: the first file of a name is used.
 
     Within a command these are all folders of Hydra's search path, `--config-dir` included.
     """
@@ -43,7 +43,7 @@ def config_folders() -> list[Path]:
 
 
 def _folder(schema: str, path: str) -> Path | None:
-    """Return the folder of a source of Hydra's; None for one that is not a folder."""
+    """Return the folder of a source in Hydra's search path; None if the source is no folder."""
     if schema == "pkg":
         try:
             return Path(str(resources.files(path.replace("/", "."))))
@@ -53,7 +53,7 @@ def _folder(schema: str, path: str) -> Path | None:
 
 
 class _UserFolders(SearchPathPlugin):
-    """Append the user's folders to the search path of this project's commands, and of no other."""
+    """Append the user's folders to the search path, for commands of this project only."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         paths = [element.path or "" for element in search_path.get_path()]
@@ -65,7 +65,7 @@ class _UserFolders(SearchPathPlugin):
 
 
 def register_user_folders() -> None:
-    """Let Hydra find the user's options."""
+    """Register the user's folders with Hydra, so that it finds the options in them."""
     Plugins.instance().register(_UserFolders)
 
 
@@ -79,9 +79,9 @@ def _files(folder: Path, group: str) -> Iterable[Path]:
 
 
 def read_option(group: str, name: str) -> dict[str, Any]:
-    """Return the content of an option, unresolved, over those of the same group that it is made of.
+    """Return the content of an option, unresolved, merged over the options in its defaults list.
 
-    Raises UserError for one that does not exist, and for a defaults list with other groups.
+    Raises UserError for an unknown option, and for a defaults list with options of other groups.
     """
     for folder in config_folders():
         file = folder / group / f"{name}.yaml"
@@ -94,7 +94,7 @@ def read_option(group: str, name: str) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for other in content.pop("defaults", []):
         if not isinstance(other, str) or other == name:
-            raise UserError(f"{file}: in defaults, {other} is not another option of {group}")
+            raise UserError(f"{file}: expected other options of {group} in defaults, got {other}")
         if other != "_self_":
             merged |= read_option(group, other)
     return merged | content
@@ -106,7 +106,7 @@ def _load(file: Path, changed: int) -> dict[str, Any]:
 
 
 def hidden_files(overrides: Sequence[str]) -> list[str]:
-    """Return a line for each user's file that an override seems to ask for and does not get."""
+    """Return a line for each file that an override names, but another file of this name hides."""
     lines = []
     for word in overrides:
         key, _, name = word.lstrip("+").partition("=")
@@ -114,7 +114,7 @@ def hidden_files(overrides: Sequence[str]) -> list[str]:
         files = [folder / group / f"{unquoted(name)}.yaml" for folder in config_folders()]
         there = [file for file in files if file.is_file()]
         lines += [
-            f"{other} is not used: {word} is {there[0]}; give yours another name"
+            f"{other} is not used, because {word} names {there[0]}: give your file another name"
             for other in there[1:]
             if other.read_bytes() != there[0].read_bytes()
         ]

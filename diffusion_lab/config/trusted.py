@@ -1,7 +1,8 @@
 """Build the objects of a saved configuration, which may have been written by anybody.
 
-Only classes of this project are built, and of the packages that the user trusts: by the option
-`trust=`, or on a machine of one's own for good by `DIFFUSION_LAB_TRUST=my_package,other`.
+Only classes of this project and of packages that the user trusts are built. The user names trusted
+packages in the option `trust=`, or permanently in the environment variable
+`DIFFUSION_LAB_TRUST=my_package,other`.
 """
 
 import logging
@@ -26,7 +27,7 @@ OWN = (
 """Packages, and one class, that every saved configuration may name."""
 _BY_NAME = "hydra.utils.get_method"  # returns the object that its `path` names
 VARIABLE = "DIFFUSION_LAB_TRUST"
-"""The environment variable."""
+"""Environment variable with the names of trusted packages."""
 TRAINING = (
     *OWN,
     "diffusion_lab.callbacks",
@@ -50,7 +51,7 @@ def trusted_packages() -> list[str]:
 def construct(node: Any, trust: Sequence[str] = ()) -> Any:
     """Build a node as hydra's instantiate does, with classes of OWN and trusted packages only.
 
-    Raises UserError for a name from anywhere else, which is not imported.
+    Raises UserError for any other name, without importing it.
     """
     if isinstance(node, list):
         return [construct(child, trust) for child in node]
@@ -64,7 +65,7 @@ def construct(node: Any, trust: Sequence[str] = ()) -> Any:
 
 
 def check_targets(config: Any, trust: Sequence[str]) -> None:
-    """Raise UserError if a resolved configuration names what is not of TRAINING or trusted."""
+    """Raise UserError if a resolved configuration names objects outside TRAINING and `trust`."""
     if isinstance(config, list):
         for child in config:
             check_targets(child, trust)
@@ -94,7 +95,7 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
             target = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"the saved configuration names {name}: {error}") from error
-        # a module of ours leads to everything it imports: judge where the object itself comes from
+        # our modules also contain what they import, so check where the object itself is defined
         origin = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
         if callable(target) and allowed(origin):
             return target
@@ -110,15 +111,15 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
 
 
 def make_importable(name: str) -> None:
-    """Add the working folder to sys.path if it alone holds the module of a dotted name.
+    """Add the working folder to sys.path if only this folder has the module of a dotted name.
 
-    A script has its own folder on sys.path, a console command the one of the commands. Call it only
-    for a name that the caller trusts: the folder stays on the path, last of all.
+    Python puts the folder of the script or console command on sys.path, not the working folder.
+    Call this for a trusted name only, because the folder stays on sys.path, as the last entry.
     """
     top = name.partition(".")[0]
     if not top.isidentifier() or top in sys.modules or find_spec(top) is not None:
         return
-    from hydra.core.hydra_config import HydraConfig  # most names are this project's own
+    from hydra.core.hydra_config import HydraConfig  # imported here, as few names need it
 
     hydra = HydraConfig.instance().cfg
     folders = [Path.cwd()] if hydra is None else [Path(hydra.hydra.runtime.cwd), Path.cwd()]
@@ -134,7 +135,7 @@ def find_object(name: str) -> Any:
 
     make_importable(name)
     logger = logging.getLogger("hydra.utils")
-    disabled, logger.disabled = logger.disabled, True  # it would print what is raised
+    disabled, logger.disabled = logger.disabled, True  # this logger would print the error
     try:
         return get_object(name)
     except (ImportError, ValueError) as error:

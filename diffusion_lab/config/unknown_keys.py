@@ -64,16 +64,16 @@ def _plain(name: str) -> str:
 
 _BY_PLAIN_NAME = {_plain(name): meant for name, meant in _OTHER_NAMES.items()}
 _NOT_FOR_TYPING = ("hydra", "command")
-_MOST = 6  # that are named
+_MOST = 6  # suggestions in a message
 
 
 def unknown_option(
     key: str, config: Any, known: Iterable[str], typed: str = "", is_open: bool = False
 ) -> str:
-    """Tell which option an unknown `key` of a configuration was meant to be, or list what there is.
+    """Return the message for an unknown `key`: suggest similar options, or list the known ones.
 
-    `known` are the keys of the node where it was looked for, `typed` is the override, "" for a key
-    of a file. An open node belongs to a class that may take more keys than the node has.
+    `known` are the keys of the node in which `key` was looked up. `typed` is the override, "" for a
+    key in a file. `is_open` is True for a node whose class may accept more keys than the node has.
     """
     value = typed.partition("=")[2] if typed.startswith(f"{key}=") else ""
     there = [full for full in _all_keys(config) if full != key]
@@ -87,14 +87,14 @@ def unknown_option(
         line += f"choose from {sorted(known)}"
     if is_open and typed:
         line += (
-            f"{'' if meant else ';'} If its class takes it, or another option swept by -m brings "
-            f"it, type ++{typed}"
+            f"{'' if meant else ';'} If its class takes this key, or another option swept by -m "
+            f"has it, type ++{typed}"
         )
     return line
 
 
 def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[str]:
-    """Full names of the options that a name may stand for, by the first rule that finds any."""
+    """Return the full names of similar options, by the first rule that finds any."""
 
     def ending(names: Iterable[str]) -> list[str]:
         wanted = set(names)
@@ -112,14 +112,14 @@ def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[s
 
 
 def _all_keys(config: Any) -> Iterator[str]:
-    """Every full key of a plain configuration that a person may type."""
+    """Yield every full key of a plain configuration that a user may type."""
     if not isinstance(config, Mapping):
         return
 
     def below(node: Mapping[Any, Any], path: str) -> Iterator[str]:
         for key, child in node.items():
             full = f"{path}{key}"
-            # in `model` the other groups stand once more, as interpolations
+            # `model` repeats the other groups, as interpolations
             twice = path == "model." and key in config
             if str(key).startswith("_") or full in _NOT_FOR_TYPING or twice:
                 continue
@@ -131,7 +131,7 @@ def _all_keys(config: Any) -> Iterator[str]:
 
 
 def unknown_key(error: OmegaConfBaseException, typed: str) -> str:
-    """The message for an error of OmegaConf's; `typed` is the override that led to it, if any."""
+    """Return the message for OmegaConf's error; `typed` is the override that caused it, or ""."""
     parent, known = error.parent_node, _known_keys(error)
     config: Any = {}
     if isinstance(parent, Container):
@@ -146,7 +146,7 @@ def _has_schema(node: DictConfig) -> bool:
 
 
 def _known_keys(error: OmegaConfBaseException) -> list[str]:
-    """Keys that could stand in the place of the unknown one."""
+    """Return the keys that are valid in the place of the unknown one."""
     keys: Iterable[Any] = ()
     if isinstance(error.parent_node, DictConfig):
         keys = error.parent_node.keys()

@@ -18,7 +18,7 @@ from diffusion_lab.errors import UserError, near
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"compile": bool, "compile_mode": str, "tf32": bool, "channels_last": bool | str}
 }
-"""Settings of this project, beside those of the class that a node names."""
+"""Settings of this project in a node, beside the arguments of the node's class."""
 _IN_YAML = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
@@ -46,13 +46,13 @@ def _accepts(hint: Any, value: Any) -> bool:
 
 
 def _literals(options: Iterable[Any]) -> list[Any]:
-    """The values of all Literals among type hints."""
+    """Return the values of all Literals among type hints."""
     literals = [option for option in options if typing.get_origin(option) is Literal]
     return [value for literal in literals for value in typing.get_args(literal)]
 
 
 def _expected(hint: Any) -> str:
-    """A type hint as YAML users call it."""
+    """Return a type hint in the words of YAML users."""
     union = typing.get_origin(hint) in (Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     plain = [o for o in options if typing.get_origin(o) is not Literal]
@@ -62,14 +62,14 @@ def _expected(hint: Any) -> str:
 
 
 def _is_setting(value: float, path: str) -> bool:
-    """False for nan; infinity may bound the noise levels of a sampler, but is no learning rate."""
+    """Return False for NaN, and in the optimizer for infinity, which is a valid bound elsewhere."""
     return math.isfinite(value) or (math.isinf(value) and path != "optimizer")
 
 
 def _hints(target: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # a name that its module imports for type checkers only
+    except NameError:  # a name that the module imports for type checkers only
         return {}
 
 
@@ -98,13 +98,13 @@ def check_numbers(config: Mapping[str, Any], schema: type, prefix: str = "") -> 
 
 
 def check_seed(seed: int) -> None:
-    """Raise UserError for a seed that NumPy and torch would not both take."""
+    """Raise UserError for a seed that NumPy or torch would reject."""
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed={seed}: expected a whole number, 0 to {LARGEST_SEED}")
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:
-    """The value of a key; None where it is absent, missing, or an unresolvable interpolation."""
+    """Return the value of a key; None if absent, missing or an unresolvable interpolation."""
     try:
         return config.get(name)
     except OmegaConfBaseException:
@@ -112,7 +112,7 @@ def _value(config: Mapping[str, Any], name: str) -> Any:
 
 
 def check_keys(config: Mapping[str, Any], schema: type) -> None:
-    """Raise UserError for a key that the schema, a dataclass, does not have (typed with a +)."""
+    """Raise UserError for a key that the schema (a dataclass) lacks, such as one typed with a +."""
     known = {field.name for field in fields(schema)}
     for key in config:
         if key not in known:
@@ -120,7 +120,7 @@ def check_keys(config: Mapping[str, Any], schema: type) -> None:
 
 
 def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_object) -> None:
-    """Raise UserError for a key that its class does not take, or a value of the wrong type.
+    """Raise UserError for a key that the node's class does not take, or a value of the wrong type.
 
     `config` is a resolved, plain dictionary; `find` returns the class of a dotted name.
     """

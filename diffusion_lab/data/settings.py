@@ -11,7 +11,10 @@ from diffusion_lab.errors import UserError
 def check_images(
     name: str, source: str, sizes: Mapping[str, int], channels: int, image_size: int | None
 ) -> None:
-    """Raise UserError for unsupported settings; `sizes` are the given size settings."""
+    """Raise UserError for settings that the built-in data set `name` does not support.
+
+    `sizes` maps num_images and num_test_images to their values; it holds only those that are set.
+    """
     check_channels(channels)
     if name == "fake":
         for setting, size in sizes.items():

@@ -138,6 +138,6 @@ def _check_classes(there: Tensor | None, asked: Tensor | None) -> None:
     known = set() if there is None else set(there.tolist())
     if missing := set(asked.tolist()) - known:
         raise UserError(
-            f"the set has no images of the classes {sorted(missing)}: expected classes from "
-            f"{sorted(known)}"
+            f"the ideal denoiser has no images of the classes {sorted(missing)}: expected classes "
+            f"from {sorted(known)}"
         )

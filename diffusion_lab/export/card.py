@@ -124,12 +124,12 @@ def model_card(
         f"{DATA_TERMS.get(dataset, 'see the terms of ' + dataset)}.\n",
     ]
     if onnx_difference is not None:
-        labels = "" if num_classes is None else f", labels (B,) int64, {num_classes} for any"
+        labels = "" if num_classes is None else f", labels (B,) int64, {num_classes} for no class"
         parts.insert(
             4,
             f"## ONNX\n\n`denoiser.onnx` is (x_t (B, C, H, W) float32, t (B,) {_unit(export)}"
-            f"{labels}) -> the predicted clean images. onnxruntime's results differ from torch's "
-            f"by at most {onnx_difference:.1e}.\n",
+            f"{labels}) -> the predicted clean images. Its results in onnxruntime differ from "
+            f"torch's by at most {onnx_difference:.1e}.\n",
         )
     return "\n".join(parts)
 
@@ -139,7 +139,7 @@ def _unit(export: Export) -> str:
     if export.pipeline.scheduler is not None:
         return "int64, a timestep of the scheduler"
     straight = export.pipeline.config.settings["path"] == "linear"
-    return "float32, 0 clean and 1 noise" if straight else "float32, the noise's sigma"
+    return "float32 from 0 (clean) to 1 (noise)" if straight else "float32, the noise level sigma"
 
 
 def _of_classes(num_classes: int | None) -> str:
@@ -163,7 +163,7 @@ def _how_it_loads(export: Export) -> str:
     substitute = (
         ""
         if export.exact
-        else "The run's own sampler has no pipeline; a deterministic one replaces it. "
+        else "No pipeline supports the run's own sampler; a deterministic sampler replaces it. "
     )
     return (
         f"{own}{guided}{substitute}A list of generators, one per image, fixes each image's noise. "

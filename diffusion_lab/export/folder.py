@@ -1,4 +1,4 @@
-"""Export a module as a diffusers folder, with a stock pipeline if it samples the same images."""
+"""Export a module as a diffusers folder, with a stock pipeline where one gives the same images."""
 
 import inspect
 import re
@@ -44,15 +44,15 @@ class Export:
     """Plan of an export, made before any file is written."""
 
     pipeline: DiffusionPipeline
-    """Pipeline that shares the module's network, so it must not be moved or changed."""
+    """Pipeline that shares the module's network: moving the pipeline would move the module too."""
     sampler: Sampler
     """Sampler of this project that gives the same images as the pipeline."""
     exact: bool
-    """True if this is the requested sampler, False for a deterministic substitute."""
+    """True if `sampler` gives the images of the requested sampler, False for a substitute."""
     network_source: str | None
     """Source code of the network, None for a network of diffusers."""
     conditioning: Conditioning
-    """Default guidance of the pipeline; a stock pipeline has no classes."""
+    """Default guidance of the pipeline; no guidance for a stock pipeline, which has no classes."""
 
     @property
     def stock(self) -> bool:
@@ -92,7 +92,7 @@ def plan_export(
     image_shape: tuple[int, int, int],
     conditioning: Conditioning | None = None,
 ) -> Export:
-    """Plan the export of a module, as a stock pipeline if it samples the same images.
+    """Plan the export of a module, as a stock pipeline where one gives the same images.
 
     A sampler that no pipeline supports is replaced by a deterministic one with the same number of
     steps. `conditioning` is the default guidance of the pipeline; None for no guidance. Raises
@@ -150,7 +150,7 @@ def check_exportable(module: DiffusionModule) -> None:
 
 
 def _exportable(sampler: Sampler, schedule: NoiseSchedule) -> tuple[Sampler, bool]:
-    """Return the sampler that a pipeline can run, and True if it equals the given one."""
+    """Return a sampler that a pipeline can run, and True if it gives the images of `sampler`."""
     if not isinstance(schedule, VPSchedule):
         same = isinstance(sampler, BlendSampler)
         return (sampler if same else BlendSampler(sampler.num_steps)), same
@@ -198,8 +198,8 @@ def _path(schedule: NoiseSchedule) -> dict[str, Any]:
         ends = {"sigma_min": schedule.sigma_min, "sigma_max": schedule.sigma_max}
         return {"path": "ve", "ve": {**ends, "sigma_data": schedule.sigma_data, "rho": rho}}
     raise UserError(
-        f"{type(schedule).__name__} cannot be exported: export/pipeline.py supports "
-        "VP, linear and VE paths only"
+        f"{type(schedule).__name__} cannot be exported: export/pipeline.py supports the noise "
+        "schedules VPSchedule, StraightPath and VESchedule only"
     )
 
 

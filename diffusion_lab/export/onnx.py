@@ -16,7 +16,7 @@ NEEDED = ("onnx", "onnxruntime", "onnxscript")
 CHECKED = (1, 3)
 """Batch sizes at which the file is compared with torch."""
 TOLERANCE = 0.01
-"""Largest accepted difference from torch, in network values of an image."""
+"""Largest accepted difference of a denoised pixel from torch's, in the network's value range."""
 
 
 def check_onnx() -> None:
@@ -24,8 +24,8 @@ def check_onnx() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"onnx=true needs {' and '.join(missing)}: pip install 'diffusion-lab[onnx]', in a "
-            "checkout pip install -e '.[onnx]'"
+            f"onnx=true needs {' and '.join(missing)}: type pip install 'diffusion-lab[onnx]', or "
+            "in a checkout pip install -e '.[onnx]'"
         )
 
 
@@ -42,8 +42,8 @@ def export_onnx(module: DiffusionModule, image_shape: tuple[int, int, int], path
     """Write `module.denoise` for any batch size and return its largest difference from torch.
 
     The module must be in evaluation mode. Inputs of the file: x_t (B, C, H, W) float32, t (B,) in
-    the noise schedule's unit (int64 on VP paths, else float32), labels (B,) int64. Raises UserError
-    if the difference exceeds TOLERANCE.
+    the noise schedule's unit (int64 for VP schedules, else float32), labels (B,) int64. Raises
+    UserError if the difference exceeds TOLERANCE.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     inputs = _inputs(module, image_shape, 2)
@@ -64,7 +64,8 @@ def export_onnx(module: DiffusionModule, image_shape: tuple[int, int, int], path
     difference = _difference(module, image_shape, path)
     if not difference <= TOLERANCE:
         raise UserError(
-            f"onnx=true: {path.name} differs from torch by {difference:.2g}, more than {TOLERANCE}"
+            f"onnx=true: {path.name} differs from torch by {difference:.2g}, expected at most "
+            f"{TOLERANCE}; leave out onnx=true to export without it"
         )
     return difference
 
@@ -86,7 +87,7 @@ def _difference(module: DiffusionModule, image_shape: tuple[int, int, int], path
 def _inputs(
     module: DiffusionModule, image_shape: tuple[int, int, int], size: int
 ) -> dict[str, Tensor]:
-    """Return noised zero images at times along the whole path, keyed by input name."""
+    """Return inputs by name: zero images, noised at `size` positions along the schedule."""
     schedule: NoiseSchedule = module.noise_schedule
     generator = torch.Generator().manual_seed(size)
     t = schedule.at((torch.arange(size) + 0.5) / size)

@@ -1,4 +1,4 @@
-"""Pipeline for networks trained by diffusion_lab, which need not be installed.
+"""Pipeline for networks trained by diffusion_lab; it works where diffusion_lab is not installed.
 
 This file is copied into exported folders, where diffusers loads it:
 `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`. It must not import
@@ -22,23 +22,24 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 class DiffusionLabPipeline(DiffusionPipeline):
     """Sample images along the path x_t = alpha x0 + sigma noise, from noise to x0.
 
-    `unet` is a UNet2DModel or net(x_t, time, labels) -> like x_t. On VP paths `scheduler` takes the
-    steps, given the predicted clean image (prediction_type "sample"). On other paths it is None and
-    each step is Euler's, x_next = alpha' x0_hat + sigma' noise_hat. `settings`, from
-    model_index.json:
+    `unet` is a UNet2DModel, or a network that maps (x_t, time, labels) to the shape of x_t. On VP
+    paths `scheduler` computes each step from the predicted clean image (prediction_type "sample").
+    On other paths `scheduler` is None and each step is an Euler step, x_next = alpha' x0_hat +
+    sigma' noise_hat. The keys of `settings`, which are saved in model_index.json:
 
     - image_shape [C, H, W] and value_range [black, white]
-    - path: "vp" (the scheduler's), "linear" (1 - t, t) or "ve" (1, t)
+    - path: how (alpha, sigma) depend on t: "vp" (as the scheduler's betas), "linear" (1 - t, t) or
+      "ve" (1, t)
     - prediction, the output of the network: sample, epsilon, v_prediction, flow, score, sigma_score
       (sigma times the score) or edm (with sigma_data)
     - noise: "gaussian", or "uniform" on [0, 1]
     - use_time: false if the network always gets time 0
     - num_classes: null, or the number of classes, which is also the index of the null class
-    - step, with a scheduler: keywords of its step, e.g. {"eta": 0.5}
+    - step, with a scheduler only: keyword arguments of its method `step`, such as {"eta": 0.5}
     - num_inference_steps, guidance_scale: defaults of the call
     - guidance_interval: [low, high] in sigma / alpha, outside of which the scale is 1; or null
-    - heun, without a scheduler: true for Heun's correction of Euler's step, two network
-      evaluations per step
+    - heun, without a scheduler only: true for Heun's correction of the Euler step, which takes two
+      network evaluations per step
     - ve: settings of the path "ve", {sigma_min, sigma_max, sigma_data, rho}; steps are evenly
       spaced in sigma^(1/rho), or in log sigma if rho is null
     """
@@ -55,7 +56,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(settings=settings)
-        # read now: diffusers copies the files of all folders to the same name
+        # read now, because diffusers overwrites its copy of this file when it loads another folder
         self.source = Path(__file__).read_text()
         self.network_source = _source_of(unet)
 
@@ -96,9 +97,10 @@ class DiffusionLabPipeline(DiffusionPipeline):
         Args:
             batch_size: number of images.
             class_labels: a class, or several that are assigned in turn; None for no class.
-            guidance_scale: s in x0_hat = null + s (class - null), of the predictions for the null
-                class and for the class; 1 is no guidance. None for the default of the settings.
-                Without class_labels it has no effect.
+            guidance_scale: s in x0_hat = x0_null + s (x0_class - x0_null), where x0_null and
+                x0_class are the predictions for the null class and for the image's class; 1 is no
+                guidance. None for the default of the settings. It has no effect without
+                class_labels.
             num_inference_steps: number of steps; None for the default of the settings.
             generator: one for all images, or one per image.
             output_type: "pil", "np" (N, H, W, C) in [0, 1] or "pt" (N, C, H, W) in [0, 1].
@@ -160,11 +162,13 @@ class DiffusionLabPipeline(DiffusionPipeline):
     def _labels(
         self, labels: int | Sequence[int] | None, count: int, device: torch.device
     ) -> torch.Tensor | None:
-        """Return one label per image, (B,), the null class for None; None without classes."""
+        """Return one label per image, (B,), the null class by default; None without classes."""
         classes = self.config.settings["num_classes"]
         if classes is None:
             if labels is not None:
-                raise ValueError("class_labels: this network has no classes, leave it out")
+                raise ValueError(
+                    f"class_labels={labels}: this network has no classes; leave class_labels out"
+                )
             return None
         labels = classes if labels is None else labels
         chosen = [labels] if isinstance(labels, int) else list(labels)
@@ -175,7 +179,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
     def _path(
         self, num_steps: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the times, noisiest first, and alpha and sigma at these and at the clean end."""
+        """Return the times, noisiest first, and alpha and sigma at each time and the clean end."""
         if self.scheduler is not None:
             self.scheduler.set_timesteps(num_steps, device=device)
             times = self.scheduler.timesteps

@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from diffusion_lab.errors import UserError
 
-# of requests, httpx or httpx2, depending on the version of huggingface_hub
+# of the library requests, httpx or httpx2, depending on the version of huggingface_hub
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 
 

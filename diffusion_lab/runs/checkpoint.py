@@ -1,4 +1,4 @@
-"""Read and write checkpoints: the file is always complete and verified, or the previous one.
+"""Read and write checkpoints; a new file replaces the old one only if it is complete and verified.
 
 `Checkpoint` lists the contents.
 """
@@ -15,7 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from diffusion_lab.config.renamed import with_new_names
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.system_errors import no_memory
 
@@ -51,11 +51,11 @@ class Checkpoint(TypedDict):
     random: list[dict[str, Any]]
     """Random states of Python, NumPy, torch and its devices, per process (RandomState)."""
     threads: int
-    """CPU threads of the run: another number changes the last bits (RandomState)."""
+    """Number of CPU threads, which affects the last bits of the results (RandomState)."""
     pending: NotRequired[dict[str, float]]
     """Metrics that Lightning logs only after saving the checkpoint (PendingMetrics)."""
     stopping: NotRequired[bool]
-    """True if early stopping has ended the run, or waits for min_epochs (ResumeState)."""
+    """True if early stopping has ended the run, or will do so at min_epochs (ResumeState)."""
     gradients: NotRequired[dict[str, Tensor]]
     """Gradients so far, by parameter, if saved within gradient accumulation (ResumeState)."""
     ema: NotRequired[WeightAverage]
@@ -63,15 +63,15 @@ class Checkpoint(TypedDict):
 
     # by Lightning
     state_dict: dict[str, Tensor]
-    """Trained weights and buffers of the module: `network.*`, and `weighting.*` if it learns."""
+    """Trained weights and buffers of the module: `network.*`, and `weighting.*` if learned."""
     epoch: int
-    """The epoch it was saved in, from 0."""
+    """The epoch in which the checkpoint was saved, from 0."""
     global_step: int
     """Optimizer steps so far."""
     loops: dict[str, Any]
     """Progress of Lightning's loops: epochs, batches and optimizer steps."""
     callbacks: dict[str, Any]
-    """The callbacks' states, by the name of the class, with settings where there may be several."""
+    """States of the callbacks, by class name, with the settings where a class may occur twice."""
     optimizer_states: list[dict[str, Any]]
     """The optimizer's state_dict."""
     lr_schedulers: list[dict[str, Any]]
@@ -137,7 +137,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if no_memory(error):
             raise
         unsafe = isinstance(error, pickle.UnpicklingError)
-        what = "it holds more than plain data; nothing was run" if unsafe else type(error).__name__
+        what = "it holds more than plain data; nothing was run" if unsafe else reason_of(error)
         beside = [path.with_stem(name) for name in (PREVIOUS, "best") if name != path.stem]
         others = [f"checkpoint={other.stem}" for other in beside if other.exists()]
         raise UserError(

@@ -20,9 +20,12 @@ def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule
     try:
         data = construct(run.config["data"] | given, run.trust)
     except TypeError as error:
-        raise UserError(f"data in the saved configuration: {error}") from error
+        raise UserError(f"the data of the saved configuration cannot be built: {error}") from error
     if not isinstance(data, ImageDataModule):
-        raise UserError("data in the saved configuration: expected an ImageDataModule")
+        raise UserError(
+            f"the data of the saved configuration are a {type(data).__name__}: expected an "
+            "ImageDataModule"
+        )
     data.setup()
     return data
 

@@ -1,4 +1,4 @@
-"""Load diffusers pipelines with an unconditional UNet2DModel, to sample or train from."""
+"""Load diffusers pipelines with an unconditional UNet2DModel, to sample or to train further."""
 
 import json
 import logging
@@ -47,7 +47,7 @@ class Pipeline:
     """Arguments of VPSchedule."""
     prediction_type: str
     clip_sample: bool
-    """True if its sampler clips the predicted x0 to [-1, 1]."""
+    """True if the pipeline's sampler clips the predicted x0 to [-1, 1]."""
     weights: dict[str, Tensor]
     """Weights of the UNet2DModel."""
     image_shape: tuple[int, int, int]
@@ -97,10 +97,10 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
         )
     if config.pop("num_class_embeds") is not None or config["class_embed_type"] is not None:
         raise UserError(
-            f"{given} holds a class-conditional network, which standard pipelines cannot sample: "
-            "use the run it was exported from"
+            f"{given} holds a class-conditional network: expected an unconditional one; if it was "
+            "exported from a run, use that run"
         )
-    # the rest are keywords of UNet2DModel
+    # the remaining settings are arguments of UNet2DModel
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
     return Pipeline(
         network={
@@ -166,14 +166,14 @@ def open_model(cfg: DictConfig) -> Run:
     for name, default in (("weights", None), ("autoguidance", None), ("checkpoint", "last")):
         if cfg[name] != default:
             raise UserError(
-                f"{name}={cfg[name]} works with run= only: a pipeline folder holds one set of "
-                "weights; leave it out"
+                f"{name}={cfg[name]} works with run= only, because a pipeline folder holds one set "
+                f"of weights: leave out {name}="
             )
     return load_pipeline(cfg.pipeline)
 
 
 def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
-    """Put the pipeline's network into a training configuration; return it resolved.
+    """Put the pipeline's network into the training configuration `cfg`; return `cfg` resolved.
 
     Raises UserError if the images or an override do not fit, and warns if the training objective
     differs from the pipeline's.
@@ -186,7 +186,7 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
     if shape != pipeline.image_shape:
         raise UserError(
             f"{source} has images of shape {pipeline.image_shape} (C, H, W), but data.channels="
-            f"{shape[0]}, data.image_size={shape[1]} give {shape}"
+            f"{shape[0]}, data.image_size={shape[1]} give {shape}: expected data of the same shape"
         )
     cfg.network = pipeline.network | {"num_classes": cfg.model.num_classes}
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))

@@ -30,7 +30,7 @@ class Run:
 
     dir: Path
     config: dict[str, Any]
-    """The resolved configuration it was trained with."""
+    """The resolved configuration that the run was trained with."""
     module: DiffusionModule
     """In evaluation mode, on the CPU."""
     value_range: ValueRange
@@ -68,9 +68,9 @@ class Run:
     ) -> Conditioning:
         """Return labels and guidance for sampling; None stands for the run's default.
 
-        The default guidance_scale is 1 (no guidance) for labels="none" and for runs saved before
-        there was such a default. `weak` is the weaker model of autoguidance. Raises UserError for
-        labels or guidance that the module does not support.
+        The default guidance_scale is 1 (no guidance) for labels="none" without `weak`, and for a
+        run whose saved configuration has no guidance_scale. `weak` is the weaker model of
+        autoguidance. Raises UserError for labels or guidance that the module does not support.
         """
         if guidance_scale is None:
             guided = weak is not None or labels != "none"
@@ -99,10 +99,10 @@ class Run:
         Args:
             num_samples: N.
             seed: seed of all noise.
-            sampler: default the run's own.
+            sampler: default: the run's own.
             labels: one or several classes of a conditional run, "all" (the default) or "none";
                 image k has class labels[k % len(labels)].
-            guidance_scale: default the run's own.
+            guidance_scale: default: the run's own.
             conditioning: labels and guidance from `conditioning()`, in place of `labels` and
                 `guidance_scale`.
             batch_size: images per network evaluation.
@@ -160,14 +160,14 @@ def load_run(
     weights: str | None = None,
     trust: Sequence[str] = (),
 ) -> Run:
-    """Rebuild the module of a run folder with the weights of a checkpoint, "last" or "best".
+    """Rebuild the module of a run folder with the weights of one of its checkpoints.
 
     Args:
         run_dir: the run folder.
-        checkpoint: "last" or "best".
+        checkpoint: "last", "best" or the name of another file in checkpoints/, without .ckpt.
         weights: "ema" (the default if the run has a moving average) or "raw". With
-            callbacks=post_hoc_ema also "posthoc:0.1", the EMA of this width at the last snapshot
-            before the checkpoint, or "posthoc:0.1@4000", at that step.
+            callbacks=post_hoc_ema also "posthoc:0.1", the EMA of width 0.1 at the last snapshot up
+            to the checkpoint's step, or "posthoc:0.1@4000", the EMA at step 4000.
         trust: packages, besides this project, whose classes the saved configuration may name.
 
     Raises:
@@ -182,12 +182,12 @@ def load_run(
     averages: dict[str, dict[str, Tensor]] = {}
     if "ema" in state:
         averages["ema"] = state["ema"]["weights"]
-    averages["raw"] = {}  # nothing in place of the trained weights
+    averages["raw"] = {}  # replaces none of the trained weights
     chosen = weights or next(iter(averages))
     if chosen.startswith(PREFIX):
         averages[chosen] = blend_snapshots(folder, chosen, newest=state["global_step"])
     if chosen not in averages:
-        raise UserError(f"weights={weights}: {path} has {' and '.join(averages)}")
+        raise UserError(f"weights={weights}: expected {' or '.join(averages)}, as in {path}")
     data = config["data"]
     try:
         module = build_module(config, trust)

@@ -29,8 +29,8 @@ def has_checkpoint(run_dir: Path) -> bool:
 def newest_checkpoint(run_dir: Path) -> Resumed:
     """Read the newest readable checkpoint of a run, for a training that continues from it.
 
-    Warns of every unreadable one, and removes temporary files of a killed training. Raises
-    UserError if no checkpoint can be read.
+    Logs a warning for every unreadable checkpoint, and removes temporary files of a killed
+    training. Raises UserError if no checkpoint can be read.
     """
     # files that a killed training was writing; deeper folders belong to other commands
     for part in [*run_dir.glob(".*.part"), *run_dir.glob("*/.*.part")]:
@@ -42,7 +42,7 @@ def newest_checkpoint(run_dir: Path) -> Resumed:
 def read_newest(run_dir: Path, warn: bool = False) -> Resumed:
     """Read the newest readable checkpoint of a run without changing the folder.
 
-    With `warn` unreadable ones are logged. Raises UserError if no checkpoint can be read.
+    With `warn`, unreadable checkpoints are logged. Raises UserError if no checkpoint can be read.
     """
     from diffusion_lab.runs.checkpoint import PREVIOUS, read_checkpoint
 
@@ -55,7 +55,7 @@ def read_newest(run_dir: Path, warn: bool = False) -> Resumed:
     for path in order:
         try:
             return Resumed(path, read_checkpoint(path))
-        except UserError as error:
+        except UserError:
             if warn:
-                log.warning("%s; falling back to an older checkpoint", str(error).partition(":")[0])
+                log.warning("%s cannot be read; falling back to an older checkpoint", path)
     raise UserError(f"{folder} holds no readable checkpoint: start a new run")

@@ -1,4 +1,4 @@
-"""Group runs by training objective: losses compare only between runs with the same one.
+"""Group runs by training objective, because losses are comparable only within one objective.
 
 Imports no torch, because the summary of a sweep uses it.
 """
@@ -38,7 +38,7 @@ def differing_parts(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def objective_groups(configs: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Number the objectives of configurations from 1, in the order of their first run."""
+    """Return the number of each configuration's objective, from 1 in order of appearance."""
     objectives = [tuple(str(_part(config, part)) for part in _PARTS) for config in configs]
     order = list(dict.fromkeys(objectives))
     return [order.index(objective) + 1 for objective in objectives]
@@ -48,13 +48,13 @@ def losses_do_not_compare(parts: Sequence[str]) -> str:
     """Return the note for a table of runs that differ in these parts of the objective."""
     names = [part.removesuffix("._target_") for part in parts]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"losses do not compare between objectives: these runs differ in {listed}"
+    return f"losses of different objectives are not comparable: these runs differ in {listed}"
 
 
 def mark_objectives(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the number of the "objective" to the rows of a sweep, if there are several objectives.
+    """Add "objective", a number, to the rows of a sweep with several objectives.
 
-    Rows name their folder in "run_dir". Losses compare between rows with the same number.
+    Losses are comparable between rows with the same number. "run_dir" of a row is its run folder.
     """
     configs = [_saved(Path(row["run_dir"])) for row in rows]
     numbers = objective_groups(configs)
@@ -69,7 +69,7 @@ def note_on_losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     parts = differing_parts([_saved(Path(row["run_dir"])) for row in rows])
     if not parts:
         return []
-    return [f"{losses_do_not_compare(parts)}; compare rows with the same number in objective"]
+    return [f"{losses_do_not_compare(parts)}; compare rows with the same number under objective"]
 
 
 def _saved(folder: Path) -> dict[str, Any]:

@@ -77,7 +77,10 @@ def _blend(run_dir: Path, steps: list[int], width: float) -> dict[str, Tensor]:
     for path, row in zip(paths, coefficients.reshape(len(paths), len(widths)), strict=True):
         averages = _read(path)
         if list(averages) != widths:
-            raise UserError(f"{path} has widths {list(averages)}, but the last snapshot {widths}")
+            raise UserError(
+                f"{path} has averages of widths {list(averages)}: expected {widths}, as in the "
+                "last snapshot"
+            )
         for tracked, coefficient in zip(widths, row, strict=True):
             for name, value in averages[tracked].items():
                 part = value.double() * coefficient
@@ -95,5 +98,6 @@ def _read(path: Path) -> dict[float, dict[str, Tensor]]:
         if no_memory(error):
             raise
         raise UserError(
-            f"{path} is damaged or was not written by this project ({type(error).__name__})"
+            f"{path} is damaged or was not written by this project ({type(error).__name__}): move "
+            "it away to use the other snapshots"
         ) from error

@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of packages; this one may be a checkout that is not installed."""
+    """Return the versions of packages; this project may be a checkout that is not installed."""
     return {name: __version__ if name == "diffusion-lab" else version(name) for name in names}
 
 

@@ -79,11 +79,13 @@ def read_conditionings(cfg: DictConfig, run: Run) -> list[Conditioning]:
     if all(conditioning.guidance_scale == 1 for conditioning in conditionings):
         if weak is not None:
             raise UserError(
-                "autoguidance= has no effect with guidance_scale=1: type guidance_scale=2"
+                "autoguidance= has no effect with guidance_scale=1: type for example "
+                "guidance_scale=2, or leave out autoguidance="
             )
         if cfg.guidance_interval is not None:
             raise UserError(
-                "guidance_interval= has no effect with guidance_scale=1: type guidance_scale=2"
+                "guidance_interval= has no effect with guidance_scale=1: type for example "
+                "guidance_scale=2, or leave out guidance_interval="
             )
     return conditionings
 

@@ -1,8 +1,8 @@
 """Read the configuration that a run was trained with, from its checkpoint and .hydra/config.yaml.
 
 The checkpoint holds resolved values. `.hydra/config.yaml` also holds interpolations such as
-`${paths.output_dir}`, but may have been edited: it is used where the two agree, else the
-checkpoint. Imports torch only to read a checkpoint.
+`${paths.output_dir}`, but may have been edited: where the two disagree, the checkpoint's values are
+used. Imports torch only to read a checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.renamed import with_new_names
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.runs.newest_checkpoint import has_checkpoint, read_newest
 from diffusion_lab.runs.state import check_new, read_record
 from diffusion_lab.system.atomic import replacing
@@ -36,7 +36,7 @@ MAY_CHANGE = (
     "data.data_dir",
     "data.on_device",
 )
-"""Options that may change when a run is resumed: the experiment stays the same."""
+"""Options that may change when a run is resumed, because the experiment stays the same."""
 _NEEDED = {"command", "model", "paths"}
 _AUTO = ("trainer.precision", "data.source")
 """Options whose value `auto` is replaced during the run."""
@@ -46,6 +46,14 @@ _OF_A_TEACHER = ("network", "noise_schedule", "prediction", "data", "model", "te
 """Nodes that `teacher.run=` sets."""
 _UNKNOWN = object()
 """The value of an interpolation that cannot be resolved here."""
+
+
+class UnreadableConfig(UserError):
+    """A run folder whose .hydra/config.yaml cannot be read or is not that of a training."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: start a new run")
+        self.reason = reason
 
 
 @dataclass
@@ -59,7 +67,7 @@ class SavedConfig:
 
 
 def read_config(folder: Path) -> SavedConfig:
-    """Read the configuration of a run: from its checkpoint, or its file if there is none yet.
+    """Read the configuration of a run from its checkpoint, or from its file without a checkpoint.
 
     Raises UserError if neither has a configuration, or if it has a node `hydra` or `defaults`,
     which would let it run code.
@@ -73,8 +81,9 @@ def read_config(folder: Path) -> SavedConfig:
         written = _of_file(path)
         later = [_of_file(file) for file in folder.glob(".hydra/resumed_*/config.yaml")]
         config, keys = merge(written, trained, later)
-    except (UserError, RecursionError) as error:  # a node may follow itself
-        note = f"{str(error).partition(': start')[0] or path}: using the checkpoint's configuration"
+    except (UserError, RecursionError) as error:  # a YAML alias may be within its own node
+        reason = error.reason if isinstance(error, UnreadableConfig) else str(error) or path
+        note = f"{reason}: using the checkpoint's configuration"
         return SavedConfig(OmegaConf.create(_literal(trained)), [note])
     if not keys:
         return SavedConfig(config)
@@ -100,11 +109,9 @@ def _of_file(path: Path) -> DictConfig:
     try:
         config = OmegaConf.load(path)
     except Exception as error:  # any error of the YAML parser
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}): start a new run"
-        ) from error
+        raise UnreadableConfig(f"{path} cannot be read ({reason_of(error)})") from error
     if not isinstance(config, DictConfig) or not config.keys() >= _NEEDED:
-        raise UserError(f"{path} is not the configuration of a training: start a new run")
+        raise UnreadableConfig(f"{path} is not the configuration of a training")
     _check_nodes(config, path)
     return OmegaConf.create(with_new_names(OmegaConf.to_container(config, resolve=False)))
 
@@ -123,8 +130,8 @@ def merge(
     """Merge the file's configuration with the checkpoint's values; also return differing keys.
 
     Interpolations of the file are kept where their values agree with the checkpoint; the data
-    folder always comes from the file. Values of MAY_CHANGE that one of `later`, the configurations
-    of resumed starts, has set are no differences.
+    folder always comes from the file. An option of MAY_CHANGE is no difference if one of `later`,
+    the configurations of resumed starts, sets the checkpoint's value.
 
     Args:
         written: the file's configuration, unresolved.
@@ -139,7 +146,7 @@ def merge(
     silent: tuple[str, ...] = ()
     true = {**trained, "paths": plain["paths"], "command": plain["command"]}
     if later and plain.get("init_from") and true.get("init_from") is None:
-        # a resumed run has the pipeline's network and weights, and init_from is null
+        # init_from is null in a resumed run, whose checkpoint holds the pipeline's network
         true["init_from"] = plain["init_from"]
     if true.get("init_from"):
         silent += _OF_A_PIPELINE
@@ -183,12 +190,12 @@ def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _failed(run_dir: Path) -> bool:
-    """Return True if the run in a folder ended with an error, so that another may replace it."""
+    """Return True if the run in a folder ended with an error, so that a new run may replace it."""
     return bool(read_record(run_dir).get("status", "failed") == "failed")
 
 
 class _Merge:
-    """Recursive merge of a written configuration, its values and those of a checkpoint.
+    """Recursive merge of a written configuration, its resolved values and a checkpoint's values.
 
     `silent` are nodes whose differences are expected, `later` the values of resumed starts.
     """
@@ -205,7 +212,7 @@ class _Merge:
         if value == true or (value != value and true != true):  # nan
             return raw
         follows = isinstance(raw, str) and "${" in raw
-        by_resolver = follows and ":" in raw  # of the process, such as an environment variable
+        by_resolver = follows and ":" in raw  # from the process, such as an environment variable
         if follows and (key in MAY_CHANGE or (self.roots_only and not by_resolver)):
             return raw
         raised = key in MAY_CHANGE and any(_select(config, key) == true for config in self.later)
@@ -272,7 +279,7 @@ CONFIG_FOLDER = ".hydra"
 def write_config(folder: Path, cfg: DictConfig, hydra: DictConfig | None = None) -> None:
     """Write .hydra/config.yaml, with `hydra` also hydra.yaml and overrides.yaml.
 
-    All are written unresolved, because a run folder may be moved.
+    Interpolations are written unresolved, because a run folder may be moved.
     """
     texts = {"config": OmegaConf.to_yaml(cfg)}
     if hydra is not None:

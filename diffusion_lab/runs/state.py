@@ -28,7 +28,7 @@ def checkpoint_file(run_dir: str | Path, checkpoint: str = "last") -> Path:
     path = folder / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
         there = sorted(p.stem for p in (folder / "checkpoints").glob("*.ckpt"))
-        hint = f"it has checkpoint={' and '.join(there)}" if there else "is it a run folder?"
+        hint = f"it has checkpoint={' and '.join(there)}" if there else "expected a run folder"
         if (folder / "model_index.json").is_file():
             hint = f"it is a diffusers pipeline, sample from it with sample.py pipeline={run_dir}"
         raise UserError(f"run={run_dir} has no checkpoints/{checkpoint}.ckpt: {hint}")
@@ -67,5 +67,5 @@ def check_repeatable(folder: Path, max_time: Any) -> None:
     if max_time is not None:
         raise UserError(
             f"rerun={folder} had a time limit, trainer.max_time={max_time}, and would not repeat "
-            "the same steps: only runs with max_epochs or max_steps can be repeated"
+            "the same steps: expected a run limited by trainer.max_epochs or trainer.max_steps only"
         )

@@ -24,7 +24,7 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 def job_folders(sweep_dir: Path) -> list[Path]:
     """Return the run folders of a sweep at any depth, in numerical order.
 
-    hydra.sweep.subdir may nest them.
+    Folders may be nested by hydra.sweep.subdir.
     """
 
     def order(folder: Path) -> list[tuple[bool, int, str]]:

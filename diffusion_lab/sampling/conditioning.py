@@ -22,7 +22,7 @@ class Conditioning:
     """Image k gets labels[k % len(labels)]; empty for no class."""
     guidance_scale: float = 1.0
     interval: tuple[float, float] = EVERYWHERE
-    """Range of noise levels sigma / alpha with guidance; outside the scale is 1."""
+    """Range of noise levels sigma / alpha with guidance; outside of this range the scale is 1."""
     weak: DiffusionModule | None = None
     """The weaker model of autoguidance, which replaces the null class."""
 
@@ -46,15 +46,17 @@ class Conditioning:
             _check_null_class(module, f"guidance_scale={guidance_scale:g}")
             if not classes:
                 raise UserError(
-                    f"guidance_scale={guidance_scale:g} with labels=none has no class to guide "
-                    "towards: type labels=all, or name classes, labels=0,1,2"
+                    f"guidance_scale={guidance_scale:g} needs a class to guide towards, but "
+                    "labels=none: type labels=all, or classes such as labels=0,1,2, or "
+                    "guidance_scale=1"
                 )
         if not classes and module.num_classes is not None:
             _check_null_class(module, "labels=none")
         if weak is not None and weak.num_classes != module.num_classes:
             raise UserError(
-                f"autoguidance=: the weaker run has {weak.num_classes or 'no'} classes, this run "
-                f"{module.num_classes or 'none'}: give a checkpoint of a run with the same classes"
+                f"autoguidance=: the weaker run has {weak.num_classes or 'no'} classes, but this "
+                f"run has {module.num_classes or 'no'} classes: type an earlier checkpoint of this "
+                "run, or a run with the same classes"
             )
         low, high = EVERYWHERE if interval is None else _interval(interval)
         return cls(classes, float(guidance_scale), (low, high), weak)
@@ -82,7 +84,7 @@ class Conditioning:
     def network_calls(
         self, sampler: Sampler, noise_schedule: NoiseSchedule, image_shape: tuple[int, int, int]
     ) -> list[int]:
-        """Return the network evaluations (NFE) per image in each step, all branches included.
+        """Return the network evaluations (NFE) per image in each step, with all guidance branches.
 
         Counted with a denoiser that returns zeros. The global random state does not change.
         """
@@ -114,8 +116,8 @@ def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) 
         if labels in (None, "none"):
             return ()
         raise UserError(
-            f"labels={labels}: this run has no classes; type labels=none, or train one with "
-            "classes, scripts/train.py model=flow model.num_classes=10"
+            f"labels={labels}: this run has no classes; type labels=none, or train a run with "
+            "classes, for example scripts/train.py model=flow model.num_classes=10"
         )
     if labels in (None, "all"):
         return tuple(range(num_classes))
@@ -128,11 +130,12 @@ def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) 
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
             raise UserError(
                 f"labels={label}: expected classes from 0 to {num_classes - 1}, for example "
-                "labels=0,1,2, or labels=all or none"
+                "labels=0,1,2, or labels=all, or labels=none"
             )
     if not chosen:
         raise UserError(
-            "labels=[]: expected at least one class, labels=0,1,2, or labels=all or none"
+            "labels=[]: expected at least one class, for example labels=0,1,2, or labels=all, or "
+            "labels=none"
         )
     return tuple(chosen)
 
@@ -140,8 +143,9 @@ def _classes(labels: Sequence[int] | int | str | None, num_classes: int | None) 
 def _check_null_class(module: DiffusionModule, setting: str) -> None:
     if module.num_classes is None:
         raise UserError(
-            f"{setting}: guidance needs classes, but this run has no classes; train one with "
-            "model.num_classes=10, or type autoguidance=<weaker run>"
+            f"{setting}: guidance needs classes, but this run has no classes; type "
+            "guidance_scale=1, or autoguidance=<weaker run>, or train a run with classes, for "
+            "example with model.num_classes=10"
         )
     if module.label_dropout == 0:
         raise UserError(
@@ -155,7 +159,7 @@ def _interval(interval: object) -> tuple[float, float]:
     numbers = [v for v in given if type(v) in (int, float)]
     if len(given) != 2 or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
         raise UserError(
-            f"guidance_interval={interval}: expected two noise levels, sigma / alpha, from "
-            "low to high, for example guidance_interval=[0.3,5]"
+            f"guidance_interval={interval}: expected two noise levels sigma / alpha from low to "
+            "high, for example guidance_interval=[0.3,5]"
         )
     return float(numbers[0]), float(numbers[1])

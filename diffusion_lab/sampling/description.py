@@ -18,9 +18,10 @@ def planned(
     module: DiffusionModule,
     image_shape: tuple[int, int, int],
 ) -> str:
-    """Return the sampling overrides and the network evaluations (NFE) per image, for each scale.
+    """Return a line with the sampling overrides and the NFE per image at each guidance scale.
 
-    The evaluations are counted without the network, so the line can be printed before sampling.
+    NFE (network evaluations) are counted without the network, so the line can be printed before
+    sampling.
     """
     schedule = module.noise_schedule
     evaluations = [
@@ -38,7 +39,7 @@ def work_line(
     """Return the line printed before sampling; `config` is the sampler's configuration."""
     several = f" at each of {num_scales} guidance scales" if num_scales > 1 else ""
     return (
-        f"sampling {times(num_samples, 'image')}{several} by {sampler_word(config)} in "
+        f"sampling {times(num_samples, 'image')}{several} with {sampler_word(config)} in "
         f"{times(sampler.num_steps, 'step')}"
     )
 

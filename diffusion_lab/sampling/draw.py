@@ -33,12 +33,12 @@ def draw(
     conditioning: Conditioning | None = None,
     precision: str = FULL,
 ) -> tuple[Tensor, list[Step]]:
-    """Sample images as uint8 (N, C, H, W); also return at most MAX_FRAMES steps of the first SHOWN.
+    """Sample uint8 images (N, C, H, W); also return up to MAX_FRAMES steps of the first SHOWN ones.
 
-    Image k depends on the seed and k alone. A batch that does not fit into a GPU's memory is
-    sampled in halves. The network computes in `precision`, the sampler in float32. Raises UserError
-    for numbers below 1, an unknown precision, and images that are not finite, which would be hidden
-    by the conversion to pixels.
+    Image k depends only on the seed and k. A batch that does not fit into a GPU's memory is sampled
+    in halves. The network computes in `precision`, the sampler in float32. Raises UserError for
+    numbers below 1, an unknown precision, and images that are not finite, because the conversion to
+    pixels would hide such values.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
@@ -46,7 +46,7 @@ def draw(
     conditioning = conditioning or Conditioning()
     images: list[Tensor] = []
     recorded: list[Step] = []
-    bar = tqdm(total=num_samples, unit=" images", disable=None, leave=False)  # terminals only
+    bar = tqdm(total=num_samples, unit=" images", disable=None, leave=False)  # on terminals only
     while (first := sum(map(len, images))) < num_samples:
         count = min(batch_size, num_samples - first)
         try:
@@ -91,7 +91,10 @@ def _run_sampler(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, 
 
 
 def _check_finite(images: Tensor, first: int, sampler: Sampler) -> None:
-    """Raise UserError if a value of images first, first + 1, ... (N, C, H, W) is not finite."""
+    """Raise UserError if a value of `images` (N, C, H, W) is not finite.
+
+    `first` is the index of the first of these images, for the message.
+    """
     finite = images.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         broken = first + int(torch.nonzero(~finite)[0])

@@ -20,13 +20,14 @@ from diffusion_lab.sampling.draw import SHOWN
 MAX_CELL = 8
 """Largest number of images per class and scale in guidance.png."""
 MAX_ROWS = 16
-"""Largest number of classes in guidance.png, as there may be hundreds of clusters."""
+"""Largest number of classes in guidance.png, because there may be hundreds of clusters."""
 
 
 def grid_columns(num_classes: int | None) -> int:
     """Return the images per row of a grid: the multiple of the number of classes nearest to 8.
 
-    Each class then has its own columns. Without classes, or with more than 16, there are 8.
+    Each class then has its own columns. Without classes, or with more than 16 classes, a row has 8
+    images.
     """
     if not num_classes or num_classes > 16:
         return 8
@@ -62,7 +63,7 @@ def visible(step: Step, schedule: NoiseSchedule, value_range: ValueRange) -> Ten
 
 
 def visible_at(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
-    """Convert x_t at t (a scalar) to [0, 1]; on VE paths it is first scaled to unit variance."""
+    """Convert x_t at t (a scalar) to [0, 1], for VE schedules after scaling to unit variance."""
     size = torch.hypot(schedule.alpha(t), schedule.sigma(t)).clamp(min=1)
     return value_range.to_unit(x_t / size)
 
@@ -112,8 +113,8 @@ def write_guidance_figure(
     """Write a table of samples: one row per class, one column per guidance scale.
 
     `sets` has uint8 images (N, C, H, W) for each scale, sampled from the same noise; image k has
-    class classes[k % len(classes)]. `kind` is class or cluster. With a single image per class and a
-    single scale, the classes are side by side.
+    class classes[k % len(classes)]. `kind` is "class" or "cluster". With a single image per class
+    and a single scale, the classes are side by side.
     """
     each = max(1, min(MAX_CELL, 16 // len(sets), len(sets[0]) // len(classes)))
     rows = {

@@ -1,4 +1,4 @@
-"""Printed lines on the work of a command and its remaining time."""
+"""Progress lines of a command: its work and the estimated time left."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _Item = TypeVar("_Item")
 FIRST = 2.0
 """Seconds until the first line on the remaining time."""
 EVERY = 10.0
-"""Least seconds between two lines; long work prints about 20 lines."""
+"""Minimum seconds between two lines; work of more than 200 s prints about 20 lines in all."""
 
 
 class Plan:

@@ -20,7 +20,7 @@ class SampleSet:
     images: Tensor
     """uint8 (N, C, H, W), on the CPU."""
     asked: Tensor | None
-    """Intended class of each image, (N,); None if unconditional."""
+    """Intended class of each image, (N,); None if unconditional or conditioned on clusters."""
     seconds: float | None = None
     num_calls: float | None = None
     """NFE per image; both branches of guidance and the weaker network of autoguidance count."""
@@ -53,7 +53,7 @@ def draw_set(
     batch_size: int,
     precision: str = FULL,
 ) -> SampleSet:
-    """Sample the images that scripts/sample.py would; measure seconds and NFE."""
+    """Sample the same images as scripts/sample.py; measure seconds and NFE."""
     networks = {run.module.network} | (
         {conditioning.weak.network} if conditioning.weak is not None else set()
     )

@@ -12,10 +12,10 @@ from diffusion_lab.evaluation.features.extractor import check_pixels
 
 
 def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Read the first `num_samples` images, or all, of scripts/sample.py's samples.npz or the like.
+    """Read the first `num_samples` images of an npz, such as samples.npz of scripts/sample.py.
 
-    Returns images, uint8 (N, C, H, W), and their intended classes (N,) or None. Raises UserError
-    for a missing or unsuitable file, and for a file with fewer images.
+    None reads all images. Returns the images, uint8 (N, C, H, W), and their intended classes (N,)
+    or None. Raises UserError for a missing or unsuitable file, and for a file with fewer images.
     """
     try:
         with np.load(file, allow_pickle=False) as npz:
@@ -30,8 +30,8 @@ def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tens
         raise UserError(f"{file} holds {sorted(arrays)}: expected an array called images")
     if "guidance_scale" in arrays:
         raise UserError(
-            f"{file} holds images of several guidance scales: expected one, sample again with "
-            "guidance_scale=1"
+            f"{file} holds images of several guidance scales: expected one scale; sample again "
+            "with one, for example guidance_scale=1"
         )
     try:
         images = torch.from_numpy(arrays["images"])
@@ -48,10 +48,12 @@ def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tens
     labels = torch.from_numpy(arrays["labels"]) if "labels" in arrays else None
     if labels is not None and labels.shape != images.shape[:1]:
         raise UserError(
-            f"{file}: labels have shape {tuple(labels.shape)}, expected one for each of "
+            f"{file}: labels have shape {tuple(labels.shape)}, expected one label for each of "
             f"{len(images)} images"
         )
     wanted = len(images) if num_samples is None else num_samples
     if len(images) < wanted:
-        raise UserError(f"num_samples={wanted}: {file} holds {len(images)} images")
+        raise UserError(
+            f"num_samples={wanted}: {file} holds {len(images)} images; expected at most that many"
+        )
     return images[:wanted], None if labels is None else labels[:wanted]

@@ -100,12 +100,13 @@ def read_seeds(given: Any) -> list[int]:
 def score_sets(
     scorer: ImageScorer, draws: Sequence[Callable[[], SampleSet]], about: dict[str, Any], out: Path
 ) -> Evaluation:
-    """Score sets of images one after the other, holding only one; write evaluation.json.
+    """Score sets of images, one at a time to save memory; write evaluation.json.
 
     Args:
         scorer: scores a set of images.
         draws: functions that sample a set, one for each of about["seeds"].
-        about: the other entries of the record; "num_samples" is also the size of the real sets.
+        about: the other entries of the record; "num_samples" is also the size of the sets of
+            real images for the baseline.
         out: an empty folder.
 
     """

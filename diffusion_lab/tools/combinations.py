@@ -86,9 +86,9 @@ Any prediction works with any sampler, because a sampler sees only the denoised 
 | L, S, T | works with `sampler.timestep_spacing=` leading, linspace, trailing (the default) |
 | yes | works; the sampler spaces its steps itself |
 
-A sampler of one path works on another by visiting the same noise levels sigma / alpha with x
-rescaled, which is exact. Between the timesteps of a VP path the network is evaluated at a
-fractional time.
+A sampler made for one noise schedule works with another: it visits the same noise levels
+sigma / alpha with x rescaled, which is exact. Between the timesteps of a VP schedule the network is
+evaluated at a fractional time.
 
 {by_sampler}
 

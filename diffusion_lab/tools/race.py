@@ -17,7 +17,7 @@ from diffusion_lab.tools.race_figure import Entry, race_figure
 
 @dataclass(frozen=True)
 class Race:
-    """Recipes in the order of their first run; the first one is the reference for the others."""
+    """Recipes in the order of their first run; the first recipe is the reference for the others."""
 
     groups: tuple[Group, ...]
 
@@ -37,7 +37,7 @@ class Race:
                 f"{group.recorded('wall_seconds'):.0f}",
                 f"{group.runs[0].evaluation['num_calls']:g}",
                 _spread(fid),
-                f"1/{reference / statistics.fmean(fid):.3g}",
+                _relative(statistics.fmean(fid) / reference),
                 *(_spread(group.values(name)) for name in ("recall", "coverage", "confidence")),
             ]
             rows.append(f"| {' | '.join(cells)} |")
@@ -69,8 +69,16 @@ def race(named: Sequence[str]) -> Race:
     for what in ("extractor", "reference", "num_samples"):
         different = {str(run.evaluation[what]) for run in runs}
         if len(different) > 1:
-            raise UserError(f"evaluations differ in {what}: {' and '.join(sorted(different))}")
+            raise UserError(
+                f"evaluations differ in {what}, {' and '.join(sorted(different))}: expected the "
+                "same for all runs; evaluate them again with the same settings"
+            )
     return Race(tuple(group_runs(runs)))
+
+
+def _relative(ratio: float) -> str:
+    """Write a ratio of at most 1 as a fraction, 1/13."""
+    return f"1/{1 / ratio:.3g}" if ratio <= 1 else f"{ratio:.3g}"
 
 
 def _spread(values: Sequence[float]) -> str:

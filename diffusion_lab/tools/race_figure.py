@@ -42,7 +42,7 @@ def race_figure(
     Args:
         entries: recipes, each labelled next to its ring.
         ylabel: name of the quality measure.
-        floor: real-data baseline, a dashed line.
+        floor: real-data baseline, drawn as a dashed line.
 
     """
     figure = new_figure(WIDTH, 4.6)

@@ -40,7 +40,7 @@ def errors(word: str, noise_schedule: NoiseSchedule, steps: Sequence[int]) -> li
             )
         )
         begin, end = solution[0], solution[-1]
-        # exact path from the sampler's first point: (x - mean) / std is constant along it
+        # exact solution from the sampler's first point: (x - mean) / std stays constant
         t = begin.t.double()[None]
         alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
         spread = ((alpha * STD) ** 2 + sigma**2) ** 0.5

@@ -29,11 +29,12 @@ def check_best(
     why = why_no_validation(cfg, num_batches, provenance["num_val"])
     if why and cfg.monitor == "val/loss" and any(isinstance(c, EarlyStopping) for c in callbacks):
         raise UserError(
-            f"early stopping uses monitor={cfg.monitor}, but {why}: type monitor=train/loss_epoch"
+            f"early stopping uses monitor={cfg.monitor}, but {why}: type for example "
+            "monitor=train/loss_epoch, or callbacks.early_stopping=null"
         )
     if why := why_no_best(cfg, callbacks, why):
         rank_zero_only(log.warning)("no best.ckpt will be written: %s", why)
-        # Lightning's warning of the same, at the end of every epoch
+        # Lightning would repeat this warning at the end of every epoch
         warnings.filterwarnings(
             "ignore", message=r".*'val/loss'.* could not find the monitored key"
         )
@@ -42,7 +43,7 @@ def check_best(
 def why_no_best(
     cfg: DictConfig, callbacks: Sequence[L.Callback], no_validation: str | None
 ) -> str | None:
-    """Return the reason why best.ckpt will not be written; None if it may be.
+    """Return the reason why best.ckpt will not be written; None if it may be written.
 
     None also for a training that saves no checkpoints at all.
     """
@@ -62,7 +63,7 @@ def why_no_best(
 
 
 def why_no_validation(cfg: DictConfig, num_batches: int, num_val: int) -> str | None:
-    """Return the reason why validation will never run; None if it may.
+    """Return the reason why validation will never run; None if it may run.
 
     `num_batches` is the number of training batches per epoch, `num_val` the number of validation
     images.

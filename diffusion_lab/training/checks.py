@@ -24,8 +24,8 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
     clusters, num_classes = datamodule.clusters, datamodule.num_classes
     if clusters is not None and cfg.model.get("num_classes") is None:
         raise UserError(
-            f"data.clusters={clusters} makes classes, but the model is unconditional: leave "
-            f"it out, or type model.num_classes={clusters}"
+            f"data.clusters={clusters} makes classes, but the model is unconditional: leave out "
+            f"data.clusters=, or type model.num_classes={clusters}"
         )
     if cfg.model.get("num_classes") not in (None, num_classes):
         why = f"{cfg.data.name} has {num_classes} classes"
@@ -40,22 +40,24 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
 def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Conditioning:
     """Return the run's default labels and guidance; UserError if the module does not support them.
 
-    Configurations saved before there was such a default have none.
+    Configurations saved before these options existed count as guidance_scale=1.
     """
     scale, interval = cfg.get("guidance_scale", 1.0), cfg.get("guidance_interval")
     if scale != 1 and module.num_classes is None:
         raise UserError(
-            f"guidance_scale={scale:g} needs classes, but this model is unconditional: type "
-            "model.num_classes=10, or data.clusters=64 model.num_classes=64, or guidance_scale=1"
+            f"guidance_scale={scale:g} needs classes, but this model is unconditional: type for "
+            "example model.num_classes=10, or data.clusters=64 model.num_classes=64, or "
+            "guidance_scale=1"
         )
     if scale != 1 and module.label_dropout == 0:
         raise UserError(
             f"guidance_scale={scale:g} needs an unconditional branch, but model.label_dropout=0 "
-            "trains none: type model.label_dropout=0.1, or guidance_scale=1"
+            "trains none: type for example model.label_dropout=0.1, or guidance_scale=1"
         )
     if scale == 1 and interval is not None:
         raise UserError(
-            "guidance_interval= has no effect with guidance_scale=1: type guidance_scale=2"
+            "guidance_interval= has no effect with guidance_scale=1: type for example "
+            "guidance_scale=2, or leave out guidance_interval="
         )
     return Conditioning.of(module, None, scale, interval)
 
@@ -69,7 +71,7 @@ def check_monitored(
         metrics.append("train/loss_epoch")
     if provenance["num_val"]:
         metrics.append("val/loss")
-    # a fast_dev_run has no FID callback and saves no checkpoint by it
+    # fast_dev_run leaves out the FID callback, and saves no checkpoint for which FID would count
     if any(isinstance(c, FIDEstimate) for c in callbacks) or cfg.trainer.fast_dev_run:
         metrics.append(FID)
     watched = any(getattr(c, "monitor", None) is not None for c in callbacks)
@@ -113,7 +115,8 @@ def check_batches(
     if by_epoch and interval > used["train"]:
         raise UserError(
             f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches; "
-            "expected at most that, or trainer.check_val_every_n_epoch=null to count over epochs"
+            f"expected at most {used['train']}, or trainer.check_val_every_n_epoch=null to count "
+            "batches across epochs"
         )
     return int(used["train"])
 

@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 def quieten_lightning() -> None:
     """Drop Lightning's info messages and some warnings that do not apply; keep other warnings."""
-    for name in (  # these set their own level when imported
+    for name in (  # these loggers set their own level when imported
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",
         "lightning.fabric.utilities.distributed",
@@ -163,7 +163,7 @@ def build_callbacks(
     `clock` returns seconds for trainer.max_time. Raises UserError for an object that is no
     callback, and for checkpoints that could not be resumed.
     """
-    # a node without a class has an experiment's settings for a callback that is turned off
+    # a node without a class holds settings of an experiment for a callback that is turned off
     nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
     callbacks = [build(node) for node in nodes]
     for callback in callbacks:
@@ -201,10 +201,13 @@ def saving_callbacks(
 
 
 def compiled_network(cfg: DictConfig) -> list[CompiledNetwork]:
-    """Return the callback for trainer.compile=true; UserError for a mode without it."""
+    """Return the callback for trainer.compile=true; UserError for compile_mode= without it."""
     mode = cfg.trainer.get("compile_mode", "default")
     if cfg.trainer.get("compile"):
         return [CompiledNetwork(mode)]
     if mode != "default":
-        raise UserError(f"trainer.compile_mode={mode} has no effect without trainer.compile=true")
+        raise UserError(
+            f"trainer.compile_mode={mode} has no effect without trainer.compile=true: add it, or "
+            "leave out trainer.compile_mode="
+        )
     return []

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from diffusion_lab.config.limits import check_one_start
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
@@ -37,7 +38,7 @@ class InitialState:
 
     pipeline: Pipeline | None = None
     teacher: Run | None = None
-    """None also for a resumed run that has its pairs."""
+    """None without a teacher, and for a resumed run, whose pairs are saved."""
     pairs_file: Path | None = None
     """File of the teacher's pairs; None without a teacher."""
 
@@ -77,11 +78,16 @@ def read_initial_state(
     continued: bool,
     trust: Sequence[str] = (),
 ) -> tuple[InitialState, dict[str, Any]]:
-    """Read pipeline and teacher and put their parts into `cfg`; return both, and `cfg` resolved.
+    """Read the pipeline of init_from= and the teacher of teacher.run=, if they are given.
 
-    `continued` is True for a resumed run. The teacher may name classes of the packages in `trust`.
-    Raises UserError for missing or damaged files, and for overrides that conflict with them.
+    Puts the pipeline's network, or the teacher's network, noise schedule, prediction and data, into
+    `cfg`. Returns the initial state and the resolved configuration.
+
+    `config` is `cfg` as resolved before. `continued` is True for a resumed run. `trust` lists
+    packages whose classes the teacher may name. Raises UserError for a missing or damaged file, and
+    for an override of a setting that the pipeline or the teacher determines.
     """
+    check_one_start(cfg)
     pipeline = None
     if cfg.init_from is not None:
         pipeline = read_pipeline("init_from", cfg.init_from)
@@ -99,8 +105,15 @@ def read_initial_state(
 def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UserError if a resumed run was trained on other images, by their SHA-256."""
     if before["sha256"] != now["sha256"]:
+        then, found = (
+            f"{data['dataset']} ({data['source']}, sha256 {data['sha256'][:8]})"
+            for data in (before, now)
+        )
+        remedies = {
+            "full": "type paths.data_dir=<folder of the images it was trained on>",
+            "function": "make data.images._target_ return them again, or start a new run",
+        }
         raise UserError(
-            f"the run was trained on other images ({before['dataset']}, {before['source']}, sha256 "
-            f"{before['sha256'][:8]}) than {now['dataset']} has here ({now['source']}, "
-            f"{now['sha256'][:8]}): name the folder of the former with paths.data_dir="
+            f"this run was trained on {then}, but the images found now are {found}: expected the "
+            f"same images; {remedies.get(before['source'], 'start a new run')}"
         )

@@ -19,7 +19,7 @@ from diffusion_lab.system.atomic import replacing
 from diffusion_lab.training.summary import compared, hyper_parameters
 
 _RUN_NAMES = {"mlflow": "run_name", "wandb": "name"}
-"""Arguments of loggers with the name of the run; by default MLflow repeats names for a seed."""
+"""Argument for the name of the run, by logger; MLflow's default name is the same for each seed."""
 
 
 def run_name(folder: str | Path) -> str:
@@ -31,8 +31,8 @@ def run_name(folder: str | Path) -> str:
 def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
     """Build the loggers; UserError for one whose package is not installed.
 
-    For a run resumed at `first_step`, rows of that step and later ones are removed from TensorBoard
-    and CSV: they were logged after the checkpoint.
+    For a run resumed at `first_step`, rows from that step on are removed from TensorBoard and CSV,
+    because they were logged after the checkpoint.
     """
     if cfg.trainer.fast_dev_run:  # Lightning would not use them
         return []
@@ -94,9 +94,9 @@ def log_final_metrics(
 
 @rank_zero_only
 def keep_rows(logger: CSVLogger, first_step: int) -> None:
-    """Keep the CSV rows before `first_step`: Lightning deletes the file of an earlier start.
+    """Keep the CSV rows before `first_step`, because Lightning deletes the file of a former start.
 
-    The rows are in a file at every moment.
+    At every moment the rows are in one of two files, so that a crash loses none.
     """
     path = Path(logger.log_dir, "metrics.csv")
     aside = path.with_name("metrics_before.csv")
@@ -107,7 +107,7 @@ def keep_rows(logger: CSVLogger, first_step: int) -> None:
     path.unlink(missing_ok=True)
     with aside.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    with warnings.catch_warnings(action="ignore"):  # of files that Lightning deletes
+    with warnings.catch_warnings(action="ignore"):  # about files that Lightning deletes
         writer = logger.experiment
     for row in rows:
         # a killed process may have left half a line
@@ -119,9 +119,10 @@ def keep_rows(logger: CSVLogger, first_step: int) -> None:
 
 @rank_zero_only
 def forget_hyper_parameters(log_dir: Path) -> None:
-    """Remove the hyperparameters of an earlier end of this run from TensorBoard's files.
+    """Remove the hyperparameters that a resumed run logged at its earlier end.
 
-    The HPARAMS tab shows the first ones it finds: old limits would appear with new metrics.
+    TensorBoard's HPARAMS tab shows the first entry it finds, so old limits would appear beside new
+    metrics.
     """
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
@@ -142,7 +143,7 @@ def forget_hyper_parameters(log_dir: Path) -> None:
 
 
 def log_unlogged(trainer: L.Trainer, content: Checkpoint) -> None:
-    """Log metrics that the stopped run had saved in its checkpoint and had not logged yet."""
+    """Log the metrics that the stopped run saved in its checkpoint but did not log."""
     step, pending = content["global_step"] - 1, content.get("pending", {})
     for logger in trainer.loggers if pending else ():
         logged = _logged(logger, step)

@@ -28,11 +28,14 @@ def preflight(start: Start) -> InitialState:
     """Check everything that needs neither data nor a network; return the initial state.
 
     Updates `start.config` with the parts of a pipeline (init_from=) or a teacher (teacher.run=).
-    Raises UserError.
+    Raises UserError for the first mistake.
     """
     validate(start.config, TrainConfig)
     if start.cfg.replay is not None:
-        raise UserError("replay= trains nothing: type debug=replay replay=<run folder>/anomaly.pt")
+        raise UserError(
+            "replay= has no effect without debug=replay: type debug=replay replay=<run "
+            "folder>/anomaly.pt, or leave out replay= to train"
+        )
     continued = start.checkpoint is not None
     initial, start.config = read_initial_state(
         start.cfg, start.config, start.run_dir, continued, start.trust
@@ -57,8 +60,8 @@ def check_trainer_options(cfg: DictConfig) -> None:
     ends = (cfg.trainer.max_epochs, cfg.trainer.max_time)
     if ends == (None, None) and cfg.trainer.max_steps in (None, -1):
         raise UserError(
-            "trainer.max_epochs=null means Lightning's default of 1,000 epochs: type a number, "
-            "trainer.max_steps= or trainer.max_time=, or trainer.max_epochs=-1 for no limit"
+            "trainer.max_epochs=null means Lightning's default of 1,000 epochs: type a number of "
+            "epochs, trainer.max_steps= or trainer.max_time=, or trainer.max_epochs=-1 for no limit"
         )
 
 

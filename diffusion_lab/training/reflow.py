@@ -1,6 +1,6 @@
 """Reflow (rectified flow, arXiv 2209.03003): train on pairs of noise and a teacher's samples.
 
-The straighter paths need fewer network evaluations (NFE).
+Paths from noise to image become straighter, so sampling needs fewer network evaluations (NFE).
 """
 
 import logging
@@ -22,7 +22,7 @@ from diffusion_lab.config.trusted import check_targets
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.system.atomic import replacing
@@ -59,9 +59,9 @@ class Pairs:
 def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
     """Load the run of `teacher.run` and check it against the other settings of the teacher.
 
-    The folder may be untrusted: it may name classes of this project and of the packages in `trust`
-    only. Raises UserError for a stochastic sampler, for a prediction that is undefined at pure
-    noise, and for guidance that the run does not support.
+    The folder may be untrusted: its configuration may name only classes of this project and of the
+    packages in `trust`. Raises UserError for a stochastic sampler, for a prediction that is
+    undefined at pure noise, and for guidance that the run does not support.
     """
     teacher = cfg.teacher
     if not teacher.run:
@@ -84,7 +84,7 @@ def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
         sampler = _sampler(run, cfg)
         if sampler.stochastic:
             raise UserError(
-                f"{sampler.name} is stochastic: expected a deterministic sampler, type "
+                f"{sampler.name} is stochastic: expected a deterministic sampler, for example "
                 "sampler@teacher.sampler=unipc"
             )
         _conditioning(run, cfg)
@@ -96,16 +96,16 @@ def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
 
 
 def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
-    """Put the teacher's network, noise schedule, prediction and data into a configuration.
+    """Put the teacher's network, noise schedule, prediction and data into `cfg`.
 
-    Returns it resolved. Raises UserError for an override that conflicts with the teacher.
+    Returns `cfg` resolved. Raises UserError for an override that conflicts with the teacher.
     """
     theirs = OmegaConf.create(run.config)
     clashes = [word for word in cfg.command.overrides if _clashes(word, cfg, theirs)]
     if clashes:
         raise UserError(
             f"teacher.run={cfg.teacher.run} sets network, noise schedule, prediction, classes "
-            f"and data, and has other values: leave out {' '.join(clashes)}"
+            f"and data to the teacher's: leave out {' '.join(clashes)}, which has another value"
         )
     if cfg.pairing.get("_target_") != "diffusion_lab.diffusion.independent":
         raise UserError("teacher.run= sets the pairs of noise and image: leave out pairing=")
@@ -139,7 +139,7 @@ def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
 
 
 def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> None:
-    """Sample `teacher.num_pairs` images with the teacher and the run's seed; write them."""
+    """Sample `teacher.num_pairs` images with the teacher and the run's seed; write the file."""
     began = time.perf_counter()
     count = cfg.teacher.num_pairs
     log.info("sampling %d training images with %s (teacher.num_pairs=)", count, run.dir)
@@ -175,7 +175,7 @@ def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
             labels = torch.from_numpy(arrays["labels"])
     except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{file} is damaged ({type(error).__name__}): remove it to sample the pairs again"
+            f"{file} is damaged ({reason_of(error)}): remove it to sample the pairs again"
         ) from error
     generators = image_generators(seed, 0, len(images))
     return Pairs(images, labels, first_noise(noise_schedule, images.shape[1:], generators))

@@ -1,4 +1,4 @@
-"""Replay a diverged step from anomaly.pt to find the image, layer or gradient that caused it."""
+"""Replay a diverged step from anomaly.pt to find the image, layer or gradient at fault."""
 
 import logging
 import math
@@ -49,8 +49,8 @@ def replay(file: str | Path, trust: Sequence[str] = ()) -> Replay:
     """Repeat the step of an anomaly.pt on the CPU, in the precision of the run.
 
     The file is read as plain data (weights_only) and may name only classes of this project and of
-    the packages in `trust`. Nothing is written. The loss has the same bits as in the run if that
-    used a CPU with as many threads. Raises UserError for another kind of file.
+    the packages in `trust`. Nothing is written. The loss has the same bits as in the run if the run
+    used a CPU and the same number of threads. Raises UserError for another kind of file.
     """
     path = Path(file).expanduser()
     if not path.is_file():

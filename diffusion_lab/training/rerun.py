@@ -1,4 +1,4 @@
-"""Repeat a run from its saved configuration and compare the two bit for bit."""
+"""Repeat a run from its saved configuration and compare both runs bit for bit."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -35,11 +35,11 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
 def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
     """Repeat the training of the run in `first`, in the folder of `cfg`; return the differences.
 
-    The configuration may name this project's parts and those of the packages in `trust`. Raises
+    The configuration may name only parts of this project and of the packages in `trust`. Raises
     UserError for a run with a time limit, whose number of steps cannot be repeated.
     """
     content = newest_checkpoint(first).content
-    ended = content["config"]["trainer"]  # its limits may have been raised since it began
+    ended = content["config"]["trainer"]  # a resumed start may have raised the limits
     cfg.trainer.max_epochs, cfg.trainer.max_steps = ended["max_epochs"], ended["max_steps"]
     check_repeatable(first, ended.get("max_time"))
     train(restore_settings(cfg, content), trust=trust)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.callbacks import FID, FIDEstimate
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import check_targets
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.runs.checkpoint import Checkpoint
 from diffusion_lab.runs.newest_checkpoint import Resumed, newest_checkpoint
 from diffusion_lab.runs.saved_config import check_start, write_config
@@ -35,9 +35,9 @@ class Start:
     """`cfg` resolved, as saved in checkpoints."""
     run_dir: Path
     checkpoint: Resumed | None = None
-    """None where the training starts at step 0."""
+    """None if the training starts at step 0."""
     first_step: int | None = None
-    """None for a new run."""
+    """First step of a resumed run; None for a new run."""
     trust: Sequence[str] = ()
     """Packages whose classes a teacher's run folder may name."""
 
@@ -83,7 +83,7 @@ def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
         cfg.command = {"overrides": overrides, "choices": hydra.hydra.runtime.choices}
     except Exception as error:  # any error of the YAML parser
         raise UserError(
-            f"{run_dir / '.hydra'} cannot be read ({type(error).__name__}): start a new run"
+            f"{run_dir / '.hydra'} cannot be read ({reason_of(error)}): start a new run"
         ) from error
     return cfg
 
@@ -103,8 +103,8 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: Checkpoint) -> None:
         if limit not in (None, -1) and reached >= limit:
             unit = " seconds" if name.endswith("time") else ""
             raise UserError(
-                f"resume={run_dir} is finished: {name}={OmegaConf.select(cfg, name)} leaves "
-                f"nothing to train, it has reached {reached:g}{unit}"
+                f"resume={run_dir} is finished: it has reached {reached:g}{unit}, so {name}="
+                f"{OmegaConf.select(cfg, name)} leaves nothing to train; type a higher limit"
             )
 
 
@@ -121,9 +121,9 @@ def restore_settings(cfg: DictConfig, content: Checkpoint) -> DictConfig:
 
 
 def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
-    """Restore the settings of a resumed run; it has its own network and weights.
+    """Restore the settings of a resumed run, including the parts of a pipeline or a teacher.
 
-    So init_from= no longer applies, and a teacher's parts come from the checkpoint.
+    These parts come from the checkpoint, so that init_from= no longer applies.
     """
     cfg = restore_settings(cfg, content)
     if cfg.init_from is not None:

@@ -36,7 +36,7 @@ def headline(module: DiffusionModule, provenance: Mapping[str, Any], trainer: L.
 
 
 def hyper_parameters(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters for loggers; MLflow allows no @, as in sampler@teacher.sampler."""
+    """Return the hyperparameters for loggers, without the @ in keys, which MLflow rejects."""
     command = dict(config["command"])
     command["choices"] = {k.replace("@", ":"): v for k, v in command["choices"].items()}
     return {**config, "command": command, "provenance": provenance}
@@ -48,7 +48,8 @@ def _device(module: DiffusionModule, trainer: L.Trainer) -> str:
     if device.type == "cpu":
         threads = torch.get_num_threads()
         how = f" with {threads} thread{'s' * (threads > 1)}"
-    elif device.type == "cuda" and torch.cuda.is_initialized():  # not before a fork
+    elif device.type == "cuda" and torch.cuda.is_initialized():
+        # only then, because a query would initialise CUDA, which must not happen before a fork
         how = f" ({gpu_settings(device, module.memory_format)})"
     several = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     return f"{device}{how} in {trainer.precision}{several}"

@@ -56,15 +56,15 @@ def train(
         cfg: composed from configs/train.yaml, for example by `compose_config`.
         resume: continue from the folder's newest readable checkpoint as if training had never
             stopped; from step 0 if there is no checkpoint yet.
-        trust: for a configuration from an untrusted run folder: it may name this project's parts,
-            torch's optimizers, Lightning's trainer, callbacks and loggers, and the contents of
-            these packages. None if the configuration is your own.
+        trust: packages whose contents a configuration from an untrusted run folder may name,
+            besides this project's parts, torch's optimizers, and Lightning's trainer, callbacks,
+            loggers and profilers. None if the configuration is your own.
         clock: returns seconds, for trainer.max_time.
 
     Raises:
         UserError: for a mistake in the configuration, before any training, and if another process
             uses the folder.
-        Diverged: a UserError too, if losses, gradients or weights are not finite.
+        Diverged: if losses, gradients or weights are not finite; it is a UserError too.
         Stopped: after SIGINT or SIGTERM.
 
     metrics.json in the folder records how the run ended, also after an error.
@@ -138,7 +138,7 @@ def record_results(record: RunRecord, parts: Parts) -> None:
     losses = [loss for history in callbacks_of(trainer, LossHistory) for loss in history.epochs]
     measured = trainer.callback_metrics.items()
     record.content |= {
-        # the learning rate among them belongs to the last logged step
+        # without the learning rate, which is that of the last logged step
         "metrics": {k: v.item() for k, v in measured if not k.startswith("lr")},
         "epoch_losses": losses,
         "data": parts.datamodule.provenance,

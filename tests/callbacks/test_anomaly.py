@@ -173,6 +173,7 @@ def test_gradient_scaler_handles_its_own_overflow(scale, stops, tmp_path):
     assert record_of(tmp_path)["skipped_steps"] == 0
 
 
+@pytest.mark.slow
 def test_too_large_learning_rate_stops(typed, tmp_path):
     code, _, err = typed("train", *QUICK, "optimizer.lr=1e30", "hydra.run.dir=run")
     assert code == 3

@@ -58,6 +58,7 @@ def recorded(tmp_path_factory):
     return folder, initial, record, result
 
 
+@pytest.mark.slow
 def test_average_follows_the_formula(recorded):
     folder, initial, record, _ = recorded
     state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
@@ -173,6 +174,7 @@ def test_average_resumes_from_a_checkpoint(recorded):
     assert ema.steps == 10
 
 
+@pytest.mark.slow
 def test_half_precision_averages_in_float32(tmp_path):
     train(compose_config([*FLOW, "trainer.precision=bf16-true"], tmp_path))
     state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)

@@ -72,6 +72,7 @@ def read_table(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_table_equals_the_images_losses(tmp_path):
     words = ["weighting=min_snr", "callbacks.loss_by_noise.bins=4", "trainer.limit_train_batches=5"]
     result, witness = watched(tmp_path, *words)
@@ -207,6 +208,7 @@ def test_two_processes_add_up(command, tmp_path):
     assert counts == {"train": 2 * 2 * 4, "val": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bins", "every_n_epochs"])
 def test_rejected(typed, name):
     words = ["callbacks=loss_by_noise", f"callbacks.loss_by_noise.{name}=0"]

@@ -11,6 +11,7 @@ from tests.cli.test_bad_input import assert_refused
 from tests.support.poison import QUICK, Poison, checkpoint, equal, judge_late, record_of, train_with
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("batches", [1, 5], ids=["before validation", "in the next step"])
 def test_non_finite_weights_reach_no_file(batches, late, tmp_path, monkeypatch):

@@ -60,6 +60,7 @@ def test_loss_and_speed_share_one_row_per_step(words, steps, tmp_path):
     assert steps_of(tmp_path, "images_per_second") == steps
 
 
+@pytest.mark.slow
 def test_log_is_written_during_training(tmp_path, monkeypatch):
     """Also by the logger that keeps a hundred steps; no more often than need be."""
     found = []

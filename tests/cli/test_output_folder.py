@@ -64,7 +64,7 @@ def test_a_rejected_start_changes_nothing(run, typed, given, more):
 @pytest.mark.parametrize("place", [".hydra", "conf", ".hydra/more"])
 def test_the_configuration_has_one_place(typed, tmp_path, place):
     refused = typed("train", *RUN, "hydra.run.dir=fresh", f"hydra.output_subdir={place}")
-    assert_refused(refused, f"hydra.output_subdir={place}", "leave it out")
+    assert_refused(refused, f"hydra.output_subdir={place}", "leave out hydra.output_subdir=")
     assert not (tmp_path / "fresh" / place).exists()
 
 
@@ -82,6 +82,7 @@ def test_a_saved_run_is_not_written_over_by_its_own_command(run, typed, command)
     assert not (run.parent.parent / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_explain_does_not_change_a_run(run, typed):
     before = contents(run)
     assert_refused(typed("explain", f"hydra.run.dir={run}"), "holds a run already")
@@ -156,6 +157,7 @@ def test_compare_uses_the_checkpoints_configuration(half, caplog):
     assert "using the checkpoint" in caplog.text
 
 
+@pytest.mark.slow
 def test_resume_needs_no_configuration_file(half, whole, typed):
     shutil.rmtree(half / ".hydra")
     code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=2")
@@ -171,6 +173,7 @@ def test_a_configuration_file_that_agrees_gives_no_note(half):
     )
 
 
+@pytest.mark.slow
 def test_a_raised_limit_is_kept_without_a_note(half, typed):
     """An interrupted run whose limit was raised to four epochs keeps that limit."""
     code, _, err = typed("train", f"resume={half}", "trainer.max_epochs=4")
@@ -276,6 +279,7 @@ def test_a_sweep_and_a_run_cannot_share_a_folder(tmp_path, typed):
     assert_refused(typed("train", f"resume={sweep}"), "is a sweep", f"resume={sweep}/0")
 
 
+@pytest.mark.slow
 def test_outside_slurm_a_requeued_run_is_not_trained_again(tmp_path, typed):
     folder = tmp_path / "turn"
     assert typed("train", *RUN, f"hydra.run.dir={folder}")[0] == 0

@@ -128,7 +128,7 @@ def save(path, images, **more):
     [
         ([], ["expected one of run=, pipeline= and images=", "run=logs/runs/<name>"]),
         (["pipeline=x"], ["expected one of run=, pipeline= and images="]),
-        (["data=fake"], ["data= works with pipeline= and images=", "leave data= out"]),
+        (["data=fake"], ["data= works with pipeline= and images=", "leave out data="]),
         (["reference=none.npz"], ["reference=none.npz", "mu (F,)"]),
         (["num_samples=1"], ["num_samples=1", "at least 2"]),
         (["batch_size=0"], ["batch_size=0"]),

@@ -60,6 +60,7 @@ def test_an_export_during_training_does_not_change_it(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [unet2d, fast])
 def test_a_compiled_network_exports_without_prefixes(tmp_path, network):
     module = DiffusionModule(network(), VPSchedule(), VPrediction())

@@ -20,8 +20,6 @@ def options(group):
 
 # what has to stand beside an option for it to make sense or to stay small
 BESIDE = {
-    "prediction=epsilon": ["model=ddpm"],
-    "prediction=score": ["model=score_matching"],
     "sampler=heun_discrete": ["sampler.num_steps=12"],  # fewer leave noise on this path
     "sampler=langevin": ["sampler.steps_per_level=1"],
     "noise_schedule=zero_snr": ["prediction=v_prediction"],
@@ -44,7 +42,7 @@ BESIDE = {
 FAST = "network=unet_fast"
 ALONE = [
     f"{group}={option}"
-    for group in ("network", "prediction", "callbacks", "model", "debug", "experiment")
+    for group in ("network", "callbacks", "model", "debug", "experiment")
     for option in options(group)
     if option
     not in ("replay", "one_step")  # callbacks/test_anomaly.py and training/test_reflow.py have them
@@ -77,7 +75,9 @@ def together():
 
 
 TOGETHER = list(together())
-OPTIONS = [*ALONE, *(word for words in TOGETHER for word in words)]
+PREDICTIONS = [f"prediction={name}" for name in options("prediction")]
+"""tools/test_combinations.py trains each."""
+OPTIONS = [*ALONE, *PREDICTIONS, *(word for words in TOGETHER for word in words)]
 
 
 # what the pictures at the end depend on

@@ -18,6 +18,7 @@ def digits(tmp_path_factory) -> ImageDataModule:
     return data
 
 
+@pytest.mark.slow
 def test_clusters_have_about_equal_size(digits):
     assert digits.num_classes == 32
     counts = torch.bincount(digits.labels("train"), minlength=32)

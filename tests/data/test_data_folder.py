@@ -162,6 +162,7 @@ def test_a_damaged_packed_file_is_reported_and_kept(tiny, tmp_path, content, mes
     assert (raw / f"{name}.gz").read_bytes() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["data.data_dir", "paths.data_dir", "DIFFUSION_LAB_DATA"])
 def test_training_does_not_change_a_folder_of_other_images(typed, monkeypatch, pictures, by):
     monkeypatch.delenv("DIFFUSION_LAB_DATA", raising=False)

@@ -6,7 +6,9 @@ import pytest
 
 from diffusion_lab import compose_config, load_run, train
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.errors import UserError
 from diffusion_lab.runs.data import run_data
+from diffusion_lab.training.initialization import check_same_data
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import RUN
 from tests.data.conftest import tiny_files
@@ -45,7 +47,27 @@ def test_resuming_with_other_images_is_rejected(typed, tmp_path, monkeypatch):
     others = property(lambda self: before | {"sha256": "0" * 64})
     monkeypatch.setattr(ImageDataModule, "provenance", others)
     result = typed("train", f"resume={run}", "trainer.max_epochs=3")
-    assert_refused(result, "trained on other images (fake, ", before["sha256"][:8], "00000000)")
+    assert_refused(
+        result, f"trained on fake (fake, sha256 {before['sha256'][:8]})", "00000000)", "new run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        ("full", "type paths.data_dir=<folder of the images it was trained on>"),
+        ("bundled", "start a new run"),
+        ("function", "make data.images._target_ return them again, or start a new run"),
+    ],
+)
+def test_the_message_on_other_images_names_what_helps(source, remedy):
+    before = {"dataset": "mnist", "source": source, "sha256": "1" * 64}
+    with pytest.raises(UserError) as raised:
+        check_same_data(before, before | {"sha256": "2" * 64})
+    assert str(raised.value) == (
+        f"this run was trained on mnist ({source}, sha256 11111111), but the images found now are "
+        f"mnist ({source}, sha256 22222222): expected the same images; {remedy}"
+    )
 
 
 @pytest.mark.parametrize("edit", ["inpaint", "image_to_image", "interpolate", "invert"])

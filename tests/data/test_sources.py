@@ -89,7 +89,7 @@ def test_labels_out_of_range(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("minst", "auto", "mnist, fashion_mnist, kmnist or fake"),
+        ("minst", "auto", "did you mean mnist"),
         ("mnist", "online", "auto, full, bundled"),
         ("kmnist", "bundled", "data=mnist"),
     ],

@@ -46,6 +46,6 @@ def test_to_unit_is_for_display():
 
 
 def test_unknown_name_lists_the_choices():
-    with pytest.raises(UserError, match="zero_one or minus_one_one") as raised:
+    with pytest.raises(UserError, match="zero_one, minus_one_one") as raised:
         ValueRange("0_255")
     assert "\n" not in str(raised.value)

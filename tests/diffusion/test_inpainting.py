@@ -79,6 +79,7 @@ def test_inpainting_draws_from_the_conditional_distribution(schedule):
     assert unknown(1).mean() < mean + rho - 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GAUSSIAN)
 def test_inpainting_returns_the_images_that_agree_with_the_known_half(path):
     schedule, images = noise_schedules()[path], signs(6)

@@ -66,6 +66,7 @@ def test_the_word_as_it_is_typed(command, tmp_path):
     np.testing.assert_allclose(scheduler.alphas_cumprod, alpha_bar)
 
 
+@pytest.mark.slow
 def test_a_page_explains_it(typed):
     code, out, err = typed("explain", "model=ddpm", "noise_schedule=sigmoid_jabri", *TINY)
     assert code == 0, err
@@ -86,6 +87,7 @@ def test_settings_that_make_no_sense(typed, word, said):
     assert_refused(typed("train", *TINY, "model=ddpm", "noise_schedule=sigmoid_jabri", word), said)
 
 
+@pytest.mark.slow
 def test_it_learns_what_it_is_asked(tmp_path):
     """The losses of a training are those of the paper's noise levels, recomputed."""
     words = [*TINY, "model=ddpm", "network=unet_fast", "network.width=8", "optimizer.lr=0"]

@@ -142,7 +142,7 @@ def test_the_command_writes_weights_a_record_and_a_reference(fake_extractor):
     ("overrides", "message"),
     [
         ([], ["version= is missing", "version=mnist_v2"]),
-        (["version=inception"], ["version=inception exists"]),
+        (["version=inception"], ["version=inception exists", "version=inception2"]),
         (["version=../up"], ["version=../up", "mnist_v2"]),
         (["version=new", "max_epochs=0"], ["max_epochs=0"]),
         (["version=new", "lr=fast"], ["lr"]),
@@ -174,3 +174,13 @@ def test_an_existing_version_is_never_overwritten(typed, fake_extractor):
     assert {file: file.read_bytes() for file in fake_extractor.iterdir()} == before
     code, _, err = typed("train_extractor", *TINY_EXTRACTOR, "version=mnist_v1")
     assert code == 2 and "version=mnist_v1 exists" in err and "mnist_v2" in err
+
+
+@pytest.mark.parametrize(
+    ("version", "free"), [("mnist_v1", "mnist_v3"), ("mnist_v2", "mnist_v3"), ("k9", "k10")]
+)
+def test_an_existing_version_suggests_the_next_free_number(typed, monkeypatch, version, free):
+    shipped = ["k9", "mnist_v1", "mnist_v2"]
+    monkeypatch.setattr("diffusion_lab.commands.train_extractor.shipped_versions", lambda: shipped)
+    _, _, err = typed("train_extractor", *TINY_EXTRACTOR, f"version={version}")
+    assert f"version={version} exists" in err and err.strip().endswith(f"version={free}")

@@ -40,6 +40,7 @@ def test_a_grid_of_few_classes_is_not_a_long_strip(tmp_path, labels, count):
         assert height == len(tall) * (tall.shape[-1] + 2) + 2  # not enlarged
 
 
+@pytest.mark.slow
 def test_samples_of_one_class(typed, runs, tmp_path):
     words = [f"run={runs['conditional']}", "labels=3", "num_samples=16", f"out={tmp_path / 'out'}"]
     code, _, err = typed("sample", *words, "sampler.num_steps=2", "guidance_scale=0,1,2")
@@ -49,6 +50,7 @@ def test_samples_of_one_class(typed, runs, tmp_path):
         assert frames.size == (484, 124)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "results"), [(1, 14), (1, 60), (2, 9), (3, 5), (6, 3)])
 def test_results_of_few_images_are_side_by_side(typed, trained, tmp_path, images, results):
     words = [f"run={trained['basic_unet']}", "edit=image_to_image", f"images=test:0-{images - 1}"]

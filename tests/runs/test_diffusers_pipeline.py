@@ -56,6 +56,7 @@ def test_samples_equal_diffusers_own(tmp_path, prediction, betas):
     assert np.abs(difference).max() <= 0.51  # ours are rounded to whole levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["blend", "heun", "ddpm", "dpm_solver", "euler_ancestral"])
 def test_any_sampler_works_on_a_pipeline(folder, typed, tmp_path, sampler):
     out = tmp_path / "out"
@@ -117,6 +118,7 @@ def test_mismatching_options_are_rejected(folder, runs, typed, tmp_path):
     assert [p.name for p in full.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_pipeline_with_another_network_is_rejected(folder, typed, tmp_path):
     def changed(name, file, **news):
         copy = tmp_path / name

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import RUN
 from tests.support.evaluated_runs import make_run
 
-LINE = "losses do not compare between objectives: these runs differ in "
+LINE = "losses of different objectives are not comparable: these runs differ in "
 SMALL = [word for word in RUN if not word.startswith(("model=", "network."))]
 
 

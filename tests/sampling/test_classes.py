@@ -33,6 +33,7 @@ def test_training_without_classes_uses_no_random_numbers_for_labels(tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_samples_of_every_class_and_scale(conditional, typed):
     code, out, err = typed(
         "sample", f"run={conditional}", "labels=all", "guidance_scale=0,1,3", "num_samples=20"
@@ -92,6 +93,7 @@ def test_labels_are_assigned_in_turn(conditional, typed, arguments, labels):
     assert (samples["labels"].tolist() if "labels" in samples else None) == labels
 
 
+@pytest.mark.slow
 def test_guidance_interval_and_autoguidance(conditional, typed):
     samples = {}
     for arguments in (

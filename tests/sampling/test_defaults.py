@@ -77,6 +77,7 @@ def samples_of(out):
     return np.load(Path(out.strip().splitlines()[-1]) / "samples.npz")["images"]
 
 
+@pytest.mark.slow
 def test_grids_and_figures_of_the_training_are_guided(recipe, tmp_path):
     images = by_hand(load_run(recipe), 6).float() / 255
     figures.save_grid(images, tmp_path / "expected.png", grid_columns(4))
@@ -85,6 +86,7 @@ def test_grids_and_figures_of_the_training_are_guided(recipe, tmp_path):
         assert apart(Image.open(recipe / "figures" / name), expected) <= 1, name
 
 
+@pytest.mark.slow
 def test_commands_and_python_sample_with_the_recipe(recipe, typed, tmp_path):
     run = load_run(recipe)
     expected = by_hand(run, 8)
@@ -202,6 +204,7 @@ def test_an_exported_pipeline_has_the_defaults_of_the_recipe(recipe, typed, tmp_
     assert np.abs(default - images(num_inference_steps=6)).max() > 0.005
 
 
+@pytest.mark.slow
 def test_an_exported_pipeline_has_the_guidance_interval_of_the_run(tmp_path, typed):
     more = ["guidance_interval=[0.5,2]", "trainer.max_epochs=1"]
     train(compose_config([*SMALL, *more], tmp_path / "run"))

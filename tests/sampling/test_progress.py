@@ -78,7 +78,7 @@ COMMANDS = {
 }
 FIRST_LINES = {
     "evaluate": "sampling 70 images for each of 2 seeds with heun in 2 steps, then scoring them",
-    "sample": "sampling 4 images by heun in 3 steps",
+    "sample": "sampling 4 images with heun in 3 steps",
     "tradeoff": "timing and scoring 4 sampler settings, 0 of them done already",
     "diagnose": "losses: network and ideal denoiser (of 20 images) on 4 images of each split",
     "likelihood": "probability-flow ODE of 4 images of test",

@@ -82,6 +82,7 @@ def test_before_a_checkpoint_the_file_is_refused(forged, typed, tmp_path, forger
     assert not list(tmp_path.rglob("ran"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_file_that_is_not_the_checkpoints_is_not_used(forged, typed, tmp_path, forgery):
     folder = forged(FORGERIES[forgery])
@@ -119,6 +120,7 @@ def test_code_that_is_trusted_by_name_runs(forged, typed, tmp_path, monkeypatch)
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "- 1", "a: [", "a: 1", "!!python/object/apply:os.system [x]"])
 def test_a_file_that_is_no_configuration(forged, typed, text):
     folder = forged(lambda config: None)

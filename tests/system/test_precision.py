@@ -49,6 +49,7 @@ def test_a_missing_accelerator_is_rejected(typed):
     assert_refused(refused, "gpu", "trainer.accelerator=cpu")
 
 
+@pytest.mark.slow
 def test_samples_in_bfloat16_are_close_to_float32(runs, command, tmp_path):
     pixels = {}
     for name in ("32-true", "bf16-mixed"):

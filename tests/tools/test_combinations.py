@@ -42,7 +42,13 @@ class TinyNet(nn.Module):
 
 
 @pytest.mark.parametrize("path", noise_schedules())
-@pytest.mark.parametrize("target", predictions())
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(name, marks=() if name == "v_prediction" else pytest.mark.slow)
+        for name in predictions()
+    ],
+)
 def test_every_cell_trains_two_steps_and_samples_two_images(path, target):
     torch.manual_seed(0)
     schedule, prediction = noise_schedules()[path], predictions()[target]

@@ -53,6 +53,7 @@ def own_folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
 def test_commands_name_existing_scripts_and_options(line, own_folder, typed):
     line = re.sub(r"<[^>]*>", "x", line)

@@ -154,6 +154,7 @@ def test_options_that_conflict_with_the_teacher_are_rejected(words, said, teache
     assert all(part in lines[0] for part in said), lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -183,6 +184,7 @@ def test_teacher_with_foreign_code_is_rejected(teacher, typed, tmp_path):
     assert code == 2 and "os.system" in err and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_without_classes_or_guidance(tmp_path):
     small = ["network.width=8", "network.depth=1"]
     train(compose_config([*TINY, "model=flow", *small], tmp_path / "teacher"))

@@ -36,6 +36,7 @@ def overflown(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_replay_in_a_new_process_is_bit_identical(overflown, tmp_path, command):
     """Every image's loss has the same bits, and the run folder is unchanged."""
     folder, losses = overflown()

@@ -75,4 +75,7 @@ def test_a_new_run_does_not_overwrite_another(half, typed, monkeypatch):
 
 def test_resume_and_rerun_exclude_each_other(half, typed):
     refused = typed("train", f"resume={half}", f"rerun={half}")
-    assert_refused(refused, "resume= and rerun= exclude each other")
+    words = f"resume={half} and rerun={half} cannot be combined", f"leave out rerun={half}"
+    assert_refused(refused, *words)
+    twice = typed("train", f"resume={half}", "resume=other")
+    assert_refused(twice, f"resume={half} and resume=other", "leave out resume=other")

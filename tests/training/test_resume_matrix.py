@@ -25,6 +25,10 @@ EVERY_PLACE = os.environ.get("EVERY_PLACE") == "1"
 FAST = ("accumulated steps",)
 """Those of the quick tests; the rest is slow."""
 WITHIN = {
+    "epochs": "early stopping waits",
+    "epochs before steps": "steps",
+    "accumulated time": "accumulated steps",
+    "validation within epochs": "validation after every batch",
     "steps alone": "steps",
     "accumulated": "accumulated steps",
     "validation across epochs": "validation across epochs, steps",
@@ -206,9 +210,6 @@ def test_resume_from_best_alone(monkeypatch, tmp_path, setting):
         pytest.param(
             "validation across epochs, steps", "trainer.max_steps=14", marks=pytest.mark.slow
         ),
-        pytest.param("steps", "trainer.max_steps=10", marks=pytest.mark.slow),  # at its end
-        pytest.param("epochs", "trainer.max_epochs=1", marks=pytest.mark.slow),
-        pytest.param("accumulated steps", "trainer.max_steps=4", marks=pytest.mark.slow),
         pytest.param("time", "trainer.max_time=00:00:00:14", marks=pytest.mark.slow),
         pytest.param("accumulated time", "trainer.max_time=00:00:00:14", marks=pytest.mark.slow),
     ],

@@ -46,6 +46,7 @@ def test_max_steps_within_an_epoch_validates_and_saves_best(tmp_path):
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_fewer_images_than_a_figure_shows(tmp_path):
     """Overfitting on a few images is a usual first test."""
     words = [word for word in TINY if word != "callbacks.figures=null"]
@@ -95,6 +96,7 @@ def test_the_learning_rate_follows_the_clock(tmp_path):
     assert result.trainer.optimizers[0].param_groups[0]["lr"] < 1e-4
 
 
+@pytest.mark.slow
 def test_finished_run_frees_its_model(tmp_path, monkeypatch):
     import gc
     import weakref

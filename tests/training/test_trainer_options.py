@@ -79,7 +79,7 @@ def test_no_option_value_ends_in_a_traceback(name, tmp_path, monkeypatch):
     monkeypatch.setattr("diffusion_lab.system.git.git_commit", lambda: None)
     bounds = ["trainer.max_steps=1"] if name != "max_steps" else []
     cfg = compose_config([*FIVE, *bounds])
-    for number, value in enumerate([0, -1, 1, 0.001, 1.5, 10**6, "x", True, None, [1]]):
+    for number, value in enumerate([0, -1, 1.5, 10**6, "x", None, [1]]):
         if name == "max_steps" and value in (10**6, -1, None):
             continue
         tried = cfg.copy()

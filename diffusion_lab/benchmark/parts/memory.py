@@ -50,7 +50,7 @@ def memory(settings: Settings) -> list[Row]:
         Row(
             "memory",
             "peak memory, experiment=notebook_basic_unet",
-            "the tutorial's imports and loop, as many batches",
+            "the tutorial's imports and loop, the same number of batches",
             "MiB",
             comparison,
             TARGET,

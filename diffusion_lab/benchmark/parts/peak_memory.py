@@ -33,7 +33,7 @@ def _train(words: list[str]) -> int:
 
 
 def _loop(root: str, batch_size: str, batches: str, device: str) -> int:
-    import matplotlib.pyplot  # noqa: F401 - the tutorial imports it, and the scheduler
+    import matplotlib.pyplot  # noqa: F401 - the tutorial imports matplotlib and the scheduler
     import torch
     from diffusers import DDPMScheduler  # noqa: F401
 

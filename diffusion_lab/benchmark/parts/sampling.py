@@ -160,5 +160,6 @@ def _sampler_of_calls(run: Run, most: int, settings: Settings) -> tuple[Sampler,
         if evaluated() <= most:
             return sampler, evaluated()
     raise UserError(
-        f"run={run.dir}: its sampler needs more than {most} network evaluations for a single step"
+        f"run={run.dir}: its sampler needs more than {most} network evaluations for a single step; "
+        "type another run, or leave out run="
     )

@@ -26,7 +26,7 @@ SIDES = (28, 32, 40, 48, 64)  # divisible by 4, as the fast network needs
 DATA_SETS = (1_000, 10_000, 100_000, 1_000_000)
 IMAGES = (16, 32, 64, 128, 256, 512)
 STEPS = (5, 10, 20, 40, 80)
-BYTES_A_PIXEL = 2.5  # of a synthetic data set, which is generated and then copied in the split
+BYTES_A_PIXEL = 2.5  # of a synthetic data set: the split copies the generated images
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def scaling(settings: Settings, largest: float = math.inf) -> list[Curve]:
 def _passes(
     settings: Settings, works: Sequence[Callable[[], object]], budget: float
 ) -> tuple[float, ...]:
-    """Return the fastest time of each work over several passes: other load only adds time."""
+    """Return the fastest time of each work in several passes, because other load only adds time."""
     for work in works:
         work()
     seconds = [[timed(work, settings.device) for work in works]]
@@ -117,7 +117,7 @@ def _loop(settings: Settings, side: int, batch_size: int) -> BareLoop:
     cfg = settings.compose(
         *FAST,
         "data=fake",
-        f"data.num_images={2 * batch_size + 1}",  # full batches: a smaller one would be fastest
+        f"data.num_images={2 * batch_size + 1}",  # full batches: a smaller one would be faster
         "data.val_size=1",
         f"data.image_size={side}",
         f"data.batch_size={batch_size}",
@@ -141,7 +141,7 @@ def _training_by_batch(settings: Settings, batches: Sequence[int]) -> Curve:
         tuple(batches),
         seconds,
         operations,
-        "below 1 where more images divide the fixed cost of a step",
+        "below 1 where more images share the fixed cost of a step",
     )
 
 

@@ -1,7 +1,7 @@
 """Overhead of the trainer: time per step beyond a bare loop over the same batches.
 
-The network is tiny, because the noise of its arithmetic would hide the overhead. The overhead does
-not depend on the network, except for the moving average, which updates every weight.
+The network is tiny, because the varying time of a larger one would hide the overhead. The overhead
+does not depend on the network, except for the moving average, which updates every weight.
 """
 
 import statistics
@@ -29,7 +29,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.modules import DiffusionModule
 
 TARGET = Target(1.5, at_least=False, limit=1.0)
-"""At most 1.5 times the overhead of a barebones Lightning, and below a millisecond per step."""
+"""At most 1.5 times the overhead of Lightning's barebones Trainer, and below 1 ms per step."""
 WORDS = (
     "data=fake",
     "data.num_images=20000",
@@ -40,7 +40,7 @@ WORDS = (
 )
 BLOCKS = 15  # in each fit; their median counts
 # the first variant measures logging, progress bar and saving; the second adds FiniteLoss and EMA,
-# which compute with every weight, as a user's training does by default
+# which compute with every weight, as in a user's training by default
 VARIANTS = {
     "a step beyond a bare loop, bar and logs on": (
         "callbacks.finite_loss=null",
@@ -73,7 +73,7 @@ class BareLoop:
 
 
 class PlainModule(L.LightningModule):
-    """The same step in a minimal LightningModule."""
+    """The training step of `BareLoop` as a minimal LightningModule."""
 
     def __init__(self, module: DiffusionModule, data: ImageDataModule) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class LastCheckpoint(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock and install the signal handlers."""
+        """Count `every_seconds` from now, and install the signal handlers."""
         self._saved_at = time.monotonic()
         if threading.current_thread() is not threading.main_thread():
             return

@@ -51,7 +51,7 @@ class LiveBar(TQDMProgressBar):
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock for the time left."""
         super().on_train_start(trainer, pl_module)
         self._began = time.monotonic()
         self._drawn = 0.0
@@ -102,7 +102,7 @@ class PlainLines(ProgressBar):
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clocks for the time left and for the next line."""
         self._began = self._last = time.monotonic()
 
     def on_train_batch_end(

@@ -100,7 +100,7 @@ class FIDEstimate(L.Callback):
         self.real = reference_for(self.extractor, data.dataset, lambda: data).test_moments
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, time a few network evaluations and log the time of an estimate."""
+        """Start the budget's clock; time a few network evaluations; log the time of an estimate."""
         self.budget.start()
         with self.budget.spending():
             (calls, self._expected), *_ = run_on_all_ranks(

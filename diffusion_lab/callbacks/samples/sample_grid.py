@@ -64,7 +64,7 @@ class SampleGrid(L.Callback):
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of the time budget."""
         self.budget.start()
 
     @property

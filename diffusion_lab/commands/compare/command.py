@@ -83,9 +83,9 @@ def compare(cfg: DictConfig) -> Compared:
 
 
 def _asked_sampler(cfg: DictConfig) -> str | None:
-    """The name of the sampler of sampler=; None if it is not given.
+    """Return the name of the sampler of sampler=; None if it is not given.
 
-    Its number of steps is not an option here: an evaluation's NFE shows it.
+    Raises UserError for settings such as sampler.num_steps=, because NFE must agree in any case.
     """
     if cfg.sampler is None:
         return None
@@ -105,7 +105,7 @@ def _list(cfg: DictConfig, name: str) -> list[str]:
 
 
 def _metrics(asked: list[str], runs: Sequence[EvaluatedRun]) -> list[str]:
-    """The metrics of metrics=, each once; UserError for one that a run's evaluation lacks."""
+    """Return the metrics of metrics=, each once; UserError for one that an evaluation lacks."""
     common = [key for key in runs[0].scores[0] if key != "seed"]
     for run in runs:
         for scores in run.scores:
@@ -122,7 +122,7 @@ def _metrics(asked: list[str], runs: Sequence[EvaluatedRun]) -> list[str]:
 
 
 def _baseline(named: str | None, groups: Sequence[Group]) -> Group:
-    """The group that baseline= names by a run folder or by the name of its row; else the first."""
+    """Return the group that baseline= names, by a run folder or its row's name, or the first."""
     if named is None:
         return groups[0]
     folder = Path(named).expanduser().resolve()
@@ -130,7 +130,7 @@ def _baseline(named: str | None, groups: Sequence[Group]) -> Group:
         if named == group.name or folder in [run.dir.resolve() for run in group.runs]:
             return group
     raise UserError(
-        f"baseline={named} is none of the compared runs: type one of their folders, "
+        f"baseline={named} is none of the compared runs: type one of their folders, for example "
         f"baseline={groups[0].runs[0].dir}"
     )
 
@@ -205,14 +205,14 @@ def _write_figures(
 
 
 def _losses(run: EvaluatedRun) -> tuple[list[float], list[tuple[float, float]]]:
-    """The loss of every step and the points (step, validation loss); [] for what was not kept."""
+    """Return the loss of every step and points (step, validation loss); [] if not recorded."""
     losses: list[float] = []
     if (path := run.dir / "losses.csv").is_file():
         with path.open() as file:
             losses = [float(row["loss"]) for row in csv.DictReader(file)]
     checkpoint = run.dir / "checkpoints" / "last.ckpt"
     if checkpoint.is_file():
-        with suppress(UserError):  # a damaged checkpoint costs no more than a few dots of a figure
+        with suppress(UserError):  # a damaged checkpoint only leaves out dots of a figure
             history = read_checkpoint(checkpoint).get("callbacks", {}).get("LossHistory", {})
             if history.get("validations"):
                 return losses, history["validations"]

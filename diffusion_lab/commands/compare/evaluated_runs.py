@@ -1,4 +1,4 @@
-"""Read run folders with their newest evaluation. Only data are read; no code of a run is called."""
+"""Read run folders with their newest evaluation. No code of a run is executed."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ class EvaluatedRun:
 
 
 def find_runs(named: Sequence[str]) -> list[Path]:
-    """List the run folders that paths, patterns and sweep folders stand for, each once.
+    """List the run folders that paths, patterns and sweep folders name, each once.
 
     Runs of a pattern or a sweep that never saved a checkpoint are left out with a warning. Raises
     UserError for a path that leads to no run.
@@ -79,14 +79,14 @@ def _is_run(folder: Path) -> bool:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """The folder itself if it is a run, else the runs below it, such as the jobs of a sweep."""
+    """Return the folder itself if it is a run, else the runs in it, such as the jobs of a sweep."""
     if _is_run(folder):
         return [folder]
     return job_folders(folder) if folder.is_dir() else []
 
 
 def _evaluations(folder: Path) -> list[Path]:
-    """The evaluations of a run, newest first; their folders are named by date and time."""
+    """Return the evaluations of a run, newest first; their folders are named by date and time."""
     return sorted(folder.glob("evaluation/*/evaluation.json"), reverse=True)
 
 
@@ -135,16 +135,16 @@ def read_run(
 
 
 def check_comparable(runs: Sequence[EvaluatedRun]) -> None:
-    """Raise UserError unless all evaluations agree in MEASURES, or scores were not comparable."""
+    """Raise UserError if evaluations differ in MEASURES, which makes scores incomparable."""
     first = runs[0]
     for what, of in MEASURES.items():
         for run in runs[1:]:
             mine, its = of(first.evaluation), of(run.evaluation)
             if mine != its:
                 raise UserError(
-                    f"{first.dir} was evaluated with {what} {mine}, {run.dir} with {its}: type "
-                    "sampler= or num_samples= that both have, or evaluate again with the same "
-                    "settings, python scripts/evaluate.py "
+                    f"{first.dir} was evaluated with {what} {mine}, but {run.dir} with {its}: type "
+                    "sampler= or num_samples= of evaluations that both runs have, or evaluate "
+                    "again with the same settings, python scripts/evaluate.py "
                     f"run={run.dir} {_settings(first.evaluation)}"
                 )
 
@@ -155,7 +155,7 @@ MEASURES: dict[str, Callable[[dict[str, Any]], str]] = {
     "num_samples": lambda e: str(e["num_samples"]),
     "NFE": lambda e: str(e["num_calls"]),
 }
-"""Properties in which evaluations must agree to be compared."""
+"""Properties in which evaluations must agree for a comparison: name -> text."""
 
 
 def _settings(evaluation: dict[str, Any]) -> str:
@@ -170,9 +170,10 @@ def _read(path: Path, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     try:
         return read(path.read_text())
     except (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} is damaged or holds something else ({type(error).__name__}): leave that run "
-            "out or move the file away"
+            f"{path} is damaged or holds something else ({type(error).__name__}: {reason}): leave "
+            "out that run, or move the file away"
         ) from error
 
 
@@ -188,7 +189,7 @@ def _evaluation(text: str) -> dict[str, Any]:
     for measure in MEASURES.values():
         measure(content)
     if not isinstance(content["sampler"], dict) or not content["scores"]:
-        raise ValueError("no sampler or no scores")
+        raise ValueError("it has no sampler settings or no scores")
     for scores in content["scores"]:
         for key, value in scores.items():
             if not isinstance(value, int | float | None):
@@ -197,7 +198,7 @@ def _evaluation(text: str) -> dict[str, Any]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The configuration of the run's training, from its checkpoint if there is one."""
+    """Return the configuration of the run's training, from its checkpoint if there is one."""
     if not has_checkpoint(folder):
         return _read(folder / ".hydra" / "config.yaml", _yaml)
     saved = read_config(folder)
@@ -214,7 +215,7 @@ def _yaml(text: str) -> dict[str, Any]:
 
 
 def _choices_of(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """The chosen option of each group, from the configuration or else from .hydra/hydra.yaml."""
+    """Return the chosen option of each group, from the configuration or .hydra/hydra.yaml."""
     choices = (config.get("command") or {}).get("choices")
     hydra = folder / ".hydra" / "hydra.yaml"
     if not isinstance(choices, dict) and hydra.is_file():

@@ -49,7 +49,7 @@ class Panel:
     title: str
     rows: Sequence[Spread]
     floor: float | None = None
-    """A dashed line: what real images have."""
+    """Score of real images, drawn as a dashed line."""
 
 
 def spread_panels(
@@ -63,11 +63,11 @@ def spread_panels(
         title: heading of the figure.
 
     Raises:
-        ValueError: for no panel, or a panel with another number of rows.
+        ValueError: for no panel, or a panel whose number of rows is not that of `names`.
 
     """
     if not panels or any(len(panel.rows) != len(names) for panel in panels):
-        raise ValueError("a comparison needs panels with a row for every name")
+        raise ValueError("expected at least one panel, each with a row for every name")
     columns = min(2, len(panels))
     lines = math.ceil(len(panels) / columns)
     labels = [_folded(name) for name in names]
@@ -107,7 +107,7 @@ def loss_curves(
     curves: Mapping[str, Sequence[tuple[ArrayLike, Sequence[tuple[float, float]]]]],
     title: str | None = None,
 ) -> Figure:
-    """Plot losses of several runs: the running mean in training as lines, validation as dots.
+    """Plot losses of several runs: running means of the training loss, and dots for validation.
 
     Args:
         curves: name -> for each of its runs the loss of every step, (N,), and the points (step,

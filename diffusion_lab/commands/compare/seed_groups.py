@@ -64,7 +64,7 @@ _NULL = "null"
 
 @dataclass(frozen=True)
 class Group:
-    """Trainings with the same configuration but for the seed."""
+    """Trainings with the same configuration except for the seed."""
 
     name: str
     runs: tuple[EvaluatedRun, ...]
@@ -97,9 +97,9 @@ class Group:
 
 
 def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
-    """Group runs that are equal but for seed and paths, in order of their first run.
+    """Group runs with the same settings except for seed and paths, in order of their first run.
 
-    Raises UserError for two runs with the same configuration and seed: they are one training.
+    Raises UserError for two runs with the same settings and seed, which are one training twice.
     """
     together: dict[tuple[tuple[str, str], ...], list[EvaluatedRun]] = {}
     for run in runs:
@@ -126,7 +126,7 @@ def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
 def settings(run: EvaluatedRun) -> dict[str, str]:
     """Collect the settings that influence a run's images: key -> value as text.
 
-    They come from its configuration, the hash of its data and the sampling of its evaluation.
+    The settings come from the run's configuration, its data's hash and its evaluation's sampling.
     """
     flat = {
         key: value
@@ -175,7 +175,7 @@ def _names(groups: Sequence[Sequence[EvaluatedRun]], columns: dict[str, list[str
         options = [{run.words.get(key, _ABSENT) for run in group} for group in groups]
         if all(len(o) == 1 for o in options):
             choices[key] = [o.pop() for o in options]
-    by_division: dict[tuple[int, ...], str] = {}  # of keys that divide the groups alike, the first
+    by_division: dict[tuple[int, ...], str] = {}  # the first key of each division of the groups
     every = {k: v for k, v in choices.items() if len(set(v)) > 1} | columns
     for key in every:
         by_division.setdefault(tuple(every[key].index(v) for v in every[key]), key)

@@ -33,8 +33,8 @@ class Comparison:
 def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comparison]:
     """Compare every metric of every group with the first group, the baseline.
 
-    Tests are made between several trainings and several others, or between the sampling seeds of
-    two single trainings, never across. Holm's correction covers all tests returned.
+    A test compares two groups of several trainings, or the sampling seeds of two single trainings.
+    A single training is never tested against several. Holm's correction covers all tests returned.
     """
     baseline = groups[0]
     cells = [(metric, group) for metric in metrics for group in groups]
@@ -44,7 +44,7 @@ def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comp
             differences.append(None)
             continue
         difference = welch(group.values(metric), baseline.values(metric), bounds_of(metric))
-        if group.unit != baseline.unit:  # the spread over trainings of one side is unknown
+        if group.unit != baseline.unit:  # one side's spread between trainings is unknown
             difference = Difference(difference.difference, None, None, None)
         differences.append(difference)
     tested = {
@@ -81,7 +81,7 @@ def verdict(
     difference: Difference | None,
     p_holm: float | None,
 ) -> str:
-    """Describe a difference in words: "higher", "lower", "no difference shown" or the obstacle."""
+    """Describe a difference: "higher", "lower", "no significant difference" or why not tested."""
     if difference is None:
         return "baseline"
     if math.isnan(difference.difference):

@@ -49,7 +49,7 @@ def result_lines(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> 
     lone = [group.name for group in groups if len(group.runs) == 1]
     if lone:
         lines.append(
-            f"single training: {'; '.join(lone)}: the interval covers sampling only, another "
+            f"single training: {'; '.join(lone)}: the interval covers sampling only; another "
             "training seed may give more spread"
         )
     lines += [

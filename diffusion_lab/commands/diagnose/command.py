@@ -47,8 +47,8 @@ from diffusion_lab.system.output import results_folder, write_json
 
 PARTS = ("all", "losses", "memorisation")
 UNDEFINED = (
-    "uniform noise is bounded, so these noised images cannot come from any training image and the "
-    "ideal denoiser is undefined for them"
+    "uniform noise is bounded, so some of these noised images cannot come from any training image, "
+    "and the ideal denoiser is undefined for them"
 )
 
 
@@ -62,7 +62,7 @@ class Diagnosis:
     memorisation: Memorisation | None = None
     notes: list[str] = field(default_factory=list)
     sampling: str | None = None
-    """Sampler, steps and guidance of the samples; None for those of samples=."""
+    """Sampler, steps and guidance of the samples; None if samples= gives the samples."""
 
     @property
     def lines(self) -> list[str]:
@@ -101,7 +101,7 @@ def _closeness_table(measured: dict[str, Any]) -> list[str]:
 
 
 def diagnose(cfg: DictConfig) -> Diagnosis:
-    """Compare a run with the ideal denoiser and its samples with its training images.
+    """Compare a run with the ideal denoiser, and its samples with its training images.
 
     Raises UserError for a mistake in the configuration, before anything is computed or written.
     """

@@ -36,8 +36,8 @@ SPLITS = ("train", "test")
 class Level:
     """Squared errors on x0 at one noise level: mean over pixels, then over n images.
 
-    In the squared units of the run's value range, each with its standard error (`_se`). `gap` is
-    the mean of network - ideal, image by image. The ideal denoiser's errors are NaN where it is
+    Errors are in squared units of the run's value range, and have a standard error (`_se`). `gap`
+    is the mean over images of network - ideal. The ideal denoiser's errors are NaN where it is
     undefined for some of the images.
     """
 
@@ -75,9 +75,10 @@ def check_classes(run: Run, data: ImageDataModule, num_images: int, seed: int) -
     asked = set(data.examples(num_images, seed, "test")[1].tolist())
     if asked - trained:
         raise UserError(
-            f"num_images={num_images}: the chosen test images have the classes "
-            f"{sorted(asked - trained)}, but the run was trained on no images of the classes; type "
-            "parts=memorisation"
+            f"num_images={num_images}: some of the chosen test images have the classes "
+            f"{sorted(asked - trained)}, but the run was trained on no images of these classes, so "
+            "their ideal denoiser is undefined; type parts=memorisation to leave out the denoising "
+            "errors"
         )
 
 
@@ -87,10 +88,10 @@ def denoising_errors(
 ) -> list[Level]:
     """Measure the errors at up to `levels` log-SNRs, evenly spaced over the training's range.
 
-    The seed chooses `num_images` images of each split and one noise for each, equal at all levels
-    and for both splits. The ideal denoiser is the posterior mean over all training images, or over
-    those of an image's class for a conditional network: no denoiser has a smaller expected error on
-    the training images.
+    The seed chooses `num_images` images of each split, and the noises, which are the same at all
+    levels and for both splits. The ideal denoiser is the posterior mean over all training images,
+    or over those of an image's class for a conditional network. No denoiser has a smaller expected
+    error on the training images.
     """
     module, schedule = run.module, run.module.noise_schedule
     low, high = log_snr_range(time_sampling(run), schedule)

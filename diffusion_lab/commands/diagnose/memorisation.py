@@ -42,9 +42,9 @@ class Memorisation:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """`closeness` of the samples and of `val` to the training images, against the test images.
+        """`closeness` of samples and held-out training images, against the test images.
 
-        The held-out training images `val` show the values to expect of new images.
+        The held-out training images (`val`) show the values to expect of new images.
         """
         result: dict[str, Any] = {"samples": closeness(self.samples, self.test)}
         result["val"] = None if self.val is None else closeness(self.val, self.test)
@@ -62,8 +62,9 @@ def memorisation(
 ) -> Memorisation:
     """Search the nearest training image of every sample, uint8 (N, C, H, W).
 
-    The same is done for up to `num_held_out` test images and as many held-out training images,
-    chosen by the seed. Raises UserError for a run with a single training image.
+    The nearest training images of up to `num_held_out` test images, and of up to this number of
+    held-out training images, are searched too; the seed chooses these images. Raises UserError for
+    a run with a single training image.
     """
     if len(data.pixels("train")) < 2:
         raise UserError(
@@ -96,7 +97,7 @@ def _choose(images: Tensor, count: int, seed: int) -> Tensor:
 
 
 def write_nearest(neighbours: Nearest, path: Path) -> None:
-    """Write a CSV with the nearest training image of each sample, as edit.py names it: train:3."""
+    """Write a CSV with the nearest training image of each sample, named as for edit.py: train:3."""
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["sample", "nearest", "distance", "second_distance"])

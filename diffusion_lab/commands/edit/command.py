@@ -19,7 +19,7 @@ from diffusion_lab.sampling.progress import planned_work, times
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.output import results_folder, save_arrays, write_json
 
-_SIDE_BY_SIDE = 8  # images in a row of the figure, where fewer than that are edited
+_SIDE_BY_SIDE = 8  # images per row of the figure, if fewer than this number are edited
 _LONGEST_NAME = 20
 
 
@@ -34,7 +34,7 @@ def edit(cfg: DictConfig) -> Edited:
     run = open_run(cfg)
     try:
         run.module.noise_schedule.timesteps(cfg.num_steps)
-    except UserError as error:  # its message names the option of a sampler
+    except UserError as error:  # the message names a sampler's option
         raise UserError(str(error).removeprefix("sampler.")) from error
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     names, pixels = read_images(settings["images"], run, cfg.paths.data_dir)
@@ -66,7 +66,7 @@ def edit(cfg: DictConfig) -> Edited:
 
 
 def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
-    """Plot the originals and their results in rows; results of few images stand side by side."""
+    """Plot the originals and their results in rows; with few images, several results per row."""
     rows = {name: row[:SHOWN] for name, row in list(edited.rows.items())[:SHOWN]}
     if not edited.result_name:
         return figures.labelled_rows(rows)

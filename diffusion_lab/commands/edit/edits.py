@@ -35,7 +35,7 @@ from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.figures import visible_at
 from diffusion_lab.sampling.progress import advance
 
-SHOWN = 16  # images, pairs of images or rows in the figure, at most
+SHOWN = 16  # largest number of images, pairs of images or rows in the figure
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Edited:
 class Edit(ABC):
     """One kind of edit.
 
-    `__init__` checks the options and raises UserError, so that no work begins with a mistake.
+    `__init__` checks the options and raises UserError, so that mistakes are found before any work.
     """
 
     schema: type[EditConfig] = EditConfig
@@ -83,7 +83,7 @@ class Edit(ABC):
     def denoiser(self, first: int, count: int = 1) -> Denoise:
         """Return the denoiser for the classes of results first to first + count - 1.
 
-        With count 1 it takes batches of any size.
+        With count=1 the denoiser accepts batches of any size, all of that one class.
         """
         return self.conditioning.denoiser(self.run.module, first, count)
 
@@ -92,13 +92,13 @@ class Edit(ABC):
         return self.value_range.to_unit(x).cpu()
 
     def reconstruction_error(self, x: Tensor, x0: Tensor) -> dict[str, float]:
-        """Return the root-mean-square error of x against x0, pixels in [0, 1]."""
+        """Return the RMSE between x and x0, both mapped to [0, 1]: printed name -> value."""
         error = (self.unit(x) - self.unit(x0)).square().mean().sqrt().item()
         return {"reconstruction error (RMSE, pixels in [0, 1])": error}
 
 
 class SampledEdit(Edit):
-    """An edit that samples several results of each image; result j of any image uses noise j."""
+    """An edit that samples results of each image; result j has the same noise for all images."""
 
     @abstractmethod
     def sample(

@@ -37,7 +37,7 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
     """
     items = [given] if isinstance(given, str) else given
     if not isinstance(items, Sequence) or not items or not all(isinstance(i, str) for i in items):
-        raise UserError(f"images={given}: expected test:3, test:0-7, an image file, or a list")
+        raise UserError(f"images={given}: expected test:3, test:0-7, an image file, or several")
 
     @cache
     def pixels(split: str) -> Tensor:

@@ -49,7 +49,7 @@ class Ladder:
 
     results: list[RungResult]
     floor: dict[str, Summary]
-    """Real-data baseline: the scores of equally many real images."""
+    """Real-data baseline: the scores of the same number of real images."""
     errors: list[str]
     """One line for each failed training."""
     out: Path
@@ -72,7 +72,7 @@ def ladder(cfg: DictConfig) -> Ladder:
     check_rungs(rungs, configs)
     runs = [
         RungRun(rung, seed, folder, seeded(cfg, seed, folder), plain["trust"])
-        for seed in seeds  # seeds outside: an interrupted ladder has all rungs of its first seeds
+        for seed in seeds  # the outer loop, so that the first seeds are complete on all rungs
         for rung, cfg in zip(rungs, configs, strict=True)
         for folder in [out / f"rung_{rung.number}" / f"seed_{seed}"]
     ]
@@ -84,8 +84,8 @@ def ladder(cfg: DictConfig) -> Ladder:
     features = scorer.extractor.num_features
     if plain["num_samples"] <= features:
         raise UserError(
-            f"num_samples={plain['num_samples']}: expected more than {features}, as FID needs more "
-            f"images than the {features} features of extractor {scorer.extractor.name}"
+            f"num_samples={plain['num_samples']}: expected more than {features}, because FID needs "
+            f"more images than the {features} features of extractor {scorer.extractor.name}"
         )
     with locked(out):
         return _train_and_score(rungs, runs, scorer, plain, out)
@@ -211,13 +211,13 @@ def _folder(out: str | None, log_dir: str) -> Path:
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
     folder = (Path(out).expanduser() if out else Path(log_dir) / "ladders" / name).absolute()
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"out={out} is a file: expected a new folder or that of a ladder")
+        raise UserError(f"out={out} is a file: expected a new folder, or the folder of a ladder")
     entries = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     for entry in entries:
         if entry != LOCK and not entry.startswith(("rung_", "ladder.")):
             raise UserError(
                 f"out={out} holds {entry}, which is not part of a ladder: type a new folder, or "
-                "that of a ladder to resume"
+                "the folder of a ladder to resume"
             )
     return folder
 

@@ -1,4 +1,4 @@
-"""Figure of a ladder: a score for each rung on top, and a row of samples of each below."""
+"""Figure of a ladder: the score of each rung on top, and a row of its samples below."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LadderRow:
     interval: tuple[float, float] | None
     """Confidence interval of the mean."""
     images: Tensor | None
-    """(N, C, H, W) in [0, 1], N the same on every rung."""
+    """(N, C, H, W) in [0, 1], with the same N on every rung."""
 
 
 def ladder_figure(
@@ -53,20 +53,20 @@ def ladder_figure(
 
     Args:
         rows: the rungs, lowest first. An interval that reaches below 0 is cut off at the axis.
-        floor: score of equally many real images, drawn as a dashed line.
+        floor: score of the same number of real images, drawn as a dashed line.
         ylabel: name of the score.
         title: heading of the figure.
 
     Raises:
-        ValueError: for no rows, samples of different shapes, and as `grid_tensor`.
+        ValueError: for no rows, samples of different shapes, and images that `grid_tensor` rejects.
 
     """
     if not rows:
-        raise ValueError("a ladder has at least one rung")
+        raise ValueError("expected at least one rung, got none")
     grids = [None if r.images is None else grid_tensor(r.images, len(r.images)) for r in rows]
     shapes = {grid.shape for grid in grids if grid is not None}
     if len(shapes) > 1:
-        raise ValueError(f"the samples of all rungs have one shape, got {sorted(shapes)}")
+        raise ValueError(f"expected samples of one shape on all rungs, got shapes {sorted(shapes)}")
     left = max(0.75, *(text_width(row.name, TEXT_SIZE) + 2 * _MARGIN for row in rows))
     strip_height = strip_width = scale = 0.0
     if shapes:

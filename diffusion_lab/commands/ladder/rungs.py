@@ -40,7 +40,7 @@ class Rung:
     own: tuple[str, ...]
     """Overrides that this rung adds."""
     words: tuple[str, ...]
-    """All overrides: shared ones, those of this rung and the rungs below, the command line's."""
+    """All overrides in order: shared, of the rungs below and this rung, of the command line."""
 
     @property
     def title(self) -> str:
@@ -70,9 +70,9 @@ def seeded(cfg: DictConfig, seed: int, folder: Path) -> DictConfig:
 
 
 def read_rungs(plan: Mapping[str, Any], typed: Sequence[str] = ()) -> list[Rung]:
-    """Read the rungs of a plain RungsConfig; overrides of the command line apply to all, last.
+    """Read the rungs of a plain RungsConfig; overrides of the command line come last on every rung.
 
-    Raises UserError for no rungs, equal names, and overrides that the ladder sets itself.
+    Raises UserError for no rungs, equal names, and overrides of what the ladder itself sets.
     """
     if not plan["rungs"]:
         raise UserError("ladder.rungs is empty: expected a list of name, change, overrides")
@@ -136,16 +136,16 @@ def check_rungs(rungs: Sequence[Rung], configs: Sequence[DictConfig]) -> None:
         if cfg.trainer.max_steps < 1 or cfg.trainer.max_time is not None:
             raise UserError(
                 f"{rung.title}: trainer.max_steps={cfg.trainer.max_steps}, trainer.max_time="
-                f"{cfg.trainer.max_time}: expected a number of steps as budget, type "
-                "trainer.max_steps=1000 and leave out max_time"
+                f"{cfg.trainer.max_time}: expected a number of steps as budget; type for example "
+                "trainer.max_steps=1000 and leave out trainer.max_time="
             )
         budget = {key: OmegaConf.select(cfg, key) for key in BUDGET}
         for key, value in budget.items():
             first = OmegaConf.select(configs[0], key)
             if value != first:
                 raise UserError(
-                    f"{rung.title}: {key}={value} is another budget than {first} of "
-                    f"{rungs[0].title}: set it once for all rungs, under ladder.shared"
+                    f"{rung.title}: {key}={value}, but {rungs[0].title} has {first}: expected the "
+                    "same budget on all rungs; set it under ladder.shared"
                 )
     for before, rung, one, other in zip(
         rungs[:-1], rungs[1:], configs[:-1], configs[1:], strict=True
@@ -153,5 +153,5 @@ def check_rungs(rungs: Sequence[Rung], configs: Sequence[DictConfig]) -> None:
         if not differences(one, other):
             raise UserError(
                 f"{rung.title} is the same training as {before.title}: expected overrides that "
-                "change something and are not undone on the command line"
+                "change something and that the command line does not undo"
             )

@@ -47,7 +47,7 @@ class RungResult:
     """Settings that differ from the rung before: key -> both values."""
     summary: dict[str, Summary]
     difference: Difference | None = None
-    """Difference of FID to the rung before, over the seeds of both; None for the lowest rung."""
+    """Difference of FID to the rung before, paired by seed; None for the lowest rung."""
     p_holm: float | None = None
     """p-value of the difference, Holm-corrected for all comparisons of the ladder."""
     verdict: str = ""
@@ -65,9 +65,9 @@ def summarise_rungs(
 ) -> list[RungResult]:
     """Summarise each rung over its seeds and compare its FID with that of the rung before.
 
-    The test is a paired t-test over the seeds of both rungs: a seed gives all rungs the same
-    initial weights, order of images and initial noise. Verdicts hold together at the 5 % level
-    (Holm).
+    The test is a t-test paired by seed, because a seed gives all rungs the same initial weights,
+    order of images and initial noise. Holm's correction keeps the error rate of all verdicts
+    together at 5 %.
 
     Args:
         rungs: the rungs, lowest first.
@@ -164,7 +164,7 @@ def as_json(results: Sequence[RungResult]) -> list[dict[str, Any]]:
 
 
 def lines(results: Sequence[RungResult], floor: Mapping[str, Summary]) -> list[str]:
-    """Format the printed table; its last row holds the scores of equally many real images."""
+    """Format the printed table; its last row scores the same number of real images."""
     wide = max(len(f"{r.rung.number} {r.rung.name}") for r in results)
     titles = (METRICS[name].title.removeprefix("classifier ") for name in SHOWN)
     head = " " * wide + "".join(f"{title:>18}" for title in titles) + "   FID minus rung before"

@@ -41,7 +41,7 @@ class Estimate:
             seconds = cost(module, shape, run.config.data.batch_size)["step_seconds"]
             self._training[run.rung.number] = seconds * run.config.trainer.max_steps
             began = time.perf_counter()
-            # to the last step: a generator that is left early keeps gradients disabled
+            # to the last step, because a generator that is left early keeps gradients disabled
             for _ in sample_steps(
                 module.eval().denoise,
                 module.noise_schedule,
@@ -60,7 +60,7 @@ class Estimate:
         return training + self._scoring[run.rung.number]
 
     def note(self, run: RungRun, seconds: float) -> None:
-        """Record the seconds that one run took to be trained from its beginning and scored."""
+        """Record the seconds of one run, from the start of its training to its scores."""
         self._took += seconds
         self._expected += self._training[run.rung.number] + self._scoring[run.rung.number]
 

@@ -18,7 +18,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.load import Run, load_run
-from diffusion_lab.runs.saved_config import read_config
+from diffusion_lab.runs.saved_config import UnreadableConfig, read_config
 from diffusion_lab.runs.state import read_record
 from diffusion_lab.scoring.choose_scorer import choose_scorer
 from diffusion_lab.scoring.draw_set import SampleSet, draw_set
@@ -65,22 +65,22 @@ class RungRun:
             return
         try:
             saved = read_config(self.folder).config
-        except UserError as error:
+        except UnreadableConfig as error:
             raise UserError(
-                str(error).replace("start a new run", f"remove {self.folder}")
+                f"{error.reason}: remove {self.folder}, or type another out="
             ) from error
         for key, (had, wanted) in differences(saved, self.config).items():
             if key not in _MAY_CHANGE:
                 raise UserError(
-                    f"{self.folder} was trained with {key}={had}, this ladder has {wanted}: type "
-                    "another out=, or the same overrides as before"
+                    f"{self.folder} was trained with {key}={had}, but this ladder has {wanted}: "
+                    "type another out=, or the same overrides as before"
                 )
 
     def train(self) -> None:
         """Train to the end; resume a training that was interrupted.
 
-        Raises the errors of training, and Diverged at once for a run that diverged before, since it
-        would diverge again.
+        Raises the errors of training. A run that diverged before raises Diverged at once, because
+        it would diverge again.
         """
         record = self.record()
         if record.get("status") == "diverged":

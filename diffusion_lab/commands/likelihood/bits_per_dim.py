@@ -70,7 +70,7 @@ def level_width(value_range: ValueRange) -> float:
 
 
 def _part(progress: Progress, done: float, size: float) -> Progress:
-    """Return a callback for the finished fraction of `size` images that follow `done` others."""
+    """Return a callback for the fraction done of the next `size` images, after `done` images."""
     return lambda fraction: progress(done + fraction * size)
 
 
@@ -88,8 +88,8 @@ def bits_by_ode(
 ) -> dict[str, Any]:
     """Compute -log2 of the density at the start level, for uniformly dequantised images.
 
-    By Jensen's inequality the mean is at least -log2 P(image) for a sampler that stops at this
-    level.
+    By Jensen's inequality the mean over the dequantisation noise is at least -log2 P(image) of a
+    sampler that stops at this level.
     """
     shape, dims = run.image_shape, math.prod(run.image_shape)
     bits: list[Tensor] = []
@@ -184,5 +184,5 @@ def _summary(bits: Tensor) -> dict[str, Any]:
 
 
 def _pooled_std(bits: Tensor, dim: int) -> float | None:
-    """Standard deviation along a dimension, pooled over the others; None for a size of 1."""
+    """Return the standard deviation along `dim`, pooled over the others; None for size 1."""
     return bits.var(dim).mean().sqrt().item() if bits.shape[dim] > 1 else None

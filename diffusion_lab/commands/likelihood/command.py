@@ -150,7 +150,7 @@ Work = Callable[[Images, Progress], dict[str, Any]]
 
 
 def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
-    """Return the methods of method= with their settings bound, after checking these."""
+    """Check the settings of the methods of method=, and return the methods with these settings."""
     schedule = run.module.noise_schedule
     both = cfg.method == "all"
     methods: dict[str, Work] = {}
@@ -185,7 +185,7 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
 def _images(cfg: DictConfig, run: Run) -> Images:
     """Choose num_images images of the split at random, with their labels for labels=own."""
     if cfg.labels == "own" and run.module.num_classes is None:
-        raise UserError("labels=own: this run has no classes; leave labels= out")
+        raise UserError("labels=own: this run has no classes; leave out labels=")
     if cfg.labels == "none":
         Conditioning.of(run.module, "none")
     data = run_data(run, cfg.paths.data_dir)

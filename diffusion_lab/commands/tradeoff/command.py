@@ -47,10 +47,10 @@ class Tradeoff:
 def tradeoff(cfg: DictConfig) -> Tradeoff:
     """Time and score samplers of a run; write tradeoff.csv, .json and .png.
 
-    All settings are timed first, in turn, so that other load on the machine affects all of them
-    alike. Then each is scored, and the files are written after each. An `out` that holds a part of
-    the same comparison is resumed. Raises UserError for a mistake in the configuration, before
-    anything is sampled or written.
+    All sampler settings are timed first, in turn, so that other load on the machine affects all of
+    them alike. Then each setting is scored, and the files are written after each one. If `out`
+    holds an unfinished comparison with the same options, it is resumed. Raises UserError for a
+    mistake in the configuration, before anything is sampled or written.
     """
     validate(cfg, TradeoffConfig)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -67,7 +67,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     if cfg.num_samples <= scorer.extractor.num_features:
         raise UserError(
             f"num_samples={cfg.num_samples}: expected more than {scorer.extractor.num_features}, "
-            f"as FID needs more images than {scorer.extractor.name} has features"
+            f"because FID needs more images than {scorer.extractor.name} has features"
         )
     device = choose_device(cfg.accelerator)
     run.module.to(device)
@@ -107,7 +107,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
 
 
 class _Work:
-    """Time and score the samplers; write the record after each, so that it can be resumed."""
+    """Time and score the samplers; write the record after each, so that the work can be resumed."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class _Work:
         calls: dict[str, float] = {}
         with tqdm(total=(ROUNDS + 1) * len(cells), unit=" timings", disable=None) as bar:
             for turn in range(ROUNDS + 1):
-                # in reversed order every other round: a machine that heats up favours no sampler
+                # reversed in every other round, so that a machine that heats up favours no sampler
                 for cell in cells if turn % 2 else reversed(cells):
                     samples = self._sample(cell, batch, seed=0)
                     assert samples.seconds is not None
@@ -232,7 +232,7 @@ def _sha256(path: Path) -> str:
 
 
 def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Return the output folder and the record, which is that of `out` if it can be resumed."""
+    """Return the output folder and the record: `content`, or the one in `out` to be resumed."""
     begun = Path(out).expanduser() / NAME if out else None
     if begun is None or not begun.is_file():
         return results_folder(out, parent), content
@@ -243,7 +243,7 @@ def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Pat
         raise UserError(f"{begun} is damaged: type out=<new folder>") from error
     if not same:
         raise UserError(
-            f"out={out} holds a comparison with other settings: type out=<new folder>, or its own "
-            "settings to resume it"
+            f"out={out} holds a comparison with other settings: type out=<new folder>, or the "
+            "settings of that comparison to resume it"
         )
     return begun.parent.absolute(), earlier

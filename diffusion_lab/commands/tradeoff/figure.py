@@ -45,7 +45,7 @@ def tradeoff_figure(
         curves: name -> its points, in order of cost; points on a front are ringed.
         ylabel: name of the quality, of which lower is better.
         floor: quality of real images, drawn as a dashed line. A value far below all points is
-            written into the legend only, as it would squeeze the points together.
+            written into the legend only, because the line would squeeze the points together.
 
     """
     lowest = min((p.quality for points in curves.values() for p in points), default=math.nan)

@@ -53,7 +53,7 @@ class SamplerResult:
 
 
 def write_csv(results: Sequence[SamplerResult], skipped: Mapping[str, str], path: Path) -> None:
-    """Write one row for each setting, atomically; incompatible settings with the reason."""
+    """Write a row for each setting, atomically; rows of incompatible settings give the reason."""
     metrics = list(results[0].scores) if results else []
     spread = [column for metric in metrics for column in (metric, f"{metric}_std")]
     with replacing(path) as part, part.open("w", newline="") as file:
@@ -122,7 +122,7 @@ def lines(results: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[
         f"real training images: FID {content['floor']['fid']:.4g}",
         f"time per image in a batch of {settings['batch_size']} on {settings['device']}: median "
         "of 3 rounds over all samplers in turn, after one for warm-up",
-        "the Pareto front is that of the mean scores: settings closer than their spread may swap"
+        "the Pareto fronts use mean scores: settings closer than their spread may swap places"
         if several
         else "one seed per setting: the spread is unknown, type seeds=3 to measure it",
         *(f"incompatible: {', '.join(names)}: {reason}" for reason, names in reasons.items()),

@@ -73,12 +73,14 @@ def make_settings(
                     sampler.check(noise_schedule)
                 except UserError as error:
                     if samplers:
-                        raise UserError(f"{name} steps: {error}; or leave it out") from error
+                        raise UserError(f"{name} steps: {error}; or leave out {word}") from error
                     skipped[name] = str(error)
                 else:
                     cells.append(SamplerSetting(word, spacing, steps, sampler))
     if asked_spacings and not any(cell.spacing for cell in cells):
-        raise UserError("spacings= has no effect: none of these samplers has a spacing")
+        raise UserError(
+            "spacings= has no effect, because none of these samplers has a spacing: leave it out"
+        )
     if not cells:
         raise UserError(f"no sampler is compatible: {next(iter(skipped.values()))}")
     return cells, skipped

@@ -1,7 +1,7 @@
-"""Types of all configurations: a key that is missing here is an error in YAML and in overrides.
+"""Schemas of all configurations: a key that is missing here is an error in YAML and in overrides.
 
-Groups with a `_target_` are left open here, as their keys are arguments of that class;
-`config.validate` checks them against its signature. Imports neither torch nor lightning.
+Groups with a `_target_` are left open here, because their keys are arguments of that class;
+`config.validate` checks these against its signature. Imports neither torch nor lightning.
 """
 
 from hydra.core.config_store import ConfigStore

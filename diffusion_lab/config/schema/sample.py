@@ -43,7 +43,7 @@ class ExportConfig(RunSource):
 
 @dataclass
 class EditConfig(RunSource):
-    """Options of all edits in scripts/edit.py; its subclasses add those of one kind."""
+    """Options of all edits in scripts/edit.py; each subclass adds the options of one kind."""
 
     edit: str = MISSING
     images: Any = MISSING

@@ -34,8 +34,9 @@ class Density(NamedTuple):
 def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
     """Raise UserError if the model has no density at the noise level `ratio`, sigma / alpha.
 
-    The noise must be Gaussian, and the level between the cleanest level of the training and the
-    noisy end. It must also be above 0, where images on a low-dimensional set have no density.
+    The noise must be Gaussian. The level must be at least the cleanest level of the training, and
+    below the noisy end. It must also be above 0: without noise, images on a low-dimensional set
+    have no density.
     """
     if noise_schedule.noise != "gaussian":
         raise UserError(

@@ -44,7 +44,8 @@ class _ScoreSampler(Sampler):
 class ReverseSDESampler(_ScoreSampler):
     """Euler-Maruyama on the reverse-time SDE: Song et al. 2021 (arXiv 2011.13456), appendix F.
 
-    x += (r^2 - r'^2) score + sqrt(r^2 - r'^2) z. The last step, to r' = 0, adds no noise.
+    A step from ratio r to r' is x += (r^2 - r'^2) score + sqrt(r^2 - r'^2) z, with fresh noise z.
+    The last step, to r' = 0, adds no noise.
     """
 
     def steps(
@@ -71,8 +72,9 @@ class ReverseSDESampler(_ScoreSampler):
 class LangevinSampler(_ScoreSampler):
     """Annealed Langevin dynamics: Song & Ermon 2019 (arXiv 1907.05600), algorithm 1.
 
-    Each level has `steps_per_level` steps x += step/2 score + sqrt(step) z, step = step_size r^2.
-    One denoising step follows at the end (Jolicoeur-Martineau et al. 2020, arXiv 2009.05475).
+    At each level r = sigma / alpha, a step is x += step/2 score + sqrt(step) z, with fresh noise z
+    and step = step_size r^2. Each level has `steps_per_level` of them. One denoising step follows
+    at the end (Jolicoeur-Martineau et al. 2020, arXiv 2009.05475).
     `num_steps` is the NFE, one more than a multiple of steps_per_level.
     """
 
@@ -85,7 +87,12 @@ class LangevinSampler(_ScoreSampler):
         sigma_max: float = 50.0,
     ) -> None:
         super().__init__(num_steps, sigma_min, sigma_max)
-        if steps_per_level < 1 or num_steps < 2 or (num_steps - 1) % steps_per_level:
+        if steps_per_level < 1:
+            raise UserError(
+                f"sampler.steps_per_level={steps_per_level}: expected at least 1, for example "
+                "sampler.steps_per_level=5"
+            )
+        if num_steps < 2 or (num_steps - 1) % steps_per_level:
             raise UserError(
                 f"sampler.num_steps={num_steps}, sampler.steps_per_level={steps_per_level}: "
                 "expected num_steps to be 1 more than a multiple of steps_per_level, because the "

@@ -199,8 +199,8 @@ def check_pixels(images: Tensor) -> None:
         broken = images.is_floating_point() and not bool(images.isfinite().all())
         raise UserError(
             f"the images are {str(images.dtype).removeprefix('torch.')}"
-            f"{' and not all finite' if broken else ''}: expected pixels, uint8 from 0 to 255; "
-            "convert values x in [0, 1] by (x * 255).round()"
+            f"{' and not all finite' if broken else ''}: expected uint8 pixels from 0 to 255; "
+            "for values in [0, 1], multiply by 255, round and convert to uint8"
         )
     if images.ndim != 4:
         raise UserError(f"the images have shape {tuple(images.shape)}: expected (N, C, H, W)")

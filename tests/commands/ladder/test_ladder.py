@@ -59,6 +59,7 @@ def rungs():
     return read_rungs(plan)
 
 
+@pytest.mark.slow
 def test_every_rung_differs_from_the_one_before_in_its_declared_change():
     configs = [compose_config(rung.words) for rung in rungs()]
     assert [rung.name for rung in rungs()] == list(NAMES)
@@ -296,3 +297,16 @@ def test_the_folder_of_another_ladder_is_not_changed(typed, small, tmp_path):
         "another out=",
     )
     assert (tmp_path / "whole" / "ladder.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("[", "cannot be read ("), ("seed: 1", "is not the configuration of a training: ")],
+)
+def test_a_rung_with_a_damaged_configuration_is_named(typed, small, tmp_path, content, reason):
+    rung = tmp_path / "damaged" / "rung_0" / "seed_0"
+    (rung / ".hydra").mkdir(parents=True)
+    (rung / ".hydra" / "config.yaml").write_text(content)
+    result = typed("ladder", *small, "out=damaged")
+    assert_refused(result, f"config.yaml {reason}", f": remove {rung}, or type another out=")
+    assert "start a new run" not in result[2]

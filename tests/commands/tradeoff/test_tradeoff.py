@@ -67,6 +67,7 @@ def small(run, extractor):
     )
 
 
+@pytest.mark.slow
 def test_settings_of_a_run_with_their_costs(command, runs, extractor):
     """In a process of its own; guidance doubles the NFE."""
     arguments = (
@@ -165,6 +166,7 @@ def test_compare_reads_what_evaluate_writes(typed, trained, extractor):
     assert len(found["fid"]["values"]) == 2 and found["fid"]["unit"] == "sampling seeds"
 
 
+@pytest.mark.slow
 def test_incompatible_defaults_are_skipped_and_named_samplers_an_error(typed, trained, extractor):
     """The run's noise is uniform; ancestral samplers add Gaussian noise."""
     arguments = (*small(trained["basic_unet"], extractor), "num_steps=2")
@@ -178,7 +180,7 @@ def test_incompatible_defaults_are_skipped_and_named_samplers_an_error(typed, tr
     assert_refused(
         typed("tradeoff", *arguments, "samplers=blend,euler_ancestral"),
         "euler_ancestral 2 steps",
-        "or leave it out",
+        "or leave out euler_ancestral",
     )
 
 

@@ -229,6 +229,7 @@ def test_time_at_noise_ratio_inverts_the_path(path):
     torch.testing.assert_close(back, t.float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "word", "spacing"), [c for c in CELLS if c[2] != "leading"])
 def test_no_float64_and_no_python_number_reaches_a_network(path, word, spacing):
     schedule = noise_schedules()[path]

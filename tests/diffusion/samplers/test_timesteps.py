@@ -18,6 +18,7 @@ ONE_STEP_TOO_FAR = (61, 103, 121, 122, 201, 206)
 """Some of the numbers of steps at which numpy's arange(1000, 0, -1000 / n) has n + 1 elements."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", [name for name, space in SPACES.items() if space.vp])
 def test_n_steps_are_n_distinct_times_of_the_schedule(name, spacing):
@@ -56,12 +57,15 @@ def test_no_number_of_steps_misses_the_gaussian(word):
     oracle = GaussianOracle(schedule, MEAN, STD)
     settings = {"clip_sample": False} if word == "ddpm" else {}
     spreads = {}
-    for n in range(1, 72):
+    several = (*range(1, 12), *range(28, 34), *range(48, 54))
+    for n in several:
         x = end_of(make_sampler(word, num_steps=n, **settings), schedule, oracle)
         assert x.mean() == pytest.approx(MEAN, abs=0.03 + 0.1 / n), n
         spreads[n] = x.std().item()
         assert spreads[n] == pytest.approx(STD, abs=0.03 + 2.5 / n), n
-    for n in range(21, 71):
+    for n in several:
+        if n < 21 or not {n - 1, n + 1} <= {*several}:
+            continue
         assert spreads[n] == pytest.approx((spreads[n - 1] + spreads[n + 1]) / 2, abs=0.02), n
 
 
@@ -151,6 +155,7 @@ def test_a_shifted_flow_begins_at_the_end_of_every_path(word, shift, path):
     assert x.std() == pytest.approx(STD, abs=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [2, 3, 5, 10, 20, 50, 100])
 @pytest.mark.parametrize("path", [p for p in noise_schedules() if p != "blend_uniform"])
 def test_heuns_long_first_step_is_rejected_or_leaves_no_noise(path, num_steps):
