@@ -44,9 +44,10 @@ objectives: .venv/demo ## train six objectives for a minute each, and plot their
 	$(BIN)/python scripts/gallery.py docs/objectives.png \
 		logs/objectives/own/[0-9] logs/objectives/ddpm/[0-9]
 
-evaluator: .venv/demo ## train a new feature extractor for the metrics: make evaluator VERSION=mnist_v2
-	$(BIN)/python scripts/train_extractor.py version=$(VERSION)
-	cp logs/extractors/$(VERSION)/* diffusion_lab/evaluation/weights/
+# without the reference, which is computed from the user's data
+evaluator: .venv/demo ## train a new feature extractor to ship: make evaluator VERSION=fashion_mnist_v1 EVALUATOR='data=fashion_mnist'
+	$(BIN)/python scripts/train_extractor.py version=$(VERSION) $(EVALUATOR)
+	cp $(addprefix logs/extractors/$(VERSION)/$(VERSION).,json safetensors) diffusion_lab/evaluation/weights/
 
 ladder: .venv/demo ## train from the tutorial's toy to DDPM, one change at a time, three seeds: table and figure
 	$(BIN)/python scripts/ladder.py

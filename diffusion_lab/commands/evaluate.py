@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: score samples of a run, and the same number of real images as a baseline."""
+"""scripts/evaluate.py: score samples of a model, with real images as a baseline."""
 
 import logging
 from functools import partial
@@ -11,16 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.config.groups import sampler_word
 from diffusion_lab.config.schema import EvaluateConfig
 from diffusion_lab.config.validate import validate
+from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.features.load import load_extractor
-from diffusion_lab.evaluation.features.reference import load_reference
 from diffusion_lab.evaluation.scorer import ImageScorer
-from diffusion_lab.runs.sampling_options import chosen_sampler, open_run, read_conditionings
+from diffusion_lab.runs.data import named_data
+from diffusion_lab.runs.diffusers_pipeline import open_model
+from diffusion_lab.runs.load import Run
+from diffusion_lab.runs.model_card import claimed_scores
+from diffusion_lab.runs.sampling_options import chosen_sampler, read_conditionings
 from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.sampling.progress import planned_work, say, times
-from diffusion_lab.scoring.choose_scorer import choose_scorer
+from diffusion_lab.scoring.choose_scorer import choose_scorer, choose_scorer_of_data
 from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.sample_files import read_samples
 from diffusion_lab.scoring.score_sets import Evaluation, read_seeds, score_sets
@@ -41,7 +44,6 @@ _SAMPLING_OPTIONS = (
     "autoguidance",
     "seeds",
     "batch_size",
-    "accelerator",
     "precision",
 )
 """Options that are rejected with images=, whose samples exist already."""
@@ -54,24 +56,31 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     """
     validate(cfg, EvaluateConfig)
     check_precision(cfg.precision)
-    if bool(cfg.run) == bool(cfg.images):
+    if sum(bool(cfg[name]) for name in ("run", "pipeline", "images")) != 1:
         raise UserError(
-            "expected one of run= and images=: type run=logs/runs/<name> to sample from a run, or "
-            "images=<samples.npz> to score existing samples"
+            "expected one of run=, pipeline= and images=: type run=logs/runs/<name> to sample from "
+            "a run, pipeline=<folder> for a diffusers pipeline, or images=<samples.npz> to score "
+            "existing samples"
         )
-    return _evaluate_run(cfg) if cfg.run else _evaluate_files(cfg)
+    if cfg.run and cfg.data is not None:
+        raise UserError(
+            "data= works with pipeline= and images=: a run is scored against the data that it was "
+            "trained on; leave out data="
+        )
+    return _evaluate_files(cfg) if cfg.images else _evaluate_model(cfg)
 
 
-def _evaluate_run(cfg: DictConfig) -> Evaluation:
-    """Sample from the run `cfg.run` with each seed and score the images."""
+def _evaluate_model(cfg: DictConfig) -> Evaluation:
+    """Sample from a run or a pipeline with each seed and score the images."""
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     seeds = read_seeds(SEEDS if plain["seeds"] is None else plain["seeds"])
     n = NUM_SAMPLES if cfg.num_samples is None else cfg.num_samples
-    run = open_run(cfg)
+    run = open_model(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
     conditioning = read_conditionings(cfg, run)[0]
-    scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir)
     device = choose_device(cfg.accelerator)
+    scorer = _scorer(cfg, device, run)
+    _check_number(n, scorer)
     run.module.to(device)
     if conditioning.weak is not None:
         conditioning.weak.to(device)
@@ -79,7 +88,8 @@ def _evaluate_run(cfg: DictConfig) -> Evaluation:
     about = {
         "sampling": planned(config, sampler, [conditioning], run.module, run.image_shape),
         "run": str(run.dir),
-        "checkpoint": cfg.checkpoint,
+        "checkpoint": cfg.checkpoint if cfg.run else None,
+        **({"claimed": claimed_scores(run.dir)} if cfg.pipeline else {}),
         "weights": run.weights,
         "sampler": config,
         "labels": list(conditioning.labels),
@@ -130,11 +140,6 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
             f"{given[0]}= has no effect on images=, which are sampled already: leave out "
             f"{given[0]}="
         )
-    if cfg.extractor is None:
-        raise UserError(
-            "images= needs extractor=, because the files do not name their data set: type for "
-            "example extractor=mnist_v1"
-        )
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
     sets = [read_samples(file, cfg.num_samples) for file in files]
     if len({images.shape for images, _ in sets}) > 1 or len({a is None for _, a in sets}) > 1:
@@ -146,12 +151,62 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     images = sets[0][0]
     if len(images) < 2:
         raise UserError(f"images={files[0]} holds {len(images)} images: expected at least 2")
-    extractor = load_extractor(cfg.extractor)
+    channels, height, width = images.shape[1:]
+    scorer = _scorer_of_data(cfg, choose_device(cfg.accelerator), (channels, height, width))
     for each, _ in sets:
-        extractor.fit(each)  # raises UserError for images that the extractor cannot take
-    scorer = ImageScorer(extractor, load_reference(extractor))
+        scorer.extractor.fit(each)  # raises UserError for images that the extractor cannot take
+    _check_number(len(images), scorer)
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
     draws = [partial(SampleSet, images, asked) for images, asked in sets]
-    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with {extractor.name}")
+    say(
+        f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with "
+        f"{scorer.extractor.name}"
+    )
     return score_sets(scorer, draws, about, out)
+
+
+def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> ImageScorer:
+    """Return the scorer against the run's own data, or against those that a pipeline is given."""
+    if "data" not in run.config:
+        return _scorer_of_data(cfg, device, run.image_shape)
+    return choose_scorer(
+        cfg.extractor, run, cfg.paths.data_dir, moments=cfg.reference, device=device
+    )
+
+
+def _scorer_of_data(
+    cfg: DictConfig, device: torch.device, image_shape: tuple[int, int, int]
+) -> ImageScorer:
+    """Return the scorer of images (C, H, W) against those of data= or reference=."""
+    data = None
+    if cfg.data is not None:
+        settings = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
+        module = named_data(settings, cfg.paths.data_dir)
+        if module.image_shape != image_shape:
+            channels, height, width = module.image_shape
+            raise UserError(
+                f"data={module.dataset} has images of {channels}x{height}x{width}, expected "
+                f"{'x'.join(map(str, image_shape))} as the samples: set data.channels= and "
+                "data.image_size=, or choose another data set"
+            )
+        data = module.dataset, partial(_fetched, module)
+    scorer = choose_scorer_of_data(cfg.extractor, data, moments=cfg.reference, device=device)
+    scorer.check(image_shape)
+    return scorer
+
+
+def _fetched(module: ImageDataModule) -> ImageDataModule:
+    """Download the missing files of a data set."""
+    module.prepare_data()
+    return module
+
+
+def _check_number(num_samples: int, scorer: ImageScorer) -> None:
+    """Raise UserError for too few samples of FID, if it is the only distance computed."""
+    least = scorer.extractor.num_features + 1
+    if not len(scorer.reference.test) and num_samples < least:
+        raise UserError(
+            f"num_samples={num_samples}: expected at least {least:,} for reference=, as FID needs "
+            f"more images than {scorer.extractor.name} has features"
+        )

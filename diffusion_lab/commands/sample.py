@@ -11,9 +11,8 @@ from torch import Tensor
 from diffusion_lab.config.schema import SampleConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
-from diffusion_lab.runs.diffusers_pipeline import load_pipeline
-from diffusion_lab.runs.load import Run
-from diffusion_lab.runs.sampling_options import chosen_sampler, open_run, read_conditionings
+from diffusion_lab.runs.diffusers_pipeline import open_model
+from diffusion_lab.runs.sampling_options import chosen_sampler, read_conditionings
 from diffusion_lab.sampling.description import planned, work_line
 from diffusion_lab.sampling.figures import grid_columns, write_figures, write_guidance_figure
 from diffusion_lab.sampling.progress import planned_work
@@ -43,7 +42,7 @@ def sample(cfg: DictConfig) -> Samples:
     """
     validate(cfg, SampleConfig)
     check_precision(cfg.precision)
-    run = _open(cfg)
+    run = open_model(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
     conditionings = read_conditionings(cfg, run)
     if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:
@@ -110,21 +109,3 @@ def sample(cfg: DictConfig) -> Samples:
     labels = arrays.get("clusters", arrays.get("labels"))
     line = planned(config, sampler, conditionings, run.module, run.image_shape)
     return Samples(arrays["images"], labels, out, (line,))
-
-
-def _open(cfg: DictConfig) -> Run:
-    """Load the run of run= or the diffusers pipeline of pipeline=."""
-    if bool(cfg.run) == bool(cfg.pipeline):
-        raise UserError(
-            "expected one of run= and pipeline=: type run=logs/runs/<name>, or pipeline=<folder> "
-            "for a diffusers pipeline"
-        )
-    if cfg.run:
-        return open_run(cfg)
-    for name, default in (("weights", None), ("autoguidance", None), ("checkpoint", "last")):
-        if cfg[name] != default:
-            raise UserError(
-                f"{name}={cfg[name]} works with run= only, because a pipeline folder holds one set "
-                f"of weights: leave out {name}="
-            )
-    return load_pipeline(cfg.pipeline)

@@ -5,6 +5,7 @@ import logging
 import platform
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,17 +14,25 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save
 from tqdm import tqdm
 
-from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.schema import TrainExtractorConfig
-from diffusion_lab.config.validate import check_config, validate
-from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.config.validate import validate
 from diffusion_lab.data.loader import InMemoryLoader
-from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.features.augmentation import Affine
+from diffusion_lab.errors import UserError, unknown_name
+from diffusion_lab.evaluation.features.augmentation import Affine, CropAndFlip
 from diffusion_lab.evaluation.features.extractor import INCEPTION, TrainedExtractor
 from diffusion_lab.evaluation.features.load import shipped_versions
+from diffusion_lab.evaluation.features.networks import (
+    CNN,
+    NETWORKS,
+    RESNET,
+    network_for,
+    packed,
+    unpacked,
+)
 from diffusion_lab.evaluation.features.reference import make_reference, write_reference
 from diffusion_lab.evaluation.features.train_classifier import Training, count_errors
+from diffusion_lab.evaluation.features.train_resnet import ResNetTraining
+from diffusion_lab.runs.data import named_data
 from diffusion_lab.runs.record import package_versions
 from diffusion_lab.system.atomic import new_folder
 from diffusion_lab.system.device import choose_device
@@ -32,6 +41,9 @@ from diffusion_lab.system.output import write_json
 
 log = logging.getLogger(__name__)
 
+_TRAINING = ("max_epochs", "lr", "weight_decay")
+_AUGMENTATION = ("shift", "rotation", "scale", "flip")
+_AUGMENTATIONS_OF = {CNN: ("shift", "rotation", "scale"), RESNET: ("shift", "flip")}
 PACKAGES = ("diffusion-lab", "torch", "numpy", "safetensors")
 
 
@@ -62,25 +74,23 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     """
     validate(cfg, TrainExtractorConfig)
     _check_version(cfg)
-    affine = Affine(cfg.shift, cfg.rotation, cfg.scale)
-    training = Training(cfg.max_epochs, cfg.lr, cfg.weight_decay, affine, cfg.seed)
-    device = choose_device(cfg.accelerator)
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    own = settings["data"].get("images")
-    if own is not None:
-        check_config({"data": {"images": own}})
-        settings["data"]["images"] = build(own)
-    data = ImageDataModule(**settings.pop("data"))
+    device = choose_device(cfg.accelerator)
+    given = {k: v for k, v in settings["data"].items() if (k, v) != ("batch_size", None)}
+    data = named_data(given, None)
     if data.num_classes is None:
         raise UserError(
-            f"the images of {data.dataset} have no labels, from which an extractor learns: use "
-            "labelled images, or extractor=inception"
+            f"data={data.dataset} has no labels: expected labelled images, because an extractor "
+            "is trained as a classifier; use extractor=inception"
         )
     if data.val_size is not None and data.val_size < 2:
         raise UserError(
             f"data.val_size={data.val_size}: expected at least 2; held-out images choose the best "
             "epoch and give the real-data baseline of the scores"
         )
+    name, training = _training(data.image_shape, settings)
+    if "batch_size" not in given:
+        data.batch_size = training.batch_size
     out, commit = Path(cfg.out).expanduser().absolute(), git_commit()
     with new_folder(out) as part:
         data.setup()
@@ -100,10 +110,13 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
         seconds = time.perf_counter() - began
 
         weights = part / f"{cfg.version}.safetensors"
-        weights.write_bytes(save(network.state_dict()))
+        in_file = packed(network)
+        weights.write_bytes(save(in_file))
+        network.load_state_dict(unpacked(in_file))  # rounded, as it will be read
         record: dict[str, Any] = {
             "version": cfg.version,
             "sha256": _sha256(weights),
+            "architecture": name,
             "image_shape": list(data.image_shape),
             "num_classes": data.num_classes,
             "num_features": network.num_features,
@@ -113,11 +126,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
                 split: {"images": len(images.labels), "errors": count_errors(network, images)}
                 for split, images in {"held_out": held_out, "test": test}.items()
             },
-            "training": {
-                key: settings[key]
-                for key in ("max_epochs", "lr", "weight_decay", "shift", "rotation", "scale")
-            }
-            | {"batch_size": data.batch_size, "seed": cfg.seed},
+            "training": training.settings() | {"batch_size": data.batch_size},
             "seconds": round(seconds, 1),
             "git_commit": commit,
             "python": platform.python_version(),
@@ -136,6 +145,32 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
         record["reference_sha256"] = _sha256(reference)
         write_json(part / f"{cfg.version}.json", record)
     return TrainedFolder(out, record)
+
+
+def _training(
+    image_shape: tuple[int, int, int], settings: Mapping[str, Any]
+) -> tuple[str, Training]:
+    """Return the name of the architecture and its training; settings that are null are its own.
+
+    Raises UserError for a setting that is out of range or belongs to the other architecture.
+    """
+    name = settings.get("architecture") or network_for(image_shape)
+    if name not in NETWORKS:
+        raise UserError(unknown_name("architecture", name, NETWORKS))
+    given = {k: settings[k] for k in (*_TRAINING, *_AUGMENTATION) if settings.get(k) is not None}
+    augmented = {k: given.pop(k) for k in _AUGMENTATION if k in given}
+    foreign = [k for k in augmented if k not in _AUGMENTATIONS_OF[name]]
+    if foreign:
+        (other,) = set(NETWORKS) - {name}
+        raise UserError(
+            f"{foreign[0]}= has no effect on architecture={name}: leave it out, or type "
+            f"architecture={other}"
+        )
+    if name == CNN:
+        options = {"lr": 0.004, "weight_decay": 0.05} | given
+        return name, Training(augmentation=Affine(**augmented), seed=settings["seed"], **options)
+    crop = CropAndFlip(**augmented)
+    return name, ResNetTraining(augmentation=crop, seed=settings["seed"], **given)
 
 
 def _check_version(cfg: DictConfig) -> None:

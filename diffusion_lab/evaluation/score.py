@@ -67,7 +67,8 @@ class FeatureScorer:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         y = reference.test.values
-        self._within = metrics.mean_kernel_within(y)
+        self._only_moments = not len(y)
+        self._within = 0.0 if self._only_moments else metrics.mean_kernel_within(y)
         self._radii = metrics.squared_radii(y, _NEIGHBORS) if len(y) > max(_NEIGHBORS) else []
         self._warned: set[str] = set()
 
@@ -82,8 +83,9 @@ class FeatureScorer:
         """Return the metrics of the samples, keyed by the names of METRICS.
 
         FID needs more samples and real images than features; precision, recall, density and
-        coverage need more than their number of neighbours. Metrics that cannot be computed are left
-        out, with a warning that is logged once.
+        coverage need more than their number of neighbours. A reference of moments alone allows FID
+        and what concerns the samples alone. Metrics that cannot be computed are left out, with a
+        warning that is logged once.
 
         Args:
             samples: features of at least two images.
@@ -98,7 +100,7 @@ class FeatureScorer:
         """
         self._check(samples, asked)
         x, y = samples.values, self.reference.test.values
-        least = min(len(x), len(y))
+        least = len(x) if self._only_moments else min(len(x), len(y))
         scores: dict[str, float] = {}
 
         def add(**values: float) -> None:
@@ -110,22 +112,23 @@ class FeatureScorer:
         if least > x.shape[1]:
             own = moments or metrics.Moments.of(x)
             add(fid=metrics.frechet_distance(own, self.reference.test_moments))
-        add(kid=metrics.kid(metrics.mean_kernel_within(x), self._within, metrics.mean_kernel(x, y)))
-        if least > max(_NEIGHBORS):
+        if len(y):
+            within, between = metrics.mean_kernel_within(x), metrics.mean_kernel(x, y)
+            add(kid=metrics.kid(within, self._within, between))
+        if self._radii and least > max(_NEIGHBORS):
             (radii,) = metrics.squared_radii(x, _NEIGHBORS[:1])
             narrow, wide = self._radii
             four = metrics.precision_recall_density_coverage(x, y, radii, narrow, wide)
             add(**dict(zip(("precision", "recall", "density", "coverage"), four, strict=True)))
         if samples.probabilities.shape[1]:
             shares = metrics.class_shares(samples.probabilities)
-            real_shares = metrics.class_shares(self.reference.test.probabilities)
             if shares.max() == 1:
                 self._warn(f"all {len(x):,} samples are classified as {shares.argmax()}")
-            add(
-                class_entropy=metrics.entropy(shares),
-                class_tv=metrics.total_variation(shares, real_shares),
-                confidence=float(samples.probabilities.max(1).mean()),
-            )
+            add(class_entropy=metrics.entropy(shares))
+            if len(y):
+                real_shares = metrics.class_shares(self.reference.test.probabilities)
+                add(class_tv=metrics.total_variation(shares, real_shares))
+            add(confidence=float(samples.probabilities.max(1).mean()))
             if asked is not None:
                 right = samples.probabilities.argmax(1) == asked
                 add(label_agreement=float(right.mean()))
@@ -150,6 +153,18 @@ class FeatureScorer:
             raise UserError(
                 "the features are not all finite: the images or the extractor are damaged"
             )
+        self._warn_of_gaps(n, dimensions)
+
+    def _warn_of_gaps(self, n: int, dimensions: int) -> None:
+        """Warn of the metrics that are left out for n samples of `dimensions` features."""
+        if self._only_moments:
+            few = f"; FID needs more than {dimensions} samples, not {n}" * (n <= dimensions)
+            self._warn(
+                f"of the real images only the moments are known ({self.reference.data}): KID, "
+                "precision, recall, density, coverage, class total variation and the real-data "
+                f"baseline are left out{few}"
+            )
+            return
         real = len(self.reference.test)
         fewer = f"{n} samples" if n <= real else f"{real} real test images"
         if min(n, real) <= max(_NEIGHBORS):

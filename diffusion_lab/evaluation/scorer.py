@@ -74,8 +74,13 @@ class ImageScorer:
         return Judged(scores, {"features": half - began, "metrics": ended - half})
 
     def floor(self, num_samples: int) -> dict[str, Summary]:
-        """Return the real-data baseline for num_samples images, or for all if there are fewer."""
+        """Return the real-data baseline for num_samples images, or for all if there are fewer.
+
+        Empty for a reference of moments alone.
+        """
         available = len(self.reference.train)
+        if not available:
+            return {}
         n = min(num_samples, available)
         if n in self._floors:
             return self._floors[n]

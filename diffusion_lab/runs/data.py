@@ -1,8 +1,11 @@
-"""Load the data set that a run was trained on."""
+"""Load the data set that a run was trained on, or one that the command line names."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import construct
+from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run
@@ -24,4 +27,23 @@ def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule
             "ImageDataModule"
         )
     data.setup()
+    return data
+
+
+def named_data(settings: Mapping[str, Any], data_dir: str | None) -> ImageDataModule:
+    """Build the data set of a command's `data=` option; nothing is loaded yet.
+
+    `settings` are arguments of ImageDataModule, such as those in configs/data. Raises UserError for
+    unknown or unsuitable ones.
+    """
+    node: dict[str, Any] = {
+        "_target_": "diffusion_lab.data.datamodule.ImageDataModule",
+        "_convert_": "all",
+        "data_dir": data_dir,
+        **settings,
+    }
+    check_config({"data": node})
+    data = build(node)
+    if not isinstance(data, ImageDataModule):
+        raise UserError(f"data._target_={node['_target_']}: expected an ImageDataModule")
     return data

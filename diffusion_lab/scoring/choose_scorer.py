@@ -1,23 +1,86 @@
-"""Choose the feature extractor and the reference images to score a run with."""
+"""Choose the feature extractor and the reference images to score images with."""
 
-from diffusion_lab.evaluation.features.load import extractor_for, load_extractor, reference_for
+from collections.abc import Callable
+
+import torch
+
+from diffusion_lab.errors import UserError
+from diffusion_lab.evaluation.features.find_reference import (
+    Data,
+    reference_for,
+    training_moments,
+)
+from diffusion_lab.evaluation.features.load import extractor_for, load_extractor
+from diffusion_lab.evaluation.features.moments_file import read_moments
+from diffusion_lab.evaluation.features.reference import load_reference
 from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
 
+TRAINING = "train"
+"""Word for the moments of the training images."""
 
-def choose_scorer(name: str | None, run: Run, data_dir: str | None) -> ImageScorer:
+
+def choose_scorer(
+    name: str | None,
+    run: Run,
+    data_dir: str | None,
+    *,
+    moments: str | None = None,
+    device: torch.device | str = "cpu",
+) -> ImageScorer:
     """Return a scorer for a run's images, by default with the extractor of its data set.
 
     If the extractor has no reference images of that data set, they are loaded from `data_dir` or
-    from the run's data folder. Raises UserError if extractor or images are not available.
+    from the run's data folder. `moments` names a file of published moments, or TRAINING, in place
+    of reference images. `device` is that of a large extractor. Raises UserError if extractor or
+    images are not available.
     """
     data = run.config["data"]["name"]
-    extractor = load_extractor(name or extractor_for(data))
-    scorer = ImageScorer(
-        extractor,
-        reference_for(extractor, data, lambda: run_data(run, data_dir)),
-        padded=True,
-    )
+    scorer = _scorer(name, data, lambda: run_data(run, data_dir), moments, device, padded=True)
     scorer.check(run.image_shape)
     return scorer
+
+
+def choose_scorer_of_data(
+    name: str | None,
+    data: tuple[str, Callable[[], Data]] | None,
+    *,
+    moments: str | None = None,
+    device: torch.device | str = "cpu",
+) -> ImageScorer:
+    """Return a scorer for images of any origin, against a data set or published moments.
+
+    `data` is the name of the data set and a function that reads it; without data and moments the
+    reference beside the extractor's weights is used. Raises UserError as `choose_scorer` does, and
+    if extractor or reference are not determined.
+    """
+    if name is None and data is None:
+        raise UserError(
+            "expected extractor= or data=, because neither files nor pipelines name their data "
+            "set: type for example extractor=mnist_v1, or data=mnist"
+        )
+    dataset, read = data or (None, None)
+    return _scorer(name, dataset, read, moments, device)
+
+
+def _scorer(
+    name: str | None,
+    data: str | None,
+    read: Callable[[], Data] | None,
+    moments: str | None,
+    device: torch.device | str,
+    padded: bool = False,
+) -> ImageScorer:
+    extractor = load_extractor(name or extractor_for(str(data)), device)
+    if moments == TRAINING and read is not None:
+        reference = training_moments(extractor, read)
+    elif moments == TRAINING:
+        raise UserError(f"reference={TRAINING} needs the training images: type data=<data set>")
+    elif moments is not None:
+        reference = read_moments(moments, extractor)
+    elif data is None or read is None:
+        reference = load_reference(extractor)
+    else:
+        reference = reference_for(extractor, data, read)
+    return ImageScorer(extractor, reference, padded)

@@ -44,18 +44,35 @@ class Evaluation:
         real = self.record["floor"]["num_samples"]
         rows = [
             f"{METRICS[name].title:28} {score_text(score):>20} "
-            f"{score_text(self.floor.get(name)):>20}"
+            f"{score_text(self.floor.get(name)):>20}".rstrip()
             for name, score in self.summary.items()
         ]
         several = f"{len(seeds)} seeds" if len(seeds) > 1 else "1 seed, no spread"
+        against = (
+            f"{reference['n']:,} test images of {reference['data']}; real-data baseline from "
+            "training images"
+            if reference["n"]
+            else f"moments of real images: {reference['data']}"
+        )
+        baseline = f"{real:,} real images" if real else ""
         return [
             *([self.record["sampling"]] if "sampling" in self.record else []),
-            f"extractor {extractor['name']} (sha256 {extractor['sha256'][:8]}), against "
-            f"{reference['n']:,} test images of {reference['data']}; real-data baseline from "
-            "training images",
-            f"{'':28} {f'{n:,} images, {several}':>20} {f'{real:,} real images':>20}",
+            f"extractor {extractor['name']} (sha256 {extractor['sha256'][:8]}), against {against}",
+            f"{'':28} {f'{n:,} images, {several}':>20} {baseline:>20}".rstrip(),
             *rows,
+            *self._against_the_card(),
         ]
+
+    def _against_the_card(self) -> list[str]:
+        """The lines of a second table, with the scores that a pipeline's model card claims."""
+        rows = [
+            f"{METRICS[name].title:28} {claimed:20.4g} {self.summary[name].mean:20.4g} "
+            f"{self.summary[name].mean - claimed:+20.4g}"
+            for name, claimed in self.record.get("claimed", {}).items()
+            if name in METRICS and name in self.summary
+        ]
+        head = f"{'':28} {'on the model card':>20} {'here':>20} {'difference':>20}"
+        return [head, *rows] if rows else []
 
 
 def score_text(summary: Summary | None) -> str:
@@ -114,7 +131,7 @@ def score_sets(
     record = about | {
         "num_calls": calls,
         "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
-        "reference": {"data": scorer.reference.data, "n": len(scorer.reference.test)},
+        "reference": {"data": scorer.reference.data, "n": len(scorer.reference.test) or None},
         "scores": scores,
         "summary": {name: asdict(of) for name, of in summary.items()},
         "floor": {name: asdict(of) for name, of in floor.items()}

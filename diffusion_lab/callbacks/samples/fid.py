@@ -16,7 +16,8 @@ from diffusion_lab.callbacks.samples.time_budget import Budget
 from diffusion_lab.diffusion import Sampler, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import Features
-from diffusion_lab.evaluation.features.load import extractor_for, load_extractor, reference_for
+from diffusion_lab.evaluation.features.find_reference import reference_for
+from diffusion_lab.evaluation.features.load import extractor_for, load_extractor
 from diffusion_lab.evaluation.metrics import Moments, frechet_distance
 from diffusion_lab.sampling.progress import duration
 from diffusion_lab.system.lightning import my_batches, run_on_all_ranks

@@ -15,7 +15,7 @@ class SourceConfig:
     source: str = "auto"
     channels: int = MISSING
     image_size: Any = MISSING
-    batch_size: int = 128
+    batch_size: int | None = 128
     val_size: int | None = 5000
     train_size: int | None = None
     seed: int = "${seed}"  # type: ignore[assignment]

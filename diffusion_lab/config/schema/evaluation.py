@@ -13,7 +13,10 @@ class EvaluateConfig(RunSource):
     """Options of scripts/evaluate.py."""
 
     run: str | None = None  # type: ignore[assignment]
+    pipeline: str | None = None
     images: Any = None
+    data: Any = None
+    reference: str | None = None
     labels: Any = None
     autoguidance: str | None = None
     out: str | None = None

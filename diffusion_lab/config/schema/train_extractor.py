@@ -17,11 +17,13 @@ class TrainExtractorConfig:
     out: str = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: SourceConfig = field(default_factory=SourceConfig)
-    max_epochs: int = MISSING
-    lr: float = MISSING
-    weight_decay: float = MISSING
-    shift: float = MISSING
-    rotation: float = MISSING
-    scale: float = MISSING
+    architecture: str | None = None
+    max_epochs: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    shift: float | None = None
+    rotation: float | None = None
+    scale: float | None = None
+    flip: bool | None = None
     seed: int = seed_field(MISSING)
     accelerator: str = MISSING

@@ -1,6 +1,7 @@
-"""Data augmentation with small random affine transformations."""
+"""Data augmentation: small random affine transformations, or crops and mirror images."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_lab.errors import UserError
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""Random transformation of float images (N, C, H, W) in [0, 1], with a CPU generator."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,46 @@ class Affine:
         )
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, align_corners=False)
+
+
+@dataclass(frozen=True)
+class CropAndFlip:
+    """Random crop of the reflected-padded image, and a mirror image of every second on average.
+
+    Args:
+        shift: largest shift along each axis, in whole pixels.
+        flip: False for images that a mirror turns into others, such as digits.
+
+    Raises:
+        UserError: for a shift that is not a whole number or below 0.
+
+    """
+
+    shift: int = 2
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if not float(self.shift).is_integer() or self.shift < 0:
+            raise UserError(
+                f"shift={self.shift}: expected whole pixels, at least 0, for example shift=2"
+            )
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Transform float images (N, C, H, W) with a CPU generator.
+
+        Raises UserError if the images are not larger than the shift.
+        """
+        n, _, height, width = images.shape
+        border = int(self.shift)
+        if border >= min(height, width):
+            raise UserError(
+                f"shift={self.shift}: expected less than the images' {height}x{width} pixels"
+            )
+        down, right = torch.randint(0, 2 * border + 1, (2, n, 1), generator=generator)
+        mirrored = torch.rand(n, 1, generator=generator) < (0.5 if self.flip else 0)
+        rows, columns = torch.arange(height) + down, torch.arange(width)
+        columns = torch.where(mirrored, width - 1 - columns, columns) + right
+        padded = F.pad(images, (border,) * 4, mode="reflect").movedim(1, 3)
+        every = torch.arange(n)[:, None, None]
+        where = every, rows[:, :, None], columns[:, None, :]  # (N, H, W) after broadcasting
+        return padded[tuple(index.to(images.device) for index in where)].movedim(3, 1)

@@ -1,13 +1,40 @@
-"""Small classifier whose last hidden layer gives the features for scoring images."""
+"""Small classifiers whose last hidden layer gives the features for scoring images."""
 
 from torch import Tensor, nn
 
 
-class Classifier(nn.Module):
-    """Convolutional classifier for small images, with 120,000 parameters.
+class FeatureNetwork(nn.Module):
+    """A body that maps images to features, and a linear layer that maps features to logits.
+
+    Args:
+        body: maps images (N, C, H, W) in [-1, 1] to features (N, num_features).
+        num_features: number of features.
+        num_classes: number of classes.
+
+    """
+
+    def __init__(self, body: nn.Sequential, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_features, self.num_classes = num_features, num_classes
+        self.body = body
+        self.head = nn.Linear(num_features, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features (N, num_features) of images (N, C, H, W) in [0, 1]."""
+        # centred at zero, the initial running mean of batch normalisation
+        return self.body(x * 2 - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) of images (N, C, H, W) in [0, 1]."""
+        return self.head(self.features(x))
+
+
+class Classifier(FeatureNetwork):
+    """Convolutional classifier for small gray images such as digits, with 120,000 parameters.
 
     Five convolutions, each with batch normalisation and ReLU; two of them halve the image. The
-    features are the mean of the last one over all pixels, so any size from 9 x 9 is accepted.
+    features are the mean of the last one over all pixels, all >= 0, so any size from 9 x 9 is
+    accepted.
 
     Args:
         channels: channels of the images.
@@ -17,32 +44,22 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, channels: int = 1, num_classes: int = 10, num_features: int = 64) -> None:
-        super().__init__()
-        self.num_features, self.num_classes = num_features, num_classes
-        self.body = nn.Sequential(
-            _convolution(channels, 24, kernel_size=5, stride=2),
-            _convolution(24, 32),
-            _convolution(32, 64, stride=2),
-            _convolution(64, 80),
-            _convolution(80, num_features, padding=0),
+        body = nn.Sequential(
+            convolution(channels, 24, kernel_size=5, stride=2),
+            convolution(24, 32),
+            convolution(32, 64, stride=2),
+            convolution(64, 80),
+            convolution(80, num_features, padding=0),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
-        self.head = nn.Linear(num_features, num_classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return the features (N, num_features), all >= 0, of images (N, C, H, W) in [0, 1]."""
-        # centred at zero, the initial running mean of batch normalisation
-        return self.body(x * 2 - 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (N, num_classes) of images (N, C, H, W) in [0, 1]."""
-        return self.head(self.features(x))
+        super().__init__(body, num_features, num_classes)
 
 
-def _convolution(
+def convolution(
     inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1, padding: int | None = None
 ) -> nn.Sequential:
+    """Return a convolution with batch normalisation and ReLU; None pads to keep the size."""
     padding = kernel_size // 2 if padding is None else padding
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size, stride, padding, bias=False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.features.classifier import Classifier
+from diffusion_lab.evaluation.features.classifier import FeatureNetwork
 
+NAMED_SOURCES = ("full", "bundled", "fake", "function")
+"""Sources of data sets that have a name of their own."""
 MAX_BORDER = 32.0
 """Largest mean pixel value (of 255) of a border that counts as black."""
 
@@ -47,7 +49,7 @@ class Features:
 
 
 class Extractor(ABC):
-    """A fixed network on the CPU that maps images to Features.
+    """A fixed network that maps images to Features.
 
     Args:
         network: maps (B, C, H, W) in [0, 1] to (features (B, F), probabilities (B, K)).
@@ -126,7 +128,7 @@ class TrainedExtractor(Extractor):
 
     resize_rule = "crop"
 
-    def __init__(self, network: Classifier, record: dict[str, Any], folder: Path) -> None:
+    def __init__(self, network: FeatureNetwork, record: dict[str, Any], folder: Path) -> None:
         network.eval().requires_grad_(False)
 
         def features_and_probabilities(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +146,19 @@ class TrainedExtractor(Extractor):
             (channels, height, width),
         )
         self.record, self.folder = record, folder
-        self.data: str = record["data"]["dataset"]  # the training data, such as mnist
+        self.reference_file = folder / f"{self.name}.reference.safetensors"
+        self.trained: dict[str, Any] = record["data"]
+        """Provenance of the training data; the held-out images are the first of its order."""
+
+    def trained_on(self, data: str, sha256: str | None = None) -> bool:
+        """Return True if it was trained on this data set.
+
+        The name decides for published and synthetic data and for those of a function; folders and
+        files of images have no name of their own, so their content decides: `sha256`, if given.
+        """
+        if has_own_name(self.trained):
+            return bool(self.trained["dataset"] == data)
+        return sha256 is not None and sha256 == self.trained.get("sha256")
 
     def unpad(self, images: Tensor) -> Tensor:
         return unpadded(images, self.image_shape)
@@ -170,6 +184,11 @@ class TrainedExtractor(Extractor):
                     f"average: {self.name} takes {height}x{width}, with or without a black border"
                 )
         return inner
+
+
+def has_own_name(provenance: Mapping[str, Any]) -> bool:
+    """Return True if the name of a data set identifies it, as the word `images` does not."""
+    return provenance.get("source", "full") in NAMED_SOURCES
 
 
 def check_pixels(images: Tensor) -> None:

@@ -1,46 +1,55 @@
-"""Inception v3 of ImageNet, an optional extractor for data without a trained one.
+"""Inception v3 with the weights behind published FIDs, ported from TensorFlow's graph of 2015.
 
-The weights are torchvision's, not those of the TensorFlow graph behind published FIDs: scores are
-comparable with one another only.
+The network is torchvision's, changed where TensorFlow's graph differs, so that it needs no package
+more. torch-fidelity has the same network, but unpickles the file of the weights.
 """
 
 import hashlib
+import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import Inception_V3_Weights, inception_v3
+from torchvision.models.inception import Inception3, InceptionE
 
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import INCEPTION, Extractor
 
 SIDE = 299
 NUM_FEATURES = 2048
+NUM_CLASSES = 1008
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
+"""Names of the one file in the downloads of pytorch-fid and of torch-fidelity."""
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILES[0]}"
 
 
 class InceptionExtractor(Extractor):
-    """Extractor of the 2048 features before Inception's last layer, for images of any size.
+    """Extractor of the 2048 features of published FIDs, for images of any size.
 
-    Gray images are repeated to three channels. Images are resized to 299 x 299 (bilinear,
-    antialiased). ImageNet's classes are not those of the data, so probabilities are (N, 0).
+    Gray images are repeated to three channels. The classes of the network are not those of the
+    data, so probabilities are (N, 0).
 
     Args:
-        network: Inception v3 without its last layer.
+        network: from `fid_inception`.
         sha256: SHA-256 (hex) of the weights' file.
+        device: device of the network.
 
     """
 
     batch_size = 32  # 299 x 299 takes memory
-    resize_rule = "repeat gray, bilinear antialias to 299"
+    resize_rule = "repeat gray, TensorFlow 1's bilinear to 299"
 
-    def __init__(self, network: nn.Module, sha256: str) -> None:
-        network.eval().requires_grad_(False)
+    def __init__(self, network: nn.Module, sha256: str, device: torch.device | str = "cpu") -> None:
+        network.eval().requires_grad_(False).to(device)
 
         def features_and_probabilities(x: Tensor) -> tuple[Tensor, Tensor]:
-            x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
-            return network(x.expand(-1, 3, -1, -1) * 2 - 1), x.new_empty(len(x), 0)
+            pixels = (x.to(device) * 255).round().expand(-1, 3, -1, -1)
+            values = network((resized_like_tensorflow(pixels, SIDE) - 128) / 128)
+            return values.cpu(), torch.empty(len(x), 0)
 
         super().__init__(
             features_and_probabilities, INCEPTION, sha256, NUM_FEATURES, 0, (3, SIDE, SIDE)
@@ -55,33 +64,84 @@ class InceptionExtractor(Extractor):
         return images
 
 
-def load_inception(file: Path | None = None) -> InceptionExtractor:
-    """Load torchvision's Inception v3; never downloads.
+def load_inception(
+    file: Path | None = None, device: torch.device | str = "cpu"
+) -> InceptionExtractor:
+    """Load the weights behind published FIDs; never downloads, and takes no other weights.
 
     Args:
-        file: file of the weights; None for the file in torchvision's download folder.
+        file: the file that pytorch-fid and torch-fidelity download; None to look for it in torch's
+            download folder under both of their names.
+        device: device of the network.
 
     Raises:
-        UserError: if the file is missing, damaged or of another network.
+        UserError: if the file is missing, or is not exactly the published one.
 
     """
-    url = Inception_V3_Weights.IMAGENET1K_V1.url
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name) if file is None else file
-    file = file.expanduser()
+    downloads = Path(torch.hub.get_dir(), "checkpoints")
+    found = [downloads / name for name in FILES if (downloads / name).is_file()]
+    path = (found or [downloads / FILES[0]])[0] if file is None else file.expanduser()
     try:
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"extractor {INCEPTION} needs its weights in {file} ({error.strerror}): put {url} "
-            "there, give its path, extractor=<path>.pth, or use extractor=mnist_v1"
+            f"extractor={INCEPTION} needs its weights in {path} ({error.strerror}): put {URL} "
+            f"there, or give its path, extractor=<folder>/{FILES[0]}"
         ) from error
-    # the names of torchvision's files end with the beginning of their hash
-    if file.name == Path(url).name and not sha256.startswith(file.stem.rpartition("-")[2]):
-        raise UserError(f"{file} is damaged (sha256 {sha256[:8]}...): download it again from {url}")
-    network = inception_v3(weights=None, init_weights=False, transform_input=False)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != SHA256:
+        raise UserError(
+            f"{path} does not hold the weights of published FIDs: its sha256 begins with "
+            f"{sha256[:8]}, expected {SHA256[:8]}: download it again from {URL}"
+        )
+    network = fid_inception()
     try:
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        network.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
     except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"{file} holds no weights of torchvision's inception_v3") from error
+        raise UserError(f"{path} cannot be loaded ({type(error).__name__})") from error
     network.fc = nn.Identity()
-    return InceptionExtractor(network, sha256)
+    return InceptionExtractor(network, sha256, device)
+
+
+def fid_inception() -> Inception3:
+    """Build TensorFlow's Inception graph of 2015-12-05 with random weights.
+
+    Maps (B, 3, 299, 299) in [-1, 1] to logits (B, 1008). Parameters have torchvision's names.
+    """
+    network = Inception3(num_classes=NUM_CLASSES, aux_logits=False, init_weights=False)
+    network.Mixed_7c = _MaxPooled(2048)
+    for block in network.modules():
+        if hasattr(block, "branch_pool") and not isinstance(block, _MaxPooled):
+            block.branch_pool.register_forward_pre_hook(_mean_inside)
+    return network
+
+
+class _MaxPooled(InceptionE):
+    """The last block, in which TensorFlow's graph takes the maximum in place of the mean."""
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        *others, _ = super()._forward(x)
+        return [*others, self.branch_pool(F.max_pool2d(x, kernel_size=3, stride=1, padding=1))]
+
+
+def _mean_inside(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
+    """Turn a 3 x 3 mean with zeros beyond the edge into the mean of the pixels inside."""
+    (x,) = inputs
+    inside = F.avg_pool2d(torch.ones_like(x[:1, :1]), kernel_size=3, stride=1, padding=1)
+    return x / inside
+
+
+def resized_like_tensorflow(x: Tensor, side: int) -> Tensor:
+    """Resize (B, C, H, W) to side x side as TensorFlow 1's resize_bilinear does.
+
+    Pixel i of n is read at i H / n, not at the centres of pixels, and without antialiasing.
+    """
+    for dim in (3, 2):
+        size = x.shape[dim]
+        position = torch.arange(side, device=x.device) * torch.tensor(size / side, device=x.device)
+        low = position.long()
+        high = (low + 1).clamp(max=size - 1)
+        share = (position - low).reshape(-1, *[1] * (3 - dim))
+        before, after = x.index_select(dim, low), x.index_select(dim, high)
+        x = before + (after - before) * share
+    return x

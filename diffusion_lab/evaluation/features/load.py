@@ -1,36 +1,26 @@
-"""Choose and load feature extractors and their reference features."""
+"""Choose and load feature extractors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from diffusion_lab.data.folder import REFERENCES, may_write
-from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.features.classifier import Classifier
 from diffusion_lab.evaluation.features.extractor import (
     INCEPTION,
     RESTORE,
     Extractor,
     TrainedExtractor,
+    has_own_name,
     verified,
 )
-from diffusion_lab.evaluation.features.reference import Reference, cached_reference, load_reference
+from diffusion_lab.evaluation.features.networks import CNN, build_network, unpacked
 
-
-class Data(Protocol):
-    """The part of ImageDataModule that references need."""
-
-    data_dir: Path
-
-    def image_set(self) -> ImageSet:
-        """Return the whole data set."""
+SHIPPED = Path(__file__).parents[1] / "weights"
 
 
 def extractor_for(data: str, setting: str = "extractor") -> str:
@@ -47,31 +37,14 @@ def extractor_for(data: str, setting: str = "extractor") -> str:
     )
 
 
-def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> Reference:
-    """Return the reference features of the data set `data` for an extractor.
-
-    An extractor that was trained on the data has its reference beside its weights. Otherwise the
-    images are read with `read`, and the reference is cached in the data folder, unless that folder
-    holds other files of the user. Raises UserError if the extractor rejects such images.
-    """
-    if isinstance(extractor, TrainedExtractor) and extractor.data == data:
-        return load_reference(extractor)
-    module = read()
-    images = module.image_set()
-    cache = module.data_dir / REFERENCES if may_write(module.data_dir) else None
-    return cached_reference(extractor, images, cache)
-
-
-SHIPPED = Path(__file__).parents[1] / "weights"
-
-
-def load_extractor(name: str = "mnist_v1") -> Extractor:
+def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -> Extractor:
     """Load a feature extractor.
 
     Args:
         name: a shipped extractor, such as mnist_v1; a folder written by
-            scripts/train_extractor.py; inception, for weights downloaded by torchvision; or the
-            file of these weights, <path>.pth.
+            scripts/train_extractor.py; inception, for published FIDs; or the file of its weights,
+            <path>.pth.
+        device: device of Inception; the small networks stay on the CPU.
 
     Raises:
         UserError: if there is no such extractor, or its weights do not match its record.
@@ -80,20 +53,24 @@ def load_extractor(name: str = "mnist_v1") -> Extractor:
     if name == INCEPTION or name.endswith(".pth"):
         from diffusion_lab.evaluation.features.inception import load_inception
 
-        return load_inception(None if name == INCEPTION else Path(name))
+        return load_inception(None if name == INCEPTION else Path(name), device)
     record_file = _record_file(name)
     folder = record_file.parent
     try:
         record = json.loads(record_file.read_text())
         weights = folder / f"{record['version']}.safetensors"
-        channels, _, _ = record["image_shape"]
-        network = Classifier(channels, record["num_classes"], record["num_features"])
+        network = build_network(
+            record.get("architecture", CNN),
+            tuple(record["image_shape"]),
+            record["num_classes"],
+            record["num_features"],
+        )
         _ = record["data"]["dataset"], record["sha256"], record["reference_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{record_file} is damaged ({error!r}): {RESTORE}") from error
     try:
-        network.load_state_dict(load(verified(weights, record["sha256"])))
-    except (SafetensorError, RuntimeError) as error:
+        network.load_state_dict(unpacked(load(verified(weights, record["sha256"]))))
+    except (SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(
             f"{weights} does not hold the weights of a Classifier: {RESTORE}"
         ) from error
@@ -107,11 +84,11 @@ def shipped_versions() -> list[str]:
 
 def shipped_for(data: str) -> str | None:
     """Return the newest shipped extractor trained on a data set, None if there is none."""
-    names = [
-        name
+    trained = {
+        name: json.loads((SHIPPED / f"{name}.json").read_text())["data"]
         for name in shipped_versions()
-        if json.loads((SHIPPED / f"{name}.json").read_text())["data"]["dataset"] == data
-    ]
+    }
+    names = [name for name, on in trained.items() if has_own_name(on) and on["dataset"] == data]
     return max(names, key=lambda name: (len(name), name), default=None)
 
 

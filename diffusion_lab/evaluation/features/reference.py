@@ -39,7 +39,8 @@ class Reference:
     """Features of the real images of a data set, by one extractor.
 
     Features are rounded to half precision and probabilities to single precision, as in the file;
-    the moments are computed before rounding.
+    the moments are computed before rounding. Where only published moments are known, the features
+    are empty, (0, F), and the moments of both splits are those.
     """
 
     data: str
@@ -103,12 +104,12 @@ def load_reference(extractor: Extractor) -> Reference:
         UserError: if there is none, or the file does not match its record.
 
     """
-    if not isinstance(extractor, TrainedExtractor):
+    if not isinstance(extractor, TrainedExtractor) or not extractor.reference_file.is_file():
         raise UserError(
-            f"extractor {extractor.name} comes with no reference: give a run, whose data it is "
-            "computed from, or use extractor=mnist_v1"
+            f"extractor {extractor.name} comes with no reference: name the real images, "
+            "data=<data set>, or moments of their features, reference=<file>.npz"
         )
-    file = extractor.folder / f"{extractor.name}.reference.safetensors"
+    file = extractor.reference_file
     verified(file, extractor.record["reference_sha256"])
     reference = _read(file)
     if reference.extractor_sha256 != extractor.sha256:
@@ -123,9 +124,9 @@ def cached_reference(
 ) -> Reference:
     """Return the reference for an extractor and a data set, from the cache if possible.
 
-    An extractor that was trained on this data set has its reference beside its weights. For other
-    extractors the reference uses the first n images of the test split, and the first n of the fixed
-    order of training images, which begins with the validation images of every run.
+    The reference uses the first n images of the test split, and the first n of the fixed order of
+    training images, which begins with the validation images of every run. For an extractor that was
+    trained on this data set these are no more than its held-out images.
 
     Args:
         extractor: any feature extractor.
@@ -137,15 +138,13 @@ def cached_reference(
         UserError: if the extractor rejects such images.
 
     """
-    if isinstance(extractor, TrainedExtractor) and extractor.data == images.name:
-        return load_reference(extractor)
     file = cache_dir and cache_dir / f"{cache_key(extractor, images, n)}.safetensors"
     if file is not None and file.exists():
         try:
             return _read(file)
         except UserError as error:
             log.warning("%s; computing the reference again", error)
-    order = split_order(len(images.train_labels))[:n]
+    order = split_order(len(images.train_labels))[: min(n, _unseen(extractor, images))]
     log.info("computing the reference of %s by extractor %s, once", images.name, extractor.name)
     reference = make_reference(
         extractor,
@@ -154,8 +153,27 @@ def cached_reference(
         (images.train_images[order], images.train_labels[order]),
     )
     if file is not None:
-        write_reference(reference, file)
+        try:
+            write_reference(reference, file)
+        except OSError as error:
+            warn_of_no_cache(file, error)
     return reference
+
+
+def warn_of_no_cache(file: Path, error: OSError) -> None:
+    """Log that a cache cannot be written."""
+    log.warning(
+        "the reference cannot be kept in %s (%s): it is computed again each time",
+        file.parent,
+        error.strerror,
+    )
+
+
+def _unseen(extractor: Extractor, images: ImageSet) -> int:
+    """Return how many training images, the first of the split's order, the extractor never saw."""
+    trained = extractor.trained if isinstance(extractor, TrainedExtractor) else {}
+    own = trained.get("sha256") == images.sha256
+    return int(trained["num_val"]) if own else len(images.train_labels)
 
 
 def cache_key(extractor: Extractor, images: ImageSet, n: int) -> str:
@@ -181,7 +199,7 @@ def write_reference(reference: Reference, file: Path) -> None:
         arrays |= {
             f"{split}.values": features.values.astype(np.float16),
             f"{split}.probabilities": features.probabilities.astype(np.float32),
-            f"{split}.labels": getattr(reference, f"{split}_labels").astype(np.uint8),
+            f"{split}.labels": _smallest(getattr(reference, f"{split}_labels")),
             f"{split}.mean": moments.mean,
             f"{split}.covariance": moments.covariance,
         }
@@ -235,6 +253,11 @@ def _digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
+
+
+def _smallest(labels: np.ndarray) -> np.ndarray:
+    """Store labels in one byte each if they fit, else in four."""
+    return labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int32)
 
 
 def _rounded(features: Features) -> Features:

@@ -3,7 +3,8 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +13,19 @@ from torch import Tensor
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
-from diffusion_lab.evaluation.features.augmentation import Affine
-from diffusion_lab.evaluation.features.classifier import Classifier
+from diffusion_lab.evaluation.features.augmentation import Affine, Augmentation
+from diffusion_lab.evaluation.features.classifier import Classifier, FeatureNetwork
 
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW with a one-cycle schedule on augmented images.
+    """AdamW with a one-cycle schedule on augmented images, for the small classifier.
 
     Args:
         max_epochs: number of epochs.
         lr: highest learning rate of the cycle.
-        weight_decay: weight decay of AdamW.
-        affine: augmentation of the images.
+        weight_decay: weight decay of the optimizer.
+        augmentation: random transformation of the images.
         seed: seed of the initial weights and of the augmentation.
 
     Raises:
@@ -35,8 +36,11 @@ class Training:
     max_epochs: int = 12
     lr: float = 0.003
     weight_decay: float = 0.01
-    affine: Affine = field(default_factory=Affine)
+    augmentation: Augmentation = field(default_factory=Affine)
     seed: int = 0
+
+    batch_size: ClassVar[int] = 128
+    """Batch size that the other settings are made for."""
 
     def __post_init__(self) -> None:
         if self.max_epochs < 1:
@@ -55,7 +59,7 @@ class Training:
         num_classes: int,
         device: torch.device | str = "cpu",
         progress: Callable[[int, float, int], None] | None = None,
-    ) -> Classifier:
+    ) -> FeatureNetwork:
         """Train a classifier and return it, on the CPU, with the weights of its best epoch.
 
         The best epoch has the fewest errors on held-out images, the latest if several are equal.
@@ -74,23 +78,20 @@ class Training:
         """
         torch.manual_seed(self.seed)
         generator = torch.Generator().manual_seed(self.seed)
-        network = Classifier(train.images.shape[1], num_classes)
+        network = self.network(train.images, num_classes)
         # channels_last is twice as fast on a CPU
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=self.lr, weight_decay=self.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=self.max_epochs * len(train)
-        )
+        total_steps = self.max_epochs * len(train)
+        optimizer, schedule = self.optimizer(network, total_steps)
         encode = ValueRange("zero_one").encode
         best, fewest = copy.deepcopy(network.state_dict()), math.inf
         for epoch in range(self.max_epochs):
             network.train()
             total = torch.zeros(())
             for images, labels in train:
-                x = self.affine(encode(images.to(device)), generator)
-                loss = F.cross_entropy(network(x), labels.to(device))
+                x = self.augmentation(encode(images.to(device)), generator)
+                x = self.resized(x, schedule.last_epoch / total_steps)
+                loss = self.loss(network(x), labels.to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -107,9 +108,35 @@ class Training:
         network.load_state_dict(best)
         return network.eval().to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings by their names in configs/train_extractor.yaml, for a record."""
+        named = asdict(self)
+        return named | named.pop("augmentation")
+
+    def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:
+        """Build the untrained network for uint8 training images (N, C, H, W)."""
+        return Classifier(images.shape[1], num_classes)
+
+    def optimizer(self, network: FeatureNetwork, total_steps: int) -> tuple[Any, Any]:
+        """Return the optimizer and its learning-rate schedule."""
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=self.lr, weight_decay=self.weight_decay
+        )
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.lr, total_steps=total_steps
+        )
+
+    def resized(self, images: Tensor, progress: float) -> Tensor:
+        """Return images (B, C, H, W) in the size of this part of the training, from 0 to 1."""
+        return images
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of logits (B, K) for labels (B,)."""
+        return F.cross_entropy(logits, labels)
+
 
 @torch.no_grad()
-def count_errors(network: Classifier, images: InMemoryLoader) -> int:
+def count_errors(network: FeatureNetwork, images: InMemoryLoader) -> int:
     """Count the misclassified images."""
     network.eval()
     device = network.head.weight.device
