@@ -25,8 +25,8 @@ def fake_images(
     """Generate a learnable data set of ten classes, fixed by the seed; see ``draw_bars``."""
     generator = torch.Generator().manual_seed(seed)
     return ImageSet(
-        *draw_bars(num_images, height_and_width(image_size), channels, generator),
-        *draw_bars(num_test_images, height_and_width(image_size), channels, generator),
+        *draw_bars(num_images, image_size, channels, generator),
+        *draw_bars(num_test_images, image_size, channels, generator),
         name="fake",
         source="fake",
         note="synthetic bars at ten angles, not a real data set",
@@ -34,15 +34,16 @@ def fake_images(
 
 
 def draw_bars(
-    num_images: int, size: tuple[int, int], channels: int, generator: torch.Generator
+    num_images: int, image_size: ImageSize, channels: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Generate bright bars with soft edges near the centre, tilted by 18 k degrees for class k.
 
     Returns:
-        images (num_images, channels, *size) uint8 and labels (num_images,) int64,
+        images (num_images, channels, H, W) uint8 and labels (num_images,) int64,
         with class counts that differ by at most one, in random order.
 
     """
+    size = height_and_width(image_size)
     labels = torch.randperm(num_images, generator=generator) % NUM_CLASSES
     shift = torch.rand(2, num_images, 1, 1, generator=generator) * 0.4 - 0.2
     brightness = torch.rand(num_images, channels, 1, 1, generator=generator) * 0.4 + 0.6
