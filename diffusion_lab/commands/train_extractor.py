@@ -89,6 +89,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
             "epoch and give the real-data baseline of the scores"
         )
     name, training = _training(data.image_shape, settings)
+    training.check(data.image_shape)
     if "batch_size" not in given:
         data.batch_size = training.batch_size
     out, commit = Path(cfg.out).expanduser().absolute(), git_commit()

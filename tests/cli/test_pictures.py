@@ -91,7 +91,7 @@ def test_a_changed_picture_does_not_continue_a_run(typed, pictures, tmp_path):
         (["data.path={}", "data.resize=crop", "model.num_classes=3"], ["has 2 classes", "=2"]),
         (["data.path={}/train/cat", "data.resize=crop", "model.num_classes=2"], ["no labels"]),
         (["data.path={}/train", "data.resize=crop", "data.image_size=[9,12]"], ["multiple of 4"]),
-        (["data.path={}/test", "data.resize=crop", "data.val_size=5"], ["data.val_size=5"]),
+        (["data.path={}/test", "data.resize=crop", "data.val_size=50"], ["data.val_size=50"]),
         (["data.path={}", "data.image_size=[8,8,8]"], ["data.image_size=[8,8,8]"]),
         (["data=npz", "data.path={}"], ["is no file"]),
     ],

@@ -318,7 +318,7 @@ def test_published_moments_stand_in_for_real_images(typed, pipeline, bars, tmp_p
         (["data=fake"], ["no extractor comes with data=fake"]),
         (["extractor={bars}", "reference=train"], ["reference=train needs", "type data="]),
         (["extractor={bars}", "data=fake", "weights=raw"], ["weights=raw works with run= only"]),
-        (["extractor={bars}", "data=fake", "data.channels=5"], ["data.channels=5"]),
+        (["extractor={bars}", "data=fake", "data.channels=0"], ["data.channels=0"]),
         (["extractor={bars}", "reference={small}", "num_samples=64"], ["num_samples=64", "65"]),
         (["extractor={bars}", "reference={large}"], ["expected (64,)", "bars_v1"]),
         (["extractor={bars}", "data=fake", "data.channels=3"], ["3x28x28, expected 1x28x28"]),

@@ -83,7 +83,7 @@ def test_padding_is_undone(fake_extractor):
     ("images", "words"),
     [
         (np.zeros((2, 1, 28, 28), np.uint8), ["ndarray", "tensor"]),
-        (torch.zeros(2, 1, 28, 28), ["float32", "uint8", "round and convert"]),
+        (torch.zeros(2, 1, 28, 28), ["float32", "uint8", "round"]),
         (torch.full((2, 1, 28, 28), torch.nan), ["float32 and not all finite", "uint8"]),
         (torch.zeros(2, 1, 28, 28, dtype=torch.int64), ["int64", "uint8"]),
         (torch.zeros(1, 28, 28, dtype=torch.uint8), ["(1, 28, 28)", "(N, C, H, W)"]),

@@ -1,10 +1,13 @@
 """The network for colour images: its stem, its stored weights, augmentation and training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
 
+from diffusion_lab.commands import train_extractor as command
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.data.sources.fake import draw_bars
 from diffusion_lab.errors import UserError
@@ -19,6 +22,7 @@ from diffusion_lab.evaluation.features.networks import (
 from diffusion_lab.evaluation.features.resnet import ResNet, stride_for
 from diffusion_lab.evaluation.features.train_classifier import count_errors
 from diffusion_lab.evaluation.features.train_resnet import ResNetTraining
+from tests.cli.test_bad_input import assert_refused
 
 
 def colours(n, seed=0, size=32):
@@ -141,11 +145,18 @@ def test_the_command_trains_an_extractor_of_colour_images(typed, tmp_path):
         (["rotation=5"], "rotation= has no effect on architecture=resnet"),
         (["architecture=cnn", "flip=true"], "flip= has no effect on architecture=cnn"),
         (["shift=1.5"], "shift=1.5: expected whole pixels"),
+        (["data.image_size=8"], "the images are 8x8: expected at least 16 pixels"),
         (["lr=0"], "lr=0.0: expected a number above 0"),
     ],
 )
 def test_settings_of_the_other_architecture_are_rejected(typed, tmp_path, overrides, words):
     given = ("data=fake", "data.channels=3", "version=new", f"out={tmp_path}/new", *overrides)
-    code, out, err = typed("train_extractor", *given)
-    assert code == 2, out + err
-    assert err.startswith("error: ") and words in err and len(err.strip().splitlines()) == 1
+    assert_refused(typed("train_extractor", *given), words)
+    assert not (tmp_path / "new").exists()
+
+
+def test_images_without_labels_are_rejected(typed, tmp_path, monkeypatch):
+    unlabelled = SimpleNamespace(num_classes=None, dataset="images")
+    monkeypatch.setattr(command, "named_data", lambda *arguments: unlabelled)
+    result = typed("train_extractor", "data=fake", "version=new", f"out={tmp_path}/new")
+    assert_refused(result, "data=images has no labels", "extractor=inception")

@@ -90,7 +90,7 @@ class FIDEstimate(L.Callback):
         )
         name = self.extractor_name or extractor_for(data.dataset, "callbacks.fid.extractor")
         with torch.random.fork_rng(devices=[]):  # building the network samples initial weights
-            self.extractor = load_extractor(name)
+            self.extractor = load_extractor(name, trainer.strategy.root_device)
         self.extractor.fit(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
         if self.num_samples <= self.extractor.num_features:
             raise UserError(

@@ -154,7 +154,8 @@ def choose_ladder_scorer(
         weights="raw",
         trust=trust,
     )
-    return choose_scorer(name, untrained, data_dir)
+    device = choose_device(config["trainer"]["accelerator"])
+    return choose_scorer(name, untrained, data_dir, device=device)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -63,13 +63,13 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         _numbers_of_steps(plain["num_steps"]),
         run.module.noise_schedule,
     )
-    scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir)
+    device = choose_device(cfg.accelerator)
+    scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir, device=device)
     if cfg.num_samples <= scorer.extractor.num_features:
         raise UserError(
             f"num_samples={cfg.num_samples}: expected more than {scorer.extractor.num_features}, "
             f"because FID needs more images than {scorer.extractor.name} has features"
         )
-    device = choose_device(cfg.accelerator)
     run.module.to(device)
     content: dict[str, Any] = {
         "settings": {

@@ -113,6 +113,9 @@ class Training:
         named = asdict(self)
         return named | named.pop("augmentation")
 
+    def check(self, image_shape: tuple[int, int, int]) -> None:
+        """Raise UserError if the network cannot take images (C, H, W)."""
+
     def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:
         """Build the untrained network for uint8 training images (N, C, H, W)."""
         return Classifier(images.shape[1], num_classes)

@@ -19,7 +19,7 @@ from diffusion_lab.optim.muon import Muon
 _SIZES = (0.75, 0.875, 1.0)
 """Size of the images in each third of the training: small images are cheaper."""
 _LABEL_SMOOTHING = 0.1
-_RATIO = 0.2
+_RATIO = 0.08
 """Learning rate of vectors and of the last layer over that of the filters."""
 
 
@@ -39,20 +39,23 @@ class ResNetTraining(Training):
 
     """
 
-    max_epochs: int = 30
+    max_epochs: int = 28
     lr: float = 0.05
     weight_decay: float = 0.01
     augmentation: Augmentation = field(default_factory=CropAndFlip)
 
     batch_size: ClassVar[int] = 250
 
-    def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:
-        _, channels, height, width = images.shape
+    def check(self, image_shape: tuple[int, int, int]) -> None:
+        _, height, width = image_shape
         if min(height, width) < MIN_SIDE:
             raise UserError(
                 f"the images are {height}x{width}: expected at least {MIN_SIDE} pixels on each "
                 "side for architecture=resnet; type architecture=cnn"
             )
+
+    def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:
+        _, channels, height, width = images.shape
         network = ResNet(channels, num_classes, stride=stride_for(height, width))
         network.whiten(ValueRange("zero_one").encode(images[:5000]))
         return network
