@@ -136,7 +136,7 @@ def save(path, images, **more):
         (["seeds=[1,1]"], ["expected different seeds"]),
         (["seeds=[-1]"], ["seed=-1"]),
         (["seeds=many"], ["seeds=many"]),
-        (["weights=raww"], ["weights=raww", "ema and raw"]),
+        (["weights=raww"], ["weights=raww", "ema or raw"]),
         (["extractor=mnist_v9"], ["extractor=mnist_v9", "mnist_v1"]),
         (["extractor=null"], ["data=fake", "train_extractor.py data=fake"]),
         (["sampler=euler", "sampler.num_steps=0"], ["num_steps=0"]),
