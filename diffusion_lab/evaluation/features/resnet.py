@@ -12,7 +12,8 @@ MIN_SIDE = 16
 _SIDE = 32
 """Shorter side, about, of the images' maps after the stem."""
 _COMPONENTS = 12
-_SAMPLE = 5000
+SAMPLE = 500
+"""Images, with about a thousand patches each, for the principal components."""
 
 
 class ResNet(FeatureNetwork):
@@ -51,11 +52,11 @@ class ResNet(FeatureNetwork):
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
-        """Compute the stem from images (N, C, H, W) in [0, 1], of which the first are used."""
+        """Compute the stem from images (N, C, H, W) in [0, 1]; SAMPLE of them are enough."""
         stem = self.body[0]
         assert isinstance(stem, nn.Conv2d)
         (side, _), (stride, _) = stem.kernel_size, stem.stride
-        patches = F.unfold(images[:_SAMPLE].double() * 2 - 1, side, stride=stride)
+        patches = F.unfold(images * 2 - 1, side, stride=stride)
         variances, directions = torch.linalg.eigh(torch.cov(patches.movedim(1, 0).flatten(1)))
         # a floor of the variance, so that the noise of flat images is not blown up
         filters = (directions / (variances + 5e-4).sqrt()).T.flip(0)[: stem.out_channels // 2]

@@ -11,7 +11,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.augmentation import Augmentation, CropAndFlip
 from diffusion_lab.evaluation.features.classifier import FeatureNetwork
-from diffusion_lab.evaluation.features.resnet import MIN_SIDE, ResNet, stride_for
+from diffusion_lab.evaluation.features.resnet import MIN_SIDE, SAMPLE, ResNet, stride_for
 from diffusion_lab.evaluation.features.train_classifier import Training
 from diffusion_lab.optim.lr_schedule import OneCycle
 from diffusion_lab.optim.muon import Muon
@@ -57,7 +57,7 @@ class ResNetTraining(Training):
     def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:
         _, channels, height, width = images.shape
         network = ResNet(channels, num_classes, stride=stride_for(height, width))
-        network.whiten(ValueRange("zero_one").encode(images[:5000]))
+        network.whiten(ValueRange("zero_one").encode(images[:SAMPLE]))
         return network
 
     def optimizer(self, network: FeatureNetwork, total_steps: int) -> tuple[Any, Any]:
