@@ -16,10 +16,9 @@ from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.data import named_data
-from diffusion_lab.runs.diffusers_pipeline import open_model
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.model_card import claimed_scores
-from diffusion_lab.runs.sampling_options import chosen_sampler, read_conditionings
+from diffusion_lab.runs.sampling_options import chosen_sampler, open_model, read_conditionings
 from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.sampling.progress import planned_work, say, times

@@ -11,8 +11,7 @@ from torch import Tensor
 from diffusion_lab.config.schema import SampleConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
-from diffusion_lab.runs.diffusers_pipeline import open_model
-from diffusion_lab.runs.sampling_options import chosen_sampler, read_conditionings
+from diffusion_lab.runs.sampling_options import chosen_sampler, open_model, read_conditionings
 from diffusion_lab.sampling.description import planned, work_line
 from diffusion_lab.sampling.figures import grid_columns, write_figures, write_guidance_figure
 from diffusion_lab.sampling.progress import planned_work

@@ -19,7 +19,6 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.networks.image_size import height_and_width
 from diffusion_lab.networks.unet2d import UNet2D
 from diffusion_lab.runs.load import Run
-from diffusion_lab.runs.sampling_options import open_run
 from diffusion_lab.system.system_errors import no_memory
 
 log = logging.getLogger(__name__)
@@ -151,27 +150,6 @@ def load_pipeline(folder: str | Path) -> Run:
         image_shape=pipeline.image_shape,
         weights="pipeline",
     )
-
-
-def open_model(cfg: DictConfig) -> Run:
-    """Load the run of a command's `run=`, or the diffusers pipeline of its `pipeline=`.
-
-    Raises UserError if both or none are given, and for options that only runs have.
-    """
-    if bool(cfg.run) == bool(cfg.pipeline):
-        raise UserError(
-            "expected one of run= and pipeline=: type run=logs/runs/<name>, or pipeline=<folder> "
-            "for a diffusers pipeline"
-        )
-    if cfg.run:
-        return open_run(cfg)
-    for name, default in (("weights", None), ("autoguidance", None), ("checkpoint", "last")):
-        if cfg[name] != default:
-            raise UserError(
-                f"{name}={cfg[name]} works with run= only, because a pipeline folder holds one set "
-                f"of weights: leave out {name}="
-            )
-    return load_pipeline(cfg.pipeline)
 
 
 def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from diffusion_lab.config.validate import check_config
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.contracts import check_sampler
+from diffusion_lab.runs.diffusers_pipeline import load_pipeline
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Conditioning
 
@@ -26,6 +27,27 @@ def open_run(cfg: DictConfig) -> Run:
     """Load the run that a command's `RunSource` options name; UserError if there is none."""
     check_run(cfg)
     return load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
+
+
+def open_model(cfg: DictConfig) -> Run:
+    """Load the run of a command's `run=`, or the diffusers pipeline of its `pipeline=`.
+
+    Raises UserError if both or none are given, and for options that only runs have.
+    """
+    if bool(cfg.run) == bool(cfg.pipeline):
+        raise UserError(
+            "expected one of run= and pipeline=: type run=logs/runs/<name>, or pipeline=<folder> "
+            "for a diffusers pipeline"
+        )
+    if cfg.run:
+        return open_run(cfg)
+    for name, default in (("weights", None), ("autoguidance", None), ("checkpoint", "last")):
+        if cfg[name] != default:
+            raise UserError(
+                f"{name}={cfg[name]} works with run= only, because a pipeline folder holds one set "
+                f"of weights: leave out {name}="
+            )
+    return load_pipeline(cfg.pipeline)
 
 
 def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler]:

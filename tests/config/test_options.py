@@ -173,11 +173,16 @@ def test_every_option_is_tried():
     assert tried >= {f"{group}={option}" for group in groups for option in options(group)}
 
 
+OF_FILES = ("cifar10", "cifar100", "svhn", "images", "npz", "hf")
+"""data/sources and cli/test_pictures.py have them."""
+
+
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=() if name == "fake" else pytest.mark.slow)
         for name in options("data")
+        if name not in OF_FILES
     ],
 )
 def test_data_set_trains_two_steps(name, tmp_path):
