@@ -40,10 +40,12 @@ _FILES = {
 """The file of each name."""
 
 
-def __getattr__(name: str) -> Any:
-    if name in _FILES:
-        return getattr(import_module(f"diffusion_lab.data.{_FILES[name]}"), name)
-    raise AttributeError(f"module 'diffusion_lab.data' has no attribute {name!r}")
+if not TYPE_CHECKING:  # for which any name would exist
+
+    def __getattr__(name: str) -> Any:
+        if name in _FILES:
+            return getattr(import_module(f"diffusion_lab.data.{_FILES[name]}"), name)
+        raise AttributeError(f"module 'diffusion_lab.data' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
