@@ -223,6 +223,7 @@ def test_resumed_run_keeps_its_estimates(words, clock, tmp_path, typed):
     assert second["budget"] == {"spent": 6.0, "elapsed": 26.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -145,6 +145,7 @@ def test_labels_in_quotes_are_sampled(typed, runs, tmp_path):
     assert code == 0, out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["", "0"])
 def test_an_empty_traceback_variable_asks_for_no_traceback(value, command):
     result = command("train", "nothing=1", HYDRA_FULL_ERROR=value, DIFFUSION_LAB_TRACEBACK=value)

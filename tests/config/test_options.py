@@ -135,7 +135,7 @@ def trains(tmp_path, monkeypatch, *words):
     assert torch.isfinite(torch.tensor(record["metrics"]["train/loss"]))
 
 
-QUICK = 4  # of the sets of options, which bring two or more of every group that rides along
+QUICK = 2  # of the sets of options, which bring two or more of every group that rides along
 LONG = (
     "experiment",
     "callbacks=fid",

@@ -30,6 +30,7 @@ def test_clusters_have_about_equal_size(digits):
     assert torch.bincount(torch.from_numpy(plain).long()).max() > 1.6 * 125  # without balancing
 
 
+@pytest.mark.slow
 def test_images_of_a_cluster_are_similar_and_mostly_one_digit(digits, tmp_path):
     """Compare with the labels, which the clustering has not used, and with chance."""
     plain = ImageDataModule(data_dir=digits.data_dir, source="bundled")

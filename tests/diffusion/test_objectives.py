@@ -63,6 +63,7 @@ def test_target_and_to_clean_are_inverse(path, name):
     torch.testing.assert_close(back, x0, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "name"), PAIRS)
 def test_x0_weight_is_how_errors_scale(path, name):
     """Recomputed in float64: move x0_hat, see how far the target moves."""

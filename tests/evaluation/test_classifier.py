@@ -165,6 +165,7 @@ def test_a_mistake_is_rejected_and_leaves_no_files(typed, tmp_path, overrides, m
     assert not list(tmp_path.rglob("*safetensors"))
 
 
+@pytest.mark.slow
 def test_an_existing_version_is_never_overwritten(typed, fake_extractor):
     before = {file: file.read_bytes() for file in fake_extractor.iterdir()}
     code, _, err = typed(

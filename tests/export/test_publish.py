@@ -105,6 +105,7 @@ def hub(monkeypatch):
     thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lfs", [False, True])
 def test_every_file_is_uploaded_unchanged(typed, trained, hub, tmp_path, monkeypatch, lfs):
     if lfs:  # without hf_xet, whose protocol is not simulated

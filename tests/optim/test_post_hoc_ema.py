@@ -152,6 +152,7 @@ def test_training_tracks_the_closed_form(followed):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [40, 20])
 def test_a_width_that_was_tracked_is_had_from_two_others(followed, step):
     """Within a hundredth of how far the weights moved, and ten times nearer than its neighbours."""
@@ -254,6 +255,7 @@ def test_a_damaged_snapshot_is_named(followed, tmp_path):
         load_run(folder, weights="posthoc:0.1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

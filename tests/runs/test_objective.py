@@ -13,6 +13,7 @@ LINE = "losses of different objectives are not comparable: these runs differ in 
 SMALL = [word for word in RUN if not word.startswith(("model=", "network."))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "parts"),
     [

@@ -76,6 +76,7 @@ def test_guidance_png_has_a_row_per_class_and_a_column_per_scale(monkeypatch):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "labels"),
     [

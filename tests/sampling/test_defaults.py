@@ -106,6 +106,7 @@ def test_commands_and_python_sample_with_the_recipe(recipe, typed, tmp_path):
     assert apart(samples_of(out), expected) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

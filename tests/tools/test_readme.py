@@ -114,6 +114,7 @@ def test_documented_make_targets_exist(page):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_in_the_text_exist(page):
     """`trainer.tf32=` and the like name a key of the training's configuration."""

@@ -71,6 +71,7 @@ def test_a_real_tensorboard_shows_the_loss_curve(tensorboard, logged):
     assert values == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_real_tensorboard_shows_the_figures_and_the_config(tensorboard):
     tags = set(tensorboard("plugin/images/tags")["one"])
     names = ("data", "corruption", "predictions", "trajectory", "samples", "loss_curve")

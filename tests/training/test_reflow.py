@@ -131,6 +131,7 @@ def test_student_resumes_without_its_teacher(teacher, tmp_path, typed):
         assert torch.equal(resumed[name], value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -47,6 +47,7 @@ def test_invalid_option_is_rejected(overrides, told, typed, monkeypatch):
     assert_refused(typed("train", *FIVE, *(f"trainer.{word}" for word in overrides)), *told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "validations"),
     [
@@ -95,6 +96,7 @@ def test_no_option_value_ends_in_a_traceback(name, tmp_path, monkeypatch):
             assert "\n" not in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "steps"),
     [

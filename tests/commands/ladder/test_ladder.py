@@ -264,6 +264,7 @@ def test_ladder_rejects_bad_input_before_any_training(typed, small, tmp_path, ar
     assert [p.name for p in (tmp_path / "taken").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "words"),
     [

@@ -116,6 +116,7 @@ def test_a_half_written_cache_is_made_again(folder, monkeypatch, harm):
     assert torch.equal(loaded(folder).pixels("train"), whole) and len(made) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_no_cache(folder):
     """SIGKILL in the middle; the next start decodes everything."""
     for k in range(40, 3000):

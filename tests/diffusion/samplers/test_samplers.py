@@ -41,7 +41,13 @@ def noises_seen(sampler, schedule, image):
     return noises, step.x_next
 
 
-@pytest.mark.parametrize(("path", "word", "spacing"), CELLS)
+@pytest.mark.parametrize(
+    ("path", "word", "spacing"),
+    [
+        pytest.param(*cell, marks=() if cell[2] in (None, "trailing") else pytest.mark.slow)
+        for cell in CELLS
+    ],
+)
 def test_every_cell_lands_on_the_gaussian_or_is_refused(path, word, spacing):
     schedule = noise_schedules()[path]
     sampler = make_sampler(word, spacing, num_steps=STEPS.get(word, 50))

@@ -113,6 +113,7 @@ def test_no_noise_is_left_after_the_last_step(word, settings, num_steps, path):
     assert x.abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", words("sampler"))
 @pytest.mark.parametrize("path", noise_schedules())
 def test_the_image_that_a_perfect_denoiser_sees_is_the_result(word, path):
