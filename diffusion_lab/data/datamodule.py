@@ -115,11 +115,8 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Load and split the data, once for all stages.
 
-        Without a trainer (in a notebook) this also downloads missing files.
-
-        Raises:
-            UserError: if the data is missing or smaller than val_size plus train_size.
-
+        Without a trainer (in a notebook) this also downloads missing files. Raises UserError if the
+        data is missing or smaller than val_size plus train_size.
         """
         if self._splits:
             return

@@ -104,7 +104,7 @@ def test_too_many_classes(tmp_path):
         list_pictures(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "a\\..\\out.png"])
+@pytest.mark.parametrize("name", ["../out.png", "/out.png", "a\\..\\out.png"])
 def test_names_that_lead_out_of_a_zip_file(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(name, b"x")
