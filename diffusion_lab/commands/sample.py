@@ -42,6 +42,7 @@ def sample(cfg: DictConfig) -> Samples:
     validate(cfg, SampleConfig)
     check_precision(cfg.precision)
     run = open_model(cfg)
+    run.value_range.check_pixels("sample.py")
     config, sampler = chosen_sampler(run, cfg.sampler)
     conditionings = read_conditionings(cfg, run)
     if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:

@@ -26,11 +26,11 @@ MAX_AUTO_VAL = 5_000
 
 
 class ImageDataModule(L.LightningDataModule):
-    """A data set kept as uint8, in memory or mapped from a file; batches are (images, labels).
+    """A data set, in memory or mapped from a file; batches are (images, labels).
 
-    Images of a batch are float32 (B, C, H, W), labels int64 (B,). The test split is unchanged.
-    Validation images are split off the training split with a fixed seed, so that all runs are
-    validated on the same images, whatever their own seed.
+    Images are uint8, or floats if value_range=unbounded; in a batch float32 (B, C, H, W), labels
+    int64 (B,). The test split is unchanged. Validation images are split off the training split with
+    a fixed seed, so that all runs are validated on the same images, whatever their own seed.
 
     Args:
         name: mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn, fake, or a name of your own.
@@ -41,7 +41,7 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: images in a batch of one process.
         val_size: images held out for validation; 0 for no validation; None for a tenth of the
             training images, at most 5,000.
-        value_range: zero_one for [0, 1] or minus_one_one for [-1, 1].
+        value_range: zero_one for [0, 1], minus_one_one for [-1, 1], or unbounded: no pixels.
         image_size: side of the images, or (height, width); None for the original size. Published
             images and those of a function are padded with black, pictures are resized.
         seed: seed of the order of the training batches.
@@ -77,21 +77,21 @@ class ImageDataModule(L.LightningDataModule):
         super().__init__()
         check_on_device(on_device)
         check_whole_number("batch_size", batch_size, least=1)
-        if val_size is not None:
-            check_whole_number("val_size", val_size, least=0)
         check_whole_number("seed", seed, least=0)
-        if train_size is not None:
-            check_whole_number("train_size", train_size, least=1)
+        for setting, value, least in (("val_size", val_size, 0), ("train_size", train_size, 1)):
+            if value is not None:
+                check_whole_number(setting, value, least)
         if clusters is not None:
             check_whole_number("clusters", clusters, least=2)
-        self.dataset, self.source, self.seed = name, source, seed
+        self.dataset, self.source, self.seed, self.channels = name, source, seed, channels
         self.data_dir = find_data_dir(data_dir)
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
         self.value_range, self.flip = ValueRange(value_range), flip
+        if flip:
+            self.value_range.check_pixels("data.flip=true", "leave it out")
         self.clusters, self.on_device = clusters, on_device
         given = {option: value for option, value in options.items() if value is not None}
         self._source = make_source(name, source, data_dir, channels, image_size, given)
-        self.channels = channels
         self.size = self._source.size if image_size is None else height_and_width(image_size)
 
         self._prepared = False
@@ -122,7 +122,7 @@ class ImageDataModule(L.LightningDataModule):
             return
         if self.trainer is None:
             self.prepare_data()
-        data = self.image_set()
+        data = self.image_set().for_range(self.value_range)
         total, note = len(data.train_labels), data.note
         val_size = self.num_val(total)
         if data.source == "bundled" and val_size > MAX_BUNDLED_VAL:
@@ -169,8 +169,8 @@ class ImageDataModule(L.LightningDataModule):
     def use_pairs(self, images: Tensor, labels: Tensor, noise: Tensor, source: str) -> None:
         """Use pairs of noise and generated images to train and validate; tests use real images.
 
-        Images are uint8 (N, C, H, W), labels (N,), noise (N, C, H, W). The first `val_size` pairs
-        are the validation split. Raises UserError as `check_pairs` does.
+        Images are (N, C, H, W), labels (N,), noise (N, C, H, W). The first `val_size` pairs are
+        the validation split. Raises UserError as `check_pairs` does.
         """
         self.check_pairs(len(images))
         val_size = self.num_val(len(images))
@@ -235,7 +235,7 @@ class ImageDataModule(L.LightningDataModule):
         return self._train_loader.last_indices
 
     def pixels(self, split: str) -> Tensor:
-        """Return the images of a split in order, uint8, (N, C, H, W)."""
+        """Return the images of a split in order, (N, C, H, W), as stored: uint8, or floats."""
         return self._split(split)[0]
 
     def labels(self, split: str) -> Tensor:

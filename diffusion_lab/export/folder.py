@@ -96,6 +96,7 @@ def plan_export(
     steps. `conditioning` is the default guidance of the pipeline; None for no guidance. Raises
     UserError if another part of the module cannot be exported.
     """
+    value_range.check_pixels("a pipeline of diffusers")
     network, schedule, prediction = module.network, module.noise_schedule, module.prediction
     network = getattr(network, "_orig_mod", network)  # torch.compile(network) wraps it
     unet = _diffusers_model(network)

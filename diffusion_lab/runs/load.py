@@ -13,6 +13,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler, Step
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.contracts import check_range
 from diffusion_lab.runs.checkpoint import read_checkpoint
 from diffusion_lab.runs.post_hoc_ema import PREFIX, blend_snapshots
 from diffusion_lab.runs.state import checkpoint_file
@@ -58,6 +59,7 @@ class Run:
         except TypeError as error:
             raise UserError(f"sampler: {error}") from error
         sampler.check(self.module.noise_schedule)
+        check_range(sampler, self.value_range)
         return sampler
 
     def conditioning(
@@ -95,7 +97,7 @@ class Run:
     ) -> Tensor:
         """Sample images, uint8 (N, C, H, W), on the CPU, as `scripts/sample.py` does.
 
-        Image k depends only on the seed and k.
+        Image k depends only on the seed and k. Data of an unbounded range are float32.
 
         Args:
             num_samples: N.

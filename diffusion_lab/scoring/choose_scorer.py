@@ -36,6 +36,7 @@ def choose_scorer(
     of reference images. `device` is that of a large extractor. Raises UserError if extractor or
     images are not available.
     """
+    run.value_range.check_pixels("a feature extractor")
     data = run.config["data"]["name"]
     scorer = _scorer(name, data, lambda: run_data(run, data_dir), moments, device, padded=True)
     scorer.check(run.image_shape)

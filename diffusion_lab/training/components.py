@@ -39,10 +39,11 @@ from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import find_object
 from diffusion_lab.config.validate import OWN_KEYS
 from diffusion_lab.data.shape import image_shape
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, TimeSampling, Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.modules.contracts import check_contracts
+from diffusion_lab.modules.contracts import check_contracts, check_range
 from diffusion_lab.runs.checkpoint import SafeCheckpointIO
 from diffusion_lab.system.device import check_gpu, why_no_gpu
 from diffusion_lab.system.precision import forks
@@ -102,6 +103,7 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
         raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
     sampler: Sampler = build_part("sampler", cfg.sampler, Sampler)
     sampler.check(module.noise_schedule)
+    check_range(sampler, ValueRange(cfg.data.value_range))
     shape = image_shape(cfg.data)
     if check_contracts(module, sampler, shape):
         _note_export(module)

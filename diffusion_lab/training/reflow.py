@@ -23,6 +23,7 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError, reason_of
+from diffusion_lab.modules.contracts import check_range
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.system.atomic import replacing
@@ -49,7 +50,7 @@ class Pairs:
     """Pairs of noise and the images that the teacher samples from it."""
 
     images: Tensor
-    """uint8 (N, C, H, W)."""
+    """(N, C, H, W): uint8, or float32 of an unbounded range."""
     labels: Tensor
     """Classes of the images, int64 (N,); zeros for an unconditional teacher."""
     noise: Tensor
@@ -198,6 +199,7 @@ def _sampler(run: Run, cfg: DictConfig) -> Sampler:
         return run.sampler()
     sampler: Sampler = build(cfg.teacher.sampler)
     sampler.check(run.module.noise_schedule)
+    check_range(sampler, run.value_range)
     return sampler
 
 

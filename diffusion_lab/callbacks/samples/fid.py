@@ -85,6 +85,7 @@ class FIDEstimate(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Load the extractor and the reference moments; UserError if they do not fit the data."""
         module, data = parts(trainer, pl_module)
+        data.value_range.check_pixels("FID", "leave out callbacks=fid")
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )

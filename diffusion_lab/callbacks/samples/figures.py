@@ -81,7 +81,8 @@ class Figures(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raise UserError for a sampler or guidance that does not fit the module."""
-        module, _ = parts(trainer, pl_module)
+        module, data = parts(trainer, pl_module)
+        data.value_range.check_pixels("callbacks.figures", "type callbacks=minimal")
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )

@@ -56,6 +56,7 @@ class SampleGrid(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the network evaluations; UserError if sampler or guidance do not fit the module."""
         module, data = parts(trainer, pl_module)
+        data.value_range.check_pixels("callbacks.samples", "type callbacks=minimal")
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )

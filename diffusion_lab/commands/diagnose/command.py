@@ -112,6 +112,8 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     config, sampler = chosen_sampler(run, cfg.sampler)
     conditioning = run.conditioning()
     given = None if cfg.samples is None else _read_samples(cfg.samples, run.image_shape)
+    if cfg.parts != "losses":
+        run.value_range.check_pixels("parts=memorisation", "type parts=losses")
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
     describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # UserError for an unfit shape
     data = run_data(run, cfg.paths.data_dir)

@@ -32,6 +32,7 @@ def edit(cfg: DictConfig) -> Edited:
     kind = EDITS[cfg.edit]
     validate(cfg, kind.schema)
     run = open_run(cfg)
+    run.value_range.check_pixels("edit.py")
     try:
         run.module.noise_schedule.timesteps(cfg.num_steps)
     except UserError as error:  # the message names a sampler's option

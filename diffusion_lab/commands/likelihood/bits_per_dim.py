@@ -30,7 +30,7 @@ class Images:
     indices: list[int]
     """Indices of the images in the split, (N,)."""
     pixels: Tensor
-    """uint8 (N, C, H, W)."""
+    """(N, C, H, W): uint8, or real numbers of an unbounded range."""
     labels: Tensor | None
     """Classes to condition the denoiser on, int64 (N,); None for no class."""
 
@@ -65,8 +65,11 @@ def dequantise(pixels: Tensor, uniform: Tensor, value_range: ValueRange) -> Tens
 
 
 def level_width(value_range: ValueRange) -> float:
-    """Return the width of a pixel level in the network's value range."""
-    return (value_range.high - value_range.low) / (LEVELS - 1)
+    """Return the width of a pixel level in the network's value range.
+
+    It is 1 for real numbers, whose bits per dimension are those of a density.
+    """
+    return (value_range.high - value_range.low) / (LEVELS - 1) if value_range.is_pixels else 1.0
 
 
 def _part(progress: Progress, done: float, size: float) -> Progress:
@@ -89,7 +92,8 @@ def bits_by_ode(
     """Compute -log2 of the density at the start level, for uniformly dequantised images.
 
     By Jensen's inequality the mean over the dequantisation noise is at least -log2 P(image) of a
-    sampler that stops at this level.
+    sampler that stops at this level. Real numbers (of an unbounded range) have a density as they
+    are, and are not dequantised.
     """
     shape, dims = run.image_shape, math.prod(run.image_shape)
     bits: list[Tensor] = []
@@ -99,12 +103,15 @@ def bits_by_ode(
         generators = batch.generators(seed)
         of_draws = []
         for _ in range(draws):
-            uniform = torch.stack([torch.rand(shape, generator=g) for g in generators])
-            size = len(uniform) / draws
+            values = run.value_range.encode(batch.pixels)
+            if run.value_range.is_pixels:
+                uniform = torch.stack([torch.rand(shape, generator=g) for g in generators])
+                values = dequantise(batch.pixels, uniform, run.value_range)
+            size = len(values) / draws
             density = log_density(
                 batch.denoiser(run),
                 run.module.noise_schedule,
-                dequantise(batch.pixels, uniform, run.value_range).to(run.module.device),
+                values.to(run.module.device),
                 rademacher((probes, *shape), generators),
                 start_ratio=start_ratio,
                 tolerance=tolerance,

@@ -40,6 +40,9 @@ TITLES = {"ode": "probability-flow ODE", "bound": "variational bound"}
 FINEST_TOLERANCE = 1e-7
 """Smallest tolerance that an ODE with a float32 network can meet."""
 
+FINEST_RATIO = 0.002
+"""Lowest noise level sigma / alpha for real numbers, unless the schedule's is higher."""
+
 
 @dataclass
 class Likelihood:
@@ -153,11 +156,18 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
     """Check the settings of the methods of method=, and return the methods with these settings."""
     schedule = run.module.noise_schedule
     both = cfg.method == "all"
+    pixels = run.value_range.is_pixels
+    if not pixels and cfg.draws != 1:
+        raise UserError(
+            f"draws={cfg.draws} has no effect on data of real numbers, which are not dequantised: "
+            "leave out draws="
+        )
     methods: dict[str, Work] = {}
     if both or cfg.method == "ode":
         start = cfg.start_ratio
         if start is None:  # noise with the same variance as the dequantisation
-            start = max(schedule.min_ratio, level_width(run.value_range) / math.sqrt(12))
+            least = level_width(run.value_range) / math.sqrt(12) if pixels else FINEST_RATIO
+            start = max(schedule.min_ratio, least)
         check_start(schedule, start)
         methods["ode"] = partial(
             bits_by_ode,
@@ -169,7 +179,9 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
             seed=cfg.seed,
             batch_size=cfg.batch_size,
         )
-    if cfg.method == "bound" or (both and isinstance(schedule, VPSchedule)):
+    if cfg.method == "bound":
+        run.value_range.check_pixels("method=bound", "type method=ode")
+    if cfg.method == "bound" or (both and pixels and isinstance(schedule, VPSchedule)):
         check_bound(schedule, cfg.variance, cfg.num_timesteps)
         methods["bound"] = partial(
             bits_by_bound,

@@ -34,6 +34,8 @@ DIVIDE_BY_SIGMA = {
 }
 """Options with which a solver divides by sigma, so that its last step cannot go to sigma = 0."""
 PLACE_BY_SIGMA = (*SIGMA_GRIDS, "use_flow_sigmas")
+CLIPPING = ("clip_sample", "thresholding")
+"""Options that clip estimates of the clean images."""
 BEGIN = ("sigma_max", "shift_terminal", "use_flow_sigmas")
 """Options that decide at which noise level a scheduler begins."""
 
@@ -96,6 +98,14 @@ class DiffusersSampler(Sampler):
     @property
     def name(self) -> str:
         return self.scheduler_class.__name__
+
+    @property
+    def clips(self) -> bool:
+        parameters = inspect.signature(self.scheduler_class).parameters
+        return any(
+            self.config.get(name, name in parameters and parameters[name].default)
+            for name in CLIPPING
+        )
 
     def make_scheduler(self, noise_schedule: NoiseSchedule) -> Any:
         """Make a fresh scheduler with its timesteps set."""
