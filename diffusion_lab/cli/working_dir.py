@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 PATHS = ("paths.data_dir", "paths.log_dir", "data.data_dir", "init_from", "teacher.run", "replay")
 """Options of a training that name a file or a folder."""
-NAMES_OR_PATHS = ("callbacks.fid.extractor",)
+NAMES_OR_PATHS = ("callbacks.fid.extractor", "latents", "data.latents")
 """Options that name a file or folder, or something else, such as a shipped extractor."""
 _DATA = "data"  # the default data folder
 

@@ -85,7 +85,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
         conditioning.weak.to(device)
     out = results_folder(cfg.out, run.dir / "evaluation")
     about = {
-        "sampling": planned(config, sampler, [conditioning], run.module, run.image_shape),
+        "sampling": planned(config, sampler, [conditioning], run.module, run.value_shape),
         "run": str(run.dir),
         "checkpoint": cfg.checkpoint if cfg.run else None,
         **({"claimed": claimed_scores(run.dir)} if cfg.pipeline else {}),

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,23 @@ class ImageSet:
             f"data.value_range={value_range.name}: {self.name} has {kind}; expected "
             f"data.value_range={expected}"
         )
+
+    def provenance(self, num_train: int, num_val: int, note: str) -> dict[str, Any]:
+        """Describe its origin, with strings and numbers only.
+
+        `num_train` and `num_val` are the images that a training uses; `note` replaces its own.
+        """
+        classes = {"classes": ", ".join(self.classes)} if self.classes else {}
+        return {
+            "dataset": self.name,
+            "source": self.source,
+            "num_train": num_train,
+            "num_val": num_val,
+            "num_test": len(self.test_labels),
+            "sha256": self.sha256,
+            "note": note,
+            **classes,
+        }
 
     def _check_finite(self, split: str, images: Tensor) -> None:
         """Raise UserError with the first image of a split that holds NaN or infinity."""

@@ -9,6 +9,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from diffusion_lab.data.latents.decoder import LatentDecoder
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import (
     EDM,
@@ -94,7 +95,8 @@ def plan_export(
 
     A sampler that no pipeline supports is replaced by a deterministic one with the same number of
     steps. `conditioning` is the default guidance of the pipeline; None for no guidance. Raises
-    UserError if another part of the module cannot be exported.
+    UserError if another part of the module cannot be exported. `image_shape` is that of the
+    network's values: of the latents of a LatentDecoder, whose VAE becomes a part of the pipeline.
     """
     value_range.check_pixels("a pipeline of diffusers")
     network, schedule, prediction = module.network, module.noise_schedule, module.prediction
@@ -103,7 +105,7 @@ def plan_export(
     use_time = getattr(network, "use_time", True)
     settings = {
         "image_shape": list(image_shape),
-        "value_range": [value_range.low, value_range.high],
+        **_values(value_range),
         **_path(schedule),
         **_prediction(prediction),
         "noise": schedule.noise,
@@ -137,7 +139,8 @@ def plan_export(
         settings["step"] = {} if exported.eta is None else {"eta": exported.eta}
     else:
         settings["heun"] = isinstance(exported, HeunSampler)
-    custom = pipeline.DiffusionLabPipeline(unet, scheduler, settings)
+    vae = value_range.model if isinstance(value_range, LatentDecoder) else None
+    custom = pipeline.DiffusionLabPipeline(unet, scheduler, settings, vae)
     return Export(custom, exported, exact, network_source(unet), conditioning)
 
 
@@ -171,6 +174,13 @@ def _diffusers_model(network: nn.Module) -> nn.Module:
             "of diffusers with register_to_config on __init__, as in networks/fast_unet.py"
         )
     return model
+
+
+def _values(value_range: ValueRange) -> dict[str, Any]:
+    """Return the settings with which the pipeline converts the network's values to pixels."""
+    if isinstance(value_range, LatentDecoder):
+        return {"latents": value_range.statistics}
+    return {"value_range": [value_range.low, value_range.high]}
 
 
 def _path(schedule: NoiseSchedule) -> dict[str, Any]:

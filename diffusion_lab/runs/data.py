@@ -26,6 +26,8 @@ def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule
             f"the data of the saved configuration are a {type(data).__name__}: expected an "
             "ImageDataModule"
         )
+    # with the VAE and the statistics of the training; other settings are in the configuration
+    data.value_range = run.value_range
     data.setup()
     return data
 

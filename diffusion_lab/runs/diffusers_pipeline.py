@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from diffusion_lab.config.trusted import construct
+from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import VPSchedule
@@ -162,12 +163,13 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
     overridden = [word for word in cfg.command.overrides if word.startswith("network")]
     if overridden:
         raise UserError(f"{source} sets the network: leave out {' '.join(overridden)}")
-    shape = image_shape(cfg.data)
+    encoded = f" and latents={cfg.data.latents}" if cfg.data.get("latents") else ""
+    shape = range_of(cfg.data).shape(image_shape(cfg.data))
     if shape != pipeline.image_shape:
         raise UserError(
             f"{source} has images of shape {pipeline.image_shape} (C, H, W), but data.channels="
-            f"{shape[0]}, data.image_size={cfg.data.image_size} give {shape}: expected data of the "
-            "same shape"
+            f"{cfg.data.channels}, data.image_size={cfg.data.image_size}{encoded} give {shape}: "
+            "expected data of the same shape"
         )
     cfg.network = pipeline.network | {"num_classes": cfg.model.num_classes}
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -179,7 +181,7 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
             pipeline.prediction_type,
             words["prediction"],
         )
-    if cfg.data.value_range != "minus_one_one":
+    if cfg.data.value_range != "minus_one_one" and not encoded:
         log.warning("%s was trained on data.value_range=minus_one_one", source)
     return config
 

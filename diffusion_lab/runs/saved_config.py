@@ -35,6 +35,8 @@ MAY_CHANGE = (
     "paths.data_dir",
     "data.data_dir",
     "data.on_device",
+    "latents",
+    "data.latents",
 )
 """Options that may change when a run is resumed, because the experiment stays the same."""
 _NEEDED = {"command", "model", "paths"}

@@ -141,8 +141,8 @@ def limit_warning(trainer: L.Trainer, num_batches: int) -> str | None:
 
 
 def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> str | None:
-    """Return a warning if the noise schedule does not end in pure noise, which biases samples."""
-    if noise_schedule.signal_at_end <= 0.05:
+    """Return a warning if the noise schedule does not end in pure noise, which biases pixels."""
+    if noise_schedule.signal_at_end <= 0.05 or not datamodule.value_range.bounded:
         return None
     images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
     mean, std = images.mean().item(), images.std().item()

@@ -38,8 +38,8 @@ from diffusion_lab.config.instantiate import build, build_part, no_class
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import find_object
 from diffusion_lab.config.validate import OWN_KEYS
+from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
-from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, TimeSampling, Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
@@ -103,9 +103,9 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
         raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
     sampler: Sampler = build_part("sampler", cfg.sampler, Sampler)
     sampler.check(module.noise_schedule)
-    check_range(sampler, ValueRange(cfg.data.value_range))
-    shape = image_shape(cfg.data)
-    if check_contracts(module, sampler, shape):
+    value_range = range_of(cfg.data)
+    check_range(sampler, value_range)
+    if check_contracts(module, sampler, value_range.shape(image_shape(cfg.data))):
         _note_export(module)
     check_guidance(cfg, module)
     try:

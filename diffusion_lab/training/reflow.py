@@ -102,6 +102,11 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     Returns `cfg` resolved. Raises UserError for an override that conflicts with the teacher.
     """
     theirs = OmegaConf.create(run.config)
+    if cfg.get("latents") or cfg.data.get("latents") or run.config["data"].get("latents"):
+        raise UserError(
+            f"teacher.run={cfg.teacher.run} with latents=: expected a teacher and a training on "
+            "pixels, because the teacher's pairs are saved as images"
+        )
     clashes = [word for word in cfg.command.overrides if _clashes(word, cfg, theirs)]
     if clashes:
         raise UserError(

@@ -195,7 +195,7 @@ class FIDEstimate(L.Callback):
                     self._conditioning.denoiser(module, first, count),
                     module.noise_schedule,
                     self.sampler,
-                    data.image_shape,
+                    data.value_shape,
                     num_images=count,
                     seed=self.seed,
                     first=first,

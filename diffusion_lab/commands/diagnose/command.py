@@ -140,7 +140,7 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         samples = given
         if samples is None:
             samples = _sample(cfg, run, sampler, conditioning)
-            result.sampling = planned(config, sampler, [conditioning], run.module, run.image_shape)
+            result.sampling = planned(config, sampler, [conditioning], run.module, run.value_shape)
         record["memorisation"] = {
             "samples_from": cfg.samples,
             "sampler": config if given is None else None,

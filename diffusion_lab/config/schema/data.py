@@ -43,6 +43,7 @@ class DataConfig(SourceConfig):
     _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
     _convert_: str = "all"
     value_range: str = "zero_one"
+    latents: str | None = "${absolute_folder:${latents}}"
     flip: bool = False
     clusters: int | None = None
     on_device: Any = "auto"

@@ -30,10 +30,6 @@ class LatentSet:
 
     train: Tensor
     test: Tensor
-    mean: list[float]
-    """Mean of each channel over the training images, (C,)."""
-    std: list[float]
-    """Standard deviation of each channel over the training images, (C,)."""
 
 
 def encoded(
@@ -41,16 +37,17 @@ def encoded(
     size: tuple[int, int],
     decoder: LatentDecoder,
     cache_dir: str | Path | None,
-    device: torch.device,
 ) -> LatentSet:
     """Return the latents of a data set, after encoding it if there is no complete cache.
+
+    Gives the decoder the mean and standard deviation of each channel over the training images,
+    unless it has those of a checkpoint.
 
     Args:
         data: the images.
         size: (height, width) to which they are padded before.
         decoder: its VAE encodes.
         cache_dir: folder of the cache; None for the user's cache folder.
-        device: where the VAE computes.
 
     Raises:
         UserError: if the VAE cannot be loaded, the cache cannot be written or has too little room,
@@ -79,14 +76,14 @@ def encoded(
         check_room(part, needed, f"{count:,} latents", "a smaller data set")
         log.info(
             "encoding %s images of %s by the VAE %s, once, on %s, into %s",
-            *(f"{count:,}", data.name, decoder.vae.name, device, folder.parent),
+            *(f"{count:,}", data.name, decoder.vae.name, decoder.model.device, folder.parent),
         )
         moments = _Moments(shape[0])
         with Progress(count, "encoding", "encoded", "images") as progress:
             for split, images in splits.items():
                 with (part / f"{split}.bin").open("wb") as file:
                     for piece in images.split(decoder.images_at_once(*size)):
-                        latents = _encode(decoder, padded(piece, size), device)
+                        latents = _encode(decoder, padded(piece, size))
                         file.write(latents.numpy().data)
                         if split == "train":
                             moments.add(latents)
@@ -95,14 +92,15 @@ def encoded(
 
     if not is_complete(folder):
         build_folder(folder, is_complete, fill)
-    record = _read(folder)
+    if decoder.statistics is None:
+        decoder.set_statistics(**_read(folder))
 
     def mapped(split: str) -> Tensor:
         place, all_shape = folder / f"{split}.bin", (len(splits[split]), *shape)
         # copy on write: a mapped file is never changed, and torch wants a writable array
         return torch.from_numpy(np.memmap(place, np.float16, "c", shape=all_shape))
 
-    return LatentSet(mapped("train"), mapped("test"), record["mean"], record["std"])
+    return LatentSet(mapped("train"), mapped("test"))
 
 
 class _Moments:
@@ -125,9 +123,9 @@ class _Moments:
         return {"mean": mean.tolist(), "std": torch.where(std > 0, std, 1.0).tolist()}
 
 
-def _encode(decoder: LatentDecoder, images: Tensor, device: torch.device) -> Tensor:
+def _encode(decoder: LatentDecoder, images: Tensor) -> Tensor:
     """Return the latents of uint8 images (N, C, H, W) as float16 on the CPU."""
-    latents = decoder.means(images.to(device)).half().cpu()
+    latents = decoder.means(images).half()
     if not bool(latents.isfinite().all()):
         raise UserError(
             f"latents={decoder.vae.name}: its latents are not finite in float16: expected a "

@@ -1,21 +1,20 @@
 """Conversion between uint8 pixels and standardised latents, in place of a value range."""
 
-import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_lab.data.latents.vae import VAE
+from diffusion_lab.data.latents.vae import VAE, find_vae
 from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-
-log = logging.getLogger(__name__)
 
 _PIXELS = 2**20
 """Pixels that the VAE gets at once: 16 images of 256 x 256."""
@@ -30,18 +29,16 @@ class LatentDecoder(ValueRange):
 
     Args:
         vae: see `find_vae`.
-        statistics: mean and standard deviation of each channel, (C,) each; they may be set later.
+
+    The statistics are set by `set_statistics` or `use_record`, before any conversion.
 
     """
 
-    def __init__(
-        self, vae: VAE, statistics: tuple[Sequence[float], Sequence[float]] | None = None
-    ) -> None:
+    def __init__(self, vae: VAE) -> None:
         self.name, self.low, self.high = "latents", -math.inf, math.inf
         self.vae = vae
+        self.statistics: dict[str, list[float]] | None = None
         self._pixels = ValueRange("minus_one_one")  # the range of all VAEs of diffusers
-        if statistics is not None:
-            self.set_statistics(*statistics)
 
     def __repr__(self) -> str:
         """Return the name of the VAE."""
@@ -49,14 +46,48 @@ class LatentDecoder(ValueRange):
 
     def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the mean and standard deviation of each channel, (C,)."""
-        self.mean, self.std = (
-            torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std)
+        self.statistics = {"mean": list(mean), "std": list(std)}
+        self._mean, self._std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+
+    def record(self) -> dict[str, Any]:
+        """Return the hash of the VAE, mean and std, for `use_record`."""
+        return {"latents": {"vae_sha256": self.vae.sha256, **(self.statistics or {})}}
+
+    def use_record(self, record: Mapping[str, Any]) -> None:
+        """Take the statistics of a checkpoint's data; UserError if its VAE had other weights."""
+        saved = record["latents"]
+        if saved["vae_sha256"] != self.vae.sha256:
+            raise UserError(
+                f"latents={self.vae.name} has other weights (sha256 {self.vae.sha256[:8]}) than "
+                f"the VAE of the run ({saved['vae_sha256'][:8]}): put that one back"
+            )
+        self.set_statistics(saved["mean"], saved["std"])
+
+    def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape (C, H, W) of latents; UserError for images that the VAE cannot take."""
+        return self.vae.latent_shape(image_shape)
+
+    def check_flip(self) -> None:
+        """Raise UserError: mirrored latents are not the latents of the mirrored image."""
+        raise UserError(
+            f"data.flip=true with latents={self.vae.name}: the images are encoded once, and "
+            "mirrored latents are not the latents of a mirrored image: leave out data.flip=, or "
+            "put mirrored copies into the data set"
         )
+
+    def known(self, pixels: Tensor) -> Tensor:
+        """Map a mask of pixels, bool (H, W): a latent is known if all of its pixels are."""
+        unknown = (~pixels)[None].float()
+        return F.max_pool2d(unknown, self.vae.factor)[0] == 0
 
     @cached_property
     def model(self) -> "AutoencoderKL":
         """The VAE with its weights. Raises UserError if they cannot be loaded."""
         return self.vae.load()
+
+    def prepare(self, device: torch.device) -> None:
+        """Load the VAE, to compute on this device. Raises UserError if it cannot be loaded."""
+        self.model.to(device)
 
     def images_at_once(self, height: int, width: int) -> int:
         """Return the number of images of this size that the VAE gets at once."""
@@ -70,21 +101,21 @@ class LatentDecoder(ValueRange):
 
         return self._in_pieces(encode, pixels, 1)
 
-    def standardise(self, latents: Tensor) -> Tensor:
-        """Map means of the posterior (..., C, H, W) to float32 values of the network."""
-        return (latents.float() - self.mean.to(latents.device)) / self.std.to(latents.device)
-
     def encode(self, data: Tensor) -> Tensor:
-        """Map uint8 pixels (..., C, H, W) to standardised latents, float32, on the same device."""
-        return self.standardise(self.means(data))
+        """Map uint8 pixels, or their stored latents, to standardised latents, (..., C, H, W).
+
+        The result is float32, on the device of `data`.
+        """
+        means = data.float() if data.is_floating_point() else self.means(data)
+        return (means - self._mean.to(means.device)) / self._std.to(means.device)
 
     def to_unit(self, values: Tensor) -> Tensor:
-        """Decode standardised latents (..., C, H, W) to images in [0, 1], float32."""
+        """Decode standardised latents (..., C, H, W) to images in [0, 1], on the same device."""
 
         def decode(latents: Tensor) -> Tensor:
             return self._pixels.to_unit(self.model.decode(latents).sample)
 
-        latents = values.float() * self.std.to(values.device) + self.mean.to(values.device)
+        latents = values.float() * self._std.to(values.device) + self._mean.to(values.device)
         return self._in_pieces(decode, latents, self.vae.factor)
 
     @torch.no_grad()
@@ -105,3 +136,15 @@ class LatentDecoder(ValueRange):
             ]
         done = torch.cat(parts)
         return done.view(*x.shape[:-3], *done.shape[1:])
+
+
+def range_of(data: Mapping[str, Any]) -> ValueRange:
+    """Return the value range of the options of a data set: a LatentDecoder with `latents`.
+
+    Raises UserError for an unknown range, or if the VAE is not found.
+    """
+    pixels = ValueRange(data.get("value_range", "zero_one"))
+    if not (name := data.get("latents")):
+        return pixels
+    pixels.check_pixels(f"latents={name}", "leave out latents=")
+    return LatentDecoder(find_vae(name))

@@ -52,13 +52,10 @@ class VAE:
             )
         if any(side % self.factor for side in sides):
             fit = [max(1, -(-side // self.factor)) * self.factor for side in sides]
-            size, fitting = (
-                s[0] if s[0] == s[1] else str(s).replace(" ", "") for s in (sides, fit)
-            )
             raise UserError(
-                f"data.image_size={size}: the VAE of latents={self.name} has one latent for "
-                f"{self.factor} x {self.factor} pixels; expected sides that are multiples of "
-                f"{self.factor}, for example data.image_size={_size(fit)}"
+                f"data.image_size={_size(sides)}: the VAE of latents={self.name} makes one latent "
+                f"of {self.factor} x {self.factor} pixels; expected multiples of {self.factor}, "
+                f"for example data.image_size={_size(fit)}"
             )
         return self.latent_channels, sides[0] // self.factor, sides[1] // self.factor
 

@@ -1,6 +1,6 @@
 """Sources of images: which one the options of a data set ask for."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from diffusion_lab.data.image_set import ImageSet
@@ -57,6 +57,7 @@ def make_source(
     channels: int,
     image_size: ImageSize | None,
     options: Mapping[str, Any],
+    also: Collection[str] = (),
 ) -> Source:
     """Return the source that the options ask for, without reading anything.
 
@@ -67,6 +68,7 @@ def make_source(
         channels: channels of an image.
         image_size: side, or height and width; None for the original size.
         options: the given ones of OPTIONS; None is left out.
+        also: options that are valid for every source, because the caller reads them.
 
     Raises:
         UserError: for an option that the source does not have, or with an invalid value.
@@ -74,6 +76,7 @@ def make_source(
     """
     check_channels(channels)
     kind = _kind(name, source, options)
+    options = {k: v for k, v in options.items() if k in OPTIONS[kind] or k not in also}
     for option in options:
         if option not in OPTIONS[kind]:
             if kind == "own":
