@@ -83,8 +83,11 @@ class VAE:
         """
         import torch
         from diffusers import AutoencoderKL
+        from diffusers.utils import logging
 
         folder = self.weights.parent
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # what it would warn of is an error here
         try:
             with torch.random.fork_rng(devices=[]):
                 vae, report = AutoencoderKL.from_pretrained(
@@ -99,6 +102,8 @@ class VAE:
                 f"latents={self.name}: the VAE in {folder} cannot be loaded ({reason_of(error)}): "
                 "expected the files of AutoencoderKL.save_pretrained"
             ) from error
+        finally:
+            logging.set_verbosity(verbosity)
         if strange := [*report["missing_keys"], *report["unexpected_keys"]]:
             raise UserError(
                 f"latents={self.name}: {folder / WEIGHTS} does not fit its {CONFIG} "
