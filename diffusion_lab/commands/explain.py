@@ -13,6 +13,7 @@ from diffusion_lab.config.groups import make_sampler, refusal, words
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.latents.decoder import sizes_of_latents
 from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
@@ -50,7 +51,8 @@ def explain(cfg: DictConfig) -> Explanation:
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     check_config(config)
     data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
-    module: DiffusionModule = build(cfg.model)
+    with sizes_of_latents(cfg.data):
+        module: DiffusionModule = build(cfg.model)
     own = build(cfg.sampler)
     own.check(module.noise_schedule)
     conditioning = check_guidance(cfg, module)
@@ -60,8 +62,10 @@ def explain(cfg: DictConfig) -> Explanation:
     fits, refused = [], []
     for word in words("sampler"):
         try:
-            reason = refusal(make_sampler(word), module.noise_schedule)
-        except UserError as error:  # a broken sampler in the user's own folder
+            sampler = make_sampler(word)
+            reason = refusal(sampler, module.noise_schedule)
+            check_range(sampler, data.value_range)
+        except UserError as error:  # it clips, or is a broken one in the user's own folder
             reason = str(error)
         fits.append(word) if reason is None else refused.append(f"- {word}: {reason}")
     schedule = module.noise_schedule

@@ -1,7 +1,8 @@
 """Conversion between uint8 pixels and standardised latents, in place of a value range."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_lab.data.latents.vae import VAE, find_vae
+from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 
@@ -136,6 +138,21 @@ class LatentDecoder(ValueRange):
             ]
         done = torch.cat(parts)
         return done.view(*x.shape[:-3], *done.shape[1:])
+
+
+@contextmanager
+def sizes_of_latents(data: Mapping[str, Any]) -> Iterator[None]:
+    """Add to a UserError of the network that it gets latents, if the options of `data` say so."""
+    try:
+        yield
+    except UserError as error:
+        if not data.get("latents"):
+            raise
+        channels, height, width = range_of(data).shape(image_shape(data))
+        raise UserError(
+            f"{error} (the network gets the latents of latents={data['latents']}, {channels} x "
+            f"{height} x {width}, whose sides follow from data.image_size={data['image_size']})"
+        ) from error
 
 
 def range_of(data: Mapping[str, Any]) -> ValueRange:
