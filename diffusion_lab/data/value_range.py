@@ -44,6 +44,11 @@ class ValueRange:
         return self.name != UNBOUNDED
 
     @property
+    def kind(self) -> str:
+        """What the network's values are, for messages."""
+        return "pixels" if self.is_pixels else "real numbers"
+
+    @property
     def bounded(self) -> bool:
         """True if the network's values lie in [low, high], to which a sampler may clip them."""
         return math.isfinite(self.low)

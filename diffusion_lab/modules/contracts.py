@@ -56,8 +56,8 @@ def check_range(sampler: Sampler, value_range: ValueRange) -> None:
     """Raise UserError for a sampler that clips to the range of pixels, if there is no range."""
     if sampler.clips and not value_range.bounded:
         raise UserError(
-            f"{sampler.name} clips to the range of pixels, but these data have no range "
-            f"(data.value_range={value_range.name}): type sampler.clip_sample=false, and leave out "
+            f"{sampler.name} clips to the range of pixels, but these data are "
+            f"{value_range.kind}: type sampler.clip_sample=false, and leave out "
             "sampler.thresholding="
         )
 

@@ -42,6 +42,11 @@ class LatentDecoder(ValueRange):
         self.statistics: dict[str, list[float]] | None = None
         self._pixels = ValueRange("minus_one_one")  # the range of all VAEs of diffusers
 
+    @property
+    def kind(self) -> str:
+        """What the network's values are, for messages."""
+        return f"latents of {self.vae.name}"
+
     def __repr__(self) -> str:
         """Return the name of the VAE."""
         return f"LatentDecoder({self.vae.name!r})"
