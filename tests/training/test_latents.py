@@ -1,7 +1,8 @@
-"""latents= in train.py: exact resume, and one line for what cannot be."""
+"""latents= in train.py: exact resume, FID on decoded images, and one line for what cannot be."""
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,44 +14,52 @@ from tests.support.tiny_vae import save_vae
 QUICK = (*TINY, "network=unet_fast", "network.width=8", "network.depth=1")
 
 
+def folder(code, out, err):
+    assert code == 0, err
+    return Path(out.strip().splitlines()[-1])
+
+
 @pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(latent_run, tmp_path, tmp_path_factory, typed):
-    """From another place: the VAE was moved in between."""
+    """Its VAE was moved in between; another one is refused."""
     words = latent_words(tmp_path_factory)
     begun = trained_once(tmp_path_factory, [*words, "trainer.max_epochs=1"])
     half = shutil.copytree(begun, tmp_path / "half")
     record = half / "metrics.json"
     record.write_text(record.read_text().replace('"finished"', '"running"'))
     [vae] = [word.partition("=")[2] for word in words if word.startswith("latents=")]
-    other = save_vae(tmp_path / "other", seed=1) and tmp_path / "other"
-    resume = ("train", f"resume={half}", "trainer.max_epochs=2")
-    said = assert_refused(*typed(*resume, f"latents={other}"))
-    assert f"latents={other} has other weights" in said
     shutil.copytree(vae, tmp_path / "moved")
-    code, _, err = typed(*resume, f"latents={tmp_path / 'moved'}")
-    assert code == 0, err
+    save_vae(tmp_path / "other", seed=1)
+    resume = ("train", f"resume={half}", "trainer.max_epochs=2")
+    other = f"latents={tmp_path / 'other'}"
+    assert_refused(typed(*resume, other), f"{other} has other weights")
+    folder(*typed(*resume, f"latents={tmp_path / 'moved'}"))
     assert json.loads(record.read_text())["status"] == "finished"
     assert compare_runs(half, latent_run) == []
 
 
 @pytest.mark.slow
-def test_a_relative_folder_and_every_other_part(typed, tmp_path):
-    """Classes, FID left out, a VP path whose samplers clip by default, colour, not square."""
+def test_another_objective_in_colour(typed, tmp_path):
+    """Classes, images that are not square, a VAE named from the working directory."""
     save_vae(tmp_path / "vae", channels=3)
-    code, out, err = typed(
-        *(
-            "train",
-            *QUICK,
-            "model=ddpm",
-            "latents=vae",
-            "data.channels=3",
-            "data.image_size=[16,24]",
-        ),
-        *("sampler.clip_sample=false", "model.num_classes=10", f"data.cache_dir={tmp_path}"),
-    )
-    assert code == 0, err
-    code, out, err = typed("sample", f"run={out.strip().splitlines()[-1]}", "num_samples=4")
-    assert code == 0, err
+    shape = ("data.channels=3", "data.image_size=[16,24]", f"data.cache_dir={tmp_path}")
+    more = ("model=ddpm", "sampler.clip_sample=false", "model.num_classes=10", "latents=vae")
+    run = folder(*typed("train", *QUICK, *more, *shape))
+    folder(*typed("sample", f"run={run}", "num_samples=4"))
+    assert_refused(typed("sample", f"run={run}", "sampler=ddpm"), "sampler.clip_sample=false")
+
+
+@pytest.mark.slow
+def test_fid_during_a_training_is_that_of_evaluate(typed, tmp_path, bars):
+    save_vae(tmp_path / "vae")
+    words = (f"extractor={bars}", "num_samples=70", "batch_size=50")
+    fid = ["callbacks=fid", *(f"callbacks.fid.{word}" for word in words)]
+    more = ("model=flow", "latents=vae", f"data.cache_dir={tmp_path}")
+    run = folder(*typed("train", *QUICK, *fid, *more))
+    scored = folder(*typed("evaluate", f"run={run}", *words, "accelerator=cpu"))
+    [scores] = json.loads((scored / "evaluation.json").read_text())["scores"]
+    during = json.loads((run / "metrics.json").read_text())["metrics"]["val/fid"]
+    assert scores["fid"] == pytest.approx(during, rel=1e-6)
 
 
 REFUSED = {
@@ -61,14 +70,8 @@ REFUSED = {
     ("latents=vae", "data.image_size=27"): "multiples of 2, for example data.image_size=28",
     ("latents=vae", "data.image_size=12"): "(the network gets the latents of latents=",
     ("latents=vae", "data.flip=true"): "data.flip=true with latents=",
-    (
-        "latents=vae",
-        "data.value_range=unbounded",
-    ): "works on pixels, but these data are real numbers",
-    (
-        "latents=vae",
-        "model=ddpm",
-    ): "DDIMScheduler clips to the range of pixels, but these data are l",
+    ("latents=vae", "data.value_range=unbounded"): "works on pixels, but these data are real",
+    ("latents=vae", "model=ddpm"): "clips to the range of pixels, but these data are latents of",
     ("latents=vae", "model.clipped_to=zero_one"): "model.clipped_to=zero_one: ",
     ("latents=vae", "data.cache_dir=file/in"): "data.cache_dir=<a folder that can be written>",
 }
@@ -80,11 +83,5 @@ def test_bad_input_is_told_before_anything_is_trained(words, typed, tmp_path, mo
     save_vae(tmp_path / "vae")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    model = [] if "model=ddpm" in words else ["model=flow"]
-    said = assert_refused(*typed("train", *QUICK, *model, *words, f"paths.log_dir={tmp_path}/logs"))
-    assert (
-        REFUSED[words].replace(
-            "works on pixels, but these data are real numbers", "works on pixels"
-        )
-        in said
-    )
+    model = () if "model=ddpm" in words else ("model=flow",)
+    assert_refused(typed("train", *QUICK, *model, *words), REFUSED[words])
