@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 
 from diffusion_lab import load_run
 from diffusion_lab.diffusion import sample_steps
@@ -41,20 +42,26 @@ def test_the_run_says_what_it_was_trained_on(latent_run):
 
 
 def test_samples_are_latents_that_diffusers_decodes(latent_run, typed):
-    folder = result(*typed("sample", f"run={latent_run}", "num_samples=5", "batch_size=3"))
+    folder = result(
+        *typed(
+            "sample", f"run={latent_run}", "num_samples=5", "batch_size=3", "sampler.num_steps=12"
+        )
+    )
     images = np.load(folder / "samples.npz")["images"]
     assert images.dtype == np.uint8 and images.shape == (5, 1, 28, 28)
     run = load_run(latent_run)
     assert (run.image_shape, run.value_shape) == ((1, 28, 28), (2, 14, 14))
-    schedule, shape = run.module.noise_schedule, (2, 14, 14)
-    steps = sample_steps(run.module.denoise, schedule, run.sampler(), shape, num_images=5, seed=0)
-    *_, last = steps
+    sampler, shape = run.sampler(num_steps=12), (2, 14, 14)
+    schedule = run.module.noise_schedule
+    *_, last = sample_steps(run.module.denoise, schedule, sampler, shape, num_images=5, seed=0)
     scale = record_of(latent_run)["data"]["latents"]
     mean, std = (torch.tensor(scale[name])[:, None, None] for name in ("mean", "std"))
     vae = AutoencoderKL.from_pretrained(run.config["data"]["latents"])
     with torch.no_grad():
         theirs = (vae.decode(last.x_next * std + mean).sample / 2 + 0.5).clamp(0, 1) * 255
     assert np.abs(images - theirs.numpy()).max() <= 0.51
+    with Image.open(folder / "denoising.gif") as frames:
+        assert frames.n_frames <= 11
     assert sorted(p.suffix for p in folder.iterdir()) == [".gif", ".json", ".npz", ".png", ".png"]
 
 
