@@ -200,7 +200,7 @@ def load_run(
     data = config["data"]
     try:
         value_range = range_of(data)
-        value_range.use_record(state["data"])
+        value_range.use_record(state.get("data", {}))
         module = build_module(config, trust)
         module.load_state_dict(raw | averages[chosen])
         return Run(

@@ -123,9 +123,14 @@ def restore_settings(cfg: DictConfig, content: Checkpoint) -> DictConfig:
 def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
     """Restore the settings of a resumed run, including the parts of a pipeline or a teacher.
 
-    These parts come from the checkpoint, so that init_from= no longer applies.
+    These parts come from the checkpoint, so that init_from= no longer applies. Raises UserError if
+    latents= was added or taken away.
     """
     cfg = restore_settings(cfg, content)
+    encoded = "latents" in content["data"]
+    if encoded != bool(cfg.data.get("latents")):
+        kind, advice = ("latents", "name its VAE") if encoded else ("pixels", "leave it out")
+        raise UserError(f"latents={cfg.data.latents}: this run was trained on {kind}: {advice}")
     if cfg.init_from is not None:
         cfg.init_from, cfg.network = None, content["config"]["network"]
     teacher = content["config"].get("teacher")

@@ -33,6 +33,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(latent_run, tmp_path, tmp_path_f
     resume = ("train", f"resume={half}", "trainer.max_epochs=2")
     other = f"latents={tmp_path / 'other'}"
     assert_refused(typed(*resume, other), f"{other} has other weights")
+    assert_refused(typed(*resume, "latents=null"), "this run was trained on latents: name its VAE")
     folder(*typed(*resume, f"latents={tmp_path / 'moved'}"))
     assert json.loads(record.read_text())["status"] == "finished"
     assert compare_runs(half, latent_run) == []
@@ -60,6 +61,12 @@ def test_fid_during_a_training_is_that_of_evaluate(typed, tmp_path, bars):
     [scores] = json.loads((scored / "evaluation.json").read_text())["scores"]
     during = json.loads((run / "metrics.json").read_text())["metrics"]["val/fid"]
     assert scores["fid"] == pytest.approx(during, rel=1e-6)
+
+
+def test_a_run_on_pixels_stays_one(half, typed):
+    words = ("trainer.max_epochs=2", "latents=vae")
+    said = "latents=vae: this run was trained on pixels: leave it out"
+    assert_refused(typed("train", f"resume={half}", *words), said)
 
 
 REFUSED = {
