@@ -74,6 +74,11 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
             f"{given} holds {name}: expected a pipeline with an unconditional UNet2DModel, as "
             "DDPMPipeline saves it"
         )
+    if setting == "pipeline" and (index.get("vae") or [None])[0] is not None:
+        raise UserError(
+            f"{given} makes latents, which its vae decodes: sample it with diffusers, or use the "
+            "run it was exported from"
+        )
     scheduler = _read_json(folder, "scheduler/scheduler_config.json", given)
     prediction_type = scheduler.get("prediction_type", "epsilon")
     if "beta_schedule" not in scheduler or prediction_type not in PREDICTIONS:

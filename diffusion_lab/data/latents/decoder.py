@@ -114,7 +114,8 @@ class LatentDecoder(ValueRange):
         The result is float32, on the device of `data`.
         """
         means = data.float() if data.is_floating_point() else self.means(data)
-        return (means - self._mean.to(means.device)) / self._std.to(means.device)
+        mean, std = self._scale(means.device)
+        return (means - mean) / std
 
     def to_unit(self, values: Tensor) -> Tensor:
         """Decode standardised latents (..., C, H, W) to images in [0, 1], on the same device."""
@@ -122,8 +123,13 @@ class LatentDecoder(ValueRange):
         def decode(latents: Tensor) -> Tensor:
             return self._pixels.to_unit(self.model.decode(latents).sample)
 
-        latents = values.float() * self._std.to(values.device) + self._mean.to(values.device)
-        return self._in_pieces(decode, latents, self.vae.factor)
+        mean, std = self._scale(values.device)
+        return self._in_pieces(decode, values.float() * std + mean, self.vae.factor)
+
+    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and std, (C, 1, 1) each; kept on the device, as every batch needs them."""
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self._mean, self._std
 
     @torch.no_grad()
     def _in_pieces(self, work: Callable[[Tensor], Tensor], x: Tensor, factor: int) -> Tensor:
