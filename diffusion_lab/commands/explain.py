@@ -13,12 +13,14 @@ from diffusion_lab.config.groups import make_sampler, refusal, words
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.contracts import check_range
 from diffusion_lab.modules.cost import cost
 from diffusion_lab.sampling.description import planned
-from diffusion_lab.training.checks import check_guidance
+from diffusion_lab.training.checks import check_guidance, check_network
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +46,11 @@ def explain(cfg: DictConfig) -> Explanation:
     """Write explanation.md and weighting.png for a training configuration, without training."""
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     check_config(config)
+    check_network(config)
     module: DiffusionModule = build(cfg.model)
     own = build(cfg.sampler)
     own.check(module.noise_schedule)
+    check_range(own, ValueRange(cfg.data.value_range))
     conditioning = check_guidance(cfg, module)
     data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
     shape = data.image_shape

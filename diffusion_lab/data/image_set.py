@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.points.distributions import Distribution
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 
@@ -32,6 +33,7 @@ class ImageSet:
         classes: names of the classes in the order of the labels; empty if unknown.
         shuffled: True if the training images are in a fixed random order already, so that slices
             of them are random subsets.
+        distribution: that from which points were drawn, with its exact density, if it is known.
 
     Raises:
         UserError: for another type of images, and for values that are not finite.
@@ -48,6 +50,7 @@ class ImageSet:
     sha256: str = ""
     classes: tuple[str, ...] = ()
     shuffled: bool = False
+    distribution: Distribution | None = None
 
     def __post_init__(self) -> None:
         """Check the type of the images; check their values and compute the hash if not given."""

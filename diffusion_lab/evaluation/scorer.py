@@ -1,14 +1,18 @@
-"""Score generated images with a feature extractor and reference statistics."""
+"""Score samples against real data: images with a feature extractor and reference statistics."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from diffusion_lab import figures
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.evaluation.features.reference import Reference
@@ -28,18 +32,69 @@ class Judged:
     """Seconds for "features" and for "metrics"."""
 
 
-class ImageScorer:
+class Scorer(ABC):
+    """Score sets of samples of one kind of data against real ones."""
+
+    primary: str
+    """The metric by which samplers are ordered, one of METRICS of which lower is better."""
+    name: str
+    """Of what is compared: the extractor's."""
+    sha256: str
+    """Scores of the same name and hash, against the same data, are comparable."""
+    data: str
+    """Name of the real data."""
+    num_train: int
+    num_test: int
+    least: int
+    """Number of samples that the primary metric needs."""
+
+    @property
+    @abstractmethod
+    def against(self) -> str:
+        """What is compared with which data, one line for the head of a table."""
+
+    def about(self) -> dict[str, Any]:
+        """Return the entries of a record that say what is compared with which data."""
+        return {
+            "extractor": {"name": self.name, "sha256": self.sha256},
+            "reference": {"data": self.data, "n": self.num_test or None},
+        }
+
+    @abstractmethod
+    def check(self, image_shape: tuple[int, int, int]) -> None:
+        """Raise UserError, before any sampling, for samples (C, H, W) that cannot be scored."""
+
+    @abstractmethod
+    def check_samples(self, images: Tensor) -> None:
+        """Raise UserError for existing samples (N, C, H, W) that cannot be scored."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, asked: Tensor | None = None) -> Judged:
+        """Score samples (N, C, H, W) with requested classes `asked` (N,), if any."""
+
+    @abstractmethod
+    def floor(self, num_samples: int) -> dict[str, Summary]:
+        """Return the real-data baseline for num_samples, or for all real data if there are less."""
+
+    @abstractmethod
+    def write_samples(self, images: Tensor, path: Path, shown: int) -> None:
+        """Write a figure of samples (N, C, H, W); a grid has at most `shown` images."""
+
+
+class ImageScorer(Scorer):
     """Score sets of images with an extractor against a reference.
 
     Args:
         extractor: the feature extractor.
-        reference: features of real images, by the same extractor.
+        reference: features of real images, or their moments, by the same extractor.
         padded: True to cut off the border of images that data.image_size has padded.
 
     Raises:
         UserError: if the reference was computed by another extractor.
 
     """
+
+    primary = "fid"
 
     def __init__(self, extractor: Extractor, reference: Reference, padded: bool = False) -> None:
         if reference.extractor_sha256 != extractor.sha256:
@@ -49,8 +104,29 @@ class ImageScorer:
                 f"{extractor.name} ({extractor.sha256[:8]}): expected the same extractor"
             )
         self.extractor, self.reference, self.padded = extractor, reference, padded
+        self.name, self.sha256, self.data = extractor.name, extractor.sha256, reference.data
+        self.num_train, self.num_test = len(reference.train), len(reference.test)
+        self.least = extractor.num_features + 1
         self.scorer = FeatureScorer(reference)
         self._floors: dict[int, dict[str, Summary]] = {}
+
+    @property
+    def against(self) -> str:
+        """The extractor and the real images."""
+        real = (
+            f"{self.num_test:,} test images of {self.data}; real-data baseline from training images"
+            if self.num_test
+            else f"moments of real images: {self.data}"
+        )
+        return f"extractor {self.name} (sha256 {self.sha256[:8]}), against {real}"
+
+    def check_samples(self, images: Tensor) -> None:
+        """Raise UserError for images that the extractor rejects."""
+        self.extractor.fit(images)
+
+    def write_samples(self, images: Tensor, path: Path, shown: int) -> None:
+        """Write a grid of the first images."""
+        figures.save_grid(images[:shown].float() / 255, path)
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError, before any sampling, if the extractor rejects images (C, H, W)."""

@@ -13,10 +13,24 @@ from diffusion_lab.callbacks import (
     LossHistory,
 )
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.shape import image_shape
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import NoiseSchedule, VESchedule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.sampling.conditioning import Conditioning
+
+
+def check_network(config: Mapping[str, Any]) -> None:
+    """Raise UserError for points (images of one pixel) and a network of this project for images."""
+    data, network = config["data"], str(config["network"].get("_target_"))
+    if ValueRange(data["value_range"]).is_pixels or image_shape(data)[1:] != (1, 1):
+        return
+    package, _, name = network.rpartition(".")
+    if package.startswith("diffusion_lab.networks") and name != "MLP":
+        raise UserError(
+            f"{name} is a network for images, but data={data['name']} has points: type network=mlp"
+        )
 
 
 def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from diffusion_lab import figures
 from diffusion_lab.callbacks.samples.evaluation_mode import conditioning_of, evaluating, parts
 from diffusion_lab.callbacks.samples.figures import figures_folder, log_picture
 from diffusion_lab.callbacks.samples.time_budget import Budget
@@ -16,7 +15,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.sampling.figures import grid_columns
+from diffusion_lab.sampling.choose_figures import figures_of_data
 from diffusion_lab.sampling.progress import duration
 
 log = logging.getLogger(__name__)
@@ -28,9 +27,10 @@ _NEGLIGIBLE = 1.0
 class SampleGrid(L.Callback):
     """Sample a grid of images every `every_n_epochs` epochs, always from the same noise.
 
-    `share` is the maximum fraction of the training's wall time spent on grids, above 0 and at most
-    1; None for no limit. The time of a grid is estimated from its first two sampler steps: if it
-    exceeds the limit, and a second, the grid is left out. At the end of training `Figures` samples.
+    Points are plotted instead. `share` is the maximum fraction of the training's wall time spent on
+    grids, above 0 and at most 1; None for no limit. The time of a grid is estimated from its first
+    two sampler steps: if it exceeds the limit, and a second, the grid is left out. At the end of
+    training `Figures` samples.
     """
 
     def __init__(
@@ -56,7 +56,6 @@ class SampleGrid(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the network evaluations; UserError if sampler or guidance do not fit the module."""
         module, data = parts(trainer, pl_module)
-        data.value_range.check_pixels("callbacks.samples", "type callbacks=minimal")
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )
@@ -90,8 +89,8 @@ class SampleGrid(L.Callback):
             if last is None:
                 return
             path = figures_folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
-            images = data.value_range.to_unit(last.x_next)
-            figures.save_grid(images, path, grid_columns(module.num_classes))
+            samples = data.value_range.decode(last.x_next).cpu()
+            figures_of_data(data).write_samples(samples, path, module.num_classes)
             log_picture(trainer, "samples", path)
 
     def _sample(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:

@@ -21,7 +21,7 @@ from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.runs.saved_config import UnreadableConfig, read_config
 from diffusion_lab.runs.state import read_record
-from diffusion_lab.scoring.choose_scorer import choose_scorer
+from diffusion_lab.scoring.choose_scorer import choose_image_scorer
 from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.score_sets import NAME, score_sets
 from diffusion_lab.system.device import choose_device
@@ -155,7 +155,7 @@ def choose_ladder_scorer(
         trust=trust,
     )
     device = choose_device(config["trainer"]["accelerator"])
-    return choose_scorer(name, untrained, data_dir, device=device)
+    return choose_image_scorer(name, untrained, data_dir, device=device)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class SourceConfig:
     test_split: str | None = None
     image_key: str | None = None
     label_key: str | None = None
+    distribution: str | None = None
+    num_points: int | None = None
+    num_test_points: int | None = None
+    points_seed: int | None = None
 
 
 @dataclass

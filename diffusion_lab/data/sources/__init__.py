@@ -32,6 +32,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "own": ("images", "num_classes"),
     "published": (),
     "torchvision": (),
+    "points": ("distribution", "num_points", "num_test_points", "points_seed"),
     "npz": ("path",),
     "pictures": ("path", "labelled", "resize", "background", "unreadable", "cache_dir"),
     "huggingface": (
@@ -97,6 +98,10 @@ def make_source(
         from diffusion_lab.data.sources.fake import FakeImages
 
         return FakeImages(channels, 28 if image_size is None else image_size, **options)
+    if kind == "points":
+        from diffusion_lab.data.sources.points import Points
+
+        return Points(channels, image_size, **options)
     if kind == "torchvision":
         from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
 
@@ -126,10 +131,12 @@ def make_source(
 _WORDS = {
     "fake": "data=fake",
     "own": "data.images=<your function>",
+    "points": "data=points",
     "npz": "data=npz",
     "pictures": "data=images",
     "huggingface": "data=hf",
 }
+GENERATED = ("fake", "points")
 TORCHVISION = ("cifar10", "cifar100", "svhn")
 
 
@@ -137,13 +144,13 @@ def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
     if "images" in options:
         return "own"
     if source in BY_NAME:
-        built_in = [*TORCHVISION_CLASS, *TORCHVISION, "fake"]
+        built_in = [*TORCHVISION_CLASS, *TORCHVISION, *GENERATED]
         if source != "huggingface" and name in built_in:
             raise UserError(
                 f"data.name={name} is a built-in data set, whose statistics would be used to "
                 "score your images: use another name"
             )
         return source
-    if name == "fake":
-        return "fake"
+    if name in GENERATED:
+        return name
     return "torchvision" if name in TORCHVISION else "published"
