@@ -1,5 +1,7 @@
 """Energy distance between two sets of points, of any dimension."""
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
@@ -14,12 +16,22 @@ def mean_distance(x: Points, y: Points) -> float:
     return float(sum(sums)) / (len(x) * len(y))
 
 
-def energy_distance(x: Points, y: Points, within_y: float | None = None) -> float:
-    """Return 2 E|X - Y| - E|X - X'| - E|Y - Y'| of the points x (N, F) and y (M, F).
+class EnergyDistance:
+    """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| of points x to the points y (M, F).
 
-    Székely & Rizzo 2013, "Energy statistics", equation 5, for the distributions that give each
+    Székely & Rizzo 2013, "Energy statistics", equation 5, for the two distributions that give each
     point the same probability: at least 0, and 0 for equal sets only. For two samples of one
-    distribution its expected value falls like 1/N + 1/M. `within_y` is E|Y - Y'|, if it is known.
+    distribution its expected value falls like 1/N + 1/M, so compare only at equal numbers.
     """
-    within_y = mean_distance(y, y) if within_y is None else within_y
-    return max(2 * mean_distance(x, y) - mean_distance(x, x) - within_y, 0.0)
+
+    def __init__(self, y: Points) -> None:
+        self.y = y
+
+    @cached_property
+    def _within(self) -> float:
+        return mean_distance(self.y, self.y)
+
+    def __call__(self, x: Points) -> float:
+        """Return the distance of x (N, F)."""
+        distance = 2 * mean_distance(x, self.y) - mean_distance(x, x) - self._within
+        return max(distance, 0.0)  # rounding may give -1e-16 for equal sets

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion_lab import figures
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.energy_distance import energy_distance, mean_distance
+from diffusion_lab.evaluation.energy_distance import EnergyDistance
 from diffusion_lab.evaluation.scorer import FLOOR_DRAWS, Judged, Scorer, summaries
 from diffusion_lab.evaluation.statistics import Summary
 
@@ -31,8 +31,7 @@ class PointScorer(Scorer):
         self.images = images
         self.data, self.sha256 = images.name, images.sha256
         self.num_train, self.num_test = len(images.train_images), len(images.test_images)
-        self._test = _flat(images.test_images)
-        self._within = mean_distance(self._test, self._test)
+        self._distance = EnergyDistance(flat(images.test_images))
 
     @property
     def against(self) -> str:
@@ -58,7 +57,7 @@ class PointScorer(Scorer):
     def __call__(self, images: Tensor, asked: Tensor | None = None) -> Judged:
         """Score samples (N, C, H, W); the requested classes have no effect."""
         began = time.perf_counter()
-        scores = {self.primary: energy_distance(_flat(images), self._test, self._within)}
+        scores = {self.primary: self._distance(flat(images))}
         if (known := self.images.distribution) is not None:
             log_density = known.log_density(images.flatten(1))
             if known.bounded:
@@ -82,7 +81,7 @@ class PointScorer(Scorer):
         figures.save_figure(figure, path)
 
 
-def _flat(images: Tensor) -> NDArray[np.floating]:
+def flat(images: Tensor) -> NDArray[np.floating]:
     """Flatten (N, C, H, W) to float64 (N, C H W)."""
     values: NDArray[np.floating] = images.flatten(1).double().numpy()
     return values

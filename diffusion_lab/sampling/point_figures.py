@@ -12,7 +12,9 @@ from diffusion_lab import figures
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import BlendSampler, NoiseSchedule, Sampler, Step
 from diffusion_lab.diffusion.noise_schedule import per_image
+from diffusion_lab.evaluation.energy_distance import EnergyDistance
 from diffusion_lab.evaluation.nearest import Nearest
+from diffusion_lab.evaluation.point_scorer import flat
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.sampling.data_figures import NEAREST, DataFigures, Solve
 
@@ -31,6 +33,7 @@ class PointFigures(DataFigures):
 
     def __init__(self, real: Tensor | None) -> None:
         self.real = real
+        self._distance = None if real is None else EnergyDistance(flat(real))
 
     def write_samples(self, samples: Tensor, path: Path, num_classes: int | None) -> None:
         """Write a scatter plot over real points."""
@@ -38,7 +41,9 @@ class PointFigures(DataFigures):
 
     def _samples(self, samples: Tensor, num_classes: int | None) -> Figure:
         labels = _turns(len(samples), num_classes)
-        title = f"{len(samples):,} samples" + ("" if self.real is None else " over real points")
+        title = f"{len(samples):,} samples"
+        if self._distance is not None:
+            title += f", energy distance {self._distance(flat(samples)):.2g} to real points"
         return figures.scatter({"samples": samples}, self.real, title, labels)
 
     def write_sampling(

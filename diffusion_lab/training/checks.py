@@ -160,10 +160,11 @@ def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> 
         return None
     images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
     mean, std = images.mean().item(), images.std().item()
+    what = "pixel" if datamodule.value_range.is_pixels else "coordinate"
     longer = "sigma_max" if isinstance(noise_schedule, VESchedule) else "beta_end"
+    biased = noise_schedule.sampled_mean(mean, std)
     return (
         f"the noise schedule ends at alpha = {noise_schedule.signal_at_end:.2g}, but sampling "
-        "starts from pure noise: expect a mean pixel of about "
-        f"{noise_schedule.sampled_mean(mean, std):.2f} in samples instead of {mean:.2f}; "
-        f"a larger noise_schedule.{longer} reduces this bias"
+        f"starts from pure noise: expect a mean {what} of about {biased:.2f} in samples instead of "
+        f"{mean:.2f}; a larger noise_schedule.{longer} reduces this bias"
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import check_targets
+from diffusion_lab.data.sources import OPTIONS
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
@@ -41,6 +42,7 @@ _DATA = (
     "num_images",
     "images",
     "num_classes",
+    *OPTIONS["points"],
 )
 _BATCH = 250
 

@@ -16,6 +16,7 @@ from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.sampling.choose_figures import figures_of_data
+from diffusion_lab.sampling.data_figures import DataFigures
 from diffusion_lab.sampling.progress import duration
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class SampleGrid(L.Callback):
         self.seed = seed
         self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
         self.budget = Budget(share, "callbacks.samples.share")
+        self._drawn: DataFigures | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the network evaluations; UserError if sampler or guidance do not fit the module."""
@@ -90,7 +92,8 @@ class SampleGrid(L.Callback):
                 return
             path = figures_folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
             samples = data.value_range.decode(last.x_next).cpu()
-            figures_of_data(data).write_samples(samples, path, module.num_classes)
+            self._drawn = self._drawn or figures_of_data(data)
+            self._drawn.write_samples(samples, path, module.num_classes)
             log_picture(trainer, "samples", path)
 
     def _sample(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:

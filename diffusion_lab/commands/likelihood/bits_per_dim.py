@@ -21,6 +21,7 @@ from diffusion_lab.diffusion.samplers.base import image_generators
 from diffusion_lab.runs.load import Run
 
 LEVELS = 256
+EXACT_DIMS = 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Images:
     """(N, C, H, W): uint8, or real numbers of an unbounded range."""
     labels: Tensor | None
     """Classes to condition the denoiser on, int64 (N,); None for no class."""
+    true_density: Tensor | None = None
+    """Bits per dimension of the distribution that they were drawn from, (N,); None if unknown."""
 
     def batches(self, size: int) -> Iterator["Images"]:
         """Yield the images in batches of up to `size`."""
@@ -72,6 +75,21 @@ def level_width(value_range: ValueRange) -> float:
     return (value_range.high - value_range.low) / (LEVELS - 1) if value_range.is_pixels else 1.0
 
 
+def has_exact_trace(run: Run) -> bool:
+    """Return True for data of so few numbers that the trace of the Jacobian is computed exactly."""
+    return not run.value_range.is_pixels and math.prod(run.image_shape) <= EXACT_DIMS
+
+
+def _exact_probes(shape: tuple[int, int, int], count: int) -> Tensor:
+    """Return probes whose mean of v^T J v is the trace of J: unit vectors times sqrt(d).
+
+    shape (C, H, W), d = C H W -> (d, count, C, H, W).
+    """
+    dims = math.prod(shape)
+    vectors = math.sqrt(dims) * torch.eye(dims).view(dims, 1, *shape)
+    return vectors.expand(dims, count, *shape)
+
+
 def _part(progress: Progress, done: float, size: float) -> Progress:
     """Return a callback for the fraction done of the next `size` images, after `done` images."""
     return lambda fraction: progress(done + fraction * size)
@@ -93,9 +111,9 @@ def bits_by_ode(
 
     By Jensen's inequality the mean over the dequantisation noise is at least -log2 P(image) of a
     sampler that stops at this level. Real numbers (of an unbounded range) have a density as they
-    are, and are not dequantised.
+    are, and are not dequantised; for points the trace is exact and `probes` has no effect.
     """
-    shape, dims = run.image_shape, math.prod(run.image_shape)
+    shape, dims, exact = run.image_shape, math.prod(run.image_shape), has_exact_trace(run)
     bits: list[Tensor] = []
     calls: list[Tensor] = []
     done = 0.0
@@ -112,18 +130,21 @@ def bits_by_ode(
                 batch.denoiser(run),
                 run.module.noise_schedule,
                 values.to(run.module.device),
-                rademacher((probes, *shape), generators),
+                _exact_probes(shape, len(values))
+                if exact
+                else rademacher((probes, *shape), generators),
                 start_ratio=start_ratio,
                 tolerance=tolerance,
                 progress=_part(progress, done, size),
             )
             done += size
             nats = -density.log_density / dims - math.log(level_width(run.value_range))
+            nats = nats.mean(0, keepdim=True) if exact else nats
             of_draws.append(nats / math.log(2))
             calls.append(density.num_calls)
         bits.append(torch.stack(of_draws))
     every, num_calls = torch.cat(bits, dim=2), torch.cat(calls)  # (draws, probes, images)
-    return _summary(every.mean((0, 1))) | {
+    return summary(every.mean((0, 1))) | {
         "tolerance": tolerance,
         "start_ratio": start_ratio,
         "probes": probes,
@@ -171,7 +192,7 @@ def bits_by_bound(
         done += len(batch.indices)
     terms = Bound(*(torch.cat(values) / unit for values in zip(*bounds, strict=True)))
     of_timesteps = schedule.num_train_timesteps - 1
-    return _summary(terms.total) | {
+    return summary(terms.total) | {
         "terms": {name: values.mean().item() for name, values in terms._asdict().items()},
         "variance": variance,
         "num_timesteps": num_timesteps or of_timesteps,
@@ -184,7 +205,7 @@ def _clipped(denoise: Denoise, low: float, high: float) -> Denoise:
     return lambda x_t, t: denoise(x_t, t).clamp(low, high)
 
 
-def _summary(bits: Tensor) -> dict[str, Any]:
+def summary(bits: Tensor) -> dict[str, Any]:
     """Return the mean of bits (N,) and its standard error, which is None for a single image."""
     error = bits.std().item() / math.sqrt(len(bits)) if len(bits) > 1 else None
     return {"bits_per_dim": bits.mean().item(), "standard_error": error}

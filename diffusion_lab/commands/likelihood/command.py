@@ -17,7 +17,9 @@ from diffusion_lab.commands.likelihood.bits_per_dim import (
     Images,
     bits_by_bound,
     bits_by_ode,
+    has_exact_trace,
     level_width,
+    summary,
 )
 from diffusion_lab.config.schema import LikelihoodConfig
 from diffusion_lab.config.validate import validate
@@ -59,11 +61,14 @@ class Likelihood:
         record = self.record
         labels = f", labels={record['labels']}" if record["labels"] else ""
         lines = [
-            f"{record['num_images']} images of {record['split']}, {record['weights']} weights"
-            f"{labels}, seed {record['seed']}; bits/dim ± standard error over images"
+            f"{record['num_images']} {record['data']} of {record['split']}, {record['weights']} "
+            f"weights{labels}, seed {record['seed']}; bits/dim ± standard error over "
+            f"{record['data']}"
         ]
         for method, result in record["methods"].items():
             lines.append(f"{TITLES[method]:20}  {_bits(result)}  {_DETAILS[method](result)}")
+        if record["true_density"] is not None:
+            lines.append(f"{'true density':20}  {_bits(record['true_density'])}")
         return lines
 
 
@@ -138,7 +143,9 @@ def likelihood(cfg: DictConfig) -> Likelihood:
         "num_images": cfg.num_images,
         "seed": cfg.seed,
         "labels": None if run.module.num_classes is None else cfg.labels,
+        "data": "images" if run.value_range.is_pixels else "points",
         "methods": results,
+        "true_density": None if images.true_density is None else summary(images.true_density),
         "images": images.indices,
         "device": str(run.module.device),
         "threads": torch.get_num_threads(),
@@ -157,11 +164,12 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
     schedule = run.module.noise_schedule
     both = cfg.method == "all"
     pixels = run.value_range.is_pixels
-    if not pixels and cfg.draws != 1:
-        raise UserError(
-            f"draws={cfg.draws} has no effect on data of real numbers, which are not dequantised: "
-            "leave out draws="
-        )
+    for name, reason in (
+        ("draws", None if pixels else "real numbers are not dequantised"),
+        ("probes", "the trace is exact for points" if has_exact_trace(run) else None),
+    ):
+        if reason is not None and cfg[name] != 1:
+            raise UserError(f"{name}={cfg[name]} has no effect, as {reason}: leave out {name}=")
     methods: dict[str, Work] = {}
     if both or cfg.method == "ode":
         start = cfg.start_ratio
@@ -210,7 +218,12 @@ def _images(cfg: DictConfig, run: Run) -> Images:
     # at random, because data sets may be sorted and the standard error needs independent images
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(cfg.seed))
     chosen = order[: cfg.num_images].sort().values
-    return Images(chosen.tolist(), pixels[chosen], labels[chosen] if cfg.labels == "own" else None)
+    own = labels[chosen] if cfg.labels == "own" else None
+    bits = None
+    if own is None and (known := data.image_set().distribution) is not None:
+        points = pixels[chosen].flatten(1)
+        bits = -known.log_density(points) / (points.shape[1] * math.log(2))
+    return Images(chosen.tolist(), pixels[chosen], own, bits)
 
 
 @contextmanager
