@@ -41,11 +41,14 @@ class ValueRange:
         """True if the stored data are uint8 pixels, False if they are real numbers."""
         return self.name != UNBOUNDED
 
-    def check_pixels(self, what: str, remedy: str = "give a run of images") -> None:
-        """Raise UserError unless the data are pixels: `what` needs images, `remedy` is advice."""
+    def check_pixels(self, what: str, remedy: str = "use a run that was trained on images") -> None:
+        """Raise UserError unless the data are pixels.
+
+        `what` names the part that needs pixels, and `remedy` says what to type instead.
+        """
         if not self.is_pixels:
             raise UserError(
-                f"{what} works on pixels, but these data are real numbers "
+                f"{what} needs pixels, but these data are real numbers "
                 f"(data.value_range={self.name}): {remedy}"
             )
 

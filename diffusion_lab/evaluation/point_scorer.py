@@ -35,7 +35,7 @@ class PointScorer(Scorer):
 
     @property
     def against(self) -> str:
-        """The real points."""
+        """Line for the head of a table: the reference points."""
         return (
             f"coordinates, against {self.num_test:,} test points of {self.data} (sha256 "
             f"{self.sha256[:8]}); real-data baseline from training points"
@@ -46,8 +46,9 @@ class PointScorer(Scorer):
         own = tuple(self.images.test_images.shape[1:])
         if tuple(image_shape) != own:
             raise UserError(
-                f"the samples are {'x'.join(map(str, image_shape))}, but {self.data} is "
-                f"{'x'.join(map(str, own))}: expected the same shape; choose another data="
+                f"the samples have the shape {'x'.join(map(str, image_shape))}, but {self.data} has "
+                f"{'x'.join(map(str, own))}: expected samples of the shape of the data set; type "
+                "data= with the data set of the samples"
             )
 
     def check_samples(self, images: Tensor) -> None:

@@ -38,23 +38,25 @@ class Scorer(ABC):
     primary: str
     """The metric by which samplers are ordered, one of METRICS of which lower is better."""
     name: str
-    """Of what is compared: the extractor's."""
+    """Name of the feature extractor, or "coordinates" for points."""
     sha256: str
-    """Scores of the same name and hash, against the same data, are comparable."""
+    """Hash of the extractor's weights, or of the points. Scores with other hashes do not compare."""
     data: str
     """Name of the real data."""
     num_train: int
+    """Number of real training images or points, for the baseline; 0 if there are none."""
     num_test: int
+    """Number of real test images or points; 0 if only their moments are known."""
     least: int
-    """Number of samples that the primary metric needs."""
+    """Smallest number of samples for which the primary metric is defined."""
 
     @property
     @abstractmethod
     def against(self) -> str:
-        """What is compared with which data, one line for the head of a table."""
+        """Line for the head of a table: the features and the real data that scores refer to."""
 
     def about(self) -> dict[str, Any]:
-        """Return the entries of a record that say what is compared with which data."""
+        """Return the entries `extractor` and `reference` of evaluation.json."""
         return {
             "extractor": {"name": self.name, "sha256": self.sha256},
             "reference": {"data": self.data, "n": self.num_test or None},
@@ -74,7 +76,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def floor(self, num_samples: int) -> dict[str, Summary]:
-        """Return the real-data baseline for num_samples, or for all real data if there are less."""
+        """Return the scores of num_samples real training images or points, or of all there are."""
 
     @abstractmethod
     def write_samples(self, images: Tensor, path: Path, shown: int) -> None:
@@ -112,7 +114,7 @@ class ImageScorer(Scorer):
 
     @property
     def against(self) -> str:
-        """The extractor and the real images."""
+        """Line for the head of a table: the extractor and the reference images."""
         real = (
             f"{self.num_test:,} test images of {self.data}; real-data baseline from training images"
             if self.num_test

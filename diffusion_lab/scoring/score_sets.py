@@ -35,7 +35,7 @@ class Evaluation:
     out: Path
     """The folder with evaluation.json and samples.png."""
     against: str
-    """What was compared with which real data."""
+    """Line for the head of the table: the features and the real data that scores refer to."""
 
     @property
     def lines(self) -> list[str]:

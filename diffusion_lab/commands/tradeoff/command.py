@@ -63,6 +63,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         _names(plain["spacings"]),
         _numbers_of_steps(plain["num_steps"]),
         run.module.noise_schedule,
+        run.value_range,
     )
     device = choose_device(cfg.accelerator)
     scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir, device=device)

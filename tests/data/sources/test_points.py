@@ -53,7 +53,7 @@ def test_the_points_have_a_seed_of_their_own():
         ({"num_test_points": 0}, r"data.num_test_points=0: expected"),
         ({"points_seed": -1}, r"data.points_seed=-1: expected"),
         ({"num_images": 9}, r"data.num_images has no effect on the data set points: leave it out"),
-        ({"flip": True}, r"data.flip=true works on pixels"),
+        ({"flip": True}, r"data.flip=true needs pixels"),
     ],
 )
 def test_bad_input_is_one_line(settings, told):
