@@ -45,10 +45,10 @@ class PointScorer(Scorer):
         """Raise UserError for samples of another shape than the data."""
         own = tuple(self.images.test_images.shape[1:])
         if tuple(image_shape) != own:
+            given, wanted = ("x".join(map(str, shape)) for shape in (image_shape, own))
             raise UserError(
-                f"the samples have the shape {'x'.join(map(str, image_shape))}, but {self.data} has "
-                f"{'x'.join(map(str, own))}: expected samples of the shape of the data set; type "
-                "data= with the data set of the samples"
+                f"the samples have the shape {given}, but {self.data} has {wanted}: expected "
+                "samples of the shape of the data set; type data= with the data set of the samples"
             )
 
     def check_samples(self, images: Tensor) -> None:

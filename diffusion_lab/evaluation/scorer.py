@@ -40,7 +40,7 @@ class Scorer(ABC):
     name: str
     """Name of the feature extractor, or "coordinates" for points."""
     sha256: str
-    """Hash of the extractor's weights, or of the points. Scores with other hashes do not compare."""
+    """Hash of the extractor's weights, or of the points; scores of other hashes do not compare."""
     data: str
     """Name of the real data."""
     num_train: int

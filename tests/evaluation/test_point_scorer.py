@@ -55,9 +55,7 @@ def test_on_the_checkerboard_the_fraction_on_dark_squares_counts():
 def test_samples_of_another_shape_are_refused():
     scorer = PointScorer(real())
     scorer.check((2, 1, 1))
-    with pytest.raises(
-        UserError, match="samples have the shape 2x3x3, but eight_gaussians has 2x1x1"
-    ):
+    with pytest.raises(UserError, match="have the shape 2x3x3, but eight_gaussians has 2x1x1"):
         scorer.check_samples(torch.zeros(4, 2, 3, 3))
 
 
