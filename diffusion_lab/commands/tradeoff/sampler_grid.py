@@ -73,14 +73,20 @@ def make_settings(
                     sampler.check(noise_schedule)
                 except UserError as error:
                     if samplers:
-                        raise UserError(f"{name} steps: {error}; or leave out {word}") from error
+                        raise UserError(
+                            f"{name} steps: {error}; or leave out {word} in samplers="
+                        ) from error
                     skipped[name] = str(error)
                 else:
                     cells.append(SamplerSetting(word, spacing, steps, sampler))
     if asked_spacings and not any(cell.spacing for cell in cells):
         raise UserError(
-            "spacings= has no effect, because none of these samplers has a spacing: leave it out"
+            "spacings= has no effect, because none of these samplers has a timestep spacing: "
+            "leave out spacings="
         )
     if not cells:
-        raise UserError(f"no sampler is compatible: {next(iter(skipped.values()))}")
+        raise UserError(
+            f"none of the default samplers is compatible with this run: "
+            f"{next(iter(skipped.values()))}"
+        )
     return cells, skipped
