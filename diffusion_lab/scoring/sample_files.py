@@ -1,4 +1,4 @@
-"""Read samples from npz files."""
+"""Read samples and their labels from npz files."""
 
 import zipfile
 from pathlib import Path
@@ -30,8 +30,8 @@ def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tens
         raise UserError(f"{file} holds {sorted(arrays)}: expected an array called images")
     if "guidance_scale" in arrays:
         raise UserError(
-            f"{file} holds images of several guidance scales: expected one scale; sample again "
-            "with one, for example guidance_scale=1"
+            f"{file} holds images of several guidance scales: expected images of one scale; sample "
+            "again with one scale, for example guidance_scale=1"
         )
     try:
         images = torch.from_numpy(arrays["images"])
@@ -54,6 +54,6 @@ def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tens
     wanted = len(images) if num_samples is None else num_samples
     if len(images) < wanted:
         raise UserError(
-            f"num_samples={wanted}: {file} holds {len(images)} images; expected at most that many"
+            f"num_samples={wanted}: expected at most {len(images)}, the number of images in {file}"
         )
     return images[:wanted], None if labels is None else labels[:wanted]

@@ -149,8 +149,8 @@ def bits_by_bound(
 ) -> dict[str, Any]:
     """Compute bits per dimension by the variational bound of a VP schedule.
 
-    Estimates of x0 are clipped to the value range, as in sampler=ddpm. `num_timesteps` is the number
-    of terms that are evaluated for each image; None for all. Returns the entries of
+    Estimates of x0 are clipped to the value range, as in sampler=ddpm. For each image
+    `num_timesteps` terms of the bound are evaluated; None for all terms. Returns the entries of
     likelihood.json.
     """
     schedule = check_bound(run.module.noise_schedule, variance, num_timesteps)
