@@ -19,7 +19,7 @@ from diffusion_lab.system.atomic import new_folder
 
 @dataclass
 class Exported:
-    """Result of an export."""
+    """Result of export.py: the pipeline folder, and the address of its upload."""
 
     out: Path
     """The pipeline folder."""

@@ -22,7 +22,7 @@ from diffusion_lab.system.precision import check_precision, chosen_precision
 
 @dataclass
 class Samples:
-    """Result of sample.py."""
+    """Result of sample.py: images, their labels and the output folder."""
 
     images: Tensor
     """uint8, (N, C, H, W), on the CPU; grouped by guidance scale if there are several."""

@@ -151,7 +151,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
 def _training(
     image_shape: tuple[int, int, int], settings: Mapping[str, Any]
 ) -> tuple[str, Training]:
-    """Return the architecture's name and its training, with its defaults for settings of null.
+    """Return the architecture's name and its training, with default values for null settings.
 
     Raises UserError for a setting that is out of range or belongs to the other architecture.
     """

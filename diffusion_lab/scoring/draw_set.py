@@ -30,7 +30,7 @@ class SampleSet:
 def counting(*networks: nn.Module) -> Iterator[Callable[[], int]]:
     """Count the images that the networks evaluate; yield a function that returns the count.
 
-    Hooks of the networks count, so that no sampler can bypass the count.
+    The count comes from forward hooks of the networks, which no sampler can bypass.
     """
     total = 0
 

@@ -42,7 +42,7 @@ def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tens
         raise UserError(f"{file}: {error}") from error
     if images.numel() and images.max() <= 1:
         raise UserError(
-            f"{file}: no pixel is above 1, expected 0 to 255; convert images in [0, 1] with "
+            f"{file}: no pixel is above 1: expected pixels from 0 to 255; convert [0, 1] with "
             "(images * 255).round().astype(numpy.uint8)"
         )
     labels = torch.from_numpy(arrays["labels"]) if "labels" in arrays else None

@@ -45,7 +45,8 @@ def why_no_best(
 ) -> str | None:
     """Return the reason why best.ckpt will not be written; None if it may be written.
 
-    None also for a training that saves no checkpoints at all.
+    None also for a training that saves no checkpoints at all. `no_validation` is the result of
+    `why_no_validation`.
     """
     if cfg.trainer.fast_dev_run or not any(isinstance(c, Checkpoint) for c in callbacks):
         return None

@@ -42,7 +42,7 @@ from diffusion_lab.training.resume import Start
 
 @dataclass
 class Parts:
-    """The objects that a training needs."""
+    """The objects of a training, built from its configuration."""
 
     module: DiffusionModule
     datamodule: ImageDataModule

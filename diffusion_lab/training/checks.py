@@ -121,8 +121,8 @@ def check_batches(
     by_epoch = isinstance(interval, int) and every is not None and used["val"]
     if by_epoch and interval > used["train"]:
         raise UserError(
-            f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches: "
-            f"expected at most {used['train']}; or type trainer.check_val_every_n_epoch=null to "
+            f"trainer.val_check_interval={interval}: expected at most {used['train']}, because "
+            f"an epoch has {used['train']} batches; type trainer.check_val_every_n_epoch=null to "
             "count batches across epochs"
         )
     return int(used["train"])

@@ -92,8 +92,8 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
         named = find_object(node["_target_"])
         if inspect.isclass(named) and not issubclass(named, kind):
             raise UserError(
-                f"{group}: {node['_target_']} is no {kind.__name__}: expected a subclass, see "
-                "docs/extending.md"
+                f"{group}: {node['_target_']} is no {kind.__name__}: expected a subclass of "
+                f"{kind.__name__}, see docs/extending.md"
             )
     module: DiffusionModule = build_part("model", cfg.model, DiffusionModule)
     channels_last = cfg.trainer.get("channels_last", "auto")
@@ -144,7 +144,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
         if cfg.trainer.accelerator in ("gpu", "cuda") and (why := why_no_gpu()):
             raise UserError(
                 f"trainer.accelerator={cfg.trainer.accelerator}: {why}. Use "
-                "trainer.accelerator=cpu, or auto for the best device of this machine."
+                "trainer.accelerator=cpu, or trainer.accelerator=auto for the best device of this "
+                "machine."
             ) from error
         known = cfg.trainer.accelerator in ("auto", "cpu", "gpu", "cuda", "mps")
         if not known or "ccelerator" in reason.replace("auto accelerator", ""):
@@ -172,7 +173,7 @@ def build_callbacks(
         if not isinstance(callback, L.Callback):
             raise UserError(
                 f"callbacks: {type(callback).__module__}.{type(callback).__name__} is no "
-                "lightning.Callback: expected a subclass, see docs/extending.md"
+                "lightning.Callback: expected a subclass of it, see docs/extending.md"
             )
     if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
         raise UserError(

@@ -86,7 +86,7 @@ def read_initial_state(
     Puts the pipeline's network, or the teacher's network, noise schedule, prediction and data, into
     `cfg`. Returns the initial state and the resolved configuration.
 
-    `config` is `cfg` as resolved before. `continued` is True for a resumed run. `trust` lists
+    `config` is the resolved `cfg`. `continued` is True for a resumed run. `trust` lists
     packages whose classes the teacher may name. Raises UserError for a missing or damaged file, and
     for an override of a setting that the pipeline or the teacher determines.
     """

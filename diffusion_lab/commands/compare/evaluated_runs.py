@@ -52,7 +52,7 @@ def find_runs(named: Sequence[str]) -> list[Path]:
     """List the runs that run folders, sweep folders and glob patterns name, without duplicates.
 
     Runs of a pattern or a sweep that never saved a checkpoint are left out with a warning. Raises
-    UserError for a name that gives no run.
+    UserError for a name that matches no run.
     """
     folders_of: dict[Path, Path] = {}
     for name in named:

@@ -82,7 +82,7 @@ def verdict(
     difference: Difference | None,
     p_holm: float | None,
 ) -> str:
-    """Describe a difference: "higher", "lower", "no significant difference" or the missing test."""
+    """Describe a difference: "higher", "lower", or the reason why it is neither of the two."""
     if difference is None:
         return "baseline"
     if math.isnan(difference.difference):

@@ -44,8 +44,8 @@ class Memorisation:
     def measured(self) -> dict[str, Any]:
         """Statistics of `closeness` for samples and held-out training images (`val`).
 
-        Their distances are compared with those of the test images. The values of the held-out
-        training images are the ones to expect for new images.
+        Distances to the training images are compared with the distances of the test images. The
+        values of the held-out training images are the ones to expect for new images.
         """
         result: dict[str, Any] = {"samples": closeness(self.samples, self.test)}
         result["val"] = None if self.val is None else closeness(self.val, self.test)

@@ -88,7 +88,7 @@ def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
 
 
 def _filled(images: Tensor, count: int) -> Tensor:
-    """Pad images (N, C, H, W) with white ones to (count, C, H, W)."""
+    """Append white images to images (N, C, H, W) to fill (count, C, H, W)."""
     return torch.cat([images, images.new_ones(count - len(images), *images.shape[1:])])
 
 

@@ -1,1 +1,1 @@
-"""Train and score a ladder: configurations that each add one change to the one before."""
+"""Train and score a ladder: configurations that each add one change to the previous one."""

@@ -1,4 +1,4 @@
-"""scripts/ladder.py: train and score configurations, each one change apart from the one before."""
+"""scripts/ladder.py: train and score configurations that each add one change."""
 
 import gc
 import logging
@@ -207,7 +207,10 @@ def _notes(scorer: ImageScorer, plain: dict[str, Any], seeds: int) -> list[str]:
 
 
 def _folder(out: str | None, log_dir: str) -> Path:
-    """Return the output folder, without creating it; UserError if it holds files of no ladder."""
+    """Return the output folder, without creating it.
+
+    Raises UserError for a file, and for a folder with files that no ladder writes.
+    """
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
     folder = (Path(out).expanduser() if out else Path(log_dir) / "ladders" / name).absolute()
     if folder.exists() and not folder.is_dir():

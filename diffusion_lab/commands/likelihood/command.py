@@ -43,7 +43,7 @@ FINEST_TOLERANCE = 1e-7
 
 @dataclass
 class Likelihood:
-    """Result of likelihood.py."""
+    """Result of likelihood.py: bits per dimension by each method."""
 
     record: dict[str, Any]
     """The content of likelihood.json."""

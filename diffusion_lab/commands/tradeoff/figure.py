@@ -42,7 +42,7 @@ def tradeoff_figure(
     """Plot quality over NFE and over milliseconds per image, all axes logarithmic.
 
     Args:
-        curves: name -> its points, in order of cost; points on a Pareto front get a ring.
+        curves: name -> points in order of cost; points on a Pareto front get a ring.
         ylabel: name of the quality, of which lower is better.
         floor: quality of real images, drawn as a dashed line. A value far below all points is
             written into the legend only, because the line would squeeze the points together.

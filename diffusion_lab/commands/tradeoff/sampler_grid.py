@@ -19,7 +19,7 @@ class SamplerSetting:
     word: str
     """Name of the sampler, as in sampler=<name>."""
     spacing: str | None
-    """Timestep spacing; None for the sampler's own."""
+    """Timestep spacing; None for the sampler's default."""
     num_steps: int
     sampler: Sampler
 
@@ -44,7 +44,8 @@ def make_settings(
 
     Args:
         samplers: names of samplers; None for DEFAULT without the incompatible ones.
-        asked_spacings: spacings for the samplers that have the option; None for their own.
+        asked_spacings: timestep spacings for the samplers that have the option; None for each
+            sampler's default.
         num_steps: numbers of steps, at least 1.
         noise_schedule: the schedule that the samplers must support.
 
