@@ -45,11 +45,11 @@ _SAMPLING_OPTIONS = (
     "batch_size",
     "precision",
 )
-"""Options that are rejected with images=, whose samples exist already."""
+"""Options that images= rejects, because its images are sampled already."""
 
 
 def evaluate(cfg: DictConfig) -> Evaluation:
-    """Score the images of each seed, sampled or read; write evaluation.json and samples.png.
+    """Score images of a run, a pipeline or files; write evaluation.json and samples.png.
 
     Raises UserError for a mistake in the configuration, before anything is sampled or written.
     """
@@ -63,8 +63,8 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         )
     if cfg.run and cfg.data is not None:
         raise UserError(
-            "data= works with pipeline= and images=: a run is scored against the data that it was "
-            "trained on; leave out data="
+            "data= works with pipeline= and images= only, because a run is scored against the data "
+            "set that it was trained on: leave out data="
         )
     return _evaluate_files(cfg) if cfg.images else _evaluate_model(cfg)
 
@@ -125,7 +125,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
 
 
 def _interval(conditioning: Conditioning) -> list[float] | None:
-    """Return the guidance interval for the record, None for all noise levels."""
+    """Return the guidance interval for evaluation.json; None if it covers all noise levels."""
     return None if conditioning.interval == EVERYWHERE else list(conditioning.interval)
 
 
@@ -136,8 +136,8 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     given += ["sampler"] if any(value is not None for value in plain["sampler"].values()) else []
     if given:
         raise UserError(
-            f"{given[0]}= has no effect on images=, which are sampled already: leave out "
-            f"{given[0]}="
+            f"{given[0]}= has no effect on images=, because these images are sampled already: "
+            f"leave out {given[0]}="
         )
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
     sets = [read_samples(file, cfg.num_samples) for file in files]
@@ -166,7 +166,7 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
 
 
 def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> ImageScorer:
-    """Return the scorer against the run's own data, or against those that a pipeline is given."""
+    """Build the scorer: a run is scored against its own data, a pipeline against data=."""
     if "data" not in run.config:
         return _scorer_of_data(cfg, device, run.image_shape)
     return choose_scorer(
@@ -177,7 +177,7 @@ def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> ImageScorer:
 def _scorer_of_data(
     cfg: DictConfig, device: torch.device, image_shape: tuple[int, int, int]
 ) -> ImageScorer:
-    """Return the scorer of images (C, H, W) against those of data= or reference=."""
+    """Build a scorer of images (C, H, W) against the real images of data= or reference=."""
     data = None
     if cfg.data is not None:
         settings = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
@@ -186,8 +186,9 @@ def _scorer_of_data(
             channels, height, width = module.image_shape
             raise UserError(
                 f"data={module.dataset} has images of {channels}x{height}x{width}, expected "
-                f"{'x'.join(map(str, image_shape))} as the samples: set data.channels= and "
-                "data.image_size=, or choose another data set"
+                f"{'x'.join(map(str, image_shape))} like the samples: type "
+                f"data.channels={image_shape[0]} 'data.image_size={list(image_shape[1:])}', or "
+                "choose another data set with data="
             )
         data = module.dataset, partial(_fetched, module)
     scorer = choose_scorer_of_data(cfg.extractor, data, moments=cfg.reference, device=device)
@@ -196,16 +197,19 @@ def _scorer_of_data(
 
 
 def _fetched(module: ImageDataModule) -> ImageDataModule:
-    """Download the missing files of a data set."""
+    """Download the missing files of a data set; return its data module."""
     module.prepare_data()
     return module
 
 
 def _check_number(num_samples: int, scorer: ImageScorer) -> None:
-    """Raise UserError for too few samples of FID, if it is the only distance computed."""
+    """Raise UserError if FID is the only metric and needs more samples.
+
+    FID is the only metric for a reference of moments, without real images.
+    """
     least = scorer.extractor.num_features + 1
     if not len(scorer.reference.test) and num_samples < least:
         raise UserError(
-            f"num_samples={num_samples}: expected at least {least:,} for reference=, as FID needs "
-            f"more images than {scorer.extractor.name} has features"
+            f"num_samples={num_samples}: expected at least {least:,} with reference=, because FID "
+            f"needs more images than extractor {scorer.extractor.name} has features"
         )

@@ -150,7 +150,7 @@ def test_tied_weights_are_replayed(tmp_path, monkeypatch):
 
 def test_save_weights_only_is_rejected(typed):
     result = typed("train", *QUICK, "+callbacks.best.save_weights_only=true")
-    assert_refused(result, "save_weights_only=true", "expected false")
+    assert_refused(result, "save_weights_only=true", "expected save_weights_only=false")
 
 
 def test_weights_whose_squares_overflow_are_finite(tmp_path, monkeypatch):

@@ -42,9 +42,10 @@ class Memorisation:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """`closeness` of samples and held-out training images, against the test images.
+        """Statistics of `closeness` for samples and held-out training images (`val`).
 
-        The held-out training images (`val`) show the values to expect of new images.
+        Distances to the training images are compared with the distances of the test images. The
+        values of the held-out training images are the ones to expect for new images.
         """
         result: dict[str, Any] = {"samples": closeness(self.samples, self.test)}
         result["val"] = None if self.val is None else closeness(self.val, self.test)
@@ -60,16 +61,16 @@ def memorisation(
     seed: int,
     describe: Describe = in_pixels,
 ) -> Memorisation:
-    """Search the nearest training image of every sample, uint8 (N, C, H, W).
+    """Find the nearest training images of the samples, uint8 (N, C, H, W), and held-out images.
 
-    The nearest training images of up to `num_held_out` test images, and of up to this number of
-    held-out training images, are searched too; the seed chooses these images. Raises UserError for
-    a run with a single training image.
+    The seed chooses up to `num_held_out` test images and up to `num_held_out` held-out training
+    images. `describe` maps images to the features that are compared. Raises UserError for a run
+    with a single training image.
     """
     if len(data.pixels("train")) < 2:
         raise UserError(
             "the run has one training image: expected at least two to measure memorisation; type "
-            "parts=losses"
+            "parts=losses to measure the denoising errors only"
         )
     train = describe(data.pixels("train"))
     chosen = {split: _choose(data.pixels(split), num_held_out, seed) for split in ("test", "val")}
@@ -97,7 +98,7 @@ def _choose(images: Tensor, count: int, seed: int) -> Tensor:
 
 
 def write_nearest(neighbours: Nearest, path: Path) -> None:
-    """Write a CSV with the nearest training image of each sample, named as for edit.py: train:3."""
+    """Write a CSV with the nearest training image of each sample, named by its index: train:3."""
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["sample", "nearest", "distance", "second_distance"])
@@ -112,7 +113,7 @@ def _unit(image: Tensor) -> Tensor:
 
 
 def nearest_figure(samples: Tensor, train: Tensor, neighbours: Nearest) -> Figure:
-    """Plot the samples with the smallest distances above their nearest training images."""
+    """Plot the samples closest to a training image, each above its nearest training image."""
     order = np.argsort(neighbours.distance, kind="stable")[:SHOWN]
     images = [_unit(samples[k]) for k in order]
     twins = [_unit(train[neighbours.index[k]]) for k in order]

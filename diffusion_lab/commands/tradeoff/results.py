@@ -38,7 +38,7 @@ class SamplerResult:
     def of_cells(
         cls, cells: Sequence[tuple[SamplerSetting, float, float, Sequence[Mapping[str, float]]]]
     ) -> "list[SamplerResult]":
-        """Summarise tuples (setting, NFE, milliseconds, scores of each seed)."""
+        """Build the results from tuples (setting, NFE, milliseconds, scores of each seed)."""
         summaries = [
             {k: summary([s[k] for s in scores], bounds_of(k)) for k in scores[0] if k != "seed"}
             for *_, scores in cells
@@ -53,7 +53,7 @@ class SamplerResult:
 
 
 def write_csv(results: Sequence[SamplerResult], skipped: Mapping[str, str], path: Path) -> None:
-    """Write a row for each setting, atomically; rows of incompatible settings give the reason."""
+    """Write a CSV with a row for each setting; rows of incompatible settings give the reason."""
     metrics = list(results[0].scores) if results else []
     spread = [column for metric in metrics for column in (metric, f"{metric}_std")]
     with replacing(path) as part, part.open("w", newline="") as file:
@@ -80,7 +80,7 @@ def write_csv(results: Sequence[SamplerResult], skipped: Mapping[str, str], path
 
 
 def draw_tradeoff(results: Sequence[SamplerResult], floor: Mapping[str, float], path: Path) -> None:
-    """Plot FID over NFE and over time."""
+    """Plot FID over NFE and over time per image, and save the figure."""
     curves: dict[str, list[Point]] = {}
     for of in results:
         front = (of.front_calls, of.front_milliseconds)
@@ -90,7 +90,7 @@ def draw_tradeoff(results: Sequence[SamplerResult], floor: Mapping[str, float], 
 
 
 def lines(results: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[str]:
-    """Format the printed table and notes from the results and the record."""
+    """Format the printed table and its notes; `content` is the content of tradeoff.json."""
     settings = content["settings"]
     several = len(settings["seeds"]) > 1
     table = table_text(

@@ -19,7 +19,7 @@ class SamplerSetting:
     word: str
     """Name of the sampler, as in sampler=<name>."""
     spacing: str | None
-    """Timestep spacing; None for the sampler's own."""
+    """Timestep spacing; None for the sampler's default."""
     num_steps: int
     sampler: Sampler
 
@@ -44,7 +44,8 @@ def make_settings(
 
     Args:
         samplers: names of samplers; None for DEFAULT without the incompatible ones.
-        asked_spacings: spacings for the samplers that have the option; None for their own.
+        asked_spacings: timestep spacings for the samplers that have the option; None for each
+            sampler's default.
         num_steps: numbers of steps, at least 1.
         noise_schedule: the schedule that the samplers must support.
 
@@ -73,14 +74,20 @@ def make_settings(
                     sampler.check(noise_schedule)
                 except UserError as error:
                     if samplers:
-                        raise UserError(f"{name} steps: {error}; or leave out {word}") from error
+                        raise UserError(
+                            f"{name} steps: {error}; or leave out {word} in samplers="
+                        ) from error
                     skipped[name] = str(error)
                 else:
                     cells.append(SamplerSetting(word, spacing, steps, sampler))
     if asked_spacings and not any(cell.spacing for cell in cells):
         raise UserError(
-            "spacings= has no effect, because none of these samplers has a spacing: leave it out"
+            "spacings= has no effect, because none of these samplers has a timestep spacing: "
+            "leave out spacings="
         )
     if not cells:
-        raise UserError(f"no sampler is compatible: {next(iter(skipped.values()))}")
+        raise UserError(
+            f"none of the default samplers is compatible with this run: "
+            f"{next(iter(skipped.values()))}"
+        )
     return cells, skipped

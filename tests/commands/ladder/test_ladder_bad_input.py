@@ -74,7 +74,7 @@ def test_the_folder_of_another_ladder_is_not_changed(typed, small, tmp_path):
         typed("ladder", *small, "out=whole", "optimizer.lr=0.1"),
         "optimizer.lr=0.001",
         "this ladder has 0.1",
-        "another out=",
+        "type out=<another folder>",
     )
     assert (tmp_path / "whole" / "ladder.json").read_bytes() == before
 
@@ -88,5 +88,7 @@ def test_a_rung_with_a_damaged_configuration_is_named(typed, small, tmp_path, co
     (rung / ".hydra").mkdir(parents=True)
     (rung / ".hydra" / "config.yaml").write_text(content)
     result = typed("ladder", *small, "out=damaged")
-    assert_refused(result, f"config.yaml {reason}", f": remove {rung}, or type another out=")
+    assert_refused(
+        result, f"config.yaml {reason}", f": remove {rung}, or type out=<another folder>"
+    )
     assert "start a new run" not in result[2]
