@@ -109,7 +109,7 @@ def _beyond(settings: Settings, what: str, words: Sequence[str]) -> Row:
     bare = bare_loop(settings, cfg)
     bare.steps(10)
     once = timed(lambda: bare.steps(10), settings.device) / 10
-    # each side is a fit that alternates a bare loop and a trainer
+    # both measurements are a fit that alternates blocks of the bare loop and of a trainer
     steps = settings.block(*[BLOCKS * once] * 4)
     bare_seconds: list[float] = []
 
