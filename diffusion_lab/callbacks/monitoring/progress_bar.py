@@ -1,6 +1,7 @@
 """Training progress: a progress bar on a terminal, plain lines elsewhere.
 
-The bar is Lightning's, with the time left of the whole training; Lightning prints no plain lines.
+The bar extends Lightning's by the time left of the whole training. The plain lines replace the bar
+in pipes and log files, where redrawing is not possible.
 """
 
 import logging
@@ -21,14 +22,20 @@ SECONDS_BETWEEN_DRAWS = 0.1
 
 
 def time_left(trainer: L.Trainer, module: L.LightningModule, elapsed: float) -> str:
-    """Estimate hours:minutes:seconds to the end of training; "?" before the first step."""
+    """Estimate the time to the end of training as "h:mm:ss"; "?" before the first step.
+
+    `elapsed` is the time since training started, in seconds.
+    """
     assert isinstance(module, DiffusionModule)
     done = module.training_progress(trainer.global_step)
     return str(timedelta(seconds=round(elapsed * (1 - done) / done))) if done else "?"
 
 
 def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
-    """Return the newest loss on a CPU, else the last logged one: reading from a GPU would wait."""
+    """Return the loss to display: on a CPU the newest, else the last logged one, if any.
+
+    Reading the newest loss from a GPU would wait for the GPU.
+    """
     if loss.device.type == "cpu":
         return loss.item() * trainer.accumulate_grad_batches
     logged = trainer.progress_bar_metrics.get("train/loss")
@@ -36,7 +43,10 @@ def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
 
 
 def _batches(trainer: L.Trainer, done: int) -> int | float:
-    """Return the number of batches in this epoch, fewer if max_steps ends the training in it."""
+    """Return the number of batches in this epoch, up to max_steps if that ends the training.
+
+    `done` is the number of batches done so far in this epoch.
+    """
     batches = trainer.num_training_batches
     if trainer.max_steps > 0:
         left = trainer.max_steps - trainer.global_step
@@ -47,7 +57,7 @@ def _batches(trainer: L.Trainer, done: int) -> int | float:
 class LiveBar(TQDMProgressBar):
     """Lightning's progress bar, redrawn ten times a second, with the time left of the training.
 
-    Lightning's own is redrawn at every step and waits for the device each time.
+    Lightning's own bar is redrawn at every step and waits for the device each time.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,7 +87,7 @@ class LiveBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return loss, images per second and time left."""
+        """Return the values to show beside the bar: loss, images per second and time left."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if self._loss is not None and (loss := _shown_loss(trainer, self._loss)) is not None:
@@ -86,7 +96,7 @@ class LiveBar(TQDMProgressBar):
 
 
 class PlainLines(ProgressBar):
-    """Log a line of progress every `seconds`, for pipes, log files and clusters."""
+    """Log a line of progress every `seconds`, for output to pipes, log files and clusters."""
 
     def __init__(self, seconds: float = 10.0) -> None:
         super().__init__()
@@ -94,11 +104,11 @@ class PlainLines(ProgressBar):
         self._enabled = True
 
     def enable(self) -> None:
-        """Log lines; Lightning calls this in the first process."""
+        """Turn the lines on; Lightning calls this in the first process."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Log no lines; Lightning calls this in all other processes."""
+        """Turn the lines off; Lightning calls this in all processes but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -132,5 +142,5 @@ class PlainLines(ProgressBar):
 
 
 def progress_bar(seconds: float = 10.0) -> ProgressBar:
-    """Return a progress bar on a terminal, elsewhere a callback that logs every `seconds`."""
+    """Return a live bar on a terminal, else a callback that logs a line every `seconds`."""
     return LiveBar() if sys.stdout.isatty() else PlainLines(seconds)
