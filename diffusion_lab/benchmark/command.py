@@ -221,7 +221,7 @@ def _notes(record: dict[str, Any], rows: list[Row], curves: list[Curve]) -> list
             notes.append(
                 f"{row.what}: {row.details['network']}; {row.details['baseline_steps_timed']} of "
                 f"the pipeline's {row.details['baseline_steps_it_stands_for']:,} steps were timed, "
-                "and the time scaled"
+                "and the measured time was scaled"
             )
     for curve in curves:
         if curve.arithmetic is not None:

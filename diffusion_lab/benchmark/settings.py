@@ -59,7 +59,7 @@ class Settings:
         return data
 
     def block(self, *seconds_each: float, most: int = MOST) -> int:
-        """Return the number of work items per timed block, as `how_many` with these settings."""
+        """Return the number of work items per timed block, by `how_many` with these settings."""
         return how_many(seconds_each, self.repeats, self.seconds, most)
 
 

@@ -13,7 +13,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measured values of the baseline and of ours, in pairs measured one after the other."""
+    """Measured values of the baseline and of our code, in pairs measured one after the other."""
 
     baseline: tuple[float, ...]
     ours: tuple[float, ...]

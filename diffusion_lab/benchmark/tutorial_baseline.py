@@ -1,7 +1,8 @@
-"""The tutorial's training loop, without any code of this project.
+"""The tutorial's training loop, written without any code of this project.
 
-The loop uses torchvision's loader, the tutorial's networks, Adam, uniform noise and the squared
-error to the clean image, and records the loss after every step.
+The tutorial is Hugging Face's course notebook "Diffusion models from scratch". The loop uses
+torchvision's loader, the tutorial's networks, Adam, uniform noise and the squared error to the
+clean image, and records the loss after every step.
 """
 
 from collections.abc import Iterator

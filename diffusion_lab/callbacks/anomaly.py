@@ -32,7 +32,7 @@ class Batch:
     def before_sampling(
         cls, trainer: L.Trainer, module: L.LightningModule, tensors: tuple[Tensor, ...], number: int
     ) -> "Batch":
-        """Record batch `number` of the epoch and the random states, before its noise is sampled."""
+        """Record batch `number` of the epoch, and the random states before noise is sampled."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         return cls(number, tensors, data.batch_indices(), random_states(module.device))

@@ -54,14 +54,14 @@ class FiniteLoss(L.Callback):
     """Stop a run whose loss or gradient is not finite, before the optimizer step changes anything.
 
     Weights, moving averages, optimizer state and checkpoints stay those of the last finite step.
-    The first `skip` such steps of a run do not stop it, but are skipped: they only advance the step
+    The first `skip` non-finite steps of a run are skipped instead: they only advance the step
     number, on which the learning rate and the end of training depend. A gradient is checked by its
     norm, because a norm that overflows ruins the optimizer's moments although no element is
     infinite. With 16-mixed precision an infinite gradient of a finite loss is left to the gradient
     scaler, which skips the step and lowers its scale, until the scale is below 1.
 
     A step with a finite gradient is never skipped, although it may make weights non-finite (with a
-    huge learning rate, or with 16-true precision) or running statistics (of BatchNorm). Such values
+    huge learning rate, or with 16-true precision), or running statistics of BatchNorm. Such values
     show in the next loss, and are also checked before every validation, sampling and checkpoint.
     The run then stops, and keeps the checkpoints saved before.
 
@@ -173,7 +173,7 @@ class FiniteLoss(L.Callback):
         self.settle(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raise Diverged if the validation loss is not finite, before `best` is chosen by it.
+        """Raise Diverged if the validation loss is not finite, before `best` is saved.
 
         Even finite weights may give a validation loss that is not finite.
         """

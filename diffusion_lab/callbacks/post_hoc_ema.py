@@ -72,7 +72,7 @@ class PostHocEMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Update the averages once per optimizer step; store them every `every_n_steps`."""
+        """Update the averages once per optimizer step; store them every `every_n_steps` steps."""
         if trainer.global_step == self.steps:  # in the middle of gradient accumulation
             return
         self.steps = trainer.global_step

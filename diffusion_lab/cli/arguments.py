@@ -93,8 +93,8 @@ def bracket_lists(
     """Turn `labels=0,1,2` into `labels=[0,1,2]`, for the options in `names`.
 
     With -m nothing is changed, because Hydra then treats the values as a sweep. Quotes around a
-    value are ignored, except for the options in `quotable`: there a quoted value is one element,
-    such as a path with a comma.
+    value are ignored, except for the options in `quotable`. For these options a quoted value is one
+    element, such as a path with a comma.
     """
     words = list(arguments)
     if not names or {"-m", "--multirun"} & {*words}:
@@ -111,8 +111,8 @@ def bracket_lists(
 def help_without_edit(arguments: Sequence[str]) -> list[str]:
     """Add `~edit` to `edit.py --help` without edit=, so that the help shows all edits' options.
 
-    The group `edit` is mandatory. Without `~edit` Hydra would report that it is missing, instead of
-    printing the help.
+    The group `edit` is mandatory. Without `~edit` Hydra would report a missing choice for the group
+    instead of printing the help.
     """
     words = list(arguments)
     asked = bool({"--help", "-h"} & {*words})

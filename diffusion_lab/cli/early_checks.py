@@ -32,7 +32,7 @@ def check_training(cfg: DictConfig) -> None:
         try:
             checkpoint_file(teacher)
         except UserError as error:
-            raise UserError(f"teacher.{error}") from error
+            raise UserError(f"teacher.{error}") from error  # teacher.run=x is no folder: ...
     pipeline = _given(cfg, "init_from")
     if pipeline and not Path(pipeline).expanduser().exists():
         raise UserError(

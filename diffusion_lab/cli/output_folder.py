@@ -57,7 +57,7 @@ def _close_logs(folder: Path) -> None:
 class CheckFolder(Callback):
     """Hydra callback that rejects a folder with a run, before Hydra writes anything to the folder.
 
-    It exits the process, because Hydra turns exceptions of callbacks into warnings.
+    The callback exits the process, because Hydra turns exceptions of callbacks into warnings.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:

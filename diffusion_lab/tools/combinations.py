@@ -1,4 +1,4 @@
-"""Write docs/combinations.md, the tables of compatible options, from the checks of the runs."""
+"""Write docs/combinations.md, the tables of compatible options, by the checks that runs make."""
 
 from pathlib import Path
 from typing import Any

@@ -8,7 +8,7 @@ LINE = "first training step done"
 
 
 class FirstStep(L.Callback):
-    """Print `LINE` after the first training step, for the parent process that waits for it."""
+    """Print `LINE` after the first training step; the parent process waits for this line."""
 
     def on_train_batch_end(
         self,

@@ -74,8 +74,8 @@ def sampling(settings: Settings) -> list[Row]:
 def fast_sampling(settings: Settings) -> list[Row]:
     """Measure images per second of the fast recipe against diffusers' DDPMPipeline.
 
-    The network comes from `settings.run`. Without a run it is untrained, because weights do not
-    affect the speed. The time of the pipeline's 1,000 steps is scaled from a few timed steps.
+    The network comes from `settings.run`. Without a run, the network is untrained, because weights
+    do not affect the speed. The time of the pipeline's 1,000 steps is scaled from a few steps.
     """
     run = load_run(settings.run) if settings.run else untrained(settings, *FAST)
     run.module.to(settings.device)

@@ -35,10 +35,11 @@ NUM_SAMPLES = 2000
 
 
 def time_to_fid(settings: Settings) -> list[Row]:
-    """Measure the seconds to BasicUNet's final FID, from the start of a run to its end.
+    """Measure the seconds that the quickest recipe needs to reach BasicUNet's final FID.
 
-    The tutorial's time is scaled from a few timed steps. Here FID is computed from fewer samples
-    than `FINAL_FID` was, which makes FID higher on average.
+    The time of a run counts from its start to its end. The tutorial's time is scaled from a few
+    timed steps. FID is computed from fewer samples than `FINAL_FID` was, which makes it higher on
+    average.
     """
     data = settings.datamodule()
     root = write_torchvision_files(data, settings.scratch / "time_to_fid")

@@ -28,7 +28,7 @@ def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
 
     Return False in the middle of gradient accumulation, and before a validation that is due,
     because the resumed run would skip the validation. Also return False after the last batch of an
-    epoch or of the training, because the hook for the end of the epoch then saves.
+    epoch or of the training, because `LastCheckpoint` saves at the end of the epoch anyway.
     """
     return (
         batch_idx + 1 < trainer.num_training_batches

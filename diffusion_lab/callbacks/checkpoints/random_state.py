@@ -9,7 +9,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the random states of Python, NumPy, torch and its devices, without custom classes."""
+    """Return the random states of Python, NumPy, torch and all devices, as dicts and tensors."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -46,8 +46,8 @@ def set_random_state(state: dict[str, Any]) -> None:
 class RandomState(L.Callback):
     """Save the random states in the checkpoint, and restore them when the run is resumed.
 
-    The checkpoint holds them under `random`, with one entry per process. It also holds the number
-    of CPU threads under `threads`, because another number changes the last bits of the results.
+    The entry `random` of the checkpoint holds the states of each process. The entry `threads` holds
+    the number of CPU threads, because another number changes the last bits of the results.
     """
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ class ResumeState(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add `stopping` and `gradients` to a full checkpoint."""
+        """Add the entries `stopping` and, during accumulation, `gradients` to the checkpoint."""
         by_limit = 0 < trainer.max_steps <= trainer.global_step or any(
             left <= 0
             for timer in callbacks_of(trainer, Timer)
@@ -54,7 +54,7 @@ class ResumeState(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Read the saved entries and the position in the epoch, before Lightning uses the file."""
+        """Read the saved entries and the position in the epoch; correct the counters to restore."""
         loops = checkpoint["loops"]["fit_loop"]
         epoch = loops["epoch_progress"]["current"]
         batch = loops["epoch_loop.batch_progress"]["current"]

@@ -61,5 +61,5 @@ class RunFolder(L.Callback):
         checkpoint["callbacks"] = moved(checkpoint["callbacks"])
 
     def on_save_checkpoint(self, *args: Any) -> None:
-        """Check that the run folder exists, before any checkpoint, also one after an exception."""
+        """Check that the run folder exists before a checkpoint is written, even on an exception."""
         self._check()

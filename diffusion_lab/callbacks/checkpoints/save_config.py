@@ -9,7 +9,7 @@ class SaveConfig(L.Callback):
     """Add the resolved configuration, the data's provenance and the metrics to checkpoints.
 
     All three are plain dictionaries, so that torch.load reads the file with `weights_only=True`.
-    Lightning calls this for every checkpoint except with `save_weights_only=True`.
+    Lightning calls this callback for every checkpoint except with `save_weights_only=True`.
     """
 
     def __init__(self, config: dict[str, Any], provenance: dict[str, Any]) -> None:

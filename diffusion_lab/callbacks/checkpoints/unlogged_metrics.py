@@ -1,4 +1,4 @@
-"""Save metrics in the checkpoint that Lightning logs only after the checkpoint is written."""
+"""Keep metrics in the checkpoint if Lightning logs them only after the checkpoint is written."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from diffusion_lab.system.lightning import logs_step, metrics_to_log
 
 
 class PendingMetrics(L.Callback):
-    """Save metrics that Lightning has not logged yet in the checkpoint, under `pending`.
+    """Add an entry `pending` to the checkpoint, with the metrics that are not logged yet.
 
-    Lightning logs these metrics right after the checkpoint is written. If the process is killed
-    between the two, the metrics are missing in the loggers, and the resumed run can log them.
-    Loggers are flushed before the checkpoint. This callback must come before the callbacks that
-    save.
+    Lightning logs these metrics right after the checkpoint is written. If the process is killed in
+    between, the loggers lack the metrics, and the resumed run can log them from the checkpoint.
+    Loggers are flushed before the checkpoint is written. This callback must come before the
+    callbacks that save checkpoints.
     """
 
     def __init__(self) -> None:

@@ -108,7 +108,8 @@ class LossByNoise(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Every `every_n_epochs` epochs, write the table and the figure and reset the sums.
 
-        The sums are kept if a limit ended the epoch early, because a resumed run continues it.
+        The sums are kept if a limit ended the epoch early, because a resumed run continues the
+        epoch.
         """
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and trainer.is_last_batch:
             self.written = self._write(trainer, _diffusion(pl_module))

@@ -19,7 +19,7 @@ class LossHistory(L.Callback):
 
     `steps` holds the loss of every batch. `epochs` holds the mean of every epoch over its finite
     losses, because steps with other losses are skipped. `validations` holds pairs of (step,
-    validation loss). At the end of training `steps` is written to losses.csv in the run folder.
+    validation loss). At the end of training, or on an exception, `steps` is written to losses.csv.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class LossHistory(L.Callback):
         self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write losses.csv."""
+        """Write the loss of every batch to losses.csv in the run folder."""
         path = Path(trainer.default_root_dir) / "losses.csv"
         # never recreate a removed run folder
         if trainer.is_global_zero and self.steps and path.parent.is_dir():

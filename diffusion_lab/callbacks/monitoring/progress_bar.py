@@ -24,7 +24,7 @@ SECONDS_BETWEEN_DRAWS = 0.1
 def time_left(trainer: L.Trainer, module: L.LightningModule, elapsed: float) -> str:
     """Estimate the time to the end of training as "h:mm:ss"; "?" before the first step.
 
-    `elapsed` is the time since training started, in seconds.
+    `elapsed` is the time since training was started or resumed, in seconds.
     """
     assert isinstance(module, DiffusionModule)
     done = module.training_progress(trainer.global_step)

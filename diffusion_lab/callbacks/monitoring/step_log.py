@@ -37,7 +37,7 @@ class StepLog(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Update the metric `train/loss` at every step; log loss and speed at the steps to log.
+        """Update the metric `train/loss`; log loss and speed every `log_every_n_steps` steps.
 
         Only a logged step waits for the device.
         """

@@ -10,7 +10,7 @@ class Throughput(L.Callback):
     """Measure `images_per_second`, summed over processes, which `StepLog` logs with the loss.
 
     The value is measured over the wall time between two logged steps, without validation and
-    sampling. A GPU queues its work, so that a single value may be wrong, but the average is right.
+    sampling. A GPU queues its work, so a single value may be off, but the average is right.
 
     Lightning's ThroughputMonitor is not used, because it gives the metric another name.
     """

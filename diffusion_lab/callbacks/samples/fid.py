@@ -39,7 +39,8 @@ class FIDEstimate(L.Callback):
 
     Args:
         sampler: the sampler of the images.
-        num_samples: number of images. FID is lower for more images, so compare only equal numbers.
+        num_samples: number of images. More images give a lower FID, so compare FIDs only at equal
+            numbers.
         every_n_epochs: epochs between estimates.
         share: maximum fraction of the training's wall time, above 0 and at most 1; None for no
             limit.
@@ -135,7 +136,7 @@ class FIDEstimate(L.Callback):
             pl_module.log(FID, self._estimate(trainer, pl_module), sync_dist=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compute the final FID if training ended unforeseen, for example by early stopping."""
+        """Compute the final FID, unless the current weights have one, as after early stopping."""
         if self.is_new(trainer):
             return
         value = self._estimate(trainer, pl_module)
