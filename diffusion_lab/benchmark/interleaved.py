@@ -1,4 +1,4 @@
-"""Time a real training by the function of scripts/train.py, interleaved with a baseline."""
+"""Time a real training, as scripts/train.py runs it, in alternation with baseline steps."""
 
 import gc
 import io
@@ -32,18 +32,18 @@ OFF_THE_CLOCK = (
 
 @dataclass
 class Blocks:
-    """Plan and results of an interleaved training."""
+    """Block sizes and measured times of a training that alternates with a baseline."""
 
     baseline: Callable[[int], object]
-    """Function that runs a number of baseline steps."""
+    """Function that runs the given number of baseline steps."""
     steps: int
-    """Steps per block, for both sides."""
+    """Steps per block, equal for the training and the baseline."""
     repeats: int
     clock: Clock = time.perf_counter
     baseline_seconds: list[float] = field(default_factory=list)
-    """Seconds per step, for each block."""
+    """Seconds per baseline step, one value per timed block."""
     our_seconds: list[float] = field(default_factory=list)
-    """Seconds per step, for each block."""
+    """Seconds per training step, one value per timed block."""
 
     @property
     def done(self) -> bool:
@@ -52,7 +52,7 @@ class Blocks:
 
     @property
     def comparison(self) -> Comparison:
-        """Seconds per step of both sides."""
+        """Seconds per step of the baseline and of the training."""
         return Comparison(tuple(self.baseline_seconds), tuple(self.our_seconds))
 
 
@@ -61,7 +61,10 @@ _blocks: ContextVar[Blocks] = ContextVar("_blocks")
 
 @contextmanager
 def planned(blocks: Blocks) -> Iterator[None]:
-    """Give this plan to an `Interleaved` callback that is built within the context."""
+    """Let an `Interleaved` callback that is built within this context use these blocks.
+
+    The blocks cannot be an argument, because Hydra builds the callback from the configuration.
+    """
     token = _blocks.set(blocks)
     try:
         yield
@@ -74,7 +77,7 @@ class Interleaved(L.Callback):
 
     A block of training lasts from the start of one step to the start of a later one, including the
     fetching of batches and all callbacks. A block that contains the end of an epoch is repeated,
-    because validation and sampling belong to no step.
+    because its time would include validation and sampling.
     """
 
     def __init__(self) -> None:
@@ -83,17 +86,20 @@ class Interleaved(L.Callback):
         self._began: float | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Discard a block that contains the end of an epoch."""
+        """Discard a block that contains the end of an epoch, and limit blocks to one epoch."""
         self._began = None
         batches = trainer.num_training_batches
         if batches <= 1:
-            raise UserError(f"an epoch has {batches} batches: expected at least 2 to time a step")
+            raise UserError(
+                f"an epoch has {batches} batches: expected at least 2, to time a step; type a "
+                "smaller batch_size= or a larger data.num_images="
+            )
         self.blocks.steps = min(self.blocks.steps, int(batches) - 1)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """End a block of training, run a block of the baseline and begin the next one."""
+        """If the training block is complete, record it, run a baseline block and begin the next."""
         blocks = self.blocks
         if trainer.global_step < WARM_UP or blocks.done:
             return
@@ -118,7 +124,7 @@ class Screen(io.TextIOWrapper):
     """A simulated terminal without display, so that the cost of the progress bar is included."""
 
     def isatty(self) -> bool:
-        """Return True, like a terminal."""
+        """Return True, as for a terminal."""
         return True
 
 

@@ -1,4 +1,4 @@
-"""Figure with a row of samples from each of several runs, from the same seed."""
+"""Make a figure with one row of samples per run, all from the same seed."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,11 +22,12 @@ def gallery(
     guidance_scale: float | None = None,
     trust: Sequence[str] = (),
 ) -> Path:
-    """Write a PNG with a row of samples per run, made by the run's own sampler.
+    """Write a PNG with a row of samples per run, made by the run's own sampler; return its path.
 
-    Rows are labelled with prediction, noise schedule and sampler. If these are equal, or
-    `num_steps` or `guidance_scale` is given, the label is the name of the run folder, or its path
-    if two folders have the same name. `trust` names packages whose classes the saved
+    Rows are labelled with prediction, noise schedule and sampler. If two of these labels are equal,
+    or if `num_steps` or `guidance_scale` is given, rows are labelled with the names of the run
+    folders, or with a path if two folders have the same name. None for `num_steps` or
+    `guidance_scale` means each run's own. `trust` names packages whose classes the saved
     configurations may use. Raises UserError for a mistake, before any sampling.
     """
     for name, number in {"num-samples": num_samples, "num-steps": num_steps}.items():

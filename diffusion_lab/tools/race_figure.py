@@ -1,4 +1,4 @@
-"""Figure of sample quality against training time."""
+"""Figure of sample quality over training time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffusion_lab.figures.style import (
 
 @dataclass(frozen=True)
 class Entry:
-    """Trainings of a recipe with several seeds."""
+    """A recipe in the figure: its mean training time, and the quality of each of its trainings."""
 
     name: str
     seconds: float
@@ -30,7 +30,7 @@ class Entry:
 
     @property
     def quality(self) -> float:
-        """Mean quality."""
+        """Mean of `qualities`."""
         return sum(self.qualities) / len(self.qualities)
 
 
