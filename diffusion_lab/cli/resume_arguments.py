@@ -48,6 +48,11 @@ def resumed_run(words: Sequence[str]) -> SavedRun:
         w.lstrip("+").startswith(LIMITS) for w in others
     ):
         given = [name for name in LIMITS if OmegaConf.select(config, name) not in (None, -1)]
+        if not given:
+            raise UserError(
+                f"resume={folder} was stopped by a callback, because it has no limit: start a new "
+                "run with another criterion, for example callbacks.early_stopping.patience="
+            )
         raise UserError(
             f"resume={folder} is finished: to train further, raise the run's limit, "
             + " or ".join(f"{name}=" for name in given)
