@@ -74,7 +74,7 @@ def test_the_search_path_of_another_program_is_left_alone(work, tmp_path):
 
 def test_an_option_made_of_another_group_is_rejected(work):
     (work / "configs" / "sampler" / "odd.yaml").write_text("defaults: [{/network: unet_fast}]\n")
-    with pytest.raises(UserError, match="expected other options of sampler in defaults"):
+    with pytest.raises(UserError, match="expected names of other sampler options"):
         read_option("sampler", "odd")
     with pytest.raises(UserError, match=r"there is no sampler/nothing\.yaml"):
         read_option("sampler", "nothing")
