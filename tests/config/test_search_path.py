@@ -44,7 +44,7 @@ def test_the_packages_option_wins_and_the_other_is_told_of(work, caplog):
     assert read_option("sampler", "ddim")["scheduler"] == "DDIMScheduler"
     [record] = caplog.records
     hidden = work / "configs" / "sampler" / "ddim.yaml"
-    line = f"{hidden} is not used, because sampler=ddim names {CONFIG_DIR}"
+    line = f"{hidden} is not used, because sampler=ddim selects {CONFIG_DIR}"
     assert record.getMessage().startswith(line)
 
 
