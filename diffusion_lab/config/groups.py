@@ -45,17 +45,17 @@ def _resolved(group: str, word: str, settings: Mapping[str, Any]) -> dict[str, A
 
 
 def noise_schedules() -> dict[str, NoiseSchedule]:
-    """Build the noise schedule of every noise_schedule= option: option name -> schedule."""
+    """Return the noise schedule of every option of noise_schedule=, by the option's name."""
     return {word: option("noise_schedule", word) for word in words("noise_schedule")}
 
 
 def predictions() -> dict[str, Prediction]:
-    """Build the prediction of every prediction= option: option name -> prediction."""
+    """Return the prediction of every option of prediction=, by the option's name."""
     return {word: option("prediction", word) for word in words("prediction")}
 
 
 def spacings(sampler: str) -> tuple[str | None, ...]:
-    """Return the timestep spacings that a sampler option accepts; (None,) if it accepts none."""
+    """Return the timestep spacings that the option `sampler=<sampler>` accepts; (None,) if none."""
     return SPACINGS if "timestep_spacing" in read_option("sampler", sampler) else (None,)
 
 
@@ -93,7 +93,7 @@ def sampler_word(config: Mapping[str, Any]) -> str:
 
 
 def refusal(part: Sampler | Prediction, noise_schedule: NoiseSchedule) -> str | None:
-    """Return the reason why a sampler or prediction rejects a noise schedule; None if it fits."""
+    """Return the reason why a sampler or prediction rejects a noise schedule; None if accepted."""
     try:
         part.check(noise_schedule)
     except UserError as error:

@@ -52,7 +52,7 @@ def check_limits(cfg: DictConfig) -> None:
 
 
 def check_one_start(cfg: DictConfig) -> None:
-    """Raise UserError if both init_from= and teacher.run= are set, as each sets the network."""
+    """Raise UserError if init_from= and teacher.run= are both set: each sets the network."""
     teacher = OmegaConf.select(cfg, "teacher.run")
     if OmegaConf.select(cfg, "init_from") and teacher:
         raise UserError(

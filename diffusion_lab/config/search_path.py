@@ -113,7 +113,7 @@ def _load(file: Path, changed: int) -> dict[str, Any]:
 
 
 def hidden_files(overrides: Sequence[str]) -> list[str]:
-    """Return a warning for each option file that is not used because of another of its name.
+    """Return a warning for each YAML file that is ignored because another file has its name.
 
     Only the files of options that `overrides` select are checked.
     """
@@ -132,7 +132,7 @@ def hidden_files(overrides: Sequence[str]) -> list[str]:
 
 
 def warn_of_hidden_files(overrides: Sequence[str]) -> None:
-    """Log a warning for each option file that is not used because of another of its name."""
+    """Log a warning for each YAML file that is ignored because another file has its name."""
     for line in hidden_files(overrides):
         log.warning("%s", line)
 

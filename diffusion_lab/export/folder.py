@@ -1,7 +1,7 @@
-"""Export a module as a diffusers folder.
+"""Export a module as a folder that diffusers loads.
 
-The folder has a stock pipeline of diffusers if one gives the same images, else the pipeline of this
-project and its code.
+The folder holds a stock pipeline of diffusers if one gives the same images, else this project's
+pipeline with its code.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ PREDICTIONS = (*STOCK_PREDICTIONS, "flow", "score", "edm")
 
 @dataclass(frozen=True)
 class Export:
-    """Pipeline and facts of an export, built before any file is written."""
+    """Pipeline, sampler and guidance of an export, built before any file is written."""
 
     pipeline: DiffusionPipeline
     """Pipeline that shares the module's network: moving the pipeline would move the module too."""

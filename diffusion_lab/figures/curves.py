@@ -191,7 +191,7 @@ def _draw_losses(
 
 
 def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Return the centred running mean (N,) over `reach` steps on each side, without NaN values.
+    """Return the centred running mean (N,) over `reach` steps on each side; NaN values are skipped.
 
     At the start the window shrinks symmetrically, because losses fall steeply at first, and a
     one-sided window would begin far below the first loss. At the end the window is cut off.

@@ -223,10 +223,10 @@ def _table(
 
 
 def _blocks(columns: int, room: float, wide: int, labels: Sequence[str], gap: float) -> list[range]:
-    """Split the columns of a table into blocks in which each column is as wide as its label.
+    """Split the columns of a table into blocks, so that each column is as wide as its label.
 
-    `room` is the width of a block and `gap` the space between columns in inches, `wide` the width
-    of a column in image pixels. Returns the column indices of each block.
+    `room` is the width of a block in inches, `gap` the space between columns in inches, `wide` the
+    width of a column in image pixels. Returns the column indices of each block.
     """
     if not labels:
         return [range(columns)]
@@ -239,8 +239,9 @@ def _blocks(columns: int, room: float, wide: int, labels: Sequence[str], gap: fl
 def _scale(available: float, wide: int, high: int, rows: int) -> float:
     """Return the scale of a table, in screen pixels per image pixel.
 
-    A row has (high, wide) image pixels and at most `available` screen pixels of width. Many rows
-    are shrunk to fit the figure's height, but stay at least as high as their labels.
+    A row is `high` image pixels high and `wide` image pixels wide, and may take `available` screen
+    pixels of width. Many rows are shrunk to fit the figure's height, but stay at least as high as
+    their labels.
     """
     by_width = whole_scale(available, wide)
     least = math.ceil(TEXT_SIZE * _LINE * DPI / (high - PADDING))

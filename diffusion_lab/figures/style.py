@@ -66,7 +66,7 @@ def show_image(ax: Axes, image: Tensor, scale: float) -> None:
 
 
 def style_plot(ax: Axes, xlabel: str, ylabel: str) -> None:
-    """Label the axes of a plot, and leave only two spines and a faint grid behind the data."""
+    """Label the axes of a plot, hide its top and right spines, and draw a faint grid."""
     ax.set_xlabel(xlabel, fontsize=TEXT_SIZE, color=INK)
     ax.set_ylabel(ylabel, fontsize=TEXT_SIZE, color=INK)
     ax.tick_params(labelsize=SMALL_SIZE, colors=MUTED, labelcolor=INK, length=3)

@@ -1,4 +1,4 @@
-"""Read and write checkpoints; a new file replaces the old one only after it was verified.
+"""Read and write checkpoints; a new file replaces an old one only after the new file was verified.
 
 `Checkpoint` lists the contents of a checkpoint.
 """

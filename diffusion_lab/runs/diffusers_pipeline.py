@@ -56,7 +56,7 @@ class Pipeline:
 
 
 def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
-    """Read the folder of a diffusers pipeline: unconditional UNet2DModel and beta scheduler.
+    """Read a diffusers pipeline with an unconditional UNet2DModel and a scheduler with betas.
 
     `setting` is the option that names the folder, for error messages. No code in the folder is run:
     weights are read from safetensors, or from a pickle of plain tensors. Raises UserError for
@@ -125,7 +125,8 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
 def load_pipeline(folder: str | Path) -> Run:
     """Load a diffusers pipeline folder as a `Run`; the default sampler is DDIM with 50 steps.
 
-    Raises UserError like `read_pipeline`.
+    Raises UserError for another folder than a pipeline with an unconditional UNet2DModel and a
+    scheduler with betas.
     """
     pipeline = read_pipeline("pipeline", folder)
     network: UNet2D = construct(pipeline.network)

@@ -93,7 +93,7 @@ class Run:
         precision: str = FULL,
         **settings: Any,
     ) -> Tensor:
-        """Sample images, uint8 (N, C, H, W), on the CPU, as `scripts/sample.py` does.
+        """Sample images as `scripts/sample.py` does; return uint8 (N, C, H, W) on the CPU.
 
         Image k depends only on the seed and k.
 

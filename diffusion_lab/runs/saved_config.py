@@ -67,7 +67,7 @@ class SavedConfig:
 
 
 def read_config(folder: Path) -> SavedConfig:
-    """Read a run's configuration from its checkpoint, or without one from .hydra/config.yaml.
+    """Read a run's configuration from its checkpoint; if there is none, from .hydra/config.yaml.
 
     Raises UserError if neither file has a configuration, or if the configuration has a node `hydra`
     or `defaults`, which could run code.

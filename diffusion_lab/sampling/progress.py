@@ -25,7 +25,7 @@ class Plan:
         self._began, self._next = monotonic(), FIRST
 
     def advance(self, amount: float) -> None:
-        """Add finished units, and print the progress if the last line is old enough."""
+        """Count finished units, and print a progress line if the last one was long enough ago."""
         self._done += amount
         elapsed = monotonic() - self._began
         if elapsed < self._next or self._done <= 0:
@@ -44,7 +44,7 @@ _current: ContextVar[Plan | None] = ContextVar("plan", default=None)
 def planned_work(line: str | None, total: float) -> Iterator[Plan]:
     """Print `line`, if any, and report the progress of the work within the context.
 
-    The work is to call `advance` or `counted`; `total` is the number of units in all.
+    Code within the context calls `advance` or `counted`; `total` is the number of units in all.
     """
     if line is not None:
         say(line)
@@ -57,13 +57,13 @@ def planned_work(line: str | None, total: float) -> Iterator[Plan]:
 
 
 def advance(amount: float) -> None:
-    """Add finished units to the current `planned_work`, if any."""
+    """Count finished units of work towards the total of the enclosing `planned_work`, if any."""
     if (plan := _current.get()) is not None:
         plan.advance(amount)
 
 
 def counted(items: Iterable[_Item]) -> Iterator[_Item]:
-    """Yield the items; each counts as one unit of the current `planned_work`."""
+    """Yield the items; each item counts as one unit of work of the enclosing `planned_work`."""
     for item in items:
         yield item
         advance(1)

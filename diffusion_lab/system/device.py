@@ -91,7 +91,7 @@ def _runs_on(capability: tuple[int, int], arch: str) -> bool:
 
 
 def use_tf32(enabled: bool) -> None:
-    """Turn TF32 on or off, which multiplies float32 with 10 bits of mantissa instead of 23.
+    """Turn TF32 on or off; with TF32, float32 is multiplied with 10 bits of mantissa, not 23.
 
     TF32 is several times as fast as float32 on tensor cores (compute capability 8.0 and later). The
     setting holds for the whole process and affects NVIDIA GPUs only.

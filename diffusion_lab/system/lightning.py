@@ -109,7 +109,7 @@ def settle(loops: dict[str, Any]) -> None:
 
 
 class CheckpointHooks(ModelCheckpoint):
-    """ModelCheckpoint whose subclasses may override when to skip a save and when to save."""
+    """ModelCheckpoint with public methods that subclasses override to skip or to time saves."""
 
     def is_stale(self, trainer: L.Trainer) -> bool:
         """Return True to skip a save because the metric was not measured since the last save."""
@@ -127,7 +127,7 @@ class CheckpointHooks(ModelCheckpoint):
 
 
 class EarlyStoppingHooks(EarlyStopping):
-    """EarlyStopping whose subclasses may override when to skip a check and when to check."""
+    """EarlyStopping with public methods that subclasses override to skip or to time checks."""
 
     def is_stale(self, trainer: L.Trainer) -> bool:
         """Return True to skip a check because the metric was not measured since the last check."""

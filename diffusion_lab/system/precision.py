@@ -34,7 +34,7 @@ def chosen_precision(precision: str, device: torch.device) -> str:
 
 
 def forks(strategy: object) -> bool:
-    """Return True if a Lightning strategy forks processes: no GPU may be initialized before."""
+    """Return True if a Lightning strategy forks processes, so no GPU may be initialized earlier."""
     return any(word in str(strategy) for word in ("fork", "notebook"))
 
 

@@ -35,7 +35,10 @@ def fault(error: BaseException) -> str | None:
 
 
 def no_memory(error: BaseException) -> bool:
-    """Return True for an out-of-memory error, which does not mean that a file is damaged."""
+    """Return True for an out-of-memory error.
+
+    Code that reads files asks this, because such an error does not mean that the file is damaged.
+    """
     allocator = isinstance(error, RuntimeError) and any(s in str(error) for s in _NO_MEMORY)
     return allocator or isinstance(error, MemoryError)
 

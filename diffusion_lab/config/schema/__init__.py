@@ -62,7 +62,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
 
 
 def register(command: str) -> None:
-    """Store a command's schemas in Hydra, under the names in the defaults lists of YAML files.
+    """Store a command's schemas in Hydra, under the names in the defaults lists of its YAML files.
 
     Only one command's schemas are stored, because Hydra copies its whole store for every group
     that `--help` lists. A saved configuration of a run needs no schema.
