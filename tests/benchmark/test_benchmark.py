@@ -169,7 +169,7 @@ def test_mistakes_give_one_line(typed, words, message):
 def test_existing_results_are_not_overwritten(typed, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "mine.txt").write_text("kept")
-    assert_refused(typed("benchmark", "parts=data", "out=made"), "already holds something")
+    assert_refused(typed("benchmark", "parts=data", "out=made"), "is not empty")
 
 
 def test_failing_measurement_raises(typed, monkeypatch):

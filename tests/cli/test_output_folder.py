@@ -100,7 +100,7 @@ def test_a_job_requeued_by_slurm_keeps_its_configuration(run, typed, monkeypatch
     before = contents(run)
     place = "hydra.run.dir=${paths.log_dir}/fx"
     refused = typed("train", *RUN, *OTHER, place)
-    assert_refused(refused, "hpc_ckpt_1.ckpt", "data.batch_size", "repeat its overrides")
+    assert_refused(refused, "hpc_ckpt_1.ckpt", "data.batch_size", "repeat the overrides")
     assert contents(run) == before
     code, _, err = typed("train", *RUN, "trainer.max_epochs=2", place)
     assert code == 0, err

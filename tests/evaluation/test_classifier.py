@@ -171,7 +171,7 @@ def test_an_existing_version_is_never_overwritten(typed, fake_extractor):
     code, _, err = typed(
         "train_extractor", *TINY_EXTRACTOR, "version=fake_v1", f"out={fake_extractor}"
     )
-    assert code == 2 and "already holds something" in err
+    assert code == 2 and "is not empty" in err
     assert {file: file.read_bytes() for file in fake_extractor.iterdir()} == before
     code, _, err = typed("train_extractor", *TINY_EXTRACTOR, "version=mnist_v1")
     assert code == 2 and "version=mnist_v1 exists" in err and "mnist_v2" in err

@@ -10,7 +10,7 @@ from diffusion_lab.config.schema.base import limited
 
 @dataclass
 class RungConfig:
-    """One rung: its name, a description of the change, and the overrides that make it."""
+    """One rung of a ladder of runs: name, description of the change, overrides of train.py."""
 
     name: str = MISSING
     change: str = MISSING
@@ -19,7 +19,7 @@ class RungConfig:
 
 @dataclass
 class RungsConfig:
-    """Overrides of scripts/train.py: shared by all rungs, and added by each rung."""
+    """Rungs of a ladder of runs, and the overrides of scripts/train.py that all rungs share."""
 
     shared: list[str] = field(default_factory=list)
     rungs: list[RungConfig] = MISSING

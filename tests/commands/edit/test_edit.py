@@ -74,7 +74,7 @@ def test_an_edit_is_reproducible_and_overwrites_nothing(command, trained, typed,
     assert code == 0, err
     first, second = (np.load(Path(d) / "edit.npz")["edited"] for d in (out, again.split()[-1]))
     assert np.abs(first[:, :1].astype(int) - second.astype(int)).max() <= 1  # sample k by itself
-    assert_refused(typed("edit", *arguments, "out=mine"), "out=mine", "already holds something")
+    assert_refused(typed("edit", *arguments, "out=mine"), "out=mine", "is not empty")
 
 
 def test_image_files_are_converted_to_the_runs_channels(typed, trained, tmp_path):
