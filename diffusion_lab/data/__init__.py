@@ -37,10 +37,10 @@ _FILES = {
     "fake_images": "sources.fake",
     "load_images": "sources.published",
 }
-"""The file of each name."""
+"""File in this package that defines each name."""
 
 
-if not TYPE_CHECKING:  # for which any name would exist
+if not TYPE_CHECKING:  # to a type checker, __getattr__ would make every name valid
 
     def __getattr__(name: str) -> Any:
         if name in _FILES:

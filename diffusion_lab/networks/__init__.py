@@ -1,11 +1,11 @@
-"""Networks: net(x_t, time, labels=None) -> like x_t.
+"""Networks with the interface net(x_t, time, labels=None) -> output of the shape of x_t.
 
-x_t is (B, C, H, W). `time` (B,) is float32 in [0, 1000] for every noise schedule: 1000 t on the
-straight path, the timestep of a VP schedule, the scaled log sigma of a VE schedule. A network that
-expects times in [0, 1] has to divide `time` by 1000. A network with `num_classes` needs labels (B,)
-from 0 to num_classes; the label num_classes is the null class.
+The noised images x_t are (B, C, H, W). `time` (B,) is float32 in [0, 1000] for every noise
+schedule: 1000 t for StraightPath, the timestep of a VP schedule, the scaled log sigma of a VE
+schedule. A network that expects times in [0, 1] has to divide `time` by 1000. A network with
+`num_classes` needs labels (B,) from 0 to num_classes; the label num_classes is the null class.
 
-Names are imported on first use: `image_size.py` is needed before torch is.
+Names are imported on first use, so that `image_size.py` can be imported without torch.
 """
 
 from importlib import import_module
@@ -27,10 +27,10 @@ _FILES = {
     "MLP": "mlp",
     "UNet2D": "unet2d",
 }
-"""The file of each name."""
+"""File in this package that defines each name."""
 
 
-if not TYPE_CHECKING:  # for which any name would exist
+if not TYPE_CHECKING:  # to a type checker, __getattr__ would make every name valid
 
     def __getattr__(name: str) -> Any:
         if name in _FILES:
