@@ -223,7 +223,7 @@ def _read(file: Path) -> Reference:
             expected = about.pop("sha256")
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is no readable reference file ({error})") from error
+        raise UserError(f"{file} is damaged or no reference file ({error})") from error
     if expected != _digest(arrays, about) or about["format"] != FORMAT:
         raise UserError(f"{file} is damaged, or its format is not {FORMAT}")
 
