@@ -49,7 +49,7 @@ _FILES = {
     "load_run": "runs.load",
     "train": "training.train",
 }
-"""Module of each public name, below `diffusion_lab`."""
+"""Module, below `diffusion_lab`, that defines each public name."""
 
 
 def __getattr__(name: str) -> Any:

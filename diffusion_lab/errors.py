@@ -28,7 +28,7 @@ def near(name: str, known: Sequence[str], most: int = 3) -> list[str]:
 def unknown_name(setting: str, name: str, known: Sequence[str]) -> str:
     """Return the error message for an unknown `setting=name`.
 
-    It suggests the known names that resemble `name`, or lists all known names if none does.
+    The message suggests the known names that resemble `name`, or lists all names if there are none.
     """
     if meant := near(name, known):
         return f"{setting}={name} is unknown: did you mean {' or '.join(meant)}?"

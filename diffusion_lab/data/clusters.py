@@ -55,7 +55,7 @@ class Clusters:
             self._shift_offsets(distances, size * 0.97 ** (_ROUNDS + i))
 
     def _shift_offsets(self, distances: Tensor, size: Tensor) -> Tensor:
-        """Raise the offsets of large clusters, lower the others; return the labels (N,) used."""
+        """Raise the offsets of large clusters; return each image's cluster (N,) before that."""
         labels = (distances + self._offsets).argmin(1)
         counts = torch.bincount(labels, minlength=len(self._offsets))
         self._offsets += size * (counts * len(counts) / len(labels) - 1).clamp(-1, 1)

@@ -216,7 +216,7 @@ class ImageDataModule(L.LightningDataModule):
         return scaled
 
     def example_images(self, n: int, seed: int = 0, split: str = "train") -> Tensor:
-        """Return n random images of a split in the value range; fewer if the split is smaller."""
+        """Return n random images of a split as network values; fewer if the split is smaller."""
         return self.examples(n, seed, split)[0]
 
     def examples(self, n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor]:
@@ -228,7 +228,7 @@ class ImageDataModule(L.LightningDataModule):
     def batch_indices(self) -> Tensor:
         """Return the indices into `pixels("train")` of the last training batch, (B,) int64.
 
-        Exact, because Lightning does not prefetch from a loader with a known length.
+        They are exact, because Lightning does not prefetch from a loader with a known length.
         """
         if self._train_loader is None or self._train_loader.last_indices is None:
             raise RuntimeError("no training batch was loaded yet: iterate over train_dataloader()")

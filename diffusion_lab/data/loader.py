@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class InMemoryLoader:
-    """Yield batches (images (B, C, H, W) uint8, labels (B,) int64), one index operation each.
+    """Loader of batches (images (B, C, H, W) uint8, labels (B,) int64) from tensors in memory.
 
     With `noise`, a batch has a third tensor: the noise (B, C, H, W) its images were generated from.
 

@@ -20,7 +20,7 @@ def check_on_device(on_device: bool | str) -> None:
 def keep(
     tensors: Sequence[Tensor], device: torch.device, on_device: bool | str
 ) -> tuple[list[Tensor], bool]:
-    """Move the training images to `device` if `belongs_on` says so.
+    """Move the training images to `device` if they should be kept in its memory.
 
     Returns the tensors, and True if batches should be in page-locked memory, for asynchronous
     copies to a CUDA device. Raises UserError as `belongs_on` does.

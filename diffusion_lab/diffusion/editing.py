@@ -70,8 +70,8 @@ def spherical(first: Tensor, second: Tensor, shares: Tensor, center: float = 0.0
 
     Song et al. 2020 (arXiv 2010.02502), eq. 67, at the fractions `shares` (n,) of the arc from
     first to second. On the arc every pixel keeps its mean and variance, for any distribution of the
-    noise. On a straight line it would not: the mean of two independent noises has half their
-    variance, unlike the noise of the training. -> (n, C, H, W).
+    noise. On a straight line the variance would fall: the mean of two independent noises has half
+    their variance, unlike the noise of the training. -> (n, C, H, W).
     """
     a, b = first - center, second - center
     cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)
@@ -140,7 +140,7 @@ def noised(
     t: Tensor,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Add noise of time t (1,) to images (B, C, H, W), each with its own generator."""
+    """Add noise of time t (1,) to images (B, C, H, W), for each from its own generator."""
     noise = first_noise(noise_schedule, images.shape[1:], generators).to(images)
     return noise_schedule.add_noise(images, noise, t)
 
@@ -225,7 +225,7 @@ def check_resamplings(
         resamplings = RESAMPLINGS if gaussian else 1
     if resamplings < 1 or jump_length < 1:
         raise UserError(
-            f"resamplings={resamplings}, jump_length={jump_length}: expected both at least 1"
+            f"resamplings={resamplings}, jump_length={jump_length}: expected numbers of at least 1"
         )
     if resamplings > 1 and not gaussian:
         raise UserError(

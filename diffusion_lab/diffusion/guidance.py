@@ -17,8 +17,8 @@ EVERYWHERE = (0.0, math.inf)
 class GuidedDenoiser:
     """Guided denoiser of images with given labels: weak + guidance_scale (strong - weak).
 
-    The labels are (B,), or (1,) for one class in all images. Without `weak`, the same network
-    estimates `weak` at the null class, in one batched call with the strong estimate. This is
+    The labels are (B,), or (1,) for one class in all images. Without `weak`, the weak estimate
+    is that of the same network at the null class, in one batched call with the strong one. This is
     classifier-free guidance: Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, where guidance_scale is
     1 + w. A scale of 1 gives the conditional estimate alone, a scale of 0 the unconditional
     estimate. With `weak`, a worse denoiser of the same classes, the result is autoguidance: Karras

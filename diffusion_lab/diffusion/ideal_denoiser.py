@@ -34,7 +34,7 @@ class GaussianOracle:
 
 
 class IdealDenoiser(Protocol):
-    """Ideal denoiser of a finite set of images, all equally likely.
+    """Interface of ideal denoisers for a finite set of equally likely images.
 
     With labels (B,), each x0 is one of the images of its class.
     """
@@ -48,8 +48,8 @@ class ImagesOracle:
 
     All images are equally likely. The result E[x0 | x_t] is their mean, weighted by softmax(-||x_t
     - alpha x0||^2 / (2 sigma^2)): Karras et al. 2022 (arXiv 2206.00364), eq. 57. The set is
-    processed in chunks, so the memory beyond the set is that of B times 4096 weights. The labels
-    (N,) are the classes of the images.
+    processed in chunks, so only B times 4096 weights are in memory besides the set. The labels (N,)
+    are the classes of the images.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Noise schedules: x_t = alpha(t) x0 + sigma(t) noise, from a clean image to noise.
 
-Shapes everywhere: x0, x_t, noise are (B, C, H, W); t, alpha, sigma are (B,). t grows with noise.
-The ratio sigma / alpha identifies a noise level in every noise schedule alike: at the same ratio
-the x_t of two schedules differ only by a factor. A sampler that is made for one schedule can
-therefore use a model that was trained with another.
+Shapes everywhere: x0, x_t, noise are (B, C, H, W); t, alpha, sigma are (B,). The time t grows with
+the noise. The ratio sigma / alpha identifies a noise level in every noise schedule alike: at the
+same ratio the x_t of two schedules differ only by a factor. A sampler that is made for one schedule
+can therefore use a model that was trained with another.
 """
 
 import math

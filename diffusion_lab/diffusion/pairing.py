@@ -1,4 +1,4 @@
-"""Pairings: choices of which noise in a batch goes with which image."""
+"""Pairings of the noise and the images of a batch: random, or by optimal transport."""
 
 from torch import Tensor
 

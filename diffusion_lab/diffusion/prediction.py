@@ -1,7 +1,8 @@
 """Prediction targets of the network, and the x0 estimate from the network's output.
 
-`target` is computed from x0 and noise, never by dividing a residual by sigma. `to_clean` inverts
-`target`, given x_t = alpha x0 + sigma noise. Images are (B, C, H, W), alpha and sigma (B,).
+The target is computed from x0 and noise, never by dividing a residual by sigma, which would be
+inaccurate at small sigma. The method `to_clean` inverts `target`, given x_t = alpha x0 + sigma
+noise. Images are (B, C, H, W), alpha and sigma (B,).
 """
 
 from abc import ABC, abstractmethod

@@ -42,7 +42,7 @@ class TimeSampling(ABC):
 
 
 class UniformTime(TimeSampling):
-    """Uniform position along the noise schedule: uniform t, or VESchedule's spacing."""
+    """Uniform position along the noise schedule: t is uniform, except for VESchedule."""
 
     def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
         return noise_schedule.at(u)

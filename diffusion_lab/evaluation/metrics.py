@@ -84,7 +84,7 @@ def kid(within_x: float, within_y: float, between: float) -> float:
 def squared_radii(x: Array, ks: tuple[int, ...]) -> list[Array]:
     """Return, for each k, the squared distance (N,) of each row of x to its k-th nearest neighbour.
 
-    x is (N, F). A row is not its own neighbour. Raises ValueError unless each k < N.
+    The rows x are (N, F). A row is not its own neighbour. Raises ValueError unless each k < N.
     """
     # not by scikit-learn: the k-th neighbour lies on the edge of the ball, so its distance must be
     # rounded as in the comparison with the radius, or it may count as outside

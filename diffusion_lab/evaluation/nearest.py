@@ -30,7 +30,7 @@ def nearest(
     references: NDArray[np.floating],
     progress: Callable[[int], None] | None = None,
 ) -> Nearest:
-    """Find the two nearest of the references (N, F), N > 1, of each query (M, F), exactly.
+    """Find the two nearest references of each query: queries (M, F), references (N, F), N > 1.
 
     Neighbours come from scikit-learn's brute-force search in float64; their distances are computed
     again from the differences, which is more accurate. Calls progress(k) after each batch of k

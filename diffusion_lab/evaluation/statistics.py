@@ -83,7 +83,7 @@ def welch(a: Sequence[float], b: Sequence[float], bounds: Bounds = UNBOUNDED) ->
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Compare two sets of values by a paired t-test; entry i of both belongs to the same seed.
+    """Compare two sets of values by a paired t-test; entry i of each is of the same seed.
 
     Variation that both sets share per seed cancels. Raises ValueError for different lengths.
     """

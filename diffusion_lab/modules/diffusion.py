@@ -29,7 +29,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class DiffusionModule(L.LightningModule):
-    """Any network, noise schedule, prediction and weighting, trained by squared error.
+    """LightningModule for any network, noise schedule, prediction and weighting.
 
     The network is called as network(x_t, time, labels), with `time` (B,) float32 in [0, 1000] for
     every noise schedule, not in [0, 1]. Batches are (x0 (B, C, H, W), labels (B,)), or (x0, labels,
@@ -173,8 +173,8 @@ class DiffusionModule(L.LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Accumulate gradients, averaged over the batches of an optimizer step.
 
-        Lightning has divided the loss by `accumulate_grad_batches`. The last step of an epoch may
-        have fewer batches, so its loss is rescaled.
+        Lightning has divided the loss by `accumulate_grad_batches`. The last optimizer step of an
+        epoch may have fewer batches, so the loss is rescaled there.
         """
         size = self.trainer.accumulate_grad_batches
         if size > 1 and (gathered := gathered_batches(self.trainer)) < size:
@@ -211,8 +211,8 @@ class DiffusionModule(L.LightningModule):
         """Return the fraction of the training that is done after `step` optimizer steps, in [0, 1].
 
         With limits on both steps (or epochs) and time (`trainer.max_time`), the larger fraction
-        counts. The time is that of this process: processes are not synchronised here, because a
-        progress bar calls this function in one process only.
+        counts. The time is measured in this process. Distributed processes are not synchronised
+        here, because a progress bar calls this function in one process only.
         """
         trainer = self.trainer
         total = trainer.estimated_stepping_batches

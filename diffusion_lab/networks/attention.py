@@ -77,8 +77,8 @@ class NarrowHeads(AttnProcessor2_0):
     """Attention processor for diffusers' image networks that is faster on a CPU.
 
     With UNet2DModel's heads of 8 channels, a forward and backward pass took 185 ms with torch's
-    kernel and 73 ms with `Attend`. In bfloat16 the passes took 245 ms and 62 ms, the latter
-    measured before the scores of `Attend` were float32. The measurements used 128 images of
+    kernel and 73 ms with `Attend`. In bfloat16 the passes took 245 ms with torch's kernel and 62 ms
+    with `Attend`, measured before its scores were float32. The measurements used 128 images of
     14 x 14 pixels and two cores, see docs/cpu_speed.md.
     """
 

@@ -20,11 +20,12 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotation(rows: int, columns: int, channels: int, device: torch.device) -> Rotation:
-    """Rotary position angles of a grid of tokens: one half encodes the row, the other the column.
+    """Return the rotary position angles of a grid of tokens, as cosines and sines.
 
-    The frequencies are 100^(-k / K), k = 0 .. K - 1 with K = channels / 4, per row or column: Su et
-    al. 2021 (arXiv 2104.09864), equation 15, on two axes. The base is 100 instead of 10,000,
-    because the axes are short. `channels` is the number of channels per head.
+    One half of the angles encodes the row, the other half the column. The frequencies are 100^(-k /
+    K), k = 0 .. K - 1 with K = channels / 4, per row or column: Su et al. 2021 (arXiv 2104.09864),
+    equation 15, on two axes. The base is 100 instead of 10,000, because the axes are short.
+    `channels` is the number of channels per head.
     """
     count = channels // 4
     frequencies = 100.0 ** (-torch.arange(count, device=device) / count)

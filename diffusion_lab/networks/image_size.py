@@ -1,4 +1,4 @@
-"""Image sizes, an int (square) or [height, width], and a check that they are multiples."""
+"""Image sizes, an int (square) or [height, width], and a check that a number divides them."""
 
 from collections.abc import Sequence
 

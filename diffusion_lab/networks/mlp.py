@@ -17,7 +17,8 @@ from diffusion_lab.networks.layers import ConditionEmbedding, zeroed
 class ResidualLayers(nn.Module):
     """Residual block of two linear layers; the embedding scales and shifts between them.
 
-    The block has no normalisation, because that would remove the distance of a point from 0.
+    The block has no normalisation, because that would remove the distance of a point from
+    the origin.
     """
 
     def __init__(self, width: int) -> None:

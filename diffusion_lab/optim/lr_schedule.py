@@ -48,9 +48,9 @@ class Cosine:
 class OneCycle:
     """One-cycle schedule: the learning rate rises to lr until progress `peak`, then falls.
 
-    Smith & Topin 2017 (arXiv 1708.07120), along cosines. The learning rate begins at lr / div and
-    ends at lr / (div * final_div). The parameters `div`, `final_div` and `peak` are div_factor,
-    final_div_factor and pct_start of torch's OneCycleLR.
+    Both parts follow cosines (Smith & Topin 2017, arXiv 1708.07120). The learning rate begins at lr
+    / div and ends at lr / (div * final_div). The parameters `div`, `final_div` and `peak` are
+    div_factor, final_div_factor and pct_start of torch's OneCycleLR.
     """
 
     def __init__(self, peak: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> None:

@@ -26,7 +26,7 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
     A matrix U S V^T becomes U S' V^T with singular values S' near 1, except where S is near 0. In
     five steps a singular value of at least 0.0015 of the Frobenius norm ends between 0.68 and 1.21.
     A smaller singular value grows at most 485 times. Long random matrices have no singular values
-    that small, but square matrices have: in random square matrices of 16 to 256 rows, about 1 % of
+    that small, but square matrices do: in random square matrices of 16 to 256 rows, about 1 % of
     S' lie below 0.68, the smallest at 0.003.
 
     The iterations are in float32; the published code uses bfloat16. Each iteration replaces X by
@@ -61,7 +61,7 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Muon for the weight matrices, AdamW for the rest.
+    """Optimizer that uses Muon for weight matrices and AdamW for all other parameters.
 
     A weight (out, in, ...) is treated as a matrix of `out` rows. Vectors, and matrices with fewer
     than `least_side` rows or columns (layers of few image channels, embeddings of ten classes), are
@@ -69,7 +69,7 @@ class Muon(Optimizer):
     lr sqrt(max(1, rows / columns)) times the orthogonalised Nesterov momentum (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon). Weight decay is decoupled.
 
-    Matrices get the same update as by torch.optim.Muon, which computes it in bfloat16. Convolution
+    The update of a matrix is that of torch.optim.Muon, but is not rounded to bfloat16. Convolution
     weights are flattened, so rows / columns is out / (in x height x width). The published
     implementation, github.com/KellerJordan/Muon, uses the kernel's height / width instead, which
     is 1 for a square kernel. The two factors differ only where out > in x height x width.

@@ -76,7 +76,8 @@ def blend_weights(stored: Sequence[Profile], wanted: Profile) -> tuple[np.ndarra
     """Fit coefficients x (N,) of sum 1 that combine N stored averages into the wanted average.
 
     This is the least-squares fit of the profiles in algorithm 3 of the paper, min |sum_i x_i p_i -
-    p|^2, with the condition sum_i x_i = 1 added by a Lagrange multiplier m: A x + m = b. The
+    p|^2, with the condition sum_i x_i = 1 added by a Lagrange multiplier m: A x + m = b, where A
+    and b are the `overlaps` of the stored profiles with one another and with the wanted one. The
     condition keeps parameters that never changed exact, even if the fit is poor. The solution of
     least norm is used, because neighbouring profiles are very similar, and large coefficients of
     both signs would amplify the rounding errors of the stored averages. Returns x and the relative

@@ -112,7 +112,7 @@ def _read_plain(
 def _read_packed(
     path: Path, shape: tuple[int, ...], packed_md5: str | None
 ) -> tuple[bytearray, str | None]:
-    """Return the unpacked bytes (at most one too many) and a description of the error, if any."""
+    """Return the unpacked bytes and a description of the error, if any."""
     if packed_md5 is not None:
         with path.open("rb") as file:
             actual = hashlib.file_digest(

@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 _ALONE = 2_000
-"""Largest number of pictures for one process, because starting several takes longer."""
+"""Largest number of pictures that one process decodes faster than several, which must start."""
 _BATCH = 64
 _SECONDS_BETWEEN_LINES = 30
 MAX_TEST = 10_000
 
 
 class Reader(Protocol):
-    """Pictures of a split that can be decoded one by one, also in another process."""
+    """Interface of the pictures of a split, decoded one by one, also in another process."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -73,13 +73,13 @@ class Plan:
 
 
 def default_folder() -> Path:
-    """Return the default folder of all caches, ~/.cache/diffusion_lab."""
+    """Return the default folder of all caches: diffusion_lab in ~/.cache or XDG_CACHE_HOME."""
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "diffusion_lab"
 
 
 def cache_folder(cache_dir: str | Path | None, about: Mapping[str, Any]) -> Path:
-    """Return the folder of a cache, named by a hash of `about`, its settings as JSON values."""
+    """Return the folder of a cache, named by a hash of `about`, its pictures and settings."""
     text = json.dumps({"version": VERSION, **about}, sort_keys=True)
     root = Path(cache_dir).expanduser() if cache_dir else default_folder()
     return root / f"images_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -214,7 +214,7 @@ def _fill(folder: Path, plan: Plan) -> None:
 
 
 def _skipped(fault: Unreadable | WrongSize, name: str, plan: Plan) -> str:
-    """Return the note on an unreadable picture that is left out; UserError if none may be."""
+    """Return the note on an unreadable picture to leave out; UserError unless plan.skip."""
     wanted = plan.wanted
     if isinstance(fault, WrongSize):
         raise UserError(

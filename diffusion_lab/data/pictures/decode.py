@@ -83,7 +83,7 @@ def decode(root: Path, name: str, wanted: Format) -> np.ndarray:
     except (Unreadable, WrongSize):
         raise
     except UnidentifiedImageError as error:
-        raise Unreadable("empty, damaged, or of an unknown kind") from error
+        raise Unreadable("the file is empty, damaged, or of an unknown kind") from error
     # Pillow's plug-ins raise these for damaged files; a bomb is a picture of enormous size
     except (
         OSError,

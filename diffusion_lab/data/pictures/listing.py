@@ -158,7 +158,7 @@ def _splits(path: str, names: list[str]) -> list[tuple[str, list[str]]]:
     if others:
         raise UserError(
             f"data.path={path}: {others[0]} lies beside {chosen[0]}: expected all pictures in "
-            f"{' and '.join(chosen)}; move it there, or type another data.path="
+            f"{' and '.join(chosen)}; move the picture there, or type another data.path="
         )
     return [(top, [name for name in names if name.startswith(top)]) for top in chosen]
 
@@ -180,8 +180,8 @@ def _classes(
             return ()
         if loose:
             raise UserError(
-                f"data.path={path}: {prefix}{loose[0]} lies beside folders with pictures: move it "
-                "into a class folder, or type data.labelled=false to ignore the folders"
+                f"data.path={path}: {prefix}{loose[0]} lies beside folders with pictures: move the "
+                "picture into a class folder, or type data.labelled=false to ignore the folders"
             )
         found.append({name.partition("/")[0] for name in below})
     classes = found[0]
@@ -207,8 +207,8 @@ def _classes(
     )
     if empty:
         raise UserError(
-            f"data.path={path}: the class folder {first}{min(empty)} holds no pictures; remove it, "
-            "or put pictures into it"
+            f"data.path={path}: the class folder {first}{min(empty)} holds no pictures; remove the "
+            "folder, or put pictures into it"
         )
     if len(found) > 1 and (unknown := found[1] - classes):
         raise UserError(

@@ -18,7 +18,7 @@ class Source(Protocol):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes: labels are 0 to num_classes - 1. None without classes: all are 0."""
+        """Number of classes; labels are 0 to num_classes - 1. None if all labels are 0."""
 
     def prepare(self) -> None:
         """Download or decode what is missing; called in one process per machine."""

@@ -96,7 +96,7 @@ class HuggingFaceImages:
         build_cache(self._folder, Plan(self.name, train, test, self.wanted, self.skip))
 
     def read(self) -> ImageSet:
-        """Map the cache into memory, after decoding what is missing."""
+        """Return the memory-mapped images of the cache, which is built if it is missing."""
         self.prepare()
         return open_cache(self._folder, self.name, "huggingface", self._classes)
 
@@ -116,7 +116,7 @@ class HuggingFaceImages:
         except Exception as error:  # of the Hub, the network, or a damaged folder
             raise UserError(
                 f"data.name={self.name} cannot be loaded ({reason_of(error)}): expected the name "
-                "of a data set on the Hub, or a folder written by its save_to_disk"
+                "of a data set on the Hub, or a folder written by save_to_disk"
             ) from error
 
     def _table(self, split: str) -> Any:

@@ -115,7 +115,7 @@ class PictureFiles:
         build_cache(self._folder, Plan(self.name, train, test, wanted, self.skip))
 
     def read(self) -> ImageSet:
-        """Map the cache into memory, after decoding what is missing."""
+        """Return the memory-mapped images of the cache, which is built if it is missing."""
         self.prepare()
         return open_cache(self._folder, self.name, "pictures", self.listing.classes)
 

@@ -132,7 +132,7 @@ class DiffusersSampler(Sampler):
         return scheduler
 
     def _keep_to_table(self, scheduler: Any) -> None:
-        """Correct the scheduler's timesteps, so that num_steps distinct ones lie in [0, T).
+        """Correct the scheduler's timesteps to n = num_steps distinct timesteps in [0, T).
 
         The trailing spacing of diffusers is arange(T, 0, -T / n) - 1. For 62 of the n up to 1,000
         its rounding adds a timestep -1, which is read as the last entry of the table: pure noise.
@@ -202,9 +202,9 @@ class DiffusersSampler(Sampler):
     def _check_first_step(self, begin: float, after: float | None = None) -> None:
         """Raise UserError if Heun's first step in sigma is so long that samples would keep noise.
 
-        For pixels of standard deviation s the step's error is s^2 begin / (4 after^3), as a
-        fraction of sigma. With s = 1/2, as assumed here, this is 60 % at 20 steps of the cosine
-        schedule, whose noisy end is at 2e4.
+        The step goes from noise level sigma / alpha = `begin` to `after`. For pixels of standard
+        deviation s its error is s^2 begin / (4 after^3), as a fraction of sigma. With s = 1/2, as
+        assumed here, this is 60 % at 20 steps of the cosine schedule, whose noisy end is at 2e4.
         """
         if after is not None and begin / (16 * after**3) > 0.1:
             raise UserError(
@@ -221,7 +221,7 @@ class DiffusersSampler(Sampler):
     def _check_gaps(self, times: list[int], trained: int) -> None:
         """Raise UserError unless each step of DDIM ends at the scheduler's next timestep.
 
-        diffusers' step goes to t - trained // num_steps, not to the scheduler's next timestep.
+        DDIM's step in diffusers ends at t - trained // num_steps, not at the next timestep.
         """
         gap = trained // self.num_steps
         if any(t - gap != after for t, after in pairwise(times)) or times[-1] >= gap:

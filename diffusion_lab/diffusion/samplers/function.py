@@ -20,7 +20,7 @@ from diffusion_lab.errors import UserError
 SamplerFunction = Callable[..., Tensor]
 """(denoise, x, sigmas, **options) -> images (B, C, H, W): see FunctionSampler."""
 LARGEST_SIGMA = 80.0
-"""First sigma in place of the infinite one of pure noise: EDM's sigma_max."""
+"""First sigma, EDM's sigma_max, for schedules whose first sigma would be infinite."""
 
 
 class FunctionSampler(Sampler):

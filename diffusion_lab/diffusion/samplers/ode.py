@@ -16,7 +16,7 @@ from diffusion_lab.diffusion.samplers.base import Denoise, Sampler, Step
 
 
 class Levels(NamedTuple):
-    """The n + 1 noise levels that n steps visit, in this order; every field is (n + 1,)."""
+    """The n + 1 noise levels of n steps, in the order of the steps; every field is (n + 1,)."""
 
     times: Tensor
     """Times t; the clean end repeats its neighbour's, because not every schedule has a t there."""

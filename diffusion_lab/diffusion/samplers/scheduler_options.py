@@ -166,7 +166,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
 
 
 def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
-    """Check the options of a scheduler, `timestep_spacing` among them.
+    """Check the options of a scheduler, except `timestep_spacing`, which the sampler checks.
 
     Raises UserError for an option that is unknown, belongs to the noise schedule, has no effect
     with the other settings, or has an invalid value.

@@ -35,8 +35,7 @@ class Affine:
     def __post_init__(self) -> None:
         if not 0 <= self.shift < math.inf:
             raise UserError(
-                f"shift={self.shift}: expected a number of at least 0 in pixels, for example "
-                "shift=2"
+                f"shift={self.shift}: expected a number of pixels, at least 0, for example shift=2"
             )
         if not 0 <= self.rotation <= 180:
             raise UserError(f"rotation={self.rotation}: expected degrees from 0 to 180")

@@ -80,7 +80,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def fit(self, images: Tensor) -> Tensor:
-        """Convert uint8 images (N, C, H, W) to the network's input size; UserError if refused."""
+        """Convert uint8 (N, C, H, W) to the network's input size; UserError if unsupported."""
 
     def unpad(self, images: Tensor) -> Tensor:
         """Cut off the border that data.image_size= added to images (N, C, H, W), black or not.

@@ -59,8 +59,7 @@ def training_moments(extractor: Extractor, read: Callable[[], Data]) -> Referenc
     """Return the feature moments of the training images, with which papers compare samples.
 
     They are read from a cache, or computed and cached. At most NUM_TRAINING images are used, the
-    first of their fixed order. Raises UserError if the
-    extractor rejects such images.
+    first of their fixed order. Raises UserError if the extractor rejects such images.
     """
     module = read()
     images = module.image_set()
@@ -91,7 +90,7 @@ def _has_reference(extractor: Extractor, data: str, sha256: str | None = None) -
 def _cache_beside(data_dir: Path) -> Path:
     """Return the folder of cached references: in the data folder, or else in the user's cache.
 
-    Nothing is written into a folder that cannot be written or that holds other files of the user.
+    The user's cache is taken if the data folder cannot be written or holds other files of the user.
     """
     if may_write(data_dir) and os.access(_first_existing(data_dir), os.W_OK):
         return data_dir / REFERENCES

@@ -78,7 +78,7 @@ def _checked(
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(
-            f"{setting}: mu or sigma is not finite: expected finite numbers, get the file again"
+            f"{setting}: mu or sigma is not finite: expected finite numbers; copy the file again"
         )
     if not _is_covariance(covariance):
         raise UserError(
