@@ -158,7 +158,7 @@ class NoiseSchedule(ABC):
 
 
 class StraightPath(NoiseSchedule):
-    """Straight path of the tutorial and of rectified flow: x_t = (1 - t) x0 + t noise.
+    """Straight path of rectified flow and Hugging Face's tutorial: x_t = (1 - t) x0 + t noise.
 
     Liu et al. 2022 (arXiv 2209.03003), eq. 1 with time reversed, t in [0, 1]. The noise is Gaussian
     or, with `noise="uniform"` as in the tutorial, uniform on [0, 1].

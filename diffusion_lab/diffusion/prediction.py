@@ -51,7 +51,7 @@ class Prediction(ABC):
 
 
 class Sample(Prediction):
-    """Prediction of the clean image x0 itself, as in the tutorial."""
+    """Prediction of the clean image x0 itself, as in Hugging Face's tutorial."""
 
     name = "sample"
 

@@ -1,4 +1,4 @@
-"""The tutorial's two models as LightningModules."""
+"""Two models as LightningModules with defaults: Hugging Face's tutorial and DDPM."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from diffusion_lab.networks.unet2d import UNet2D
 
 
 class BasicUNetModule(DiffusionModule):
-    """The tutorial's model by default: BasicUNet, uniform noise, prediction of x0.
+    """The model of Hugging Face's tutorial by default: BasicUNet, uniform noise, x0 prediction.
 
     Sample from it with BlendSampler. Any other network, noise schedule or prediction can be given.
     """

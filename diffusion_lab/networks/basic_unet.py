@@ -1,4 +1,4 @@
-"""The tutorial's network: a small U-Net without normalisation or time conditioning."""
+"""Network of Hugging Face's tutorial: a small U-Net without normalisation or time input."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -18,12 +18,12 @@ from diffusion_lab.networks.layers import zeroed
 class UNet2D(nn.Module):
     """diffusers' UNet2DModel with the interface net(x_t, time, labels) -> output (B, C, H, W).
 
-    The tutorial's settings (the defaults) give 1,707,009 parameters. With `use_time=False` the time
-    is replaced by 0, as in the tutorial. With `num_classes` UNet2DModel embeds the classes and a
-    null class. With `attention_head_dim=None` there is one head of all channels. With `zero_init`
-    the last layer of the network and of every residual and attention block starts at zero, so that
-    the output is initially zero (Ho et al. 2020, in their code). Other keywords are passed to
-    UNet2DModel.
+    The defaults are the settings of Hugging Face's tutorial and give 1,707,009 parameters. With
+    `use_time=False` the time is replaced by 0, as in the tutorial. With `num_classes` UNet2DModel
+    embeds the classes and a null class. With `attention_head_dim=None` there is one head of all
+    channels. With `zero_init` the last layer of the network and of every residual and attention
+    block starts at zero, so that the output is initially zero (Ho et al. 2020, in their code).
+    Other keywords are passed to UNet2DModel.
     """
 
     # attention and GroupNorm convert channels_last tensors back, which is 10 % slower on a CPU

@@ -81,9 +81,10 @@ class BlendSampler(Sampler):
     """Predict the clean image and re-noise it: x_next = alpha' x0_hat + sigma' noise_hat.
 
     This is Euler's step of the ODE. With StraightPath it is rectified flow's Euler step and the
-    tutorial's sampler, which moves x by 1 / (steps left) of the way to the prediction. With a VP
-    schedule it is DDIM with eta 0 (Song et al. 2020, arXiv 2010.02502, eq. 12), and with a VE
-    schedule Euler's step in sigma. The last step returns the predicted clean image.
+    sampler of Hugging Face's tutorial, which moves x by 1 / (steps left) of the way to the
+    prediction. With a VP schedule it is DDIM with eta 0 (Song et al. 2020, arXiv 2010.02502, eq.
+    12), and with a VE schedule Euler's step in sigma. The last step returns the predicted clean
+    image.
     """
 
     second_order = False  # True: correct each step with the slope at its end
