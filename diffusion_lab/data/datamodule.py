@@ -28,7 +28,7 @@ MAX_AUTO_VAL = 5_000
 class ImageDataModule(L.LightningDataModule):
     """Data module of images kept as uint8, in memory or in a memory-mapped file.
 
-    Batches are images float32 (B, C, H, W) and labels int64 (B,). The test split is as published.
+    Batches are images float32 (B, C, H, W) and labels int64 (B,). The test split is not changed.
     Validation images are split off the training split with a fixed seed, so that all runs are
     validated on the same images, whatever their own seed.
 

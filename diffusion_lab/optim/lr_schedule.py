@@ -24,7 +24,7 @@ def _anneal(start: float, end: float, share: float) -> float:
 
 
 class Cosine:
-    """Cosine decay of the learning rate from lr to `final` times lr.
+    """Cosine decay of the learning rate from the optimizer's lr to `final` times lr.
 
     Loshchilov & Hutter 2016 (arXiv 1608.03983), eq. 5. `warmup` is the fraction of training
     over which the learning rate first rises linearly from 0 to lr.
@@ -46,7 +46,7 @@ class Cosine:
 
 
 class OneCycle:
-    """One-cycle schedule: the learning rate rises to lr until progress `peak`, then falls.
+    """One-cycle schedule: a rise to the optimizer's lr until progress `peak`, then a fall.
 
     Both parts follow cosines (Smith & Topin 2017, arXiv 1708.07120). The learning rate begins at lr
     / div and ends at lr / (div * final_div). The parameters `div`, `final_div` and `peak` are
