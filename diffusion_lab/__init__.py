@@ -53,7 +53,7 @@ _MODULES = {
     "networks": "",
     "train": "training.train",
 }
-"""Module of each public name; "" for a package."""
+"""Module, below `diffusion_lab`, that defines each public name; "" for a package."""
 
 if not TYPE_CHECKING:  # a type checker would accept any name
     __getattr__, __dir__ = lazy_names(__name__, _MODULES)

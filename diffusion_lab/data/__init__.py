@@ -38,7 +38,7 @@ _MODULES = {
     "fake_images": "sources.fake",
     "load_images": "sources.published",
 }
-"""Module of each public name."""
+"""Module in this package that defines each public name."""
 
 if not TYPE_CHECKING:  # a type checker would accept any name
     __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -6,7 +6,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion.prediction import Prediction
 
 MARGIN = 0.05
-"""Fraction of the value range, above the noise that one network evaluation leaves on black."""
+"""Fraction of the value range, larger than the noise that one evaluation leaves on black."""
 
 
 def clipped_error(
@@ -21,9 +21,10 @@ def clipped_error(
 ) -> Tensor:
     """Mean squared error on the target per image, without penalty beyond black and white.
 
-    Images are (B, C, H, W), alpha and sigma (B,). The target is computed from x0 with its black and
-    white pixels moved outwards by MARGIN of the range. A pixel whose x0 estimate lies still farther
-    out has no error, because it is clipped to black or white afterwards. -> (B,).
+    The output and the images are (B, C, H, W), alpha and sigma (B,). The target is computed from x0
+    after its black and white pixels are moved outwards by MARGIN of the value range. A pixel whose
+    x0 estimate lies still farther out has no error, because it is clipped to black or white
+    afterwards. -> (B,).
     """
     low, high = value_range.low, value_range.high
     margin = MARGIN * (high - low)

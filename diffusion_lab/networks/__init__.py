@@ -1,11 +1,11 @@
-"""Networks: net(x_t, time, labels=None) -> like x_t.
+"""Networks with the interface net(x_t, time, labels=None) -> output of the shape of x_t.
 
-x_t is (B, C, H, W). `time` (B,) is float32 in [0, 1000] for every noise schedule: 1000 t on the
-straight path, the timestep of a VP schedule, the scaled log sigma of a VE schedule. A network that
-expects times in [0, 1] has to divide `time` by 1000. A network with `num_classes` needs labels (B,)
-from 0 to num_classes; the label num_classes is the null class.
+The noised images x_t are (B, C, H, W). `time` (B,) is float32 in [0, 1000] for every noise
+schedule: 1000 t for StraightPath, the timestep of a VP schedule, the scaled log sigma of a VE
+schedule. A network that expects times in [0, 1] has to divide `time` by 1000. A network with
+`num_classes` needs labels (B,) from 0 to num_classes; the label num_classes is the null class.
 
-Names are imported on first use: `image_size.py` is needed before torch is.
+Names are imported on first use, so that `image_size.py` can be imported without torch.
 """
 
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ _MODULES = {
     "MLP": "mlp",
     "UNet2D": "unet2d",
 }
-"""Module of each public name."""
+"""Module in this package that defines each public name."""
 
 if not TYPE_CHECKING:  # a type checker would accept any name
     __getattr__, __dir__ = lazy_names(__name__, _MODULES)

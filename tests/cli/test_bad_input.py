@@ -141,7 +141,7 @@ def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
         (["run={run}", "sampler=ddpm"], ["sampler=blend"]),
         (
             ["run={run}", "sampler=dpm_solver", "+sampler.num_train_timesteps=500"],
-            ["num_train_timesteps=500", "noise_schedule", "leave it out"],
+            ["num_train_timesteps=500", "noise schedule", "leave out"],
         ),
         (["run={run}", "sampler=ddpm", "+sampler.variance_type=learned"], ["fixed_large"]),
         (["run={run}", "sampler=ddpm", "+sampler.variance_type=fixed_large_log"], ["fixed_large"]),

@@ -86,7 +86,7 @@ def test_errors_match_a_count_by_hand():
 
 
 def test_a_training_that_diverges_is_reported():
-    with pytest.raises(Diverged, match="try lr="):
+    with pytest.raises(Diverged, match="lower lr=, for example lr="):
         Training(max_epochs=1, lr=1e30)(bars(64, 0, shuffle=True), bars(20, 1), 10)
 
 

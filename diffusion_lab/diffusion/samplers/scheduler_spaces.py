@@ -1,4 +1,4 @@
-"""Coordinates of diffusers' schedulers: the noise level of x, and the model output they expect."""
+"""Coordinates of diffusers' schedulers: the noise level of x, and the expected model output."""
 
 import math
 from collections.abc import Callable
@@ -23,11 +23,11 @@ class Space:
     output: Callable[[Tensor, Tensor, Level, Any], Tensor]
     """(x0_hat, x, level, scheduler) -> the model output that corresponds to x0_hat."""
     vp: bool = False
-    """True for schedulers made from betas, whose timesteps can be spaced."""
+    """True for schedulers made from betas, which have an option timestep_spacing."""
 
 
 def table_ratio(scheduler: Any, timestep: Tensor) -> Tensor:
-    """The ratio sigma / alpha at an integer timestep of the scheduler's own table. () -> ()."""
+    """Return the ratio sigma / alpha at an integer timestep of the scheduler's table. () -> ()."""
     alpha_bar = scheduler.alphas_cumprod[timestep.long()]
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
@@ -46,7 +46,7 @@ def is_in_table(scheduler: Any, step: int, timestep: Tensor) -> bool:
 
 
 def at_sigma(scheduler: Any, sigma: Tensor) -> Level:
-    """Return alpha and sigma of the level that a VP solver calls `sigma`. () -> (), ()."""
+    """Convert a VP solver's own `sigma` () to alpha () and sigma () of the noise level."""
     if scheduler.config.use_flow_sigmas:
         return 1 - sigma, sigma
     alpha = (1 + sigma**2) ** -0.5

@@ -163,7 +163,7 @@ def test_every_edit_has_an_option_and_every_option_an_edit():
         (["run={ddpm}", "edit=invert", "num_steps=1001"], ["error: num_steps", "1000 timesteps"]),
         (["run={run}", "edit=interpolate", "images=test:0-2"], ["even number", "got 3"]),
         (["run={run}", "edit=interpolate", "num_points=1"], ["num_points=1"]),
-        (["run={run}", "edit=image_to_image", "strength=0"], ["strength=0", "above 0, up to 1"]),
+        (["run={run}", "edit=image_to_image", "strength=0"], ["strength=0", "at most 1"]),
         (["run={run}", "edit=image_to_image", "strength=1.5"], ["strength=1.5"]),
         (["run={run}", "edit=image_to_image", "strength=x"], ["strength"]),
         (["run={run}", "edit=image_to_image", "num_samples=0"], ["num_samples=0"]),
