@@ -64,17 +64,23 @@ class UNet2D(nn.Module):
             f"UNet2DModel with {levels} levels halves the image {levels - 1} times",
             ", or use fewer levels (entries of network.block_out_channels)",
         )
+        downs = zip(block_out_channels, down_block_types, strict=True)
+        ups = zip(reversed(block_out_channels), up_block_types, strict=True)
+        attending = {channels for channels, block in (*downs, *ups) if "Attn" in block}
+        attending.add(block_out_channels[-1])  # the middle of the network
         for channels in block_out_channels:
             if channels % norm_num_groups:
                 raise UserError(
                     f"GroupNorm cannot divide {channels} channels into {norm_num_groups} groups: "
                     "expected multiples of network.norm_num_groups in network.block_out_channels"
                 )
+        for channels in sorted(attending):
             if attention_head_dim is not None and channels % attention_head_dim:
                 raise UserError(
                     f"attention cannot divide {channels} channels into heads of "
-                    f"{attention_head_dim}: expected network.attention_head_dim to divide all of "
-                    "network.block_out_channels, or network.attention_head_dim=null for one head"
+                    f"{attention_head_dim}: expected network.attention_head_dim to divide the "
+                    "channels of all levels with attention, or network.attention_head_dim=null for "
+                    "one head"
                 )
         self.use_time = use_time
         try:
