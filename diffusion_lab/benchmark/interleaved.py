@@ -32,7 +32,7 @@ OFF_THE_CLOCK = (
 
 @dataclass
 class Blocks:
-    """Block sizes and measured times of a training that alternates with a baseline."""
+    """Blocks of steps that a training and a baseline run in turn, and their measured times."""
 
     baseline: Callable[[int], object]
     """Function that runs the given number of baseline steps."""

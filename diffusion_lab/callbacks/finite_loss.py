@@ -187,7 +187,7 @@ class FiniteLoss(L.Callback):
             raise self._diverged
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of skipped steps, so that `skip` also limits a resumed run."""
+        """Return the number of skipped steps, so that a resumed run counts on towards `skip`."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -153,7 +153,10 @@ def check_exportable(module: DiffusionModule) -> None:
 
 
 def _exportable(sampler: Sampler, schedule: NoiseSchedule) -> tuple[Sampler, bool]:
-    """Return a sampler that a pipeline supports, and True if its images are those of `sampler`."""
+    """Return `sampler`, or its replacement if exported pipelines do not support it.
+
+    The second value is True if the returned sampler samples the same images as `sampler`.
+    """
     if not isinstance(schedule, VPSchedule):
         same = isinstance(sampler, BlendSampler)
         return (sampler if same else BlendSampler(sampler.num_steps)), same

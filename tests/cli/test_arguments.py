@@ -154,6 +154,7 @@ def test_an_empty_traceback_variable_asks_for_no_traceback(value, command):
     assert_refused((result.returncode, result.stdout, result.stderr), "nowhere is no folder")
 
 
+@pytest.mark.slow
 def test_hydra_full_error_shows_tracebacks(command):
     for words in (["nothing=1"], ["--nothing=1"], ["resume=nowhere"]):
         assert "Traceback" in command("train", *words, HYDRA_FULL_ERROR="1").stderr

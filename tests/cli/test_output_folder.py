@@ -51,7 +51,12 @@ def run(typed, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "more"),
-    [*((given, []) for given in GIVEN), ("typed", SUBFOLDER), ("a sweep", SUBFOLDER)],
+    [
+        *(pytest.param(given, [], marks=pytest.mark.slow) for given in GIVEN if given != "typed"),
+        ("typed", []),
+        ("typed", SUBFOLDER),
+        pytest.param("a sweep", SUBFOLDER, marks=pytest.mark.slow),
+    ],
 )
 def test_a_rejected_start_changes_nothing(run, typed, given, more):
     before = contents(run)

@@ -46,6 +46,7 @@ EARLY = [
 ]
 
 
+@pytest.mark.slow
 def test_a_mistake_that_needs_no_torch_is_told_without_it(tmp_path):
     process = subprocess.run(
         [sys.executable, "-c", PROGRAM],

@@ -1,4 +1,4 @@
-"""Keep metrics in the checkpoint if Lightning logs them only after the checkpoint is written."""
+"""Save metrics that are not logged yet in the checkpoint, so that a resumed run can log them."""
 
 from typing import Any
 

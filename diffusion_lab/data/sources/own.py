@@ -92,9 +92,9 @@ def _checked(
         size = height if height == width else [height, width]
         raise wrong(
             f"images of shape {tuple(pixels.shape)}",
-            f"(N, {channels}, {height}, {width}) by data.channels={channels} and "
-            f"data.image_size={size}, or images smaller by an even number of pixels; set "
-            "data.channels= and data.image_size= to fit your images",
+            f"(N, {channels}, {height}, {width}), or smaller images to pad equally on both sides, "
+            f"because data.channels={channels} and data.image_size={size}; change these options to "
+            "fit your images",
         )
     if classes.is_floating_point() or classes.is_complex() or classes.ndim != 1:
         raise wrong(f"labels of {classes.dtype} {tuple(classes.shape)}", "whole numbers (N,)")

@@ -49,9 +49,9 @@ def solve(
     """Solve the probability-flow ODE for x (B, C, H, W) from the first level to the last.
 
     The levels may become cleaner or noisier. Steps are Heun's with `second_order`, else Euler's.
-    The denoiser is not evaluated at the clean end: there x0_hat is x itself, and noise_hat is the
-    mean of the noise, because x does not determine the noise at sigma = 0. The step to the clean
-    end is always Euler's, so that its result is the predicted clean image.
+    The denoiser is not evaluated at the clean end, where x0_hat is x itself and noise_hat is the
+    expected noise (`noise_schedule.noise_mean`), because x contains no noise there. The step to the
+    clean end is always Euler's, so that its result is the predicted clean image.
     """
     times, alphas, sigmas = levels
     clean = (sigmas == 0).tolist()
