@@ -61,9 +61,10 @@ _blocks: ContextVar[Blocks] = ContextVar("_blocks")
 
 @contextmanager
 def planned(blocks: Blocks) -> Iterator[None]:
-    """Let an `Interleaved` callback that is built within this context use these blocks.
+    """Pass `blocks` to the `Interleaved` callback that is built within this context.
 
-    The blocks cannot be an argument, because Hydra builds the callback from the configuration.
+    `blocks` holds the plan of a measurement and receives the measured times. It cannot be an
+    argument of the callback, because Hydra builds the callback from the configuration.
     """
     token = _blocks.set(blocks)
     try:
@@ -86,7 +87,7 @@ class Interleaved(L.Callback):
         self._began: float | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Discard a block that contains the end of an epoch, and limit blocks to one epoch."""
+        """Discard the unfinished block of steps, and shorten blocks to fit into an epoch."""
         self._began = None
         batches = trainer.num_training_batches
         if batches <= 1:

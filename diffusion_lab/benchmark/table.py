@@ -18,7 +18,10 @@ class Target:
     """Upper limit for our value, in the unit of the row; None for no limit."""
 
     def verdict(self, ratio: float, ours: float) -> str:
-        """Return "met", "missed by ..." or, if noise made a value negative, "unclear, ..."."""
+        """Return "met" or "missed by ..."; "unclear, ..." if noise made a value negative.
+
+        `ratio` is ours / baseline, and `ours` is our value in the unit of the row.
+        """
         if ratio <= 0 or ours <= 0:  # differences of times may be negative
             return "unclear, the noise is larger"
         missed = []

@@ -96,7 +96,7 @@ class EMA(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Restore the trained weights, so that a checkpoint on the exception does not lose them."""
+        """Restore the trained weights, so that a checkpoint saved after an error has these."""
         self.swap_out(pl_module)
 
     def on_save_checkpoint(

@@ -27,7 +27,7 @@ class TimeLimit(Timer):
 
     @property
     def state_key(self) -> str:
-        """Key of this callback's state in a checkpoint: the name of Lightning's Timer."""
+        """Key of this callback's state in a checkpoint, the same as that of Lightning's Timer."""
         return Timer.__qualname__
 
     def time_elapsed(self, stage: str = "train") -> float:

@@ -50,8 +50,9 @@ def resumed_run(words: Sequence[str]) -> SavedRun:
         given = [name for name in LIMITS if OmegaConf.select(config, name) not in (None, -1)]
         if not given:
             raise UserError(
-                f"resume={folder} was stopped by a callback, because it has no limit: start a new "
-                "run with another criterion, for example callbacks.early_stopping.patience="
+                f"resume={folder} was finished by a callback such as early stopping and has no "
+                "limit to raise: start a new run with another criterion, for example "
+                "callbacks.early_stopping.patience=20"
             )
         raise UserError(
             f"resume={folder} is finished: to train further, raise the run's limit, "

@@ -38,7 +38,8 @@ def _resolved(group: str, word: str, settings: Mapping[str, Any]) -> dict[str, A
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{group}={word} cannot be built without the other groups of a configuration: {reason}"
+            f"{group}={word} refers to another part of the configuration ({reason}): expected an "
+            "option that can be built alone; write the value itself into its YAML file"
         ) from error
     check_config(config)
     return cast(dict[str, Any], config[group])

@@ -51,8 +51,9 @@ def trusted_packages() -> list[str]:
 def construct(node: Any, trust: Sequence[str] = ()) -> Any:
     """Build a configuration node like hydra.utils.instantiate, from trusted classes only.
 
-    Trusted are OWN, the packages in `trust`, and those in DIFFUSION_LAB_TRUST. Raises UserError for
-    any other class, without importing its package.
+    Trusted are the parts of this project in `OWN`, the packages in `trust`, and the packages that
+    the environment variable DIFFUSION_LAB_TRUST names. Raises UserError for any other class,
+    without importing its package.
     """
     if isinstance(node, list):
         return [construct(child, trust) for child in node]
@@ -100,7 +101,8 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
             target = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(
-                f"the saved configuration names {name}, which cannot be imported: {error}"
+                f"the saved configuration names {name}, which cannot be imported ({error}): "
+                "install its package, or run the command from the folder that holds its module"
             ) from error
         # our modules also contain what they import, so check where the object itself is defined
         origin = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"

@@ -117,7 +117,7 @@ def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[s
 
 
 def _all_keys(config: Any) -> Iterator[str]:
-    """Yield the full name (a.b.c) of each key in a plain configuration that a user may override."""
+    """Yield the full name (a.b.c) of every key of `config` that a user may override."""
     if not isinstance(config, Mapping):
         return
 

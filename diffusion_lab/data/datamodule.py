@@ -216,7 +216,7 @@ class ImageDataModule(L.LightningDataModule):
         return scaled
 
     def example_images(self, n: int, seed: int = 0, split: str = "train") -> Tensor:
-        """Return n random images of a split as network values; fewer if the split is smaller."""
+        """Return n random images of a split in the network's value range, or all if n is larger."""
         return self.examples(n, seed, split)[0]
 
     def examples(self, n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor]:
@@ -250,8 +250,8 @@ class ImageDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training data, for a checkpoint.
 
-        Lightning saves the loader's state too, but does not restore that state if it counts the
-        epoch as finished, as it does when max_steps ends training within an epoch.
+        Lightning saves the loader's state too. But when max_steps ends training within an epoch,
+        Lightning counts the epoch as finished and does not restore the loader's state.
         """
         return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
 

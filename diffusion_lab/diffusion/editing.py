@@ -146,11 +146,12 @@ def noised(
 
 
 def strength_times(noise_schedule: NoiseSchedule, strength: float, num_steps: int) -> Tensor:
-    """Return num_steps times from position `strength` towards the clean end, noisiest first.
+    """Return the num_steps times at which an edit of this strength denoises, noisiest first.
 
-    The times are evenly spaced along the noise schedule, without the clean end itself. A noise
-    schedule of whole timesteps (VP) gives fewer times if several fall on the same timestep. Raises
-    UserError unless `strength` is above 0 and at most 1.
+    Strength 1 begins at the noisy end of the noise schedule, strength 0.5 halfway. The times are
+    evenly spaced from there to the clean end, which is left out. A noise schedule of whole
+    timesteps (VP) gives fewer times if several fall on the same timestep. Raises UserError unless
+    `strength` is above 0 and at most 1.
     """
     if not 0 < strength <= 1:
         raise UserError(f"strength={strength}: expected a number above 0 and at most 1")

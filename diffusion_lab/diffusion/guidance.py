@@ -49,7 +49,7 @@ class GuidedDenoiser:
         self.weak = weak
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Denoise x_t (B, C, H, W) at one time t (B,) for all images. -> (B, C, H, W)."""
+        """Denoise x_t (B, C, H, W) at times t (B,), all of which are equal. -> (B, C, H, W)."""
         labels = None if self.labels is None else self.labels.expand(len(x_t))
         scale = self.guidance_scale if self._inside(t) else 1.0
         if scale == 1:

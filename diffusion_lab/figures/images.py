@@ -223,10 +223,11 @@ def _table(
 
 
 def _blocks(columns: int, room: float, wide: int, labels: Sequence[str], gap: float) -> list[range]:
-    """Split the columns of a table into blocks, so that each column is as wide as its label.
+    """Split the columns of a wide table into blocks to draw below one another.
 
-    `room` is the width of a block in inches, `gap` the space between columns in inches, `wide` the
-    width of a column in image pixels. Returns the column indices of each block.
+    A block has at most as many columns as fit if all are as wide as the widest label. `room` is the
+    width of a block in inches, `gap` the space between columns in inches, `wide` the width of a
+    column in image pixels. Returns the column indices of each block.
     """
     if not labels:
         return [range(columns)]

@@ -41,8 +41,8 @@ class DiffusionModule(L.LightningModule):
 
     `clipped_to` names the value range to which samples will be clipped; predictions outside this
     range are then not penalised (see `clipped_error`). Use `clipped_to` for networks that generate
-    an image in one evaluation, because these otherwise leave some noise on black. Do not use it for
-    networks whose output is a mean over possible images.
+    an image in one evaluation, because their black pixels otherwise keep some noise. Do not use it
+    for networks whose output is a mean over possible images.
 
     Raises UserError if the prediction is undefined for the noise schedule.
     """

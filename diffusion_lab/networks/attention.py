@@ -67,7 +67,10 @@ class Attend(torch.autograd.Function):
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split each tensor (N, D, L) along N into parts whose attention scores fit into the cache."""
+    """Split tensors (N, D, L) along N; yield the first part of each tensor, then the second, ...
+
+    The attention scores of a part fit into the processor's cache.
+    """
     length = tensors[0].shape[2]
     at_once = max(1, _SCORES // (length * length * tensors[0].element_size()))
     return zip(*(tensor.split(at_once) for tensor in tensors), strict=True)

@@ -125,7 +125,7 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
 def load_pipeline(folder: str | Path) -> Run:
     """Load a diffusers pipeline folder as a `Run`; the default sampler is DDIM with 50 steps.
 
-    Raises UserError for another folder than a pipeline with an unconditional UNet2DModel and a
+    Raises UserError unless the folder holds a pipeline with an unconditional UNet2DModel and a
     scheduler with betas.
     """
     pipeline = read_pipeline("pipeline", folder)
@@ -196,7 +196,7 @@ def load_weights(network: nn.Module, pipeline: Pipeline, source: str) -> None:
     if unexpected or any(not name.startswith("class_embedding.") for name in missing):
         raise UserError(
             f"init_from={source} does not fit the network: expected weights of the same names, but "
-            f"these differ: {missing + unexpected}"
+            f"these differ: {missing + unexpected}; type init_from=<another pipeline folder>"
         )
 
 

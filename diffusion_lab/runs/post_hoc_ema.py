@@ -27,9 +27,9 @@ def snapshot_steps(run_dir: Path) -> list[int]:
 def blend_snapshots(run_dir: Path, weights: str, newest: int) -> dict[str, Tensor]:
     """Reconstruct the EMA for `weights`, "posthoc:<width>" or "posthoc:<width>@<step>".
 
-    Combines all snapshots up to the step; by default, the step is that of the last snapshot up to
-    step `newest`. Returns float32 parameters by name. Raises UserError for a width or step that is
-    not available.
+    Combines all snapshots up to <step>. Without @<step>, all snapshots up to step `newest` are
+    combined. Returns float32 parameters by name. Raises UserError for a width or step that is not
+    available.
     """
     match = re.fullmatch(r"posthoc:(\d*\.?\d+)(?:@(\d+))?", weights)
     if match is None:

@@ -129,9 +129,10 @@ def merge(
 ) -> tuple[DictConfig, list[str]]:
     """Merge the configurations of config.yaml and checkpoint; also return the keys that differ.
 
-    Interpolations of config.yaml are kept if their values agree with the checkpoint; all other
-    values are the checkpoint's, except for the data folder. An option of MAY_CHANGE does not count
-    as different if one of the configurations in `later` sets the checkpoint's value.
+    The merged values are the checkpoint's, except for the folders in `paths`, which are those of
+    config.yaml. Interpolations of config.yaml are kept if they give the checkpoint's value. The
+    options in MAY_CHANGE may change when a run is resumed; such an option is not returned as a
+    differing key if a configuration in `later` has the checkpoint's value.
 
     Args:
         written: the configuration in .hydra/config.yaml, unresolved.

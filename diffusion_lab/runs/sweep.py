@@ -38,7 +38,8 @@ def read_jobs(sweep_dir: Path) -> list[dict[str, Any]]:
     """Return one row of a table per job of a sweep, as a dictionary.
 
     Keys: job (relative folder), overrides, swept (the overrides that vary), status, wall_seconds,
-    every metric, error (of a failed job), run_dir, and objective if the jobs differ in theirs.
+    every metric, error (of a failed job) and run_dir. If the jobs train different objectives, the
+    key objective is a number that is equal for jobs with comparable losses.
     """
     rows = []
     for folder in job_folders(sweep_dir):

@@ -52,7 +52,8 @@ def sampling_words(
 ) -> str:
     """Return overrides such as sampler=unipc sampler.num_steps=5 guidance_scale=1.25.
 
-    `config` is the sampler's configuration; conditionings may differ in their scale only.
+    `config` is the sampler's configuration. The guidance scales of all `conditionings` are listed;
+    the other settings of the conditionings must be equal.
     """
     scales = ",".join(f"{each.guidance_scale:g}" for each in conditionings)
     overrides = [

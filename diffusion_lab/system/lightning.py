@@ -134,11 +134,11 @@ class EarlyStoppingHooks(EarlyStopping):
         return False
 
     def checks_at_epoch_end(self) -> bool:
-        """Return True to check at the end of each training epoch instead of after validation."""
+        """Return True to check for an early stop after each epoch instead of after validation."""
         return False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Apply `checks_at_epoch_end` before training starts."""
+        """Let Lightning check at the end of epochs if `checks_at_epoch_end` returns True."""
         if self.checks_at_epoch_end():
             self._check_on_train_epoch_end = True
         super().setup(trainer, pl_module, stage)

@@ -90,7 +90,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Plot FID over training time; the table's relative FID is the ratio to the first recipe."""
+    """Plot FID over training time, and print a table with FIDs relative to the first recipe's."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", nargs="+")

@@ -1,4 +1,7 @@
-"""Build the loggers, and log a run's configuration, unlogged metrics and final metrics."""
+"""Build the loggers, and log a run's configuration and its final metrics.
+
+A resumed run also logs the metrics that were lost when the run was stopped.
+"""
 
 import csv
 import logging

@@ -13,7 +13,10 @@ from diffusion_lab.errors import UserError
     ("trainer", "message"),
     [
         ({"max_epochs": 3, "max_steps": -1}, "raise the run's limit, trainer.max_epochs=$"),
-        ({"max_epochs": -1, "max_steps": -1, "max_time": None}, "has no limit: start a new run"),
+        (
+            {"max_epochs": -1, "max_steps": -1, "max_time": None},
+            "no limit to raise: start a new run",
+        ),
     ],
 )
 def test_a_finished_run(tmp_path, monkeypatch, trainer, message):

@@ -22,8 +22,8 @@ class ResumeState(L.Callback):
 
     In the checkpoint:
         metrics: the last measured metrics.
-        stopping: True if early stopping has requested the end, but `min_epochs` delays it. Ignored
-            if `was_finished`, because a finished run is resumed to train further.
+        stopping: True if early stopping has ended the run, or will end it at `min_epochs`. Ignored
+            if `was_finished` is True, because a finished run is resumed to train further.
         gradients: the gradients so far, if the checkpoint is saved in the middle of gradient
             accumulation, as `best` may be after a validation. Only with one process.
 

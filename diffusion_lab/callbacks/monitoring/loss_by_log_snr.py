@@ -47,9 +47,9 @@ class LossByNoise(L.Callback):
 
     Every `every_n_epochs` epochs and at the end of training, figures/loss_by_noise.png and
     loss_by_noise.csv are written. They hold the losses of the last validation, and the training
-    losses since the files were last written. If that is only a short period, because training has
-    ended, the losses of the period before are included. Images whose loss is not finite are left
-    out.
+    losses since the files were last written. If this period has fewer images than the previous one,
+    as at the end of training, the losses of the previous period are included. Images whose loss is
+    not finite are left out.
 
     Losses are summed on the device, and over processes when the files are written. A checkpoint
     holds only the sums of the first process, so that a multi-process run resumed within an epoch
@@ -198,10 +198,11 @@ def loss_by_noise_figure(
     tables: dict[str, dict[str, list[float]]],
     implied: ImpliedWeighting,
 ) -> Figure:
-    """Plot errors on the target and on x0, fractions of the loss, and the implied weighting.
+    """Plot the squared error of the output and of x0, the loss, and the weighting over log-SNR.
 
-    The four panels are functions of log-SNR. `edges` (bins + 1,) are the edges of the bins, and
-    `tables` maps "train" and "val" to the columns that `table` returns.
+    The loss is shown as a fraction of the total per unit of log-SNR, and the weighting is the one
+    that the training objective implies. `edges` (bins + 1,) are the edges of the bins, and `tables`
+    maps "train" and "val" to the columns that `table` returns.
     """
     middles, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
     names = {"train": "training", "val": "validation"}

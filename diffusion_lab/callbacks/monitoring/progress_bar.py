@@ -28,7 +28,7 @@ class TimeLeft:
         self._began, self._done_before = time.monotonic(), _progress(trainer, module)
 
     def now(self, trainer: L.Trainer, module: L.LightningModule) -> str:
-        """Return hours:minutes:seconds; "?" before the first step."""
+        """Return the time left as hours:minutes:seconds; "?" before the first step."""
         done = _progress(trainer, module)
         if done <= self._done_before:
             return "?"
@@ -54,7 +54,7 @@ def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
 
 
 def _batches(trainer: L.Trainer, done: int) -> int | float:
-    """Return the number of batches in this epoch, up to max_steps if that ends the training.
+    """Return the number of batches in this epoch; fewer if max_steps ends training within it.
 
     `done` is the number of batches done so far in this epoch.
     """

@@ -14,10 +14,10 @@ _STEPS = 3  # sampler steps; only the last one counts, because the first may inc
 
 
 class Forecast:
-    """Estimated cost of sampling: network evaluations (NFE) and seconds per image.
+    """Estimate of the cost of sampling: network evaluations (NFE) and seconds per image.
 
-    Evaluations for guidance are included. The module must be in evaluation mode. The global random
-    states are left unchanged.
+    Evaluations for guidance are included. The caller puts the module into evaluation mode first.
+    The global random states do not change.
     """
 
     def __init__(

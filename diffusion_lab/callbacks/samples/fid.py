@@ -1,4 +1,4 @@
-"""Estimate FID during training, within a fraction of the training time."""
+"""Estimate FID during training, in at most a given fraction of the training time."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -136,7 +136,7 @@ class FIDEstimate(L.Callback):
             pl_module.log(FID, self._estimate(trainer, pl_module), sync_dist=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compute the final FID, unless the current weights have one, as after early stopping."""
+        """Compute the final FID if the current weights have none yet, as after early stopping."""
         if self.is_new(trainer):
             return
         value = self._estimate(trainer, pl_module)

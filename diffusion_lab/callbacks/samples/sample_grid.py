@@ -1,4 +1,4 @@
-"""Sample grids of images during training, within a fraction of the training time."""
+"""Sample grids of images during training, in at most a given fraction of the training time."""
 
 import logging
 from collections.abc import Sequence

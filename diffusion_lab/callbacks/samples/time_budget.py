@@ -54,7 +54,7 @@ class Budget:
         return self.share is None or self.taken(more) <= self.share
 
     def state_dict(self) -> dict[str, float]:
-        """Return seconds spent and elapsed, for a checkpoint."""
+        """Return the seconds used by the callback and the seconds of training, for a checkpoint."""
         return {"spent": self.spent, "elapsed": self.elapsed}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:

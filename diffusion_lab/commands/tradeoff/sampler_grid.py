@@ -25,7 +25,7 @@ class SamplerSetting:
 
     @property
     def curve(self) -> str:
-        """Name of the curve, shared by all numbers of steps: "unipc leading"."""
+        """Name of a curve over the number of steps: sampler and spacing, "unipc leading"."""
         return f"{self.word} {self.spacing}" if self.spacing else self.word
 
     @property

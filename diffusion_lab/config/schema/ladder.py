@@ -19,7 +19,10 @@ class RungConfig:
 
 @dataclass
 class RungsConfig:
-    """Rungs of a ladder of runs, and the overrides of scripts/train.py that all rungs share."""
+    """Rungs of a ladder, and the overrides of scripts/train.py that all rungs share.
+
+    A ladder is a series of configurations; every rung adds one change to the rung before it.
+    """
 
     shared: list[str] = field(default_factory=list)
     rungs: list[RungConfig] = MISSING

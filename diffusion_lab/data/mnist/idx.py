@@ -99,7 +99,10 @@ def read_idx(
 def _read_plain(
     path: Path, shape: tuple[int, ...], packed_md5: str | None
 ) -> tuple[bytearray, str | None]:
-    """Return the bytes and a description of the error, if any; no bytes for a wrong size."""
+    """Return the file's bytes, and None or a description of what is wrong with the file.
+
+    The bytes are empty if the header or the size is wrong.
+    """
     with path.open("rb") as file:
         size = path.stat().st_size
         if fault := idx_fault(file.read(len(idx_header(shape))), size, shape):

@@ -214,7 +214,10 @@ def _fill(folder: Path, plan: Plan) -> None:
 
 
 def _skipped(fault: Unreadable | WrongSize, name: str, plan: Plan) -> str:
-    """Return the note on an unreadable picture to leave out; UserError unless plan.skip."""
+    """Return a note for record.json: the name of an unreadable picture, and what is wrong with it.
+
+    Raises UserError for a wrong size, and unless the user chose to skip unreadable pictures.
+    """
     wanted = plan.wanted
     if isinstance(fault, WrongSize):
         raise UserError(

@@ -38,7 +38,7 @@ class Format:
         height, width: size in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); any number for .npy files.
         resize: crop (scale the shorter side, cut the middle out), pad (scale the longer side, fill
-            with `background`) or stretch; with None pictures of another size are an error.
+            with `background`) or stretch. None does not resize: another size is an error.
         background: colour behind transparent pixels and of the padding, a name or #rrggbb.
 
     """

@@ -35,8 +35,8 @@ def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
     """Raise UserError if the model has no density at the noise level `ratio`, sigma / alpha.
 
     The noise must be Gaussian. The level must be at least the cleanest level of the training, and
-    below the noisy end. The level must also be above 0, because without noise images on a
-    low-dimensional set have no density.
+    below the noisy end. The level must also be above 0, because images without noise may lie on a
+    low-dimensional set, and then they have no density.
     """
     if noise_schedule.noise != "gaussian":
         raise UserError(
@@ -94,7 +94,11 @@ def log_density(
     first, last = math.atan(start_ratio), math.atan(noise_schedule.max_ratio)
 
     def slope(angle: Tensor, state: Tensor) -> Tensor:
-        """Derivative of z and of the integrated divergence per dimension. -> (B, d + P)."""
+        """Derivative of `state` with respect to the angle, (B, d + P).
+
+        The state holds the d values of z and, for each of the P probes, the divergence per
+        dimension, integrated over the angle.
+        """
         t = noise_schedule.time_at_noise_ratio(angle.tan().float().to(images.device))
         own = torch.hypot(noise_schedule.alpha(t), noise_schedule.sigma(t)).cpu()
         sin, cos = angle.sin()[:, None], angle.cos()[:, None]

@@ -14,7 +14,7 @@ Level = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Space:
-    """The coordinates of a family of schedulers, and the model output that they expect."""
+    """Conventions of a family of schedulers: the noise level of x and the expected model output."""
 
     prediction_type: str | None
     """The scheduler's prediction_type; None if it has no such option."""
@@ -35,8 +35,8 @@ def table_ratio(scheduler: Any, timestep: Tensor) -> Tensor:
 def is_in_table(scheduler: Any, step: int, timestep: Tensor) -> bool:
     """Return True if the noise level of a step is that of an integer timestep.
 
-    Grids such as Karras's choose the noise levels of the steps by sigma, between the levels that
-    the run was trained on. Some schedulers report rounded timesteps for such levels.
+    Sigmas such as those of Karras et al. lie between the noise levels of integer timesteps. Some
+    schedulers round the timestep that they report for such a sigma, so the sigma is compared too.
     """
     if timestep.item() != int(timestep.item()):
         return False

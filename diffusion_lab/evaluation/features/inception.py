@@ -128,7 +128,7 @@ class _MaxPooled(InceptionE):
 
 
 def _mean_inside(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
-    """Rescale a 3 x 3 mean that counts zeros beyond the edge to the mean of pixels inside."""
+    """Correct a zero-padded 3 x 3 mean, so that it averages only the pixels within the image."""
     (x,) = inputs
     inside = F.avg_pool2d(torch.ones_like(x[:1, :1]), kernel_size=3, stride=1, padding=1)
     return x / inside

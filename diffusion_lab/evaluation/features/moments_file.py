@@ -1,4 +1,4 @@
-"""Read published moments of real images from npz files with mu and sigma, as EDM has them."""
+"""Read published moments of real images from npz files with mu and sigma, EDM's format."""
 
 import hashlib
 import zipfile

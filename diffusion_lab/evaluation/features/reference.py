@@ -40,7 +40,7 @@ class Reference:
 
     Features are rounded to half precision and probabilities to single precision, as in the file;
     the moments are computed before rounding. If only published moments are known, the features are
-    empty, (0, F), and the published moments are those of both splits.
+    empty, (0, F), and `test_moments` and `train_moments` both hold the published moments.
     """
 
     data: str
@@ -124,9 +124,9 @@ def cached_reference(
 ) -> Reference:
     """Return the reference for an extractor and a data set, from the cache if possible.
 
-    The reference uses the first n images of the test split, and the first n training images in the
-    fixed order that begins with the validation images of every run. For an extractor that was
-    trained on this data set, only training images that it has not seen are used.
+    The reference uses the first n images of the test split, and the first n of the training split
+    in the fixed order of `split_order`, in which the validation images come first. For an extractor
+    that was trained on this data set, only training images that it has not seen are used.
 
     Args:
         extractor: any feature extractor.

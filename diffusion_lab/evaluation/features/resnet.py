@@ -52,7 +52,7 @@ class ResNet(FeatureNetwork):
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
-        """Compute the stem's filters from images (N, C, H, W) in [0, 1]; SAMPLE images suffice."""
+        """Compute the stem's filters from a sample of 500 or more images (N, C, H, W) in [0, 1]."""
         stem = self.body[0]
         assert isinstance(stem, nn.Conv2d)
         (side, _), (stride, _) = stem.kernel_size, stem.stride
