@@ -47,7 +47,7 @@ class Blocks:
 
     @property
     def done(self) -> bool:
-        """True if all blocks are timed."""
+        """True if all `repeats` blocks of training steps have been timed."""
         return len(self.our_seconds) == self.repeats
 
     @property
@@ -137,9 +137,11 @@ def on_screen() -> Iterator[None]:
 
 
 def interleaved_training(cfg: DictConfig, blocks: Blocks) -> Comparison:
-    """Train like scripts/train.py until all blocks are timed; return the seconds per step.
+    """Time a training, run as by scripts/train.py, in alternation with baseline steps.
 
-    Progress bar, loggers and all callbacks of the configuration are active.
+    Returns the seconds per step. `blocks` holds the baseline, and the number and length of the
+    timed blocks of steps, after which the training ends. Progress bar, loggers and all callbacks
+    of the configuration are active.
     """
     with open_dict(cfg):
         cfg.callbacks["interleaved"] = {"_target_": f"{__name__}.Interleaved"}

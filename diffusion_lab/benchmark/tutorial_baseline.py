@@ -20,7 +20,7 @@ from torchvision.transforms import ToTensor
 
 
 class PlainUNet(nn.Module):
-    """The tutorial's small U-Net: three convolutions down, three up, and additive skips.
+    """Small U-Net of Hugging Face's tutorial: three convolutions down, three up, additive skips.
 
     The parameters have the same names as in this project's BasicUNet.
     """

@@ -130,9 +130,9 @@ def push_as_override(arguments: Sequence[str]) -> list[str]:
 
 
 def rung_overrides(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Collect the overrides of train.yaml among ladder.py's arguments in one option, `words=[...]`.
+    """Replace the overrides of train.yaml in ladder.py's arguments by one option, `words=[...]`.
 
-    `own` holds the names of ladder.py's own options, which are not collected.
+    `own` holds the names of ladder.py's own options, which are returned unchanged.
     """
     kept = ("-", "paths.", "hydra", *(f"{name}=" for name in own), "ladder.")
     overrides = [word for word in arguments if "=" in word or word.startswith("~")]

@@ -159,7 +159,8 @@ def find_object(name: str) -> Any:
                 "or install the package"
             ) from error
         raise UserError(
-            f"{name} cannot be imported ({type(cause).__name__}: {str(cause).splitlines()[0]})"
+            f"{name} cannot be imported ({type(cause).__name__}: {str(cause).splitlines()[0]}): "
+            "correct the name, or the code of its module"
         ) from error
     finally:
         logger.disabled = disabled

@@ -97,8 +97,8 @@ def unknown_option(
 def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[str]:
     """Return the full names of options similar to `name`, the likeliest first.
 
-    Searches the keys `known` of the node `parent`, and only if none is similar, the full names
-    `there` of all options.
+    `known` are the keys of the node `parent`, and `there` are the full names of all options. Names
+    outside the node are returned only if no key of the node is similar.
     """
 
     def ending(names: Iterable[str]) -> list[str]:

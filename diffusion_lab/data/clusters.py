@@ -55,7 +55,11 @@ class Clusters:
             self._shift_offsets(distances, size * 0.97 ** (_ROUNDS + i))
 
     def _shift_offsets(self, distances: Tensor, size: Tensor) -> Tensor:
-        """Raise the offsets of large clusters; return each image's cluster (N,) before that."""
+        """Raise the offsets of too large clusters and lower those of too small ones.
+
+        An offset changes by at most `size`. Returns the cluster of each image (N,) before the
+        change. The distances to the centres are (N, count).
+        """
         labels = (distances + self._offsets).argmin(1)
         counts = torch.bincount(labels, minlength=len(self._offsets))
         self._offsets += size * (counts * len(counts) / len(labels) - 1).clamp(-1, 1)

@@ -220,7 +220,7 @@ class ImageDataModule(L.LightningDataModule):
         return self.examples(n, seed, split)[0]
 
     def examples(self, n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Return the images of `example_images`, (n, C, H, W), and their labels (n,)."""
+        """Return n random images of a split as network values (n, C, H, W), and labels (n,)."""
         images, labels = self._split(split)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
         return self.value_range.encode(images[order]), labels[order]

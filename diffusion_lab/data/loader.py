@@ -122,7 +122,7 @@ class InMemoryLoader:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the position that `state_dict` returned.
 
-        Logs a warning if the position is inside an epoch and the settings of its order differ.
+        Logs a warning if the position is inside an epoch and settings of the batches have changed.
         """
         self._go_to(state_dict["epoch"], state_dict["batch"])
         saved, now = state_dict["order"], self._order_settings()

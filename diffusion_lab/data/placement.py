@@ -20,10 +20,11 @@ def check_on_device(on_device: bool | str) -> None:
 def keep(
     tensors: Sequence[Tensor], device: torch.device, on_device: bool | str
 ) -> tuple[list[Tensor], bool]:
-    """Move the training images to `device` if they should be kept in its memory.
+    """Move the training images to `device` if `belongs_on` returns True.
 
     Returns the tensors, and True if batches should be in page-locked memory, for asynchronous
-    copies to a CUDA device. Raises UserError as `belongs_on` does.
+    copies to a CUDA device. Raises UserError for on_device=true if a CUDA device has too little
+    free memory.
     """
     moved = belongs_on(device, tensors, on_device)
     kept = [tensor.to(device) for tensor in tensors] if moved else list(tensors)

@@ -1,4 +1,4 @@
-"""Fixed split into training and validation images, the same for every seed; padding."""
+"""Split into training and validation images, the same for every seed, and padding of images."""
 
 import torch
 import torch.nn.functional as F

@@ -140,7 +140,7 @@ def noised(
     t: Tensor,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Add noise of time t (1,) to images (B, C, H, W), for each from its own generator."""
+    """Add noise of time t (1,) to images (B, C, H, W). Each image has its own generator."""
     noise = first_noise(noise_schedule, images.shape[1:], generators).to(images)
     return noise_schedule.add_noise(images, noise, t)
 

@@ -32,7 +32,10 @@ def log_snr(noise_schedule: NoiseSchedule, t: Tensor) -> Tensor:
 def log_snr_range(
     time_sampling: TimeSampling, noise_schedule: NoiseSchedule
 ) -> tuple[float, float]:
-    """Return the (low, high) log-SNR of the training, without a fraction RARE at either end."""
+    """Return the range (low, high) of finite log-SNRs that the training draws.
+
+    The lowest and the highest fraction RARE of the drawn values are left out.
+    """
     levels = log_snr(noise_schedule, time_sampling.quantile(_even(_POINTS), noise_schedule))
     levels = levels[levels.isfinite()].double().sort().values
     _check_several(levels.unique())

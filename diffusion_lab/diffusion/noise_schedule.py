@@ -92,7 +92,7 @@ class NoiseSchedule(ABC):
 
     @property
     def min_ratio(self) -> float:
-        """The ratio sigma / alpha at the cleanest t of the training; 0 if the path begins at x0."""
+        """The ratio sigma / alpha at the cleanest t of the training; 0 if x_t is x0 there."""
         return self._ratio_at(0.0)
 
     def _ratio_at(self, position: float) -> float:
@@ -115,12 +115,12 @@ class NoiseSchedule(ABC):
         return 1 / math.hypot(1, self.max_ratio)
 
     def sampled_mean(self, mean: float, std: float) -> float:
-        """Return the mean of the samples of an ideal model for data with pixels N(mean, std^2).
+        """Return the mean pixel of an ideal model's samples, if data pixels are N(mean, std^2).
 
-        It differs from `mean` if the schedule does not end at pure noise: sampling begins with
-        noise of mean 0, but noised data has x_T ~ N(a mean, a^2 std^2 + 1 - a^2) at the noisy end,
-        with a = signal_at_end. The probability-flow ODE preserves a pixel's distance from the mean
-        in standard deviations.
+        The result differs from `mean` if the noise schedule does not end at pure noise. Sampling
+        begins with noise of mean 0, but noised data has x_T ~ N(a mean, a^2 std^2 + 1 - a^2) at
+        the noisy end, with a = signal_at_end. A pixel's distance from the mean, in standard
+        deviations, is preserved by the probability-flow ODE.
         """
         a = self.signal_at_end
         return mean - a * mean * std / math.sqrt((a * std) ** 2 + 1 - a**2)

@@ -67,7 +67,8 @@ class Difference:
 def welch(a: Sequence[float], b: Sequence[float], bounds: Bounds = UNBOUNDED) -> Difference:
     """Compare two independent sets of seeds with Welch's t-test (unequal variances).
 
-    The interval is cut at the bounds of a difference, which follow from the metric's `bounds`.
+    `bounds` are the lowest and the highest possible value of the metric. The interval is limited to
+    the differences that these bounds allow.
     Interval and p-value are None if either set has a single seed, because its variance is unknown.
     """
     difference = float(np.mean(a) - np.mean(b))

@@ -54,7 +54,10 @@ def text_width(text: str, size: float) -> float:
 
 
 def show_image(ax: Axes, image: Tensor, scale: float) -> None:
-    """Fill the axes with an image (C, H, W) in [0, 1] and hide the axes."""
+    """Fill the axes with an image (C, H, W) in [0, 1] and hide the axes.
+
+    `scale` is the size of an image pixel in screen pixels. An image with scale < 1 is antialiased.
+    """
     ax.imshow(
         # gray as three equal channels: a colour map would round some gray levels
         pixels(image.expand(3, -1, -1)),

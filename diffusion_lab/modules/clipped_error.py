@@ -21,10 +21,10 @@ def clipped_error(
 ) -> Tensor:
     """Mean squared error on the target per image, without penalty beyond black and white.
 
-    The output and the images are (B, C, H, W), alpha and sigma (B,). The target is computed from x0
-    after its black and white pixels are moved outwards by MARGIN of the value range. A pixel whose
-    x0 estimate lies still farther out has no error, because it is clipped to black or white
-    afterwards. -> (B,).
+    For the target, black pixels of x0 are made darker and white pixels brighter, by MARGIN of the
+    value range. A black pixel whose x0 estimate is still darker, and a white pixel whose estimate
+    is still brighter, have error 0, because the estimate is clipped to black or white afterwards.
+    The output and the images are (B, C, H, W), alpha and sigma (B,). -> (B,).
     """
     low, high = value_range.low, value_range.high
     margin = MARGIN * (high - low)

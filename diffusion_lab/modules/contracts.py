@@ -76,7 +76,7 @@ def _check_sampler(
 
     images = _tried("sampler", sampler, "steps", walk)
     if not images:
-        raise _broken("sampler", sampler, "steps yields nothing", "one Step for every step")
+        raise _broken("sampler", sampler, "the method steps yields nothing", "at least one Step")
     _check_tensor("sampler", sampler, "x_next of a step", images[-1], shape)
 
 

@@ -83,7 +83,7 @@ def _blend(run_dir: Path, steps: list[int], width: float) -> dict[str, Tensor]:
         if list(averages) != widths:
             raise UserError(
                 f"{path} has averages of widths {list(averages)}: expected {widths}, as in the "
-                "last snapshot"
+                "last snapshot; move the file away to use the other snapshots"
             )
         for tracked, coefficient in zip(widths, row, strict=True):
             for name, value in averages[tracked].items():

@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of packages, by name; this project need not be installed."""
+    """Return the versions of packages by name, even if this project itself is not installed."""
     return {name: __version__ if name == "diffusion-lab" else version(name) for name in names}
 
 

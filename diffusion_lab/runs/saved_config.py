@@ -111,7 +111,10 @@ def _of_file(path: Path) -> DictConfig:
     except Exception as error:  # any error of the YAML parser
         raise UnreadableConfig(f"{path} cannot be read ({reason_of(error)})") from error
     if not isinstance(config, DictConfig) or not config.keys() >= _NEEDED:
-        raise UnreadableConfig(f"{path} is not the configuration of a training")
+        raise UnreadableConfig(
+            f"{path} is not the configuration of a training (expected the keys "
+            f"{', '.join(sorted(_NEEDED))})"
+        )
     _check_nodes(config, path)
     return OmegaConf.create(with_new_names(OmegaConf.to_container(config, resolve=False)))
 
@@ -191,7 +194,7 @@ def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _failed(run_dir: Path) -> bool:
-    """Return True if a run ended with an error or has no record: a new run may replace it."""
+    """Return True if a run failed or has no metrics.json, so that a new run may replace it."""
     return bool(read_record(run_dir).get("status", "failed") == "failed")
 
 
@@ -208,9 +211,10 @@ class _Merge:
         self.keys: list[str] = []
 
     def node(self, raw: Any, value: Any, true: Any, key: str = "") -> Any:
-        """Return the merge of one node, whose full name is `key`.
+        """Merge a node of two configurations; `key` is the node's full name.
 
-        `raw` is the node as written, `value` is `raw` resolved, `true` is the checkpoint's node.
+        `raw` is the node in config.yaml, `value` is `raw` with its interpolations resolved, and
+        `true` is the node in the checkpoint.
         """
         if isinstance(raw, dict) and isinstance(value, dict) and isinstance(true, Mapping):
             return self._children(raw, value, true, key)

@@ -1,4 +1,4 @@
-"""State of a run folder: its record, its checkpoints, and checks before a new start.
+"""State of a run folder: its metrics.json, its checkpoints, and checks before a new run.
 
 Imports no torch.
 """

@@ -95,9 +95,9 @@ def finished_epochs(loops: Mapping[str, Any]) -> int:
 def settle(loops: dict[str, Any]) -> None:
     """Correct, in place, the epoch counts of a checkpoint that was saved at the end of an epoch.
 
-    Afterwards a complete epoch counts as completed, and an epoch cut short by a limit as
-    unfinished. When Lightning saves such a checkpoint, it has not yet counted the epoch as
-    completed; with `max_steps`, a resumed training would run the end of the epoch a second time.
+    When Lightning saves such a checkpoint, it has not yet counted the epoch as completed. A
+    resumed training with `max_steps` would then run the end of the epoch a second time. After the
+    correction a whole epoch counts as completed, and an epoch cut short by a limit as unfinished.
     `loops` is the state of Lightning's fit loop.
     """
     cut = was_cut(loops)

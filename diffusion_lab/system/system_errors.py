@@ -37,7 +37,7 @@ def fault(error: BaseException) -> str | None:
 def no_memory(error: BaseException) -> bool:
     """Return True for an out-of-memory error.
 
-    Code that reads files asks this, because such an error does not mean that the file is damaged.
+    Code that reads files calls this, because a file that does not fit into memory is not damaged.
     """
     allocator = isinstance(error, RuntimeError) and any(s in str(error) for s in _NO_MEMORY)
     return allocator or isinstance(error, MemoryError)

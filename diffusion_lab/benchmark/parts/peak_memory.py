@@ -1,8 +1,8 @@
 """Train and print the peak memory: `python -m diffusion_lab.benchmark.parts.peak_memory`.
 
 The arguments `train <overrides>` run scripts/train.py. The arguments
-`loop <root> <batch size> <batches> <device>` run the tutorial's loop on torchvision's files in
-<root>.
+`loop <root> <batch size> <batches> <device>` run the training loop of Hugging Face's tutorial on
+the MNIST files in <root>, which torchvision reads.
 """
 
 import json

@@ -49,13 +49,16 @@ class Curve:
 
     @property
     def bend(self) -> tuple[float, float, float]:
-        """The steepest segment between neighbouring points: its exponent, first x and last x."""
+        """The exponent, first x and last x of the steepest line between neighbouring points.
+
+        The exponent is the slope of log seconds over log x.
+        """
         pieces = itertools.pairwise(zip(self.x, self.seconds, strict=True))
         return max((slope((a[0], b[0]), (a[1], b[1])), a[0], b[0]) for a, b in pieces)
 
     @property
     def line(self) -> str:
-        """Line to print: the name, the overall and the steepest exponent, and the note."""
+        """Line to print: name, `exponent` of the whole curve, steepest exponent (`bend`), note."""
         steepest, start, end = self.bend
         text = (
             f"{self.name}: exponent {self.exponent:.2f}, steepest {steepest:.2f} "
@@ -117,7 +120,7 @@ def _passes(
 
 
 def _loop(settings: Settings, side: int, batch_size: int) -> BareLoop:
-    """Build a training loop of the fast recipe on synthetic images of side x side pixels."""
+    """Build a loop that trains experiment=fast_classes on images of side x side pixels."""
     cfg = settings.compose(
         *FAST,
         "data=fake",

@@ -51,9 +51,10 @@ def start_up(settings: Settings) -> list[Row]:
 
 
 def seconds_until(settings: Settings, arguments: Sequence[str], line: str | None) -> float:
-    """Run `python <arguments>`; return the seconds until it prints `line`, or ends if None.
+    """Run `python <arguments>`; return the seconds until it prints `line`.
 
-    Raises RuntimeError if the process fails.
+    With line=None, returns the seconds until the process ends. Raises RuntimeError if the process
+    fails.
     """
     began = time.perf_counter()
     process = subprocess.Popen(

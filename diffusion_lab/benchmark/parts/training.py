@@ -24,7 +24,7 @@ from diffusion_lab.system.precision import chosen_precision
 
 @dataclass(frozen=True)
 class Case:
-    """A network of the tutorial to benchmark, with its overrides and its target."""
+    """A network of Hugging Face's tutorial to benchmark, with overrides and the target ratio."""
 
     part: str
     what: str
@@ -89,9 +89,10 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
 
 
 def _flops(plain: PlainTraining, x: Tensor) -> int:
-    """Count the FLOPs of a step of the tutorial's loop on images x (B, 1, 28, 28).
+    """Count the FLOPs of a training step of Hugging Face's tutorial on images x (B, 1, 28, 28).
 
-    Our step has the same number, because its matrix products and convolutions are the same.
+    A step of this project has the same FLOPs, because both compute the same matrix products and
+    convolutions.
     """
     x = x.to(plain.device)
     amount = x.flatten(1).mean(1)

@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 class LossHistory(L.Callback):
     """Record every training loss; print and log `train/loss_epoch`, the mean over an epoch.
 
-    `steps` holds the loss of every batch. `epochs` holds the mean of every epoch over its finite
-    losses, because steps with other losses are skipped. `validations` holds pairs of (step,
-    validation loss). At the end of training, or on an exception, `steps` is written to losses.csv.
+    `steps` holds the loss of every batch. `epochs` holds the mean over the finite losses of
+    every epoch, because steps with a non-finite loss are skipped. `validations` holds pairs of
+    (step, validation loss). At the end of training, or on an exception, `steps` is written to
+    losses.csv.
     """
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ class LadderPathsConfig:
 
 @dataclass
 class LadderConfig:
-    """Options of scripts/ladder.py; `words` holds the overrides of train.py for all rungs."""
+    """Options of scripts/ladder.py; `words` are overrides of train.py for all its trainings."""
 
     ladder: RungsConfig = field(default_factory=RungsConfig)
     words: list[str] = field(default_factory=list)

@@ -122,10 +122,11 @@ def _unpack(packed: bytes, packed_md5: str, file: IdxFile) -> bytes:
 
 
 def _get_within_deadline(url: str, limit: int) -> bytes:
-    """Return the content of the URL, or raise TimeoutError after FILE_DEADLINE.
+    """Return the content of the URL, or raise TimeoutError after FILE_DEADLINE seconds.
 
-    The request runs in its own thread, because a socket's timeout limits a single read only, not
-    the look-up of the host, nor a server that sends its headers byte by byte.
+    `limit` is the largest accepted size in bytes. The request runs in its own thread, because a
+    socket's timeout limits single reads only. It limits neither the look-up of the host nor the
+    total time of a server that sends its headers byte by byte.
     """
     deadline = time.monotonic() + FILE_DEADLINE
     outcome: queue.Queue[bytes | Exception] = queue.Queue()

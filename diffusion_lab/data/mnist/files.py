@@ -40,7 +40,11 @@ class IdxFile:
     data_dir: Path
 
     def find(self) -> Path | None:
-        """Return the path of the file or of its .gz, at `path` or in the data folder, or None."""
+        """Return the path of the unpacked file or of its .gz; None if neither is found.
+
+        Searches the folder of `path`, then `data_dir`. In `data_dir` an unpacked file counts only
+        if its MD5 is known, because other data sets use the same file names.
+        """
         if self.path.exists():
             return self.path
         flat = self.data_dir / self.path.name

@@ -79,7 +79,10 @@ def default_folder() -> Path:
 
 
 def cache_folder(cache_dir: str | Path | None, about: Mapping[str, Any]) -> Path:
-    """Return the folder of a cache, named by a hash of `about`, its pictures and settings."""
+    """Return the folder of a cache, below `cache_dir` or, for None, the default folder.
+
+    The folder's name is a hash of `about`, which describes the pictures and the settings.
+    """
     text = json.dumps({"version": VERSION, **about}, sort_keys=True)
     root = Path(cache_dir).expanduser() if cache_dir else default_folder()
     return root / f"images_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -221,7 +224,7 @@ def _skipped(fault: Unreadable | WrongSize, name: str, plan: Plan) -> str:
     wanted = plan.wanted
     if isinstance(fault, WrongSize):
         raise UserError(
-            f"{name} is {fault} pixels, expected {wanted.height} x {wanted.width} from "
+            f"{name} is {fault}, expected {wanted.height} x {wanted.width} from "
             "data.image_size=: type data.resize=crop, pad or stretch, or another data.image_size="
         )
     if not plan.skip:

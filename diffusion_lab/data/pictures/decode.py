@@ -145,7 +145,7 @@ def _resized(image: Image.Image, wanted: Format) -> Image.Image:
         return ImageOps.pad(image, size, _FILTER, color=colour)
     if wanted.resize == "stretch":
         return image.resize(size, _FILTER)
-    raise WrongSize(f"{image.height} x {image.width}")
+    raise WrongSize(f"{image.height} x {image.width} pixels")
 
 
 def _fitted_array(pixels: Any, wanted: Format) -> np.ndarray:
@@ -158,7 +158,7 @@ def _fitted_array(pixels: Any, wanted: Format) -> np.ndarray:
     if len(pixels) != wanted.channels:
         raise Unreadable(f"the array has {len(pixels)} channels; expected {wanted.channels}")
     if pixels.shape != wanted.shape:
-        raise WrongSize(f"{pixels.shape[1]} x {pixels.shape[2]}")
+        raise WrongSize(f"{pixels.shape[1]} x {pixels.shape[2]} pixels")
     return np.ascontiguousarray(pixels)
 
 

@@ -141,10 +141,10 @@ def _solve(
     ends: tuple[float, float],
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor]:
-    """Integrate the ODE state (B, S), float64, between two positive ends: final state, NFE (B,).
+    """Integrate an ODE from ends[0] > 0 up to ends[1]; return the final state and the NFE (B,).
 
-    Every row has its own position and step size, which SciPy's solvers do not offer. The
-    Runge-Kutta coefficients are those of SciPy's RK45.
+    The state is (B, S) in float64. Every row has its own position and step size, which
+    SciPy's solvers do not offer. The Runge-Kutta coefficients are those of SciPy's RK45.
     """
     a, b, c, e = (torch.as_tensor(v).to(state) for v in (RK45.A, RK45.B, RK45.C, RK45.E))
     first, last = ends

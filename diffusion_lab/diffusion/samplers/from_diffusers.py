@@ -234,7 +234,7 @@ class DiffusersSampler(Sampler):
                 f"timesteps, but sampler.timestep_spacing={self.config['timestep_spacing']} has "
                 "other gaps: use sampler.timestep_spacing=leading, or "
                 f"sampler.timestep_spacing=trailing with sampler.num_steps={near}, or "
-                "sampler=blend, which takes the same step to any timestep"
+                "sampler=blend, which allows gaps of any length"
             )
 
     def steps(

@@ -47,8 +47,8 @@ class _ScoreSampler(Sampler):
 class ReverseSDESampler(_ScoreSampler):
     """Euler-Maruyama on the reverse-time SDE: Song et al. 2021 (arXiv 2011.13456), appendix F.
 
-    A step from ratio r to r' is x += (r^2 - r'^2) score + sqrt(r^2 - r'^2) z, with fresh noise z.
-    The last step, to r' = 0, adds no noise.
+    With r = sigma / alpha, a step to a lower r' is x += (r^2 - r'^2) score + sqrt(r^2 - r'^2) z,
+    where z is fresh noise. The last step, to r' = 0, adds no noise.
     """
 
     def steps(

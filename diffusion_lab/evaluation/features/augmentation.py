@@ -91,7 +91,7 @@ class CropAndFlip:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Transform float images (N, C, H, W) with a CPU generator.
 
-        Raises UserError if the images are not larger than the shift.
+        Raises UserError unless height and width of the images are larger than `shift`.
         """
         n, _, height, width = images.shape
         border = int(self.shift)

@@ -153,9 +153,9 @@ class TrainedExtractor(Extractor):
     def trained_on(self, data: str, sha256: str | None = None) -> bool:
         """Return True if the extractor was trained on the data set called `data`.
 
-        Published and synthetic data sets, and data sets of a function, are compared by name.
-        Folders and files of images are compared by `sha256`, the hash of their content, because
-        their names do not identify them.
+        Published data sets, synthetic data sets and data sets that a user's function returns
+        (data.images=) are compared by name. Folders and files of images are compared by
+        `sha256`, the hash of their content, because their names do not identify them.
         """
         if has_own_name(self.trained):
             return bool(self.trained["dataset"] == data)

@@ -42,8 +42,8 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
 
     Args:
         name: a shipped extractor, such as mnist_v1; a folder written by
-            scripts/train_extractor.py; inception, for published FIDs; or the file of its weights,
-            <path>.pth.
+            scripts/train_extractor.py; inception, for published FIDs; or <path>.pth, a file of
+            Inception's weights.
         device: device of Inception; the small networks stay on the CPU.
 
     Raises:

@@ -65,7 +65,7 @@ def make_reference(
     test: tuple[Tensor, Tensor],
     train: tuple[Tensor, Tensor],
 ) -> Reference:
-    """Compute the reference of a data set.
+    """Compute the features and moments of a data set's real images, to score samples against.
 
     Args:
         extractor: the feature extractor.
@@ -170,7 +170,7 @@ def warn_of_no_cache(file: Path, error: OSError) -> None:
 
 
 def _unseen(extractor: Extractor, images: ImageSet) -> int:
-    """Return the number of training images, first in the order, that the extractor never saw."""
+    """Count the images at the start of `split_order` that the extractor was not trained on."""
     trained = extractor.trained if isinstance(extractor, TrainedExtractor) else {}
     own = trained.get("sha256") == images.sha256
     return int(trained["num_val"]) if own else len(images.train_labels)
@@ -223,9 +223,13 @@ def _read(file: Path) -> Reference:
             expected = about.pop("sha256")
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged or no reference file ({error})") from error
+        raise UserError(
+            f"{file} is damaged ({error}): expected reference features in safetensors format"
+        ) from error
     if expected != _digest(arrays, about) or about["format"] != FORMAT:
-        raise UserError(f"{file} is damaged, or its format is not {FORMAT}")
+        raise UserError(
+            f"{file} is damaged or outdated: expected reference features, format {FORMAT}"
+        )
 
     def features(split: str) -> Features:
         values, probabilities = arrays[f"{split}.values"], arrays[f"{split}.probabilities"]

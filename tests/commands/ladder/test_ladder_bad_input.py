@@ -81,7 +81,7 @@ def test_the_folder_of_another_ladder_is_not_changed(typed, small, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("[", "cannot be read ("), ("seed: 1", "is not the configuration of a training: ")],
+    [("[", "cannot be read ("), ("seed: 1", "is not the configuration of a training (")],
 )
 def test_a_rung_with_a_damaged_configuration_is_named(typed, small, tmp_path, content, reason):
     rung = tmp_path / "damaged" / "rung_0" / "seed_0"
