@@ -100,7 +100,10 @@ class Interleaved(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """If the training block is complete, record it, run a baseline block and begin the next."""
+        """At the end of a block of training steps, record its time and run a baseline block.
+
+        The next training block begins afterwards.
+        """
         blocks = self.blocks
         if trainer.global_step < WARM_UP or blocks.done:
             return

@@ -11,7 +11,10 @@ from diffusion_lab.benchmark.settings import Settings
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of a child process, with this process's import path and threads."""
+    """Return the environment variables of a child process.
+
+    They set the import path of this process and `settings.threads` CPU threads.
+    """
     path = os.pathsep.join(entry for entry in sys.path if entry)
     without = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     threads = str(settings.threads)

@@ -103,7 +103,7 @@ def plain_loss(net: nn.Module, x: Tensor, noise: Tensor, amount: Tensor) -> Tens
 
 
 class PlainTraining:
-    """The tutorial's training loop, which can be run a few steps at a time."""
+    """Training loop of Hugging Face's tutorial, which can be run a few steps at a time."""
 
     def __init__(self, net: nn.Module, loader: DataLoader[Any], device: torch.device) -> None:
         self.net = net.to(device)

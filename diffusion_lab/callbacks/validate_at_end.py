@@ -6,7 +6,7 @@ import lightning as L
 
 
 class ValidateAtTheEnd(L.Callback):
-    """Validate at the end of a training that `max_steps` ends within an epoch.
+    """Validate at the end of training, even if `max_steps` is reached in the middle of an epoch.
 
     Lightning itself validates at the end of an epoch and after `should_stop`, but not at max_steps.
     """

@@ -1,4 +1,4 @@
-"""Build options of the configuration groups as objects, and check whether they are compatible.
+"""Turn the options of configuration groups into objects, and find out which are compatible.
 
 Options are read from all folders of the search path, including the user's `./configs`.
 """

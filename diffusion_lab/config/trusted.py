@@ -69,7 +69,8 @@ def construct(node: Any, trust: Sequence[str] = ()) -> Any:
 def check_targets(config: Any, trust: Sequence[str]) -> None:
     """Raise UserError if a `_target_` in a resolved configuration is not trusted.
 
-    Trusted are TRAINING, the packages in `trust`, and those in DIFFUSION_LAB_TRUST.
+    Trusted are the packages and classes listed in TRAINING, the packages in `trust`, and those
+    that the environment variable DIFFUSION_LAB_TRUST names.
     """
     if isinstance(config, list):
         for child in config:

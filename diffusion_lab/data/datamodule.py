@@ -103,7 +103,7 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes: labels are 0 to num_classes - 1. None without labels or clusters."""
+        """Number of classes: labels are 0 to num_classes - 1. None if the data has no classes."""
         return self._source.num_classes if self.clusters is None else self.clusters
 
     def prepare_data(self) -> None:
@@ -226,9 +226,9 @@ class ImageDataModule(L.LightningDataModule):
         return self.value_range.encode(images[order]), labels[order]
 
     def batch_indices(self) -> Tensor:
-        """Return the indices into `pixels("train")` of the last training batch, (B,) int64.
+        """Return the indices into `pixels("train")` of the current training batch, (B,) int64.
 
-        They are exact, because Lightning does not prefetch from a loader with a known length.
+        This is the last batch loaded: Lightning loads none ahead from a loader of known length.
         """
         if self._train_loader is None or self._train_loader.last_indices is None:
             raise RuntimeError("no training batch was loaded yet: iterate over train_dataloader()")

@@ -25,7 +25,10 @@ def find_data_dir(named: str | Path | None) -> Path:
 
 
 def is_named(folder: str | Path | None) -> bool:
-    """Return True if the user gave a data folder; bundled digits may then not replace its data."""
+    """Return True if the user named a data folder.
+
+    The bundled digits replace missing MNIST files only if the user named no folder.
+    """
     return bool(folder)
 
 
@@ -66,7 +69,11 @@ def look_error(folder: Path, error: OSError) -> UserError:
 
 
 def _holds_data(folder: Path) -> bool:
-    """Return True unless a folder named like a data set, such as MNIST, holds other files."""
+    """Return True if `folder`, named like a data set such as MNIST, may hold that data set.
+
+    It may if it has a subfolder `raw`, is empty, or is a file. A folder with other contents belongs
+    to the user.
+    """
     if not folder.is_dir():
         return True
     return (folder / "raw").exists() or not _visible(folder)

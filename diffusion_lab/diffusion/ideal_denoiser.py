@@ -127,7 +127,10 @@ class UniformNoiseOracle:
 def ideal_denoiser(
     noise_schedule: NoiseSchedule, images: Tensor, labels: Tensor | None = None
 ) -> IdealDenoiser:
-    """Make the ideal denoiser of images (N, C, H, W), classes (N,), for the schedule's noise."""
+    """Make the ideal denoiser, x_t -> E[x0 | x_t], where x0 is one of `images` (N, C, H, W).
+
+    `labels` (N,) are the classes of the images. The noise is that of the noise schedule.
+    """
     oracle = ImagesOracle if noise_schedule.noise == "gaussian" else UniformNoiseOracle
     return oracle(noise_schedule, images, labels)
 

@@ -82,10 +82,11 @@ def implied_weighting(
     weighting: Weighting,
     prediction: Prediction,
 ) -> ImpliedWeighting:
-    """Compute the implied weighting at up to 1000 evenly spaced log-SNRs of the training.
+    """Compute the weight that a training gives to the error at each log-SNR.
 
-    The density is the slope of the cumulative distribution of the log-SNR. For noise schedules of
-    whole timesteps it is the slope between neighbouring timesteps.
+    The weight is computed at up to 1000 evenly spaced log-SNRs. One factor of it is the probability
+    density of the training log-SNRs, the slope of their cumulative distribution. For noise
+    schedules of whole timesteps this is the slope between neighbouring timesteps.
     """
     u = _even(_DRAWS)
     t = time_sampling.quantile(u, noise_schedule)

@@ -127,10 +127,10 @@ class NoiseSchedule(ABC):
 
     @property
     def scheduler_config(self) -> dict[str, Any]:
-        """Settings of diffusers' VP schedulers that have the noise levels of this schedule.
+        """Settings that give a VP scheduler of diffusers the noise levels of this schedule.
 
-        The betas give the same ratio sigma / alpha at GRID times, at unit variance:
-        alpha_bar = 1 / (1 + ratio^2).
+        The scheduler has GRID timesteps. The betas follow from this schedule's ratios sigma / alpha
+        at GRID times, by alpha_bar = 1 / (1 + ratio^2).
         """
         t = self.at((torch.arange(GRID) + 1) / (GRID + 1))
         ratio = (self.sigma(t) / self.alpha(t)).double()

@@ -109,12 +109,14 @@ def precision_recall_density_coverage(
 ) -> tuple[float, float, float, float]:
     """Return precision, recall, density and coverage of samples x and real images y.
 
-    Precision is the fraction of x inside a ball around some y, recall the fraction of y inside a
-    ball around some x (Kynkaanniemi et al. 2019, arXiv 1904.06991). Density is the mean number of
-    balls around y that contain a sample, divided by k; coverage is the fraction of y with a sample
-    in their ball (Naeem et al. 2020, arXiv 2002.09797). The balls have the squared radii `radii_x`
-    (N,) and `radii_y` (M,) for precision and recall. For density and coverage they have the squared
-    radii `wide_radii_y` (M,), the squared distances to the k-th neighbour in y.
+    Precision is the fraction of x inside a ball around some y, with the squared radii `radii_y`
+    (M,). Recall is the fraction of y inside a ball around some x, with the squared radii `radii_x`
+    (N,) (Kynkaanniemi et al. 2019, arXiv 1904.06991).
+
+    Density and coverage use larger balls around y, with the squared radii `wide_radii_y` (M,), the
+    squared distances to the k-th neighbour in y. Density is the mean number of these balls that
+    contain a sample, divided by k. Coverage is the fraction of these balls with a sample inside
+    (Naeem et al. 2020, arXiv 2002.09797).
     """
     inside = np.zeros(len(x), dtype=bool)
     recalled = covered = balls = 0

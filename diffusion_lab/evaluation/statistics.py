@@ -50,7 +50,10 @@ def _within(bounds: Bounds, low: float, high: float) -> Bounds:
 
 
 def difference_bounds(bounds: Bounds) -> Bounds:
-    """Return the bounds of the difference of two values: -1 and 1 for two fractions."""
+    """Return the bounds of the difference of two values that each lie within `bounds`.
+
+    For two fractions, with bounds 0 and 1, the result is (-1, 1).
+    """
     return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 

@@ -87,7 +87,7 @@ def _difference(module: DiffusionModule, image_shape: tuple[int, int, int], path
 def _inputs(
     module: DiffusionModule, image_shape: tuple[int, int, int], size: int
 ) -> dict[str, Tensor]:
-    """Return a batch of test inputs by name: zero images, noised at `size` different times."""
+    """Return a batch of test inputs by name: `size` all-zero images, noised at different times."""
     schedule: NoiseSchedule = module.noise_schedule
     generator = torch.Generator().manual_seed(size)
     t = schedule.at((torch.arange(size) + 0.5) / size)

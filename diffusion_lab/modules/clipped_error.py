@@ -1,4 +1,7 @@
-"""Squared error on the target for images that will be clipped to a value range."""
+"""Squared error on the target that tolerates x0 estimates beyond black and white.
+
+Such estimates do no harm if samples are clipped to the value range afterwards.
+"""
 
 from torch import Tensor
 

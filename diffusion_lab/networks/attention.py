@@ -81,8 +81,8 @@ class NarrowHeads(AttnProcessor2_0):
 
     With UNet2DModel's heads of 8 channels, a forward and backward pass took 185 ms with torch's
     kernel and 73 ms with `Attend`. In bfloat16 the passes took 245 ms with torch's kernel and 62 ms
-    with `Attend`, measured before its scores were float32. The measurements used 128 images of
-    14 x 14 pixels and two cores, see docs/cpu_speed.md.
+    with an earlier `Attend`, whose scores were not yet float32. The measurements used 128 images
+    of 14 x 14 pixels and two cores, see docs/cpu_speed.md.
     """
 
     def __call__(

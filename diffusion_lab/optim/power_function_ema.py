@@ -39,10 +39,10 @@ def width_of(gamma: float) -> float:
 
 
 def gamma_of(sigma_rel: float) -> float:
-    """Return the exponent gamma of the profile with width sigma_rel, the inverse of `width_of`.
+    """Return the exponent gamma of the average with width sigma_rel: the inverse of `width_of`.
 
-    It is the largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2, found from the
-    coefficients of the expanded polynomial.
+    Gamma is the largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2, found from
+    the coefficients of the expanded polynomial.
     """
     inverse = sigma_rel**-2
     return max(float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max()), 0.0)

@@ -125,7 +125,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 # torch does not compress
-                raise ValueError("the content is larger than the file")
+                raise ValueError("its zip entries are larger than the file itself")
             # torch itself does not verify the checksums
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"wrong checksum of {damaged}")

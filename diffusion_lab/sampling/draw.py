@@ -83,7 +83,8 @@ def draw(
 def _run_sampler(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, list[Step]]:
     """Run all sampler steps; return the final images and recorded steps.
 
-    `num_steps` is the number of steps; None to record no steps.
+    `num_steps` is the number of sampler steps, of which at most MAX_FRAMES are recorded. None
+    means that no steps are recorded.
     """
     every = num_steps and -(-num_steps // MAX_FRAMES)
     recorded: list[Step] = []

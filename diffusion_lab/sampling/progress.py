@@ -25,7 +25,7 @@ class Plan:
         self._began, self._next = monotonic(), FIRST
 
     def advance(self, amount: float) -> None:
-        """Count finished units, and print a progress line if the last one was long enough ago."""
+        """Count finished units; print a progress line if the last line was long enough ago."""
         self._done += amount
         elapsed = monotonic() - self._began
         if elapsed < self._next or self._done <= 0:

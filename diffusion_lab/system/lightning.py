@@ -109,7 +109,7 @@ def settle(loops: dict[str, Any]) -> None:
 
 
 class CheckpointHooks(ModelCheckpoint):
-    """ModelCheckpoint with public methods that subclasses override to skip or to time saves."""
+    """ModelCheckpoint with public methods by which subclasses choose when a save takes place."""
 
     def is_stale(self, trainer: L.Trainer) -> bool:
         """Return True to skip a save because the metric was not measured since the last save."""

@@ -82,7 +82,7 @@ def _holder(path: Path) -> str:
 
 
 def check_still_there(run_dir: Path) -> None:
-    """Raise UserError if a locked run folder was removed, even if a folder of its name exists."""
+    """Raise UserError if a locked run folder was removed, even if a new one replaced it since."""
     if not (run_dir / NAME).exists():
         raise UserError(
             f"{run_dir} was removed during the run, so its files are lost: start the run again"

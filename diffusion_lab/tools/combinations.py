@@ -41,7 +41,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def combinations_page() -> str:
-    """Return docs/combinations.md as Markdown: tables of compatible options, and the reasons."""
+    """Return docs/combinations.md as Markdown: which options are compatible, and why others not."""
     notes = _Notes()
     schedules = noise_schedules()
 

@@ -24,11 +24,11 @@ def gallery(
 ) -> Path:
     """Write a PNG with a row of samples per run, made by the run's own sampler; return its path.
 
-    Rows are labelled with prediction, noise schedule and sampler. If two of these labels are equal,
-    or if `num_steps` or `guidance_scale` is given, rows are labelled with the names of the run
-    folders, or with a path if two folders have the same name. None for `num_steps` or
-    `guidance_scale` means each run's own. `trust` names packages whose classes the saved
-    configurations may use. Raises UserError for a mistake, before any sampling.
+    With `num_steps` or `guidance_scale`, the rows are labelled with the names of the run folders;
+    a name that was used already is replaced by the folder's path. Otherwise the rows are labelled
+    with prediction, noise schedule and sampler, or with folder names if two such labels are equal.
+    None for `num_steps` or `guidance_scale` means each run's own. `trust` names packages whose
+    classes the saved configurations may use. Raises UserError for a mistake, before any sampling.
     """
     for name, number in {"num-samples": num_samples, "num-steps": num_steps}.items():
         if number is not None and number < 1:

@@ -18,9 +18,9 @@ PEAK = ("-m", "diffusion_lab.benchmark.parts.peak_memory")
 
 
 def memory(settings: Settings) -> list[Row]:
-    """Measure the peak memory of a short training, in MiB, against the tutorial's loop.
+    """Measure the peak memory of a short training, in MiB; compare it with Hugging Face's tutorial.
 
-    Both trainings use the same images, and both values include the imported libraries.
+    Both trainings use the same images. Both values contain the memory of the imported libraries.
     """
     val = f"data.val_size={max(1, min(500, len(settings.datamodule().pixels('train')) // 10))}"
     data = settings.datamodule(val)

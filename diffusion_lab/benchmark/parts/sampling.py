@@ -72,10 +72,11 @@ def sampling(settings: Settings) -> list[Row]:
 
 
 def fast_sampling(settings: Settings) -> list[Row]:
-    """Measure images per second of the fast recipe against diffusers' DDPMPipeline.
+    """Measure images per second of sampling with few steps, against diffusers' DDPMPipeline.
 
-    The network comes from `settings.run`. Without a run, the network is untrained, because weights
-    do not affect the speed. The time of the pipeline's 1,000 steps is scaled from a few steps.
+    The network and the sampler come from `settings.run`. Without it they come from
+    experiment=fast_classes, untrained, because weights do not affect the speed. The time of the
+    pipeline's 1,000 steps is scaled from a few steps.
     """
     run = load_run(settings.run) if settings.run else untrained(settings, *FAST)
     run.module.to(settings.device)

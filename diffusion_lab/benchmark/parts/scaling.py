@@ -171,8 +171,8 @@ def _training_by_side(settings: Settings, sides: Sequence[int]) -> Curve:
 def _loading(settings: Settings, sizes: Sequence[int]) -> list[Curve]:
     """Time a whole epoch and the first batch of the data loader, for each data set size.
 
-    Only one data set is in memory at a time. After two sizes, the measurement stops before a size
-    that would exceed the free memory.
+    Only one data set is in memory at a time. The first two sizes are always measured. Of the other
+    sizes, the first that would exceed the free memory ends the measurement.
     """
     epochs, firsts, made = [], [], []
     measured: list[int] = []

@@ -1,4 +1,7 @@
-"""Benchmark of the training time until the quickest recipe reaches the tutorial model's FID."""
+"""Benchmark of the training time until experiment=quickstart_classes reaches a given FID.
+
+The FID is that of BasicUNet, the model of Hugging Face's tutorial, after three epochs.
+"""
 
 import time
 from dataclasses import dataclass
@@ -35,11 +38,11 @@ NUM_SAMPLES = 2000
 
 
 def time_to_fid(settings: Settings) -> list[Row]:
-    """Measure the seconds that the quickest recipe needs to reach BasicUNet's final FID.
+    """Measure the seconds that experiment=quickstart_classes needs to reach BasicUNet's final FID.
 
-    The time of a run counts from its start to its end. The tutorial's time is scaled from a few
-    timed steps. FID is computed from fewer samples than `FINAL_FID` was, which makes it higher on
-    average.
+    The time of a run counts from its start to its end. The time of the tutorial's loop is scaled
+    from a few timed steps. FID is computed from fewer samples than `FINAL_FID` was, which makes it
+    higher on average.
     """
     data = settings.datamodule()
     root = write_torchvision_files(data, settings.scratch / "time_to_fid")

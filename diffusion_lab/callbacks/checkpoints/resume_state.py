@@ -54,7 +54,10 @@ class ResumeState(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Read the saved entries and the position in the epoch; correct the counters to restore."""
+        """Read the entries of the checkpoint, and where in an epoch it was saved.
+
+        Counters in the checkpoint are corrected before Lightning restores them.
+        """
         loops = checkpoint["loops"]["fit_loop"]
         epoch = loops["epoch_progress"]["current"]
         batch = loops["epoch_loop.batch_progress"]["current"]

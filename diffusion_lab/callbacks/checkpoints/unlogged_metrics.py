@@ -20,7 +20,7 @@ class PendingMetrics(L.Callback):
         self._due = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Remember if Lightning will log this step's metrics after the callbacks have run."""
+        """Note whether Lightning logs metrics at this step, which it does after all callbacks."""
         self._due = logs_step(trainer)
 
     def on_train_epoch_end(self, *args: Any) -> None:
@@ -30,7 +30,7 @@ class PendingMetrics(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Flush the loggers and add the entry `pending` to the checkpoint."""
+        """Flush the loggers; add the metrics not logged yet to the checkpoint, as `pending`."""
         for logger in trainer.loggers:
             logger.save()
         pending = metrics_to_log(trainer) if self._due else {}

@@ -116,7 +116,7 @@ class LossByNoise(L.Callback):
             self.sums["train"].zero_()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the table and the figure, if losses were added since these were last written."""
+        """Write the table and the figure if there were training steps since the last writing."""
         self._write(trainer, _diffusion(pl_module))
 
     def state_dict(self) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class PlainLines(ProgressBar):
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clocks for the time left and for the next line."""
+        """Start the clocks for the time left and for the next line of progress."""
         self._left, self._last = TimeLeft(trainer, pl_module), time.monotonic()
 
     def on_train_batch_end(

@@ -11,7 +11,8 @@ class Budget:
     """Limit on a callback's wall time, as a fraction of the whole training's wall time.
 
     The times before a run was resumed count too. `share` is the fraction, above 0 and at most 1, or
-    None for no limit. Another value raises UserError with the option's name `setting`.
+    None for no limit. Raises UserError for any other `share`; the message names the option,
+    `setting`.
     """
 
     def __init__(self, share: float | None, setting: str) -> None:
@@ -32,7 +33,7 @@ class Budget:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training so far, including `spent` and the time before a resume."""
+        """Seconds of training so far, with the callback's own time and the time before a resume."""
         return self._before + (0.0 if self._began is None else monotonic() - self._began)
 
     @contextmanager

@@ -62,11 +62,11 @@ def memorisation(
     seed: int,
     describe: Describe = in_pixels,
 ) -> Memorisation:
-    """Find the nearest training images of the samples, uint8 (N, C, H, W), and held-out images.
+    """Find the training images nearest to `samples`, uint8 (N, C, H, W), and to real images.
 
-    The seed chooses up to `num_held_out` test images and up to `num_held_out` held-out training
-    images. `describe` maps images to the features that are compared. Raises UserError for a run
-    with a single training image.
+    The real images are up to `num_held_out` test images and as many validation images, chosen by
+    the seed; the run was not trained on these. `describe` maps images to the features that are
+    compared. Raises UserError for a run with a single training image.
     """
     if len(data.pixels("train")) < 2:
         raise UserError(

@@ -81,7 +81,10 @@ def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
 
 
 def _entries(root: Path, folders: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, size and time or checksum) of every picture, by name; add to `folders`."""
+    """Yield (name, state) of every picture, sorted by name; add the names of folders to `folders`.
+
+    The state is the file's size and modification time, or its size and checksum in a zip file.
+    """
     if root.is_dir():
         yield from sorted(_walk(root, "", folders))
         return

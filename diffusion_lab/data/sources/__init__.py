@@ -107,8 +107,8 @@ def make_source(
         return PublishedImages(name, source, data_dir, channels, image_size)
     if image_size is None:
         raise UserError(
-            f"data.image_size=null: expected the size that the images of {name} get, for example "
-            "data.image_size=32"
+            f"data.image_size=null: expected a size for the images of {name}; type for example "
+            "data.image_size=32, or data.image_size=[24,32] for height and width"
         )
     if kind == "npz":
         from diffusion_lab.data.sources.npz import NpzImages

@@ -165,9 +165,10 @@ class HuggingFaceImages:
         table, (image_key, label_key) = self._table(split), self._keys
         labels = np.zeros(len(table)) if label_key is None else np.asarray(table[label_key])
         if len(labels) < 2 or (label_key is not None and labels.min() < 0):
+            fault = f"{len(labels)} rows" if len(labels) < 2 else "rows without a label"
             raise UserError(
-                f"data.split={split} of {self.name} has {len(labels)} rows, or rows without a "
-                "label: expected at least two labelled rows"
+                f"the split {split} of data.name={self.name} has {fault}: expected at least two "
+                "rows, all with a label; type another data.split= or data.test_split="
             )
         return _Rows(table, image_key, labels.astype(np.int64), self.wanted)
 

@@ -55,7 +55,7 @@ def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
 def rademacher(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
     """Draw P random probes of -1 and 1 for every image, from the image's own generator.
 
-    The shape is (P, C, H, W). -> (P, B, C, H, W).
+    The argument `shape` is (P, C, H, W). With B generators, the result is (P, B, C, H, W).
     """
     draws = [torch.randint(0, 2, tuple(shape), generator=g, device=g.device) for g in generators]
     return torch.stack(draws, dim=1).float() * 2 - 1

@@ -57,8 +57,8 @@ def variational_bound(
     num_timesteps of its terms. These terms are drawn by systematic sampling (evenly spaced
     quantiles with one random offset) from a distribution over t that is half uniform and half
     proportional to log(sigma_t^2 / sigma_{t-1}^2), which is large where the terms are large. The
-    noise and the offset of an image come from the image's own generator. Raises UserError as
-    `check_bound` does.
+    noise and the offset of an image come from the image's own generator. Raises UserError for a
+    noise schedule without betas, an unknown `variance`, or num_timesteps out of range.
     """
     path = check_bound(noise_schedule, variance, num_timesteps)
     alpha_bar = path.alphas_cumprod.cpu().double()
@@ -111,7 +111,11 @@ def variational_bound(
 def check_bound(
     noise_schedule: NoiseSchedule, variance: str, num_timesteps: int | None
 ) -> VPSchedule:
-    """Return the noise schedule as a VPSchedule; UserError if the bound is undefined for it."""
+    """Return the noise schedule, after checking that the bound can be computed with it.
+
+    Raises UserError for a noise schedule that is not a VPSchedule, an unknown `variance`, or
+    num_timesteps out of range.
+    """
     if not isinstance(noise_schedule, VPSchedule):
         raise UserError(
             "the variational bound needs a noise schedule made from betas, but this run has a "

@@ -134,9 +134,9 @@ class DiffusersSampler(Sampler):
     def _keep_to_table(self, scheduler: Any) -> None:
         """Correct the scheduler's timesteps to n = num_steps distinct timesteps in [0, T).
 
-        The trailing spacing of diffusers is arange(T, 0, -T / n) - 1. For 62 of the n up to 1,000
-        its rounding adds a timestep -1, which is read as the last entry of the table: pure noise.
-        Some solvers repeat a timestep at n = T.
+        diffusers computes trailing timesteps as arange(T, 0, -T / n) - 1. Rounding may add a
+        timestep -1, which as an index means the last entry of the table: pure noise. This happens
+        for 62 values of n up to 1,000. With n = T, some solvers repeat a timestep.
         """
         times, trained = scheduler.timesteps, scheduler.config.num_train_timesteps
         sigmas: Any = getattr(scheduler, "sigmas", None)  # DDPM and DDIM have none
@@ -200,11 +200,12 @@ class DiffusersSampler(Sampler):
             self._check_first_step(*levels[:2].tolist())
 
     def _check_first_step(self, begin: float, after: float | None = None) -> None:
-        """Raise UserError if Heun's first step in sigma is so long that samples would keep noise.
+        """Raise UserError if Heun's first step is so long that samples would keep noise.
 
         The step goes from noise level sigma / alpha = `begin` to `after`. For pixels of standard
-        deviation s its error is s^2 begin / (4 after^3), as a fraction of sigma. With s = 1/2, as
-        assumed here, this is 60 % at 20 steps of the cosine schedule, whose noisy end is at 2e4.
+        deviation s, here assumed to be 1/2, its error is s^2 begin / (4 after^3), as a fraction of
+        sigma. At most 10 % is allowed. With 20 steps of the cosine schedule, which begins at 2e4,
+        the error is 60 %.
         """
         if after is not None and begin / (16 * after**3) > 0.1:
             raise UserError(

@@ -1,4 +1,7 @@
-"""Coordinates of diffusers' schedulers: the noise level of x, and the expected model output."""
+"""Scaling of x in diffusers' schedulers, and the model output that they expect.
+
+In every scheduler x = alpha x0 + sigma noise, but families of schedulers differ in alpha and sigma.
+"""
 
 import math
 from collections.abc import Callable
@@ -46,7 +49,10 @@ def is_in_table(scheduler: Any, step: int, timestep: Tensor) -> bool:
 
 
 def at_sigma(scheduler: Any, sigma: Tensor) -> Level:
-    """Convert a VP solver's own `sigma` () to alpha () and sigma () of the noise level."""
+    """Return alpha () and sigma () of x for an entry () of a VP scheduler's array `sigmas`.
+
+    The entry is the ratio sigma / alpha, or sigma itself with use_flow_sigmas=True.
+    """
     if scheduler.config.use_flow_sigmas:
         return 1 - sigma, sigma
     alpha = (1 + sigma**2) ** -0.5

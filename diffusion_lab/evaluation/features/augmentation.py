@@ -45,7 +45,10 @@ class Affine:
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Transform float images (N, C, H, W) in which black is 0, with a CPU generator."""
+        """Shift, rotate and scale float images (N, C, H, W) at random; black has to be 0.
+
+        `generator` is on the CPU, the images are on any device.
+        """
         n, _, height, width = images.shape
         x, y, turn, size = torch.rand(4, n, generator=generator).mul(2).sub(1).to(images.device)
         angle = turn * math.radians(self.rotation)

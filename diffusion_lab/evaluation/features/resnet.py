@@ -79,5 +79,5 @@ class _Stage(nn.Module):
 
 
 def stride_for(height: int, width: int) -> int:
-    """Return the stride of the stem that makes the shorter side of the maps about 32."""
+    """Return a stride of the stem for which the shorter side of its output is about 32."""
     return max(1, round(min(height, width) / _SIDE))

@@ -133,7 +133,11 @@ class Training:
         )
 
     def resized(self, images: Tensor, progress: float) -> Tensor:
-        """Resize images (B, C, H, W) for the `progress` of the training, from 0 to 1."""
+        """Return the images (B, C, H, W) in the size used at this point of the training.
+
+        `progress` is the finished fraction of the training. This class never resizes images, but a
+        subclass may.
+        """
         return images
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
