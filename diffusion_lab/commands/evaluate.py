@@ -45,11 +45,11 @@ _SAMPLING_OPTIONS = (
     "batch_size",
     "precision",
 )
-"""Options that are rejected with images=, whose samples exist already."""
+"""Options that images= rejects, because its images are sampled already."""
 
 
 def evaluate(cfg: DictConfig) -> Evaluation:
-    """Score the images of each seed, sampled or read; write evaluation.json and samples.png.
+    """Score images of a run, a pipeline or files; write evaluation.json and samples.png.
 
     Raises UserError for a mistake in the configuration, before anything is sampled or written.
     """
@@ -63,8 +63,8 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         )
     if cfg.run and cfg.data is not None:
         raise UserError(
-            "data= works with pipeline= and images=: a run is scored against the data that it was "
-            "trained on; leave out data="
+            "data= works with pipeline= and images= only, because a run is scored against the data "
+            "set that it was trained on: leave out data="
         )
     return _evaluate_files(cfg) if cfg.images else _evaluate_model(cfg)
 
@@ -125,7 +125,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
 
 
 def _interval(conditioning: Conditioning) -> list[float] | None:
-    """Return the guidance interval for the record, None for all noise levels."""
+    """Return the guidance interval for evaluation.json; None if it covers all noise levels."""
     return None if conditioning.interval == EVERYWHERE else list(conditioning.interval)
 
 
@@ -136,8 +136,8 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     given += ["sampler"] if any(value is not None for value in plain["sampler"].values()) else []
     if given:
         raise UserError(
-            f"{given[0]}= has no effect on images=, which are sampled already: leave out "
-            f"{given[0]}="
+            f"{given[0]}= has no effect on images=, because these images are sampled already: "
+            f"leave out {given[0]}="
         )
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
     data = _named(cfg)
@@ -166,7 +166,7 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
 
 
 def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> Scorer:
-    """Return the scorer against the run's own data, or against those that a pipeline is given."""
+    """Build the scorer: a run is scored against its own data, a pipeline against data=."""
     if "data" not in run.config:
         return _scorer_of_data(cfg, device, run.image_shape, _named(cfg))
     return choose_scorer(
@@ -188,15 +188,16 @@ def _scorer_of_data(
     image_shape: tuple[int, int, int],
     module: ImageDataModule | None,
 ) -> Scorer:
-    """Return the scorer of images (C, H, W) against those of a data set, or of reference=."""
+    """Build a scorer of images (C, H, W) against those of a data set, or against reference=."""
     data, pixels = None, True
     if module is not None:
         if module.image_shape != image_shape:
             channels, height, width = module.image_shape
             raise UserError(
                 f"data={module.dataset} has images of {channels}x{height}x{width}, expected "
-                f"{'x'.join(map(str, image_shape))} as the samples: set data.channels= and "
-                "data.image_size=, or choose another data set"
+                f"{'x'.join(map(str, image_shape))} like the samples: type "
+                f"data.channels={image_shape[0]} 'data.image_size={list(image_shape[1:])}', or "
+                "choose another data set with data="
             )
         data, pixels = (module.dataset, partial(_fetched, module)), module.value_range.is_pixels
     scorer = choose_scorer_of_data(
@@ -207,15 +208,18 @@ def _scorer_of_data(
 
 
 def _fetched(module: ImageDataModule) -> ImageDataModule:
-    """Download the missing files of a data set."""
+    """Download the missing files of a data set; return its data module."""
     module.prepare_data()
     return module
 
 
 def _check_number(num_samples: int, scorer: Scorer) -> None:
-    """Raise UserError for too few samples of FID, if it is the only distance computed."""
+    """Raise UserError if FID is the only metric and needs more samples.
+
+    FID is the only metric for a reference of moments, without real images.
+    """
     if not scorer.num_test and num_samples < scorer.least:
         raise UserError(
-            f"num_samples={num_samples}: expected at least {scorer.least:,} for reference=, as "
-            f"FID needs more images than {scorer.name} has features"
+            f"num_samples={num_samples}: expected at least {scorer.least:,} with reference=, "
+            f"because FID needs more images than extractor {scorer.name} has features"
         )

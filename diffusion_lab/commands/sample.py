@@ -22,7 +22,7 @@ from diffusion_lab.system.precision import check_precision, chosen_precision
 
 @dataclass
 class Samples:
-    """Result of sample.py."""
+    """Result of sample.py: images, their labels and the output folder."""
 
     images: Tensor
     """(N, C, H, W), on the CPU; grouped by guidance scale if there are several.
@@ -50,8 +50,8 @@ def sample(cfg: DictConfig) -> Samples:
     if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:
         raise UserError(
             f"labels={cfg.labels} names {len(cfg.labels)} classes but num_samples="
-            f"{cfg.num_samples}: expected at least one image for each; type for example "
-            f"num_samples={len(cfg.labels)}, or fewer labels"
+            f"{cfg.num_samples}: expected at least one image for each class; type for example "
+            f"num_samples={len(cfg.labels)}, or name fewer classes in labels="
         )
     device = choose_device(cfg.accelerator)
     run.module.to(device)

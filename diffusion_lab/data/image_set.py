@@ -17,16 +17,16 @@ _PIECE = 100_000  # images checked at once
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set. Images are (N, C, H, W), labels int64 (N,) from 0.
+    """A whole data set. Images are (N, C, H, W), labels int64 (N,) from 0.
 
     Images are uint8 pixels, or finite float32 or float16 numbers for data that are no pixels:
     points are (N, 2, 1, 1), latents (N, C, H, W).
 
     Attributes:
-        train_images, train_labels, test_images, test_labels: the two splits.
+        train_images, train_labels, test_images, test_labels: the training and the test split.
         name: name of the data set.
         source: full, bundled, fake, function, pictures, npz, huggingface or points.
-        note: origin of the splits, for people.
+        note: description of the splits' origin, for display.
         sha256: hash of all pixels (one byte each) or numbers (little-endian, of their own type) and
             all labels (one byte each), in the order of the fields; computed if empty. Images with a
             given hash, which may be mapped from a large file, are not searched for NaN.

@@ -33,7 +33,7 @@ class ValueRange:
         self.low, self.high = RANGES.get(name, (-math.inf, math.inf))
 
     def __repr__(self) -> str:
-        """Return the constructor call."""
+        """Return the constructor call, such as ValueRange('zero_one')."""
         return f"ValueRange({self.name!r})"
 
     @property

@@ -16,19 +16,23 @@ from diffusion_lab.sampling.data_figures import DataFigures
 
 
 def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule:
-    """Load a run's data set, from `data_dir` if given, with `settings` changed.
+    """Load the data set that a run was trained on.
 
-    Raises UserError if the saved configuration does not build an ImageDataModule.
+    `data_dir` replaces the folder that the training used, unless it is None; `settings` replace
+    other settings of the data. Raises UserError if the saved configuration does not build an
+    ImageDataModule.
     """
     given = settings | ({} if data_dir is None else {"data_dir": data_dir})
     try:
         data = construct(run.config["data"] | given, run.trust)
     except TypeError as error:
-        raise UserError(f"the data of the saved configuration cannot be built: {error}") from error
+        raise UserError(
+            f"the saved configuration does not build a data set: {error}; use another run"
+        ) from error
     if not isinstance(data, ImageDataModule):
         raise UserError(
-            f"the data of the saved configuration are a {type(data).__name__}: expected an "
-            "ImageDataModule"
+            f"data._target_ of the saved configuration builds a {type(data).__name__}: expected "
+            "an ImageDataModule; use another run"
         )
     data.setup()
     return data
@@ -47,10 +51,10 @@ def figures_of_run(run: Run) -> DataFigures:
 
 
 def named_data(settings: Mapping[str, Any], data_dir: str | None) -> ImageDataModule:
-    """Build the data set of a command's `data=` option; nothing is loaded yet.
+    """Build the data module for a command's `data=` option, without loading any images.
 
     `settings` are arguments of ImageDataModule, such as those in configs/data. Raises UserError for
-    unknown or unsuitable ones.
+    unknown or invalid arguments.
     """
     node: dict[str, Any] = {
         "_target_": "diffusion_lab.data.datamodule.ImageDataModule",

@@ -19,7 +19,7 @@ from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
 
 TRAINING = "train"
-"""Word for the moments of the training images."""
+"""Value of reference= that chooses the moments of the training images."""
 
 
 def choose_scorer(
@@ -47,12 +47,12 @@ def choose_image_scorer(
     moments: str | None = None,
     device: torch.device | str = "cpu",
 ) -> ImageScorer:
-    """Return a scorer for a run's images, by default with the extractor of its data set.
+    """Return a scorer for a run's images, by default with the extractor of the run's data set.
 
-    If the extractor has no reference images of that data set, they are loaded from `data_dir` or
-    from the run's data folder. `moments` names a file of published moments, or TRAINING, in place
-    of reference images. `device` is that of a large extractor. Raises UserError if extractor or
-    images are not available, and for data that are no pixels.
+    If no reference is stored beside the extractor, the real images are loaded from `data_dir` or
+    from the run's data folder. `moments` replaces the real images by a file of published moments or
+    by TRAINING, the moments of the training images. A large extractor runs on `device`. Raises
+    UserError if the extractor or the images are not available, and for data that are no pixels.
     """
     run.value_range.check_pixels("a feature extractor")
     data = run.config["data"]["name"]
@@ -82,15 +82,15 @@ def choose_scorer_of_data(
 ) -> Scorer:
     """Return a scorer for images of any origin, against a data set or published moments.
 
-    `data` is the name of the data set and a function that reads it; without data and moments the
-    reference beside the extractor's weights is used. `pixels` is False for data that are real
-    numbers, such as points. Raises UserError as `choose_scorer` does, and
-    if extractor or reference are not determined.
+    `data` is the name of the data set and a function that loads its images. Without `data` and
+    `moments`, the reference stored beside the extractor's weights is used. `pixels` is False for
+    data that are real numbers, such as points. Raises UserError if the extractor or the images are
+    not available, and if neither `name` nor `data` is given.
     """
     if name is None and data is None:
         raise UserError(
-            "expected extractor= or data=, because neither files nor pipelines name their data "
-            "set: type for example extractor=mnist_v1, or data=mnist"
+            "expected extractor= or data=, because files and pipelines do not name their data set: "
+            "type for example extractor=mnist_v1, or data=mnist"
         )
     dataset, read = data or (None, None)
     if not pixels and read is not None:

@@ -1,4 +1,4 @@
-"""Read samples from npz files."""
+"""Read samples and their labels from npz files."""
 
 import zipfile
 from pathlib import Path
@@ -44,8 +44,8 @@ def read_samples(
         raise UserError(f"{file} holds {sorted(arrays)}: expected an array called images")
     if "guidance_scale" in arrays:
         raise UserError(
-            f"{file} holds images of several guidance scales: expected one scale; sample again "
-            "with one, for example guidance_scale=1"
+            f"{file} holds images of several guidance scales: expected images of one scale; sample "
+            "again with one scale, for example guidance_scale=1"
         )
     try:
         images = torch.from_numpy(arrays["images"])
@@ -53,10 +53,10 @@ def read_samples(
     except TypeError as error:
         raise UserError(f"{file}: images are {arrays['images'].dtype}, expected uint8") from error
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file} cannot be scored, because {error}") from error
     if pixels and images.numel() and images.max() <= 1:
         raise UserError(
-            f"{file}: no pixel is above 1, expected 0 to 255; convert images in [0, 1] with "
+            f"{file}: no pixel is above 1: expected pixels from 0 to 255; convert [0, 1] with "
             "(images * 255).round().astype(numpy.uint8)"
         )
     labels = torch.from_numpy(arrays["labels"]) if "labels" in arrays else None
@@ -68,6 +68,6 @@ def read_samples(
     wanted = len(images) if num_samples is None else num_samples
     if len(images) < wanted:
         raise UserError(
-            f"num_samples={wanted}: {file} holds {len(images)} images; expected at most that many"
+            f"num_samples={wanted}: expected at most {len(images)}, the number of images in {file}"
         )
     return images[:wanted], None if labels is None else labels[:wanted]

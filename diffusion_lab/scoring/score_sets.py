@@ -58,7 +58,7 @@ class Evaluation:
         ]
 
     def _against_the_card(self) -> list[str]:
-        """The lines of a second table, with the scores that a pipeline's model card claims."""
+        """The lines of a table with the scores that a pipeline's model card claims, if any."""
         rows = [
             f"{METRICS[name].title:28} {claimed:20.4g} {self.summary[name].mean:20.4g} "
             f"{self.summary[name].mean - claimed:+20.4g}"
@@ -82,10 +82,11 @@ def read_seeds(given: Any) -> list[int]:
     seeds = list(range(given)) if type(given) is int else given
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int for s in seeds):
         raise UserError(
-            f"seeds={given}: expected a number of seeds, seeds=3, or a list, seeds=[0,1,2]"
+            f"seeds={given}: expected a number of seeds, for example seeds=3, or a list of seeds, "
+            "for example seeds=[0,1,2]"
         )
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds={given}: expected different seeds")
+        raise UserError(f"seeds={given} repeats a seed: expected different seeds")
     for seed in seeds:
         check_seed(seed)
     return seeds
@@ -94,13 +95,13 @@ def read_seeds(given: Any) -> list[int]:
 def score_sets(
     scorer: Scorer, draws: Sequence[Callable[[], SampleSet]], about: dict[str, Any], out: Path
 ) -> Evaluation:
-    """Score sets of images, one at a time to save memory; write evaluation.json.
+    """Score sets of images, one at a time to save memory; write evaluation.json and samples.png.
 
     Args:
         scorer: scores a set of images.
         draws: functions that sample a set, one for each of about["seeds"].
-        about: the other entries of the record; "num_samples" is also the size of the sets of
-            real images for the baseline.
+        about: further entries of evaluation.json. about["num_samples"] is also the number of
+            real images in each set for the baseline.
         out: an empty folder.
 
     """

@@ -45,14 +45,14 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
         if num_classes is None:
             raise UserError(
                 f"model.num_classes={cfg.model.num_classes}: the images of {cfg.data.name} have no "
-                "labels; leave it out, or make classes of similar images, data.clusters="
-                f"{cfg.model.num_classes}"
+                "labels; leave out model.num_classes=, or type data.clusters="
+                f"{cfg.model.num_classes} to make classes of similar images"
             )
         why = f"{cfg.data.name} has {num_classes} classes"
         if clusters is not None:
-            why = f"data.clusters={clusters} replaces the labels (null keeps them)"
+            why = f"data.clusters={clusters} replaces the labels (data.clusters=null keeps them)"
         raise UserError(
-            f"model.num_classes={cfg.model.num_classes}: {why}, type "
+            f"model.num_classes={cfg.model.num_classes}: {why}; type "
             f"model.num_classes={num_classes}"
         )
 
@@ -66,8 +66,8 @@ def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Conditioning:
     if scale != 1 and module.num_classes is None:
         raise UserError(
             f"guidance_scale={scale:g} needs classes, but this model is unconditional: type for "
-            "example model.num_classes=10, or data.clusters=64 model.num_classes=64, or "
-            "guidance_scale=1"
+            "example model.num_classes=10 for labelled images, data.clusters=64 "
+            "model.num_classes=64 for images without labels, or guidance_scale=1"
         )
     if scale != 1 and module.label_dropout == 0:
         raise UserError(
@@ -128,16 +128,16 @@ def check_batches(
                 else f"limit_{split}_batches"
             )
             raise UserError(
-                f"trainer.{name}={limit} leaves none of {total} batches: expected a number of "
-                f"batches, or a fraction of at least {math.ceil(1e4 / total) / 1e4}"
+                f"trainer.{name}={limit} leaves none of {total} batches: expected a whole number "
+                f"of batches, or a fraction of at least {math.ceil(1e4 / total) / 1e4}"
             )
     interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
     by_epoch = isinstance(interval, int) and every is not None and used["val"]
     if by_epoch and interval > used["train"]:
         raise UserError(
-            f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches; "
-            f"expected at most {used['train']}, or trainer.check_val_every_n_epoch=null to count "
-            "batches across epochs"
+            f"trainer.val_check_interval={interval}: expected at most {used['train']}, because "
+            f"an epoch has {used['train']} batches; type trainer.check_val_every_n_epoch=null to "
+            "count batches across epochs"
         )
     return int(used["train"])
 

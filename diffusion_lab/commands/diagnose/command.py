@@ -1,4 +1,4 @@
-"""scripts/diagnose.py: denoising error against the ideal denoiser, and memorised images."""
+"""scripts/diagnose.py: denoising error and memorisation of a trained run."""
 
 import time
 from dataclasses import asdict, dataclass, field
@@ -54,7 +54,7 @@ UNDEFINED = (
 
 @dataclass
 class Diagnosis:
-    """Result of diagnose.py."""
+    """Result of diagnose.py: denoising errors, memorisation and notes."""
 
     out: Path
     """The folder with diagnose.json, tables and figures."""

@@ -41,9 +41,11 @@ class Memorisation:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """`closeness` of samples and held-out training images, against the test images.
+        """Statistics of the distances from images to their nearest training images.
 
-        The held-out training images (`val`) show the values to expect of new images.
+        `samples`, and `val` for held-out training images, hold the results of `closeness` in
+        comparison with test images. Samples that copy no training image are expected to have the
+        values of `val`. `test_median` is the median distance of the test images.
         """
         result: dict[str, Any] = {"samples": closeness(self.samples, self.test)}
         result["val"] = None if self.val is None else closeness(self.val, self.test)
@@ -59,16 +61,16 @@ def memorisation(
     seed: int,
     describe: Describe = in_pixels,
 ) -> Memorisation:
-    """Search the nearest training image of every sample (N, C, H, W).
+    """Find the training images nearest to `samples` (N, C, H, W), and to real images.
 
-    The nearest training images of up to `num_held_out` test images, and of up to this number of
-    held-out training images, are searched too; the seed chooses these images. Raises UserError for
-    a run with a single training image.
+    The real images are up to `num_held_out` test images and as many validation images, chosen by
+    the seed; the run was not trained on these. `describe` maps images to the features that are
+    compared. Raises UserError for a run with a single training image.
     """
     if len(data.pixels("train")) < 2:
         raise UserError(
             "the run has one training image: expected at least two to measure memorisation; type "
-            "parts=losses"
+            "parts=losses to measure the denoising errors only"
         )
     train = describe(data.pixels("train"))
     chosen = {split: _choose(data.pixels(split), num_held_out, seed) for split in ("test", "val")}
@@ -96,7 +98,7 @@ def _choose(images: Tensor, count: int, seed: int) -> Tensor:
 
 
 def write_nearest(neighbours: Nearest, path: Path) -> None:
-    """Write a CSV with the nearest training image of each sample, named as for edit.py: train:3."""
+    """Write a CSV with the nearest training image of each sample, named by its index: train:3."""
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["sample", "nearest", "distance", "second_distance"])

@@ -48,7 +48,7 @@ FINEST_RATIO = 0.002
 
 @dataclass
 class Likelihood:
-    """Result of likelihood.py."""
+    """Result of likelihood.py: bits per dimension by each method."""
 
     record: dict[str, Any]
     """The content of likelihood.json."""
@@ -156,11 +156,11 @@ def likelihood(cfg: DictConfig) -> Likelihood:
 
 
 Work = Callable[[Images, Progress], dict[str, Any]]
-"""(images, callback for the number of finished images) -> record of the method."""
+"""(images, callback for the number of finished images) -> entries of likelihood.json."""
 
 
 def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
-    """Check the settings of the methods of method=, and return the methods with these settings."""
+    """Return a function for each method that method= chooses; UserError for unsuitable settings."""
     schedule = run.module.noise_schedule
     both = cfg.method == "all"
     pixels = run.value_range.is_pixels
@@ -203,9 +203,11 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
 
 
 def _images(cfg: DictConfig, run: Run) -> Images:
-    """Choose num_images images of the split at random, with their labels for labels=own."""
+    """Choose num_images= images of the split at random, and with labels=own also their labels."""
     if cfg.labels == "own" and run.module.num_classes is None:
-        raise UserError("labels=own: this run has no classes; leave out labels=")
+        raise UserError(
+            "labels=own needs a run with classes, but this run is unconditional: leave out labels="
+        )
     if cfg.labels == "none":
         Conditioning.of(run.module, "none")
     data = run_data(run, cfg.paths.data_dir)
@@ -228,7 +230,7 @@ def _images(cfg: DictConfig, run: Run) -> Images:
 
 @contextmanager
 def _progress(title: str, num_images: int) -> Iterator[Progress]:
-    """Show a bar on terminals; yields the callback for the number of finished images."""
+    """Show a progress bar; yield a callback that takes the number of finished images."""
     with tqdm(
         total=num_images,
         desc=title,

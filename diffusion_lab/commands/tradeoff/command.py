@@ -1,4 +1,4 @@
-"""scripts/tradeoff.py: quality against cost of many samplers for one checkpoint."""
+"""scripts/tradeoff.py: compare quality and cost of many samplers for one checkpoint."""
 
 import hashlib
 import json
@@ -32,12 +32,12 @@ from diffusion_lab.system.output import results_folder, write_json
 NAME = "tradeoff.json"
 FID = "fid"
 ROUNDS = 3
-"""Timed rounds, after one for warm-up."""
+"""Number of timed rounds, after one round for warm-up."""
 
 
 @dataclass
 class Tradeoff:
-    """Result of tradeoff.py."""
+    """Result of tradeoff.py: cost and quality of every sampler setting."""
 
     cells: list[SamplerResult]
     out: Path
@@ -49,9 +49,9 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     """Time and score samplers of a run; write tradeoff.csv, .json and .png.
 
     All sampler settings are timed first, in turn, so that other load on the machine affects all of
-    them alike. Then each setting is scored, and the files are written after each one. If `out`
-    holds an unfinished comparison with the same options, it is resumed. Raises UserError for a
-    mistake in the configuration, before anything is sampled or written.
+    them alike. Then each setting is scored, and the files are written after each setting. An
+    unfinished comparison with the same options in `out` is resumed. Raises UserError for a mistake
+    in the configuration, before anything is sampled or written.
     """
     validate(cfg, TradeoffConfig)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -109,7 +109,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
 
 
 class _Work:
-    """Time and score the samplers; write the record after each, so that the work can be resumed."""
+    """Time and score sampler settings; save the record after each setting, for a later resume."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Work:
         self.settings = content["settings"]
 
     def plan(self, cells: Sequence[SamplerSetting]) -> str:
-        """Return the line that is printed before the work begins."""
+        """Return a line on the planned work: number of settings, finished settings, images."""
         done = sum(cell.name in self.content.get("scores", {}) for cell in cells)
         seeds = times(len(self.settings["seeds"]), "seed")
         return (
@@ -133,7 +133,7 @@ class _Work:
         )
 
     def units(self, cells: Sequence[SamplerSetting]) -> float:
-        """Return the work left, in images times steps."""
+        """Return the remaining work: number of images times sampler steps."""
         settings, scores = self.settings, self.content.get("scores", {})
         timed = 0 if "costs" in self.content else (ROUNDS + 1) * settings["batch_size"]
         scored = settings["num_samples"] * len(settings["seeds"])
@@ -142,7 +142,10 @@ class _Work:
         )
 
     def time(self, cells: Sequence[SamplerSetting]) -> None:
-        """Sample a batch with each sampler in turn, ROUNDS + 1 times; keep the median time."""
+        """Record the median time of each setting over ROUNDS batches, after a warm-up batch.
+
+        In each round all settings sample one batch.
+        """
         if "costs" in self.content:
             return
         batch = self.settings["batch_size"]
@@ -235,7 +238,10 @@ def _sha256(path: Path) -> str:
 
 
 def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Return the output folder and the record: `content`, or the one in `out` to be resumed."""
+    """Return the output folder and the record: an earlier record in `out` to resume, or `content`.
+
+    Raises UserError for an earlier record that is damaged or has other settings.
+    """
     begun = Path(out).expanduser() / NAME if out else None
     if begun is None or not begun.is_file():
         return results_folder(out, parent), content

@@ -48,7 +48,7 @@ class SamplerResult:
         cells: Sequence[tuple[SamplerSetting, float, float, Sequence[Mapping[str, float]]]],
         metric: str,
     ) -> "list[SamplerResult]":
-        """Summarise tuples (setting, NFE, milliseconds, scores of each seed).
+        """Build results from tuples (setting, NFE, milliseconds per image, scores of each seed).
 
         The Pareto fronts are those of cost and `metric`, of which lower is better.
         """
@@ -67,7 +67,7 @@ class SamplerResult:
 
 
 def write_csv(results: Sequence[SamplerResult], skipped: Mapping[str, str], path: Path) -> None:
-    """Write a row for each setting, atomically; rows of incompatible settings give the reason."""
+    """Write a CSV with a row for each setting; rows of incompatible settings give the reason."""
     metrics = list(results[0].scores) if results else []
     spread = [column for metric in metrics for column in (metric, f"{metric}_std")]
     with replacing(path) as part, part.open("w", newline="") as file:
@@ -94,7 +94,7 @@ def write_csv(results: Sequence[SamplerResult], skipped: Mapping[str, str], path
 
 
 def draw_tradeoff(results: Sequence[SamplerResult], floor: Mapping[str, float], path: Path) -> None:
-    """Plot the metric of the fronts over NFE and over time."""
+    """Plot the metric of the fronts over NFE and over time per image, and save the figure."""
     curves: dict[str, list[Point]] = {}
     for of in results:
         front = (of.front_calls, of.front_milliseconds)
@@ -105,7 +105,7 @@ def draw_tradeoff(results: Sequence[SamplerResult], floor: Mapping[str, float], 
 
 
 def lines(results: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[str]:
-    """Format the printed table and notes from the results and the record."""
+    """Format the printed table and its notes; `content` is the content of tradeoff.json."""
     settings = content["settings"]
     several, metric = len(settings["seeds"]) > 1, results[0].metric
     title = METRICS[metric].title

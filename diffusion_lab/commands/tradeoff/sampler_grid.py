@@ -22,13 +22,13 @@ class SamplerSetting:
     word: str
     """Name of the sampler, as in sampler=<name>."""
     spacing: str | None
-    """Timestep spacing; None for the sampler's own."""
+    """Timestep spacing; None for the sampler's default."""
     num_steps: int
     sampler: Sampler
 
     @property
     def curve(self) -> str:
-        """Name of the curve, shared by all numbers of steps: "unipc leading"."""
+        """Name of a curve over the number of steps: sampler and spacing, "unipc leading"."""
         return f"{self.word} {self.spacing}" if self.spacing else self.word
 
     @property
@@ -48,7 +48,8 @@ def make_settings(
 
     Args:
         samplers: names of samplers; None for DEFAULT without the incompatible ones.
-        asked_spacings: spacings for the samplers that have the option; None for their own.
+        asked_spacings: timestep spacings for the samplers that have the option; None for each
+            sampler's default.
         num_steps: numbers of steps, at least 1.
         noise_schedule: the schedule that the samplers must support.
         value_range: that of the data; samplers do not clip data that are no pixels.
@@ -84,14 +85,21 @@ def make_settings(
                     check_range(sampler, value_range)
                 except UserError as error:
                     if samplers:
-                        raise UserError(f"{name} steps: {error}; or leave out {word}") from error
+                        raise UserError(
+                            f"the sampler setting '{name}' cannot be used: {error}; or leave out "
+                            f"{word} in samplers="
+                        ) from error
                     skipped[name] = str(error)
                 else:
                     cells.append(SamplerSetting(word, spacing, steps, sampler))
     if asked_spacings and not any(cell.spacing for cell in cells):
         raise UserError(
-            "spacings= has no effect, because none of these samplers has a spacing: leave it out"
+            "spacings= has no effect, because none of these samplers has a timestep spacing: "
+            "leave out spacings="
         )
     if not cells:
-        raise UserError(f"no sampler is compatible: {next(iter(skipped.values()))}")
+        raise UserError(
+            "none of the default samplers is compatible with this run and num_steps= "
+            f"({next(iter(skipped.values()))}): type other samplers=, or other num_steps="
+        )
     return cells, skipped
