@@ -1,1 +1,1 @@
-"""The commands. Each is one file, or one folder with its entry point in command.py."""
+"""The commands of scripts/: one module each, or one package with its entry point in command.py."""

@@ -14,7 +14,7 @@ from diffusion_lab.config.validate import validate
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.scorer import ImageScorer
+from diffusion_lab.evaluation.scorer import Scorer
 from diffusion_lab.runs.data import named_data
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.model_card import claimed_scores
@@ -45,11 +45,11 @@ _SAMPLING_OPTIONS = (
     "batch_size",
     "precision",
 )
-"""Options that are rejected with images=, whose samples exist already."""
+"""Options that images= rejects, because its images are sampled already."""
 
 
 def evaluate(cfg: DictConfig) -> Evaluation:
-    """Score the images of each seed, sampled or read; write evaluation.json and samples.png.
+    """Score images of a run, a pipeline or files; write evaluation.json and samples.png.
 
     Raises UserError for a mistake in the configuration, before anything is sampled or written.
     """
@@ -63,8 +63,8 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         )
     if cfg.run and cfg.data is not None:
         raise UserError(
-            "data= works with pipeline= and images=: a run is scored against the data that it was "
-            "trained on; leave out data="
+            "data= works with pipeline= and images= only, because a run is scored against the data "
+            "set that it was trained on: leave out data="
         )
     return _evaluate_files(cfg) if cfg.images else _evaluate_model(cfg)
 
@@ -118,14 +118,14 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
     line = (
         f"sampling {times(n, 'image')} for each of {times(len(seeds), 'seed')} with "
         f"{sampler_word(config)} in "
-        f"{times(sampler.num_steps, 'step')}, then scoring them with {scorer.extractor.name}"
+        f"{times(sampler.num_steps, 'step')}, then scoring them with {scorer.name}"
     )
     with planned_work(line, len(seeds) * n * sampler.num_steps):
         return score_sets(scorer, draws, about, out)
 
 
 def _interval(conditioning: Conditioning) -> list[float] | None:
-    """Return the guidance interval for the record, None for all noise levels."""
+    """Return the guidance interval for evaluation.json; None if it covers all noise levels."""
     return None if conditioning.interval == EVERYWHERE else list(conditioning.interval)
 
 
@@ -136,11 +136,13 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     given += ["sampler"] if any(value is not None for value in plain["sampler"].values()) else []
     if given:
         raise UserError(
-            f"{given[0]}= has no effect on images=, which are sampled already: leave out "
-            f"{given[0]}="
+            f"{given[0]}= has no effect on images=, because these images are sampled already: "
+            f"leave out {given[0]}="
         )
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
-    sets = [read_samples(file, cfg.num_samples) for file in files]
+    data = _named(cfg)
+    pixels = data is None or data.value_range.is_pixels
+    sets = [read_samples(file, cfg.num_samples, pixels=pixels) for file in files]
     if len({images.shape for images, _ in sets}) > 1 or len({a is None for _, a in sets}) > 1:
         shapes = [tuple(images.shape) for images, _ in sets]
         raise UserError(
@@ -151,61 +153,73 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     if len(images) < 2:
         raise UserError(f"images={files[0]} holds {len(images)} images: expected at least 2")
     channels, height, width = images.shape[1:]
-    scorer = _scorer_of_data(cfg, choose_device(cfg.accelerator), (channels, height, width))
+    device = choose_device(cfg.accelerator)
+    scorer = _scorer_of_data(cfg, device, (channels, height, width), data)
     for each, _ in sets:
-        scorer.extractor.fit(each)  # raises UserError for images that the extractor cannot take
+        scorer.check_samples(each)
     _check_number(len(images), scorer)
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
     draws = [partial(SampleSet, images, asked) for images, asked in sets]
-    say(
-        f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with "
-        f"{scorer.extractor.name}"
-    )
+    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with {scorer.name}")
     return score_sets(scorer, draws, about, out)
 
 
-def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> ImageScorer:
-    """Return the scorer against the run's own data, or against those that a pipeline is given."""
+def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> Scorer:
+    """Build the scorer: a run is scored against its own data, a pipeline against data=."""
     if "data" not in run.config:
-        return _scorer_of_data(cfg, device, run.image_shape)
+        return _scorer_of_data(cfg, device, run.image_shape, _named(cfg))
     return choose_scorer(
         cfg.extractor, run, cfg.paths.data_dir, moments=cfg.reference, device=device
     )
 
 
+def _named(cfg: DictConfig) -> ImageDataModule | None:
+    """Build the data set of data=, of which nothing is loaded yet; None if it is not given."""
+    if cfg.data is None:
+        return None
+    settings = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
+    return named_data(settings, cfg.paths.data_dir)
+
+
 def _scorer_of_data(
-    cfg: DictConfig, device: torch.device, image_shape: tuple[int, int, int]
-) -> ImageScorer:
-    """Return the scorer of images (C, H, W) against those of data= or reference=."""
-    data = None
-    if cfg.data is not None:
-        settings = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
-        module = named_data(settings, cfg.paths.data_dir)
+    cfg: DictConfig,
+    device: torch.device,
+    image_shape: tuple[int, int, int],
+    module: ImageDataModule | None,
+) -> Scorer:
+    """Build a scorer of images (C, H, W) against those of a data set, or against reference=."""
+    data, pixels = None, True
+    if module is not None:
         if module.image_shape != image_shape:
             channels, height, width = module.image_shape
             raise UserError(
                 f"data={module.dataset} has images of {channels}x{height}x{width}, expected "
-                f"{'x'.join(map(str, image_shape))} as the samples: set data.channels= and "
-                "data.image_size=, or choose another data set"
+                f"{'x'.join(map(str, image_shape))} like the samples: type "
+                f"data.channels={image_shape[0]} 'data.image_size={list(image_shape[1:])}', or "
+                "choose another data set with data="
             )
-        data = module.dataset, partial(_fetched, module)
-    scorer = choose_scorer_of_data(cfg.extractor, data, moments=cfg.reference, device=device)
+        data, pixels = (module.dataset, partial(_fetched, module)), module.value_range.is_pixels
+    scorer = choose_scorer_of_data(
+        cfg.extractor, data, pixels=pixels, moments=cfg.reference, device=device
+    )
     scorer.check(image_shape)
     return scorer
 
 
 def _fetched(module: ImageDataModule) -> ImageDataModule:
-    """Download the missing files of a data set."""
+    """Download the missing files of a data set; return its data module."""
     module.prepare_data()
     return module
 
 
-def _check_number(num_samples: int, scorer: ImageScorer) -> None:
-    """Raise UserError for too few samples of FID, if it is the only distance computed."""
-    least = scorer.extractor.num_features + 1
-    if not len(scorer.reference.test) and num_samples < least:
+def _check_number(num_samples: int, scorer: Scorer) -> None:
+    """Raise UserError if FID is the only metric and needs more samples.
+
+    FID is the only metric for a reference of moments, without real images.
+    """
+    if not scorer.num_test and num_samples < scorer.least:
         raise UserError(
-            f"num_samples={num_samples}: expected at least {least:,} for reference=, as FID needs "
-            f"more images than {scorer.extractor.name} has features"
+            f"num_samples={num_samples}: expected at least {scorer.least:,} with reference=, "
+            f"because FID needs more images than extractor {scorer.name} has features"
         )

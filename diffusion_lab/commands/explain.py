@@ -20,7 +20,7 @@ from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.contracts import check_range
 from diffusion_lab.modules.cost import cost
 from diffusion_lab.sampling.description import planned
-from diffusion_lab.training.checks import check_guidance
+from diffusion_lab.training.checks import check_guidance, check_network
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def explain(cfg: DictConfig) -> Explanation:
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     check_config(config)
     data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
+    check_network(config)
     with sizes_of_latents(cfg.data):
         module: DiffusionModule = build(cfg.model)
     own = build(cfg.sampler)

@@ -19,14 +19,14 @@ from diffusion_lab.system.atomic import new_folder
 
 @dataclass
 class Exported:
-    """Result of an export."""
+    """Result of export.py: the pipeline folder, and the address of its upload."""
 
     out: Path
     """The pipeline folder."""
     pipeline: str
     """Class name of the pipeline."""
     sampler: str
-    """Options with which scripts/sample.py gives the same images."""
+    """Options of scripts/sample.py that give the same images as the pipeline."""
     onnx_difference: float | None
     """Largest absolute difference between denoiser.onnx and torch; None without onnx=true."""
     url: str | None
@@ -34,15 +34,16 @@ class Exported:
 
     @property
     def lines(self) -> list[str]:
-        """The lines to print."""
+        """Lines to print: class of the pipeline, options for equal samples, upload address."""
         pushed = [] if self.url is None else [self.url]
         return [f"{self.pipeline}, samples as {self.sampler}", *pushed]
 
 
 def export(cfg: DictConfig) -> Exported:
-    """Write a run's pipeline folder, completely or not at all, and upload it with push=.
+    """Write a run as a diffusers pipeline folder, and upload the folder with push=.
 
-    Raises UserError for a mistake in the configuration before anything is written.
+    The folder is written completely or not at all. Raises UserError for a mistake in the
+    configuration, before anything is written.
     """
     for name in ("run", "out"):
         if OmegaConf.is_missing(cfg, name) or not cfg[name]:
@@ -84,6 +85,7 @@ def export(cfg: DictConfig) -> Exported:
         url = None if hub is None else hub.upload(out)
     except UserError as error:
         raise UserError(
-            f"{error}; the folder itself is complete: type hf upload {cfg.push} {out}"
+            f"{error}; the pipeline folder is complete: to upload it later, type hf upload "
+            f"{cfg.push} {out}"
         ) from error
     return Exported(out, type(planned.pipeline).__name__, sampler_words(planned), difference, url)

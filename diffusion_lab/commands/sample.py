@@ -11,9 +11,9 @@ from torch import Tensor
 from diffusion_lab.config.schema import SampleConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
+from diffusion_lab.runs.data import figures_of_run
 from diffusion_lab.runs.sampling_options import chosen_sampler, open_model, read_conditionings
 from diffusion_lab.sampling.description import planned, work_line
-from diffusion_lab.sampling.figures import grid_columns, write_figures, write_guidance_figure
 from diffusion_lab.sampling.progress import planned_work
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.output import results_folder, save_arrays, write_json
@@ -22,10 +22,13 @@ from diffusion_lab.system.precision import check_precision, chosen_precision
 
 @dataclass
 class Samples:
-    """Result of sample.py."""
+    """Result of sample.py: images, their labels and the output folder."""
 
     images: Tensor
-    """uint8, (N, C, H, W), on the CPU; grouped by guidance scale if there are several."""
+    """(N, C, H, W), on the CPU; grouped by guidance scale if there are several.
+
+    uint8, or float32 for data of an unbounded range.
+    """
     labels: Tensor | None
     """Class or cluster of each image, (N,); None for unconditional samples."""
     out: Path
@@ -42,14 +45,13 @@ def sample(cfg: DictConfig) -> Samples:
     validate(cfg, SampleConfig)
     check_precision(cfg.precision)
     run = open_model(cfg)
-    run.value_range.check_pixels("sample.py")
     config, sampler = chosen_sampler(run, cfg.sampler)
     conditionings = read_conditionings(cfg, run)
     if OmegaConf.is_list(cfg.labels) and len(cfg.labels) > cfg.num_samples:
         raise UserError(
             f"labels={cfg.labels} names {len(cfg.labels)} classes but num_samples="
-            f"{cfg.num_samples}: expected at least one image for each; type for example "
-            f"num_samples={len(cfg.labels)}, or fewer labels"
+            f"{cfg.num_samples}: expected at least one image for each class; type for example "
+            f"num_samples={len(cfg.labels)}, or name fewer classes in labels="
         )
     device = choose_device(cfg.accelerator)
     run.module.to(device)
@@ -77,13 +79,13 @@ def sample(cfg: DictConfig) -> Samples:
         conditionings[0].labels_of(0, cfg.num_samples),
         [g.guidance_scale for g in conditionings],
     )
-    schedule, value_range = run.module.noise_schedule, run.value_range
-    nrow = grid_columns(len(conditionings[0].labels))
-    write_figures(out, by_scale[0], steps[0], schedule, value_range, cfg.trajectory_steps, nrow)
+    classes = conditionings[0].labels
+    drawn = figures_of_run(run)
+    drawn.write_sampling(out, by_scale[0], steps[0], run.module, cfg.trajectory_steps, len(classes))
     arrays: dict[str, Tensor] = {"images": torch.cat(by_scale)}
     if labels is not None:
         kind = "cluster" if run.has_clusters else "class"
-        write_guidance_figure(out / "guidance.png", by_scale, conditionings[0].labels, scales, kind)
+        drawn.write_guidance(out / "guidance.png", by_scale, classes, scales, kind)
         # evaluate.py compares "labels" with the classes that a classifier predicts, never clusters
         arrays["clusters" if run.has_clusters else "labels"] = labels.repeat(len(conditionings))
     if len(conditionings) > 1:

@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 def run_job(
     cfg: DictConfig, resume: bool = False, trust: Sequence[str] | None = None
 ) -> float | None:
-    """Train; print the table of metrics and the run folder.
+    """Train from a composed configuration; print the table of metrics and the run folder.
 
-    Returns the monitored metric, which a Hydra sweeper may minimise; None if it was not measured.
+    Returns the metric of monitor=, which a Hydra sweeper may minimise; None if it was not measured.
     """
     if Path(cfg.paths.output_dir) != Path(HydraConfig.get().runtime.output_dir):
         raise UserError(
@@ -50,15 +50,15 @@ _REPLAY_OPTIONS = ("debug=", "replay=", "trust=", "paths.log_dir=", "hydra")
 
 
 def replay_job(cfg: DictConfig) -> None:
-    """Replay the step in an anomaly.pt (debug=replay); print its numbers, write replay.json."""
+    """Replay the diverged step saved in an anomaly.pt; log its losses and write replay.json."""
     if OmegaConf.is_missing(cfg, "replay") or not cfg.replay:
         raise UserError("replay= is missing: type debug=replay replay=<run folder>/anomaly.pt")
     given = cfg.command.overrides
     idle = [word for word in given if not word.lstrip("+~").startswith(_REPLAY_OPTIONS)]
     if idle:
         raise UserError(
-            "debug=replay accepts replay= and trust= only, because the file holds all other "
-            f"settings: leave out {' '.join(idle)}"
+            "debug=replay accepts replay= and trust= only, because the replayed file holds all "
+            f"other settings: leave out {' '.join(idle)}"
         )
     seen = replay(cfg.replay, cfg.trust)
     out = Path(HydraConfig.get().runtime.output_dir)

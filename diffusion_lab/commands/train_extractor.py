@@ -52,7 +52,7 @@ class TrainedFolder:
     """Result of an extractor's training."""
 
     out: Path
-    """The folder: <version>.safetensors, <version>.json, <version>.reference.safetensors."""
+    """The folder with <version>.safetensors, <version>.json, <version>.reference.safetensors."""
     record: dict[str, Any]
     """The content of <version>.json."""
 
@@ -82,12 +82,12 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     if data.num_classes is None:
         raise UserError(
             f"data={data.dataset} has no labels: expected labelled images, because an extractor "
-            "is trained as a classifier; use extractor=inception"
+            "is trained as a classifier; choose another data=, or score with extractor=inception"
         )
     if data.val_size is not None and data.val_size < 2:
         raise UserError(
-            f"data.val_size={data.val_size}: expected at least 2; held-out images choose the best "
-            "epoch and give the real-data baseline of the scores"
+            f"data.val_size={data.val_size}: expected at least 2 held-out images, because they "
+            "choose the best epoch and give the real-data baseline of the scores"
         )
     name, training = _training(data.image_shape, settings)
     training.check(data.image_shape)
@@ -152,7 +152,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
 def _training(
     image_shape: tuple[int, int, int], settings: Mapping[str, Any]
 ) -> tuple[str, Training]:
-    """Return the name of the architecture and its training; settings that are null are its own.
+    """Return the architecture's name and its training, with default values for null settings.
 
     Raises UserError for a setting that is out of range or belongs to the other architecture.
     """
@@ -165,7 +165,7 @@ def _training(
     if foreign:
         (other,) = set(NETWORKS) - {name}
         raise UserError(
-            f"{foreign[0]}= has no effect on architecture={name}: leave it out, or type "
+            f"{foreign[0]}= has no effect on architecture={name}: leave out {foreign[0]}=, or type "
             f"architecture={other}"
         )
     if name == CNN:
@@ -179,7 +179,10 @@ def _check_version(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "version"):
         raise UserError("version= is missing: type a new name, for example version=mnist_v2")
     if not re.fullmatch(r"\w[\w.-]*", cfg.version):
-        raise UserError(f"version={cfg.version}: expected a name such as mnist_v2")
+        raise UserError(
+            f"version={cfg.version}: expected letters, digits, '_', '.' and '-', for example "
+            "version=mnist_v2"
+        )
     taken = (*shipped_versions(), INCEPTION)
     if cfg.version in taken:
         name = cfg.version.rstrip("0123456789")

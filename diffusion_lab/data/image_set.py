@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.points.distributions import Distribution
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 
@@ -17,22 +18,23 @@ _PIECE = 100_000  # images checked at once
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set. Images are (N, C, H, W), labels int64 (N,) from 0.
+    """A whole data set. Images are (N, C, H, W), labels int64 (N,) from 0.
 
     Images are uint8 pixels, or finite float32 or float16 numbers for data that are no pixels:
     points are (N, 2, 1, 1), latents (N, C, H, W).
 
     Attributes:
-        train_images, train_labels, test_images, test_labels: the two splits.
+        train_images, train_labels, test_images, test_labels: the training and the test split.
         name: name of the data set.
         source: full, bundled, fake, function, pictures, npz, huggingface or points.
-        note: origin of the splits, for people.
+        note: description of the splits' origin, for display.
         sha256: hash of all pixels (one byte each) or numbers (little-endian, of their own type) and
             all labels (one byte each), in the order of the fields; computed if empty. Images with a
             given hash, which may be mapped from a large file, are not searched for NaN.
         classes: names of the classes in the order of the labels; empty if unknown.
         shuffled: True if the training images are in a fixed random order already, so that slices
             of them are random subsets.
+        distribution: that from which points were drawn, with its exact density, if it is known.
 
     Raises:
         UserError: for another type of images, and for values that are not finite.
@@ -49,6 +51,7 @@ class ImageSet:
     sha256: str = ""
     classes: tuple[str, ...] = ()
     shuffled: bool = False
+    distribution: Distribution | None = None
 
     def __post_init__(self) -> None:
         """Check the type of the images; check their values and compute the hash if not given."""

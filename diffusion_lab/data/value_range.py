@@ -35,7 +35,7 @@ class ValueRange:
         self.low, self.high = RANGES.get(name, (-math.inf, math.inf))
 
     def __repr__(self) -> str:
-        """Return the constructor call."""
+        """Return the constructor call, such as ValueRange('zero_one')."""
         return f"ValueRange({self.name!r})"
 
     @property
@@ -75,11 +75,14 @@ class ValueRange:
         """Raise UserError unless a mirrored image is also mirrored in the network's values."""
         self.check_pixels("data.flip=true", "leave it out")
 
-    def check_pixels(self, what: str, remedy: str = "give a run of images") -> None:
-        """Raise UserError unless the data are pixels: `what` needs images, `remedy` is advice."""
+    def check_pixels(self, what: str, remedy: str = "use a run that was trained on images") -> None:
+        """Raise UserError unless the data are pixels.
+
+        `what` names the part that needs pixels, and `remedy` says what to type instead.
+        """
         if not self.is_pixels:
             raise UserError(
-                f"{what} works on pixels, but these data are real numbers "
+                f"{what} needs pixels, but these data are real numbers "
                 f"(data.value_range={self.name}): {remedy}"
             )
 

@@ -3,28 +3,36 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import construct
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run
+from diffusion_lab.sampling.choose_figures import figures_of
+from diffusion_lab.sampling.data_figures import DataFigures
 
 
 def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule:
-    """Load a run's data set, from `data_dir` if given, with `settings` changed.
+    """Load the data set that a run was trained on.
 
-    Raises UserError if the saved configuration does not build an ImageDataModule.
+    `data_dir` replaces the folder that the training used, unless it is None; `settings` replace
+    other settings of the data. Raises UserError if the saved configuration does not build an
+    ImageDataModule.
     """
     given = settings | ({} if data_dir is None else {"data_dir": data_dir})
     try:
         data = construct(run.config["data"] | given, run.trust)
     except TypeError as error:
-        raise UserError(f"the data of the saved configuration cannot be built: {error}") from error
+        raise UserError(
+            f"the saved configuration does not build a data set: {error}; use another run"
+        ) from error
     if not isinstance(data, ImageDataModule):
         raise UserError(
-            f"the data of the saved configuration are a {type(data).__name__}: expected an "
-            "ImageDataModule"
+            f"data._target_ of the saved configuration builds a {type(data).__name__}: expected "
+            "an ImageDataModule; use another run"
         )
     # with the VAE and the statistics of the training; other settings are in the configuration
     data.value_range = run.value_range
@@ -32,11 +40,23 @@ def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule
     return data
 
 
+def figures_of_run(run: Run) -> DataFigures:
+    """Return the figures of a run's kind of data; points are drawn over those of its data set."""
+
+    def real() -> Tensor | None:
+        try:
+            return run_data(run, None).pixels("test")
+        except UserError:  # the user's own data set may have moved
+            return None
+
+    return figures_of(run.value_range, real)
+
+
 def named_data(settings: Mapping[str, Any], data_dir: str | None) -> ImageDataModule:
-    """Build the data set of a command's `data=` option; nothing is loaded yet.
+    """Build the data module for a command's `data=` option, without loading any images.
 
     `settings` are arguments of ImageDataModule, such as those in configs/data. Raises UserError for
-    unknown or unsuitable ones.
+    unknown or invalid arguments.
     """
     node: dict[str, Any] = {
         "_target_": "diffusion_lab.data.datamodule.ImageDataModule",

@@ -28,7 +28,10 @@ class SampleSet:
 
 @contextmanager
 def counting(*networks: nn.Module) -> Iterator[Callable[[], int]]:
-    """Count the images that the networks evaluate, by hooks that no sampler can bypass."""
+    """Count the images that the networks evaluate; yield a function that returns the count.
+
+    The count comes from forward hooks of the networks, which no sampler can bypass.
+    """
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -53,7 +56,10 @@ def draw_set(
     batch_size: int,
     precision: str = FULL,
 ) -> SampleSet:
-    """Sample the same images as scripts/sample.py; measure seconds and NFE."""
+    """Sample a set of images, and measure the seconds and the NFE per image.
+
+    The images are the ones that scripts/sample.py samples with the same seed.
+    """
     networks = {run.module.network} | (
         {conditioning.weak.network} if conditioning.weak is not None else set()
     )

@@ -23,7 +23,7 @@ def check_best(
 ) -> None:
     """Log a warning if no best.ckpt will be written, with the reason.
 
-    Raises UserError if early stopping monitors a validation that never happens.
+    Raises UserError if early stopping monitors val/loss, but validation will never run.
     """
     num_batches = _num_batches(cfg, provenance["num_train"], processes)
     why = why_no_validation(cfg, num_batches, provenance["num_val"])
@@ -45,12 +45,13 @@ def why_no_best(
 ) -> str | None:
     """Return the reason why best.ckpt will not be written; None if it may be written.
 
-    None also for a training that saves no checkpoints at all.
+    None also for a training that saves no checkpoints at all. `no_validation` is the result of
+    `why_no_validation`.
     """
     if cfg.trainer.fast_dev_run or not any(isinstance(c, Checkpoint) for c in callbacks):
         return None
     if not any(isinstance(c, ModelCheckpoint) and c.monitor is not None for c in callbacks):
-        return "no callback saves it (callbacks.best)"
+        return "no callback saves it, because callbacks.best is turned off or has no monitor"
     if cfg.monitor != "train/loss":
         return no_validation if cfg.monitor == "val/loss" else None
     # monitored at every validation, or at the end of an epoch if Lightning expects no validation

@@ -42,7 +42,7 @@ from diffusion_lab.training.resume import Start
 
 @dataclass
 class Parts:
-    """The objects that a training needs."""
+    """The objects of a training, built from its configuration."""
 
     module: DiffusionModule
     datamodule: ImageDataModule
@@ -59,8 +59,9 @@ def build_parts(
 ) -> Parts:
     """Build data, module, loggers, callbacks and Trainer, and check that they fit together.
 
-    Loads the images; with a teacher, samples its pairs. `clock` returns seconds for
-    trainer.max_time. `was_finished` is True if a finished run trains further. Raises UserError.
+    Loads the images; with teacher.run=, samples the teacher's pairs. `clock` returns seconds for
+    trainer.max_time. `was_finished` is True if a finished run is resumed to train further. Raises
+    UserError for the first mistake.
     """
     cfg = start.cfg
     prepare_process(cfg, new=start.checkpoint is None)
@@ -130,7 +131,8 @@ def load_data(
 def prepare_process(cfg: DictConfig, *, new: bool) -> None:
     """Set threads, TF32, random seeds and the level of Lightning's messages.
 
-    Only a `new` run takes `threads` from the configuration; a resumed run keeps its own number.
+    Only a `new` run takes `threads` from the configuration, because a resumed run keeps the number
+    of threads of its checkpoint.
     """
     threads = cfg.get("threads")
     if threads is not None and new:

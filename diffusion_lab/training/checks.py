@@ -13,10 +13,25 @@ from diffusion_lab.callbacks import (
     LossHistory,
 )
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.latents.decoder import LatentDecoder
+from diffusion_lab.data.shape import image_shape
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import NoiseSchedule, VESchedule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.sampling.conditioning import Conditioning
+
+
+def check_network(config: Mapping[str, Any]) -> None:
+    """Raise UserError for points (images of one pixel) and a network of this project for images."""
+    data, network = config["data"], str(config["network"].get("_target_"))
+    if ValueRange(data["value_range"]).is_pixels or image_shape(data)[1:] != (1, 1):
+        return
+    package, _, name = network.rpartition(".")
+    if package.startswith("diffusion_lab.networks") and name != "MLP":
+        raise UserError(
+            f"{name} is a network for images, but data={data['name']} has points: type network=mlp"
+        )
 
 
 def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
@@ -31,14 +46,14 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
         if num_classes is None:
             raise UserError(
                 f"model.num_classes={cfg.model.num_classes}: the images of {cfg.data.name} have no "
-                "labels; leave it out, or make classes of similar images, data.clusters="
-                f"{cfg.model.num_classes}"
+                "labels; leave out model.num_classes=, or type data.clusters="
+                f"{cfg.model.num_classes} to make classes of similar images"
             )
         why = f"{cfg.data.name} has {num_classes} classes"
         if clusters is not None:
-            why = f"data.clusters={clusters} replaces the labels (null keeps them)"
+            why = f"data.clusters={clusters} replaces the labels (data.clusters=null keeps them)"
         raise UserError(
-            f"model.num_classes={cfg.model.num_classes}: {why}, type "
+            f"model.num_classes={cfg.model.num_classes}: {why}; type "
             f"model.num_classes={num_classes}"
         )
 
@@ -52,8 +67,8 @@ def check_guidance(cfg: DictConfig, module: DiffusionModule) -> Conditioning:
     if scale != 1 and module.num_classes is None:
         raise UserError(
             f"guidance_scale={scale:g} needs classes, but this model is unconditional: type for "
-            "example model.num_classes=10, or data.clusters=64 model.num_classes=64, or "
-            "guidance_scale=1"
+            "example model.num_classes=10 for labelled images, data.clusters=64 "
+            "model.num_classes=64 for images without labels, or guidance_scale=1"
         )
     if scale != 1 and module.label_dropout == 0:
         raise UserError(
@@ -114,16 +129,16 @@ def check_batches(
                 else f"limit_{split}_batches"
             )
             raise UserError(
-                f"trainer.{name}={limit} leaves none of {total} batches: expected a number of "
-                f"batches, or a fraction of at least {math.ceil(1e4 / total) / 1e4}"
+                f"trainer.{name}={limit} leaves none of {total} batches: expected a whole number "
+                f"of batches, or a fraction of at least {math.ceil(1e4 / total) / 1e4}"
             )
     interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
     by_epoch = isinstance(interval, int) and every is not None and used["val"]
     if by_epoch and interval > used["train"]:
         raise UserError(
-            f"trainer.val_check_interval={interval}: an epoch has {used['train']} batches; "
-            f"expected at most {used['train']}, or trainer.check_val_every_n_epoch=null to count "
-            "batches across epochs"
+            f"trainer.val_check_interval={interval}: expected at most {used['train']}, because "
+            f"an epoch has {used['train']} batches; type trainer.check_val_every_n_epoch=null to "
+            "count batches across epochs"
         )
     return int(used["train"])
 
@@ -141,15 +156,19 @@ def limit_warning(trainer: L.Trainer, num_batches: int) -> str | None:
 
 
 def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> str | None:
-    """Return a warning if the noise schedule does not end in pure noise, which biases pixels."""
-    if noise_schedule.signal_at_end <= 0.05 or not datamodule.value_range.bounded:
+    """Return a warning if the noise schedule does not end in pure noise, which biases samples.
+
+    Latents are standardised, so that their mean is not biased.
+    """
+    if noise_schedule.signal_at_end <= 0.05 or isinstance(datamodule.value_range, LatentDecoder):
         return None
     images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
     mean, std = images.mean().item(), images.std().item()
+    what = "pixel" if datamodule.value_range.is_pixels else "coordinate"
     longer = "sigma_max" if isinstance(noise_schedule, VESchedule) else "beta_end"
+    biased = noise_schedule.sampled_mean(mean, std)
     return (
         f"the noise schedule ends at alpha = {noise_schedule.signal_at_end:.2g}, but sampling "
-        "starts from pure noise: expect a mean pixel of about "
-        f"{noise_schedule.sampled_mean(mean, std):.2f} in samples instead of {mean:.2f}; "
-        f"a larger noise_schedule.{longer} reduces this bias"
+        f"starts from pure noise: expect a mean {what} of about {biased:.2f} in samples instead of "
+        f"{mean:.2f}; a larger noise_schedule.{longer} reduces this bias"
     )

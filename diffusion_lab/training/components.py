@@ -93,7 +93,8 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
         named = find_object(node["_target_"])
         if inspect.isclass(named) and not issubclass(named, kind):
             raise UserError(
-                f"{group}: {node['_target_']} is no {kind.__name__}; see docs/extending.md"
+                f"{group}: {node['_target_']} is no {kind.__name__}: expected a subclass of "
+                f"{kind.__name__}, see docs/extending.md"
             )
     with sizes_of_latents(cfg.data):
         module: DiffusionModule = build_part("model", cfg.model, DiffusionModule)
@@ -117,12 +118,14 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
     try:
         module.make_optimizer(module.parameters())
     except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
-        raise UserError(f"optimizer: {error}") from error
+        raise UserError(
+            f"the optimizer cannot be built ({error}): correct the settings optimizer.<option>="
+        ) from error
     return module
 
 
 def _note_export(module: DiffusionModule) -> None:
-    """Log the reason if export.py would reject the run."""
+    """Log the reason if scripts/export.py would reject a run of this module."""
     from diffusion_lab.export.folder import check_exportable  # imports diffusers' pipelines
 
     try:
@@ -151,7 +154,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
         if cfg.trainer.accelerator in ("gpu", "cuda") and (why := why_no_gpu()):
             raise UserError(
                 f"trainer.accelerator={cfg.trainer.accelerator}: {why}. Use "
-                "trainer.accelerator=cpu, or auto for the best device of this machine."
+                "trainer.accelerator=cpu, or trainer.accelerator=auto for the best device of this "
+                "machine."
             ) from error
         known = cfg.trainer.accelerator in ("auto", "cpu", "gpu", "cuda", "mps")
         if not known or "ccelerator" in reason.replace("auto accelerator", ""):
@@ -167,10 +171,10 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
 def build_callbacks(
     cfg: DictConfig, *, any_logger: bool, clock: Callable[[], float] = time.monotonic
 ) -> list[L.Callback]:
-    """Build the callbacks in their order, without those that the other settings make useless.
+    """Build the callbacks in the order that they run in, without those that would have no effect.
 
-    `clock` returns seconds for trainer.max_time. Raises UserError for an object that is no
-    callback, and for checkpoints that could not be resumed.
+    `any_logger` is False for a run without loggers. `clock` returns seconds for trainer.max_time.
+    Raises UserError for an object that is no callback, and for save_weights_only=true.
     """
     # a node without a class holds settings of an experiment for a callback that is turned off
     nodes = [node for node in (cfg.callbacks or {}).values() if node and "_target_" in node]
@@ -179,12 +183,12 @@ def build_callbacks(
         if not isinstance(callback, L.Callback):
             raise UserError(
                 f"callbacks: {type(callback).__module__}.{type(callback).__name__} is no "
-                "lightning.Callback; see docs/extending.md"
+                "lightning.Callback: expected a subclass of it, see docs/extending.md"
             )
     if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
         raise UserError(
             "callbacks: save_weights_only=true leaves out data that sample.py and resume= need: "
-            "expected false"
+            "expected save_weights_only=false"
         )
     if not any_logger:
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
@@ -200,7 +204,10 @@ def build_callbacks(
 def saving_callbacks(
     config: dict[str, Any], provenance: dict[str, Any], was_finished: bool
 ) -> list[L.Callback]:
-    """Return the callbacks that add configuration, random states and progress to checkpoints."""
+    """Return the callbacks that add configuration, random states and progress to checkpoints.
+
+    `was_finished` is True if a finished run is resumed to train further.
+    """
     return [
         SaveConfig(config, provenance),
         RandomState(),
@@ -210,13 +217,16 @@ def saving_callbacks(
 
 
 def compiled_network(cfg: DictConfig) -> list[CompiledNetwork]:
-    """Return the callback for trainer.compile=true; UserError for compile_mode= without it."""
+    """Return the callback that compiles the network; an empty list without trainer.compile=true.
+
+    Raises UserError for trainer.compile_mode= without trainer.compile=true.
+    """
     mode = cfg.trainer.get("compile_mode", "default")
     if cfg.trainer.get("compile"):
         return [CompiledNetwork(mode)]
     if mode != "default":
         raise UserError(
-            f"trainer.compile_mode={mode} has no effect without trainer.compile=true: add it, or "
-            "leave out trainer.compile_mode="
+            f"trainer.compile_mode={mode} has no effect without trainer.compile=true: type "
+            "trainer.compile=true too, or leave out trainer.compile_mode="
         )
     return []

@@ -38,9 +38,9 @@ class InitialState:
 
     pipeline: Pipeline | None = None
     teacher: Run | None = None
-    """None without a teacher, and for a resumed run, whose pairs are saved."""
+    """None without teacher.run=, and for a resumed run, because its pairs are saved already."""
     pairs_file: Path | None = None
-    """File of the teacher's pairs; None without a teacher."""
+    """File of the teacher's pairs; None without teacher.run=."""
 
     def check(self, cfg: DictConfig, datamodule: ImageDataModule) -> None:
         """Raise UserError if teacher.num_pairs leaves no pairs to train on."""
@@ -48,7 +48,7 @@ class InitialState:
             datamodule.check_pairs(cfg.teacher.num_pairs)
 
     def load_into(self, module: DiffusionModule, cfg: DictConfig) -> None:
-        """Load the pretrained weights, if any, into the module."""
+        """Load the weights of the pipeline or the teacher, if any, into the module."""
         if self.pipeline is not None:
             load_weights(module.network, self.pipeline, cfg.init_from)
         if self.teacher is not None:
@@ -61,7 +61,10 @@ class InitialState:
         module: DiffusionModule,
         device: torch.device,
     ) -> None:
-        """Sample the pairs unless they exist already, and make them the training data."""
+        """Make the teacher's pairs of noise and image the training data; do nothing without pairs.
+
+        The pairs are sampled first unless their file exists already.
+        """
         if self.pairs_file is None:
             return
         if self.teacher is not None:
@@ -83,7 +86,7 @@ def read_initial_state(
     Puts the pipeline's network, or the teacher's network, noise schedule, prediction and data, into
     `cfg`. Returns the initial state and the resolved configuration.
 
-    `config` is `cfg` as resolved before. `continued` is True for a resumed run. `trust` lists
+    `config` is the resolved `cfg`. `continued` is True for a resumed run. `trust` lists
     packages whose classes the teacher may name. Raises UserError for a missing or damaged file, and
     for an override of a setting that the pipeline or the teacher determines.
     """
@@ -103,15 +106,18 @@ def read_initial_state(
 
 
 def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError if a resumed run was trained on other images, by their SHA-256."""
+    """Raise UserError if the images differ from the ones that a resumed run was trained on.
+
+    `before` and `now` describe the data; the images are compared by their SHA-256.
+    """
     if before["sha256"] != now["sha256"]:
         then, found = (
             f"{data['dataset']} ({data['source']}, sha256 {data['sha256'][:8]})"
             for data in (before, now)
         )
         remedies = {
-            "full": "type paths.data_dir=<folder of the images it was trained on>",
-            "function": "make data.images._target_ return them again, or start a new run",
+            "full": "type paths.data_dir=<folder of the original images>",
+            "function": "make data.images._target_ return the original images, or start a new run",
         }
         raise UserError(
             f"this run was trained on {then}, but the images found now are {found}: expected the "

@@ -1,4 +1,7 @@
-"""Build the loggers, and log a run's configuration, unlogged metrics and final metrics."""
+"""Build the loggers, and log a run's configuration and its final metrics.
+
+A resumed run also logs the metrics that were lost when the run was stopped.
+"""
 
 import csv
 import logging
@@ -19,7 +22,7 @@ from diffusion_lab.system.atomic import replacing
 from diffusion_lab.training.summary import compared, hyper_parameters
 
 _RUN_NAMES = {"mlflow": "run_name", "wandb": "name"}
-"""Argument for the name of the run, by logger; MLflow's default name is the same for each seed."""
+"""Logger -> argument for the run's name; MLflow would name the runs of all seeds alike."""
 
 
 def run_name(folder: str | Path) -> str:
@@ -31,8 +34,8 @@ def run_name(folder: str | Path) -> str:
 def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger]:
     """Build the loggers; UserError for one whose package is not installed.
 
-    For a run resumed at `first_step`, rows from that step on are removed from TensorBoard and CSV,
-    because they were logged after the checkpoint.
+    For a run resumed at `first_step`, entries from this step on are removed from TensorBoard and
+    CSV, because they were logged after the checkpoint and will be logged again.
     """
     if cfg.trainer.fast_dev_run:  # Lightning would not use them
         return []
@@ -51,7 +54,7 @@ def build_loggers(cfg: DictConfig, first_step: int | None = None) -> list[Logger
         except Exception as error:
             if any(isinstance(e, ModuleNotFoundError) for e in (error, error.__cause__)):
                 raise UserError(
-                    f"logger={name} needs a package that is not installed: "
+                    f"logger={name} needs a package that is not installed: type "
                     f"pip install 'diffusion-lab[{name}]'"
                 ) from error
             raise
@@ -75,9 +78,9 @@ def log_config(
 
 
 def close(loggers: Iterable[Logger]) -> None:
-    """Close loggers that would otherwise outlast the run."""
+    """Finish runs of Weights & Biases, so that the next run does not log to them."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):  # else the next job of a sweep would log to this run
+        if isinstance(logger, WandbLogger):  # for the jobs of a sweep, which share a process
             rank_zero_only(logger.experiment.finish)()
 
 
@@ -94,9 +97,9 @@ def log_final_metrics(
 
 @rank_zero_only
 def keep_rows(logger: CSVLogger, first_step: int) -> None:
-    """Keep the CSV rows before `first_step`, because Lightning deletes the file of a former start.
+    """Keep the rows of metrics.csv before `first_step`, which Lightning would delete on a resume.
 
-    At every moment the rows are in one of two files, so that a crash loses none.
+    At every moment the rows are in metrics.csv or metrics_before.csv, so that a crash loses none.
     """
     path = Path(logger.log_dir, "metrics.csv")
     aside = path.with_name("metrics_before.csv")
@@ -119,10 +122,10 @@ def keep_rows(logger: CSVLogger, first_step: int) -> None:
 
 @rank_zero_only
 def forget_hyper_parameters(log_dir: Path) -> None:
-    """Remove the hyperparameters that a resumed run logged at its earlier end.
+    """Remove the hyperparameters that a run logged at its end, before it was resumed.
 
-    TensorBoard's HPARAMS tab shows the first entry it finds, so old limits would appear beside new
-    metrics.
+    TensorBoard's HPARAMS tab shows only the first hyperparameters of a run. The old ones, such as
+    the old trainer.max_epochs, would therefore appear beside the new metrics.
     """
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
@@ -143,7 +146,7 @@ def forget_hyper_parameters(log_dir: Path) -> None:
 
 
 def log_unlogged(trainer: L.Trainer, content: Checkpoint) -> None:
-    """Log the metrics that the stopped run saved in its checkpoint but did not log."""
+    """Log the metrics that are in the checkpoint but that the stopped run did not log in time."""
     step, pending = content["global_step"] - 1, content.get("pending", {})
     for logger in trainer.loggers if pending else ():
         logged = _logged(logger, step)
@@ -156,7 +159,7 @@ def log_unlogged(trainer: L.Trainer, content: Checkpoint) -> None:
 
 
 def _logged(logger: Logger, step: int) -> set[str]:
-    """Return the names of the metrics that were logged at this step."""
+    """Return the names of the metrics that TensorBoard or the CSV file has for this step."""
     if isinstance(logger, TensorBoardLogger):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

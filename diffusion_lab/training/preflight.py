@@ -10,6 +10,7 @@ from diffusion_lab.config.limits import check_limits, seconds_of
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_config, validate
 from diffusion_lab.errors import UserError
+from diffusion_lab.training.checks import check_network
 from diffusion_lab.training.initialization import InitialState, read_initial_state
 from diffusion_lab.training.resume import Start
 
@@ -25,7 +26,9 @@ _LEAST = {
 
 
 def preflight(start: Start) -> InitialState:
-    """Check everything that needs neither data nor a network; return the initial state.
+    """Check the configuration before images are loaded and the model is built.
+
+    Returns the initial state: pretrained weights or a teacher, if any.
 
     Updates `start.config` with the parts of a pipeline (init_from=) or a teacher (teacher.run=).
     Raises UserError for the first mistake.
@@ -41,6 +44,7 @@ def preflight(start: Start) -> InitialState:
         start.cfg, start.config, start.run_dir, continued, start.trust
     )
     check_config(start.config)
+    check_network(start.config)
     check_limits(start.cfg)
     if not continued:  # options of a resumed run were accepted at its start
         check_trainer_options(start.cfg)
@@ -60,13 +64,17 @@ def check_trainer_options(cfg: DictConfig) -> None:
     ends = (cfg.trainer.max_epochs, cfg.trainer.max_time)
     if ends == (None, None) and cfg.trainer.max_steps in (None, -1):
         raise UserError(
-            "trainer.max_epochs=null means Lightning's default of 1,000 epochs: type a number of "
-            "epochs, trainer.max_steps= or trainer.max_time=, or trainer.max_epochs=-1 for no limit"
+            "trainer.max_epochs=null means Lightning's default of 1,000 epochs: type a limit, for "
+            "example trainer.max_epochs=10, trainer.max_steps=5000 or "
+            "trainer.max_time=00:01:00:00, or type trainer.max_epochs=-1 for no limit"
         )
 
 
 def _check_interval(value: Any) -> None:
-    """Check trainer.val_check_interval: batches, a fraction of an epoch or a time."""
+    """Raise UserError for a trainer.val_check_interval that is out of range.
+
+    Accepted are None, a number of batches, a fraction of an epoch in (0, 1], and a time.
+    """
     if value is None:
         return
     if isinstance(value, str | Mapping | DictConfig):

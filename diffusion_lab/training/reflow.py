@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import check_targets
+from diffusion_lab.data.sources import OPTIONS
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
@@ -41,6 +42,7 @@ _DATA = (
     "num_images",
     "images",
     "num_classes",
+    *OPTIONS["points"],
 )
 _BATCH = 250
 
@@ -58,17 +60,17 @@ class Pairs:
 
 
 def read_teacher(cfg: DictConfig, trust: Sequence[str] = ()) -> Run:
-    """Load the run of `teacher.run` and check it against the other settings of the teacher.
+    """Load the run of teacher.run= and check that it can be a teacher.
 
-    The folder may be untrusted: its configuration may name only classes of this project and of the
-    packages in `trust`. Raises UserError for a stochastic sampler, for a prediction that is
-    undefined at pure noise, and for guidance that the run does not support.
+    The run folder may be untrusted, so its configuration may name only classes of this project and
+    of the packages in `trust`. Raises UserError for a stochastic sampler, for a prediction that
+    does not determine the image at pure noise, and for guidance that the run does not support.
     """
     teacher = cfg.teacher
     if not teacher.run:
         raise UserError(
-            "teacher.run= is missing: type the trained run to make faster, "
-            "teacher.run=logs/runs/<run>"
+            "teacher.run= is missing: type teacher.run=logs/runs/<run>, the trained run whose "
+            "sampling is to become faster"
         )
     try:
         run = load_run(teacher.run, trust=trust)
@@ -110,11 +112,12 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     clashes = [word for word in cfg.command.overrides if _clashes(word, cfg, theirs)]
     if clashes:
         raise UserError(
-            f"teacher.run={cfg.teacher.run} sets network, noise schedule, prediction, classes "
-            f"and data to the teacher's: leave out {' '.join(clashes)}, which has another value"
+            f"teacher.run={cfg.teacher.run} uses the teacher's network, noise schedule, "
+            "prediction, classes and data, which conflict with other options: leave out "
+            f"{' '.join(clashes)}"
         )
     if cfg.pairing.get("_target_") != "diffusion_lab.diffusion.independent":
-        raise UserError("teacher.run= sets the pairs of noise and image: leave out pairing=")
+        raise UserError("teacher.run= provides the pairs of noise and image: leave out pairing=")
     cfg.command.choices = dict(cfg.command.choices) | {
         group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")
     }
@@ -135,7 +138,7 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
 
 
 def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
-    """Copy network, noise schedule, prediction, classes and data from a resolved configuration."""
+    """Copy network, noise schedule, prediction, classes and data from `config` into `cfg`."""
     for part in _PARTS:
         cfg[part] = config[part]
     for key in _DATA:
@@ -145,7 +148,11 @@ def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
 
 
 def draw_pairs(run: Run, cfg: DictConfig, file: Path, device: torch.device) -> None:
-    """Sample `teacher.num_pairs` images with the teacher and the run's seed; write the file."""
+    """Sample teacher.num_pairs= images with the teacher `run`, and write them to `file`.
+
+    The noise comes from the seed of `cfg`. The file holds images and labels only, because
+    `read_pairs` samples the same noise again.
+    """
     began = time.perf_counter()
     count = cfg.teacher.num_pairs
     log.info("sampling %d training images with %s (teacher.num_pairs=)", count, run.dir)
@@ -171,7 +178,7 @@ def pairs_work(run: Run, cfg: DictConfig) -> int:
 
 
 def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
-    """Read the pairs that `draw_pairs` wrote; the noise is sampled again from the seed.
+    """Read the images and labels that `draw_pairs` wrote; sample their noise again from the seed.
 
     Raises UserError for a damaged file.
     """
@@ -188,7 +195,11 @@ def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
 
 
 def _clashes(word: str, cfg: DictConfig, theirs: DictConfig) -> bool:
-    """Return True if an override sets a part of the teacher to another value."""
+    """Return True if an override changes an option that the teacher determines.
+
+    These options are network, noise schedule, prediction, classes and data. `word` is the override,
+    `theirs` the teacher's configuration.
+    """
     key = word.lstrip("+~").partition("=")[0]
     if key in (*_PARTS, "data"):
         return bool(cfg.command.choices[key] != theirs.command.choices.get(key))

@@ -28,7 +28,7 @@ class Replay:
     """Results of a replayed step."""
 
     message: str
-    """The message of the run."""
+    """The message that the diverged run printed."""
     indices: list[int]
     """Indices of the batch's images in the training split."""
     losses: list[float]
@@ -38,7 +38,7 @@ class Replay:
     same: bool
     """True if the loss has the same bits as in the run."""
     first: str | None
-    """The first tensor that is not finite; None if all are finite."""
+    """Name of the first tensor that is not finite; None if all are finite."""
     largest_gradient: tuple[str, float]
     """Parameter with the largest gradient element, and its absolute value."""
     gradients: list[str]
@@ -46,7 +46,7 @@ class Replay:
 
 
 def replay(file: str | Path, trust: Sequence[str] = ()) -> Replay:
-    """Repeat the step of an anomaly.pt on the CPU, in the precision of the run.
+    """Repeat the diverged step saved in an anomaly.pt on the CPU, in the precision of the run.
 
     The file is read as plain data (weights_only) and may name only classes of this project and of
     the packages in `trust`. Nothing is written. The loss has the same bits as in the run if the run
@@ -113,13 +113,19 @@ def _run(module: DiffusionModule, trainer: L.Trainer, saved: Mapping[str, Any]) 
 
 
 def largest_gradient(parameters: Iterable[tuple[str, nn.Parameter]]) -> tuple[str, float]:
-    """Return the parameter with the largest gradient element and its value; NaN is the largest."""
+    """Return the parameter with the largest gradient element, and the element's absolute value.
+
+    NaN counts as the largest value.
+    """
     largest = [(name, p.grad.abs().amax().item()) for name, p in parameters if p.grad is not None]
     return max(largest, key=lambda pair: (math.isnan(pair[1]), pair[1]))
 
 
 def _record_layers(network: nn.Module, not_finite: list[str]) -> None:
-    """Append every layer with a non-finite output, inner layers before outer ones."""
+    """Register hooks that append the name of every layer with a non-finite output to `not_finite`.
+
+    Inner layers come before the layers that contain them.
+    """
 
     def hook(name: str) -> Any:
         def after(_: nn.Module, inputs: Any, output: Any) -> None:

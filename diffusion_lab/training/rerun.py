@@ -15,7 +15,10 @@ from diffusion_lab.training.train import train
 
 
 def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
-    """Yield the paths at which two nested structures of plain types and tensors differ."""
+    """Yield one line for each difference between two nested structures of values and tensors.
+
+    A line begins with the path of keys to the difference, which starts with `where`.
+    """
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys(), key=str):
             if key not in a or key not in b:
@@ -33,9 +36,10 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
 
 
 def rerun(first: Path, cfg: DictConfig, trust: Sequence[str]) -> list[str]:
-    """Repeat the training of the run in `first`, in the folder of `cfg`; return the differences.
+    """Repeat the training of the run folder `first` in the folder of `cfg`; return differences.
 
-    The configuration may name only parts of this project and of the packages in `trust`. Raises
+    Returns one line for each difference between the two runs, none if all bits are equal. The
+    configuration may name only parts of this project and of the packages in `trust`. Raises
     UserError for a run with a time limit, whose number of steps cannot be repeated.
     """
     content = newest_checkpoint(first).content

@@ -49,7 +49,7 @@ def restore(
 
     With `trust`, a list of packages, the configuration may name only parts of this project and of
     these packages. Raises UserError if a new run would overwrite another, if a finished run has
-    nothing left to train, and for a name that is not trusted.
+    nothing left to train, and for a class that is not trusted.
     """
     checkpoint, first_step = None, None
     # trust= in a saved configuration was written by the folder's author, and is not used
@@ -73,7 +73,10 @@ def restore(
 
 
 def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
-    """Return the configuration of a run stopped before its first checkpoint, to begin again."""
+    """Return the configuration to restart, at step 0, a run that saved no checkpoint.
+
+    The recorded overrides and options are read from the run's .hydra folder.
+    """
     log.info("no checkpoint was saved yet: starting at step 0")
     if not OmegaConf.is_interpolation(cfg.command, "overrides"):  # composed in Python
         return cfg
@@ -89,7 +92,7 @@ def restart_config(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 
 def check_not_done(cfg: DictConfig, run_dir: Path, content: Checkpoint) -> None:
-    """Raise UserError if a finished run has already reached a limit."""
+    """Raise UserError if a run is finished and has reached a limit such as trainer.max_steps."""
     if read_record(run_dir).get("status") != "finished":
         return
     epochs = finished_epochs(content["loops"]["fit_loop"])
@@ -103,13 +106,16 @@ def check_not_done(cfg: DictConfig, run_dir: Path, content: Checkpoint) -> None:
         if limit not in (None, -1) and reached >= limit:
             unit = " seconds" if name.endswith("time") else ""
             raise UserError(
-                f"resume={run_dir} is finished: it has reached {reached:g}{unit}, so {name}="
-                f"{OmegaConf.select(cfg, name)} leaves nothing to train; type a higher limit"
+                f"resume={run_dir} is finished: the run has reached {reached:g}{unit}, so {name}="
+                f"{OmegaConf.select(cfg, name)} leaves nothing to train; type a higher {name}="
             )
 
 
 def restore_settings(cfg: DictConfig, content: Checkpoint) -> DictConfig:
-    """Restore threads, precision, overrides and data source of a run's first start."""
+    """Restore threads, precision, recorded overrides and data source from a run's checkpoint.
+
+    Precision and data source are restored only if they are "auto" in `cfg`.
+    """
     torch.set_num_threads(content["threads"])
     if cfg.trainer.precision == "auto":
         cfg.trainer.precision = content["config"]["trainer"]["precision"]
@@ -123,8 +129,8 @@ def restore_settings(cfg: DictConfig, content: Checkpoint) -> DictConfig:
 def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
     """Restore the settings of a resumed run, including the parts of a pipeline or a teacher.
 
-    These parts come from the checkpoint, so that init_from= no longer applies. Raises UserError if
-    latents= was added or taken away.
+    The parts come from the checkpoint, so init_from= becomes null and the pipeline is not read
+    again. Raises UserError if latents= was added or taken away.
     """
     cfg = restore_settings(cfg, content)
     encoded = "latents" in content["data"]
@@ -142,7 +148,7 @@ def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
 def rerun_train_end(
     trainer: L.Trainer, module: L.LightningModule, content: Checkpoint
 ) -> dict[str, float]:
-    """Make figures and final metrics of a run that stopped after its last step."""
+    """Make the figures of a run that was stopped after its last step; return its final metrics."""
     for callback in callbacks_of(trainer, L.Callback):
         if type(callback).__module__.startswith("diffusion_lab."):  # Lightning's do nothing here
             callback.on_train_end(trainer, module)

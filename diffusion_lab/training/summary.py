@@ -67,9 +67,9 @@ def summary(metrics: Mapping[str, float], trainer: L.Trainer, seconds: float) ->
 
 
 def compared(config: dict[str, Any]) -> dict[str, Any]:
-    """Return options and settings as a flat dictionary without paths, to compare runs.
+    """Return options and settings as a flat dictionary for TensorBoard's HPARAMS tab.
 
-    Used by TensorBoard's HPARAMS tab.
+    Folders are left out, because they differ between runs.
     """
     choices = config["command"]["choices"]
     flat: dict[str, Any] = {"seed": config["seed"]}

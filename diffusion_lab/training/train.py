@@ -82,7 +82,7 @@ def train(
 
 @contextmanager
 def recorded(start: Start) -> Iterator[RunRecord]:
-    """Write metrics.json when a run starts, and its status when it ends."""
+    """Write metrics.json when a run starts, and add the run's status when it ends."""
     record = RunRecord(start.run_dir, start.config["command"]["overrides"], start.cfg.seed)
     if start.checkpoint is not None:
         record.mark_resumed(start.checkpoint.path.stem, start.checkpoint.content["global_step"])
@@ -103,7 +103,7 @@ def recorded(start: Start) -> Iterator[RunRecord]:
 
 
 def fit(start: Start, parts: Parts, record: RunRecord) -> dict[str, float]:
-    """Train and fill the record; return the final metrics."""
+    """Train, put the results into the record and return the final metrics."""
     trainer, module, checkpoint = parts.trainer, parts.module, start.checkpoint
     log_config(parts.loggers, start.config, parts.datamodule.provenance)
     log_line(headline(module, parts.datamodule.provenance, trainer))

@@ -40,7 +40,7 @@ def test_nothing_is_scaled_or_clamped():
     assert torch.equal(UNBOUNDED.encode(values), values)
     assert torch.equal(UNBOUNDED.decode(values), values)
     assert UNBOUNDED.encode(values.half()).dtype == torch.float32
-    with pytest.raises(UserError, match="an image works on pixels, but these data are real numb"):
+    with pytest.raises(UserError, match="an image needs pixels, but these data are real numb"):
         UNBOUNDED.to_unit(values)
 
 
@@ -94,7 +94,7 @@ def test_the_value_range_must_fit_the_type_of_the_data():
 
 
 def test_numbers_are_neither_mirrored_nor_padded():
-    with pytest.raises(UserError, match=r"data.flip=true works on pixels"):
+    with pytest.raises(UserError, match=r"data.flip=true needs pixels"):
         of_points(flip=True)
     data = of_points(image_size=3)
     with pytest.raises(UserError, match=r"of shape \(40, 2, 1, 1\): expected \(N, 2, 3, 3\)"):

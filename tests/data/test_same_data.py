@@ -55,9 +55,9 @@ def test_resuming_with_other_images_is_rejected(typed, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "remedy"),
     [
-        ("full", "type paths.data_dir=<folder of the images it was trained on>"),
+        ("full", "type paths.data_dir=<folder of the original images>"),
         ("bundled", "start a new run"),
-        ("function", "make data.images._target_ return them again, or start a new run"),
+        ("function", "make data.images._target_ return the original images, or start a new run"),
     ],
 )
 def test_the_message_on_other_images_names_what_helps(source, remedy):

@@ -1,4 +1,4 @@
-"""Grids of samples during training, within a fraction of the training time."""
+"""Sample grids of images during training, in at most a given fraction of the training time."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from diffusion_lab import figures
 from diffusion_lab.callbacks.samples.evaluation_mode import conditioning_of, evaluating, parts
 from diffusion_lab.callbacks.samples.figures import figures_folder, log_picture
 from diffusion_lab.callbacks.samples.time_budget import Budget
@@ -16,21 +15,23 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.sampling.figures import grid_columns
+from diffusion_lab.sampling.choose_figures import figures_of_data
+from diffusion_lab.sampling.data_figures import DataFigures
 from diffusion_lab.sampling.progress import duration
 
 log = logging.getLogger(__name__)
 
 _NEGLIGIBLE = 1.0
-"""Seconds; a grid that takes less is always made."""
+"""Seconds; a grid that takes no longer is made regardless of the time budget."""
 
 
 class SampleGrid(L.Callback):
     """Sample a grid of images every `every_n_epochs` epochs, always from the same noise.
 
-    `share` is the maximum fraction of the training's wall time spent on grids, above 0 and at most
-    1; None for no limit. The time of a grid is estimated from its first two sampler steps: if it
-    exceeds the limit, and a second, the grid is left out. At the end of training `Figures` samples.
+    Points are plotted instead. `share` is the maximum fraction of the training's wall time spent on
+    grids, above 0 and at most 1; None for no limit. The time of a grid is estimated from its first
+    two sampler steps. A grid is left out if it would take more than one second and exceed the
+    limit.
     """
 
     def __init__(
@@ -52,11 +53,14 @@ class SampleGrid(L.Callback):
         self.seed = seed
         self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
         self.budget = Budget(share, "callbacks.samples.share")
+        self._drawn: DataFigures | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Count the network evaluations; UserError if sampler or guidance do not fit the module."""
+        """Count the network evaluations per sampler step.
+
+        Raises UserError if the sampler or the guidance does not fit the module.
+        """
         module, data = parts(trainer, pl_module)
-        data.value_range.check_pixels("callbacks.samples", "type callbacks=minimal")
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )
@@ -70,7 +74,7 @@ class SampleGrid(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """Key of the state in a checkpoint, distinct for several grids in a run."""
+        """Key of this callback's state in a checkpoint, different for each grid of a run."""
         settings = {
             "sampler": self.sampler.name,
             "num_samples": self.num_samples,
@@ -80,7 +84,7 @@ class SampleGrid(L.Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sample, save and log a grid."""
+        """Every `every_n_epochs` epochs, sample, save and log a grid if the time budget allows."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         module, data = parts(trainer, pl_module)
@@ -90,8 +94,9 @@ class SampleGrid(L.Callback):
             if last is None:
                 return
             path = figures_folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
-            images = data.value_range.to_unit(last.x_next)
-            figures.save_grid(images, path, grid_columns(module.num_classes))
+            samples = data.value_range.decode(last.x_next).cpu()
+            self._drawn = self._drawn or figures_of_data(data)
+            self._drawn.write_samples(samples, path, module.num_classes)
             log_picture(trainer, "samples", path)
 
     def _sample(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:

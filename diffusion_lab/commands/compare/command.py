@@ -34,6 +34,7 @@ from diffusion_lab.sampling.progress import counted, planned_work, times
 from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.output import results_folder, write_json
 
+_DEFAULT = ("fid", "kid", "precision", "recall")
 _COLUMNS = (
     *("group", "metric", "over", "n", "mean", "std", "low", "high"),
     *("difference", "difference_low", "difference_high", "p", "p_holm", "verdict"),
@@ -42,7 +43,7 @@ _COLUMNS = (
 
 @dataclass
 class Compared:
-    """Result of a comparison."""
+    """Result of compare.py: groups of runs, and their comparisons with the baseline group."""
 
     groups: list[Group]
     comparisons: list[Comparison]
@@ -52,7 +53,7 @@ class Compared:
 
 
 def compare(cfg: DictConfig) -> Compared:
-    """Compare runs with each other; write comparison.csv, .json and .png and losses.png.
+    """Compare the scores of evaluated runs; write comparison.csv, .json and .png, and losses.png.
 
     Raises UserError for a mistake in the configuration and for runs that cannot be compared,
     before anything is written.
@@ -60,16 +61,20 @@ def compare(cfg: DictConfig) -> Compared:
     validate(cfg, CompareConfig)
     if OmegaConf.is_missing(cfg, "runs") or not cfg.runs:
         raise UserError(
-            "runs= is missing: type run folders, runs=logs/runs/a,logs/runs/b, or a sweep folder"
+            "runs= is missing: type run folders, for example runs=logs/runs/a,logs/runs/b, or a "
+            "sweep folder, runs=logs/sweeps/<name>"
         )
     sampler = _asked_sampler(cfg)
     folders = find_runs(_list(cfg, "runs"))
     if len(folders) < 2:
-        raise UserError(f"runs={cfg.runs} is one run: expected at least two to compare")
+        raise UserError(
+            f"runs={cfg.runs} is one run: expected at least two runs, for example "
+            "runs=logs/runs/a,logs/runs/b"
+        )
     with planned_work(f"reading the evaluations of {times(len(folders), 'run')}", len(folders)):
         runs = [read_run(folder, sampler, cfg.num_samples) for folder in counted(folders)]
     check_comparable(runs)
-    metrics = _metrics(_list(cfg, "metrics"), runs)
+    metrics = _metrics(None if cfg.metrics is None else _list(cfg, "metrics"), runs)
     groups = group_runs(runs)
     baseline = _baseline(cfg.baseline, groups)
     groups = [baseline, *(group for group in groups if group is not baseline)]
@@ -83,9 +88,10 @@ def compare(cfg: DictConfig) -> Compared:
 
 
 def _asked_sampler(cfg: DictConfig) -> str | None:
-    """Return the name of the sampler of sampler=; None if it is not given.
+    """Return the name of the sampler that sampler= gives; None without sampler=.
 
-    Raises UserError for settings such as sampler.num_steps=, because NFE must agree in any case.
+    Raises UserError for settings such as sampler.num_steps=, because only the name selects
+    evaluations.
     """
     if cfg.sampler is None:
         return None
@@ -104,12 +110,18 @@ def _list(cfg: DictConfig, name: str) -> list[str]:
     return [str(item) for item in (given if OmegaConf.is_list(given) else [given])]
 
 
-def _metrics(asked: list[str], runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Return the metrics of metrics=, each once; UserError for one that an evaluation lacks."""
+def _metrics(asked: list[str] | None, runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Return the metrics that metrics= names, without duplicates.
+
+    None means the metrics of _DEFAULT, or all metrics if the evaluations have none of these. Raises
+    UserError for a metric that an evaluation lacks, and for an empty list.
+    """
     common = [key for key in runs[0].scores[0] if key != "seed"]
     for run in runs:
         for scores in run.scores:
             common = [key for key in common if key in scores]
+    if asked is None:
+        asked = list(_DEFAULT) if set(_DEFAULT) & set(common) else common
     for metric in asked:
         if metric not in common:
             raise UserError(
@@ -122,7 +134,10 @@ def _metrics(asked: list[str], runs: Sequence[EvaluatedRun]) -> list[str]:
 
 
 def _baseline(named: str | None, groups: Sequence[Group]) -> Group:
-    """Return the group that baseline= names, by a run folder or its row's name, or the first."""
+    """Return the group that baseline= names by a run folder or by the group's name.
+
+    Returns the first group without baseline=.
+    """
     if named is None:
         return groups[0]
     folder = Path(named).expanduser().resolve()
@@ -130,13 +145,13 @@ def _baseline(named: str | None, groups: Sequence[Group]) -> Group:
         if named == group.name or folder in [run.dir.resolve() for run in group.runs]:
             return group
     raise UserError(
-        f"baseline={named} is none of the compared runs: type one of their folders, for example "
-        f"baseline={groups[0].runs[0].dir}"
+        f"baseline={named} is none of the compared runs: expected the folder of a compared run or "
+        f"the name of a row, for example baseline={groups[0].runs[0].dir}"
     )
 
 
 def _write_csv(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Write one row for each group and metric."""
+    """Write a CSV with one row for each group and metric."""
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.DictWriter(file, _COLUMNS)
         rows.writeheader()
@@ -205,7 +220,10 @@ def _write_figures(
 
 
 def _losses(run: EvaluatedRun) -> tuple[list[float], list[tuple[float, float]]]:
-    """Return the loss of every step and points (step, validation loss); [] if not recorded."""
+    """Return the training loss of every step, and the points (step, validation loss).
+
+    Either list is empty if the run did not record it.
+    """
     losses: list[float] = []
     if (path := run.dir / "losses.csv").is_file():
         with path.open() as file:

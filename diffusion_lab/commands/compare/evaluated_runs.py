@@ -1,4 +1,4 @@
-"""Read run folders with their newest evaluation. No code of a run is executed."""
+"""Read run folders and their newest evaluations, without executing code of the runs."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ class EvaluatedRun:
 
     @property
     def scores(self) -> list[dict[str, Any]]:
-        """The metrics of each sampling seed."""
+        """One dictionary for each sampling seed: metric -> value, and the seed."""
         return cast(list[dict[str, Any]], self.evaluation["scores"])
 
     @property
@@ -49,10 +49,10 @@ class EvaluatedRun:
 
 
 def find_runs(named: Sequence[str]) -> list[Path]:
-    """List the run folders that paths, patterns and sweep folders name, each once.
+    """List the runs that run folders, sweep folders and glob patterns name, without duplicates.
 
     Runs of a pattern or a sweep that never saved a checkpoint are left out with a warning. Raises
-    UserError for a path that leads to no run.
+    UserError for a name that matches no run.
     """
     folders_of: dict[Path, Path] = {}
     for name in named:
@@ -64,10 +64,11 @@ def find_runs(named: Sequence[str]) -> list[Path]:
             if run not in begun:
                 log.warning("%s is left out: it never saved a checkpoint", run)
         if not begun:
-            reason = "holds no run" if folders else "is no folder"
+            reason = "holds no run with a checkpoint" if folders else "matches no folder"
             raise UserError(
-                f"runs={name} {reason}: type run folders, runs=logs/runs/a,logs/runs/b, a pattern, "
-                "runs='logs/runs/2026*', or a sweep folder, runs=logs/sweeps/<name>"
+                f"runs={name} {reason}: type run folders, for example "
+                "runs=logs/runs/a,logs/runs/b, a pattern, runs='logs/runs/2026*', or a sweep "
+                "folder, runs=logs/sweeps/<name>"
             )
         for run in begun:
             folders_of.setdefault(run.resolve(), run)
@@ -79,14 +80,14 @@ def _is_run(folder: Path) -> bool:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """Return the folder itself if it is a run, else the runs in it, such as the jobs of a sweep."""
+    """Return [folder] for a run folder, else the runs in the folder, such as a sweep's jobs."""
     if _is_run(folder):
         return [folder]
     return job_folders(folder) if folder.is_dir() else []
 
 
 def _evaluations(folder: Path) -> list[Path]:
-    """Return the evaluations of a run, newest first; their folders are named by date and time."""
+    """List the evaluation.json files of a run, newest first by the time in their folder's name."""
     return sorted(folder.glob("evaluation/*/evaluation.json"), reverse=True)
 
 
@@ -103,9 +104,10 @@ def _by_number(path: str | Path) -> tuple[int, str]:
 def read_run(
     folder: Path, sampler: str | None = None, num_samples: int | None = None
 ) -> EvaluatedRun:
-    """Read a run and its newest evaluation with this sampler and number of samples, where given.
+    """Read a run and its newest evaluation with the given sampler and number of samples.
 
-    Raises UserError if there is no such evaluation or a file cannot be read.
+    `sampler` is a name such as "ddim"; None accepts any sampler or number. Raises UserError if
+    there is no such evaluation or a file cannot be read.
     """
     evaluations = [(path, _read(path, _evaluation)) for path in _evaluations(folder)]
     fitting = [
@@ -135,16 +137,19 @@ def read_run(
 
 
 def check_comparable(runs: Sequence[EvaluatedRun]) -> None:
-    """Raise UserError if evaluations differ in MEASURES, which makes scores incomparable."""
+    """Raise UserError if the evaluations differ in extractor, reference, num_samples or NFE.
+
+    Scores that were measured with different settings are not comparable.
+    """
     first = runs[0]
     for what, of in MEASURES.items():
         for run in runs[1:]:
             mine, its = of(first.evaluation), of(run.evaluation)
             if mine != its:
                 raise UserError(
-                    f"{first.dir} was evaluated with {what} {mine}, but {run.dir} with {its}: type "
-                    "sampler= or num_samples= of evaluations that both runs have, or evaluate "
-                    "again with the same settings, python scripts/evaluate.py "
+                    f"{first.dir} was evaluated with {what} {mine}, but {run.dir} with {its}: "
+                    "expected the same settings; select other evaluations with sampler=<name> or "
+                    "num_samples=<number>, or evaluate again, python scripts/evaluate.py "
                     f"run={run.dir} {_settings(first.evaluation)}"
                 )
 
@@ -155,7 +160,7 @@ MEASURES: dict[str, Callable[[dict[str, Any]], str]] = {
     "num_samples": lambda e: str(e["num_samples"]),
     "NFE": lambda e: str(e["num_calls"]),
 }
-"""Properties in which evaluations must agree for a comparison: name -> text."""
+"""Functions that read the properties in which compared evaluations must agree, by name."""
 
 
 def _settings(evaluation: dict[str, Any]) -> str:
@@ -172,15 +177,15 @@ def _read(path: Path, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} is damaged or holds something else ({type(error).__name__}: {reason}): leave "
-            "out that run, or move the file away"
+            f"{path} is damaged or has unexpected content ({type(error).__name__}: {reason}): "
+            "leave out this run, or move the file away"
         ) from error
 
 
 def _json(text: str) -> dict[str, Any]:
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError("not a dictionary")
+        raise ValueError("expected a JSON object")
     return content
 
 
@@ -189,16 +194,16 @@ def _evaluation(text: str) -> dict[str, Any]:
     for measure in MEASURES.values():
         measure(content)
     if not isinstance(content["sampler"], dict) or not content["scores"]:
-        raise ValueError("it has no sampler settings or no scores")
+        raise ValueError("the evaluation has no sampler settings or no scores")
     for scores in content["scores"]:
         for key, value in scores.items():
             if not isinstance(value, int | float | None):
-                raise ValueError(f"{key} is no number")
+                raise ValueError(f"the score {key} is not a number")
     return content
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the run's training, from its checkpoint if there is one."""
+    """Return a run's training configuration, from its checkpoint or else .hydra/config.yaml."""
     if not has_checkpoint(folder):
         return _read(folder / ".hydra" / "config.yaml", _yaml)
     saved = read_config(folder)
@@ -210,12 +215,15 @@ def _config(folder: Path) -> dict[str, Any]:
 def _yaml(text: str) -> dict[str, Any]:
     content = OmegaConf.to_container(OmegaConf.create(text))
     if not isinstance(content, dict) or not isinstance(content["seed"], int):
-        raise ValueError("not a training's configuration")
+        raise ValueError("expected a training configuration with a whole number as seed")
     return cast(dict[str, Any], content)
 
 
 def _choices_of(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Return the chosen option of each group, from the configuration or .hydra/hydra.yaml."""
+    """Return the chosen option of each configuration group, such as model -> flow.
+
+    The options come from the configuration, or else from .hydra/hydra.yaml.
+    """
     choices = (config.get("command") or {}).get("choices")
     hydra = folder / ".hydra" / "hydra.yaml"
     if not isinstance(choices, dict) and hydra.is_file():

@@ -32,24 +32,25 @@ _LONGEST_NAME = 34
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of one row of a panel, with their mean and its interval."""
+    """One row of a panel: values, their mean and the confidence interval of the mean."""
 
     values: Sequence[float]
-    """One point each."""
+    """Values that are drawn as points."""
     mean: float
     low: float | None
-    """Ends of the interval of the mean; None where it is unknown."""
+    """Lower end of the confidence interval; None if the interval is unknown."""
     high: float | None
+    """Upper end of the confidence interval; None if the interval is unknown."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One metric for all rows."""
+    """Plot of one metric, with a row for each group of runs."""
 
     title: str
     rows: Sequence[Spread]
     floor: float | None = None
-    """Score of real images, drawn as a dashed line."""
+    """Score of real images, drawn as a dashed line; None for no line."""
 
 
 def spread_panels(
@@ -59,15 +60,15 @@ def spread_panels(
 
     Args:
         names: names of the rows, from the top.
-        panels: each with a row for every name; two panels stand side by side.
+        panels: one for each metric, with a row for every name; drawn two side by side.
         title: heading of the figure.
 
     Raises:
-        ValueError: for no panel, or a panel whose number of rows is not that of `names`.
+        ValueError: for no panel, or a panel with more or fewer rows than `names`.
 
     """
     if not panels or any(len(panel.rows) != len(names) for panel in panels):
-        raise ValueError("expected at least one panel, each with a row for every name")
+        raise ValueError("expected at least one panel, and in each panel one row for every name")
     columns = min(2, len(panels))
     lines = math.ceil(len(panels) / columns)
     labels = [_folded(name) for name in names]
@@ -107,11 +108,11 @@ def loss_curves(
     curves: Mapping[str, Sequence[tuple[ArrayLike, Sequence[tuple[float, float]]]]],
     title: str | None = None,
 ) -> Figure:
-    """Plot losses of several runs: running means of the training loss, and dots for validation.
+    """Plot losses of several runs: running means of training losses, dots for validation losses.
 
     Args:
-        curves: name -> for each of its runs the loss of every step, (N,), and the points (step,
-            validation loss); either may be empty.
+        curves: name of a group -> a tuple for each run of the group: the training loss of every
+            step, (N,), and the points (step, validation loss). Either may be empty.
         title: heading of the figure.
 
     """

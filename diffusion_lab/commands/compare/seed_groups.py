@@ -73,20 +73,23 @@ class Group:
 
     @property
     def unit(self) -> str:
-        """The kind of seeds over which `values` vary."""
+        """Kind of seeds over which `values` vary: "training seeds" or "sampling seeds"."""
         return "training seeds" if len(self.runs) > 1 else "sampling seeds"
 
     def values(self, metric: str) -> list[float]:
-        """Return a metric for each training, averaged over its sampling seeds.
+        """Return one value of a metric for each training: the mean over its sampling seeds.
 
-        A single training gives one value for each sampling seed. NaN where the evaluation holds no
-        finite number.
+        A group of a single training gives one value for each of its sampling seeds. A value is NaN
+        if a score is missing or not finite.
         """
         by_run = [[_number(s.get(metric)) for s in run.scores] for run in self.runs]
         return by_run[0] if len(by_run) == 1 else [sum(v) / len(v) for v in by_run]
 
     def recorded(self, *path: str) -> float:
-        """Return the mean of an entry of metrics.json over the runs; NaN if one run lacks it."""
+        """Return the mean over the runs of a number in metrics.json, given by its path of keys.
+
+        NaN if a run lacks this number.
+        """
         values = []
         for run in self.runs:
             entry: Any = run.record
@@ -97,9 +100,10 @@ class Group:
 
 
 def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
-    """Group runs with the same settings except for seed and paths, in order of their first run.
+    """Group the runs whose settings are equal except for the seed, in order of their first run.
 
-    Raises UserError for two runs with the same settings and seed, which are one training twice.
+    Raises UserError for two runs with the same settings and the same seed, because a training must
+    not count twice.
     """
     together: dict[tuple[tuple[str, str], ...], list[EvaluatedRun]] = {}
     for run in runs:
@@ -113,7 +117,7 @@ def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
             if other is not run:
                 raise UserError(
                     f"{other.dir} and {run.dir} are the same training, with the same configuration "
-                    f"and seed={run.config['seed']}: leave one out"
+                    f"and seed={run.config['seed']}: leave out one of the two folders"
                 )
     columns = _differing([dict(key) for key in together])
     names = _names(list(together.values()), columns)
@@ -126,7 +130,7 @@ def group_runs(runs: Sequence[EvaluatedRun]) -> list[Group]:
 def settings(run: EvaluatedRun) -> dict[str, str]:
     """Collect the settings that influence a run's images: key -> value as text.
 
-    The settings come from the run's configuration, its data's hash and its evaluation's sampling.
+    These are settings of the training and of the evaluation's sampling, and the hash of the data.
     """
     flat = {
         key: value
@@ -163,9 +167,9 @@ def _differing(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def _names(groups: Sequence[Sequence[EvaluatedRun]], columns: dict[str, list[str]]) -> list[str]:
-    """Name groups by the smallest set of keys that distinguishes all of them.
+    """Name each group of runs by the fewest settings that distinguish all groups.
 
-    Groups of the configuration (model=flow) come before single settings (optimizer.lr=0.1).
+    Configuration groups (model=flow) are preferred to single settings (optimizer.lr=0.1).
     """
     if len(groups) == 1:
         first = groups[0][0]

@@ -13,7 +13,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric of one group, with its difference to the baseline."""
+    """One metric of one group of runs, compared with the baseline group."""
 
     group: str
     metric: str
@@ -24,17 +24,18 @@ class Comparison:
     values: list[float]
     summary: Summary
     difference: Difference | None
-    """None for the baseline itself."""
+    """Difference to the baseline group; None for the baseline itself."""
     p_holm: float | None
-    """p-value, Holm-corrected for all tests of the table; None where nothing was tested."""
+    """p-value, Holm-corrected for all tests of the table; None if nothing was tested."""
     verdict: str
 
 
 def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comparison]:
     """Compare every metric of every group with the first group, the baseline.
 
-    A test compares two groups of several trainings, or the sampling seeds of two single trainings.
-    A single training is never tested against several. Holm's correction covers all tests returned.
+    Two groups of several trainings are tested over their training seeds, two single trainings over
+    their sampling seeds. A single training is never tested against several. Holm's correction
+    covers all tests of this call.
     """
     baseline = groups[0]
     cells = [(metric, group) for metric in metrics for group in groups]
@@ -44,7 +45,7 @@ def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comp
             differences.append(None)
             continue
         difference = welch(group.values(metric), baseline.values(metric), bounds_of(metric))
-        if group.unit != baseline.unit:  # one side's spread between trainings is unknown
+        if group.unit != baseline.unit:  # a single training shows no spread
             difference = Difference(difference.difference, None, None, None)
         differences.append(difference)
     tested = {
@@ -69,7 +70,7 @@ def compare_groups(groups: Sequence[Group], metrics: Sequence[str]) -> list[Comp
 
 
 def _has_interval(difference: Difference) -> bool:
-    """Return True for an interval of some width; equal values and NaN give none."""
+    """Return True if the interval of the difference is known and wider than 0."""
     low, high = difference.low, difference.high
     return low is not None and high is not None and low < high
 
@@ -81,7 +82,7 @@ def verdict(
     difference: Difference | None,
     p_holm: float | None,
 ) -> str:
-    """Describe a difference: "higher", "lower", "no significant difference" or why not tested."""
+    """Describe a difference: "higher", "lower", or the reason why it is neither of the two."""
     if difference is None:
         return "baseline"
     if math.isnan(difference.difference):

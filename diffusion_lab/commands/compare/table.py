@@ -49,8 +49,8 @@ def result_lines(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> 
     lone = [group.name for group in groups if len(group.runs) == 1]
     if lone:
         lines.append(
-            f"single training: {'; '.join(lone)}: the interval covers sampling only; another "
-            "training seed may give more spread"
+            f"single training: {'; '.join(lone)}: the interval covers sampling seeds only; scores "
+            "of trainings with other seeds may vary more"
         )
     lines += [
         f"{run.dir} has the status {run.record['status']}, not finished"
@@ -64,19 +64,19 @@ def result_lines(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> 
 
 
 def different_objectives(groups: Sequence[Group]) -> list[str]:
-    """List the parts of the objective in which the runs differ; [] if losses are comparable."""
+    """List the parts of the objective in which runs differ; [] if their losses are comparable."""
     return differing_parts([run.config for group in groups for run in group.runs])
 
 
 def metric_title(metric: str) -> str:
-    """Return the name of a metric with the direction that is better."""
+    """Return the name of a metric and its better direction: "fid (lower is better)"."""
     known = METRICS.get(metric)
     direction = {"lower": " (lower is better)", "higher": " (higher is better)"}
     return metric if known is None else metric + direction.get(known.better, "")
 
 
 def seeds_text(group: Group) -> str:
-    """Return the number of seeds behind a row: "3 training seeds"."""
+    """Describe the seeds over which a row of the table averages: "3 training seeds"."""
     if len(group.runs) > 1:
         return f"{len(group.runs)} training seeds"
     count = len(group.runs[0].scores)

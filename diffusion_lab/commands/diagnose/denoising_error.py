@@ -36,9 +36,9 @@ SPLITS = ("train", "test")
 class Level:
     """Squared errors on x0 at one noise level: mean over pixels, then over n images.
 
-    Errors are in squared units of the run's value range, and have a standard error (`_se`). `gap`
-    is the mean over images of network - ideal. The ideal denoiser's errors are NaN where it is
-    undefined for some of the images.
+    Errors are in squared units of the run's value range. Fields that end in `_se` are standard
+    errors over the images. `gap` is the mean over images of network - ideal. `ideal` and `gap` are
+    NaN if the ideal denoiser is undefined for some of the images.
     """
 
     split: str
@@ -54,20 +54,23 @@ class Level:
 
 
 def time_sampling(run: Run) -> TimeSampling:
-    """Build the time sampling of the run's training; UserError for a class of another kind."""
+    """Build the run's time sampling, the distribution of noise levels in its training.
+
+    Raises UserError if the saved configuration names a class of another kind.
+    """
     made = construct(run.config["model"].get("time_sampling"), run.trust) or UniformTime()
     if not isinstance(made, TimeSampling):
         raise UserError(
             f"model.time_sampling of the saved configuration is a {type(made).__name__}: expected "
-            "a TimeSampling"
+            "a TimeSampling; type parts=memorisation to leave out the denoising errors"
         )
     return made
 
 
 def check_classes(run: Run, data: ImageDataModule, num_images: int, seed: int) -> None:
-    """Raise UserError if the test images have a class without a training image.
+    """Raise UserError if one of the chosen test images has a class without training images.
 
-    The ideal denoiser of such a class would be undefined.
+    The ideal denoiser is undefined for such a class. `seed` chooses `num_images` test images.
     """
     if run.module.num_classes is None:
         return
@@ -86,12 +89,13 @@ def check_classes(run: Run, data: ImageDataModule, num_images: int, seed: int) -
 def denoising_errors(
     run: Run, data: ImageDataModule, *, levels: int, num_images: int, batch_size: int, seed: int
 ) -> list[Level]:
-    """Measure the errors at up to `levels` log-SNRs, evenly spaced over the training's range.
+    """Measure the denoising errors of network and ideal denoiser at up to `levels` noise levels.
 
-    The seed chooses `num_images` images of each split, and the noises, which are the same at all
-    levels and for both splits. The ideal denoiser is the posterior mean over all training images,
-    or over those of an image's class for a conditional network. No denoiser has a smaller expected
-    error on the training images.
+    The levels are evenly spaced in log-SNR over the range of the training. The seed chooses
+    `num_images` images of each split. It also chooses their noise, which is the same at all levels
+    and for both splits. The ideal denoiser is the posterior mean over all training images; for a
+    conditional network, over the training images of the same class. No denoiser has a smaller
+    expected error on the training images.
     """
     module, schedule = run.module, run.module.noise_schedule
     low, high = log_snr_range(time_sampling(run), schedule)
@@ -130,7 +134,11 @@ def _squared(difference: Tensor) -> Tensor:
 
 
 def _level(split: str, t: Tensor, level: Tensor, errors: Tensor) -> Level:
-    """Build a Level from the errors of network and ideal denoiser, (2, n)."""
+    """Compute means and standard errors over n images at one noise level.
+
+    `level` is the log-SNR at time t. `errors` (2, n) holds the squared errors per image of the
+    network and of the ideal denoiser.
+    """
     rows = torch.cat([errors, errors[:1] - errors[1:]])
     n = rows.shape[1]
     means, spread = rows.mean(1).tolist(), (rows.std(1) / n**0.5).tolist()
@@ -155,7 +163,7 @@ def weighting_of(run: Run) -> ImpliedWeighting:
 
 
 def levels_figure(levels: list[Level], implied: ImpliedWeighting) -> Figure:
-    """Plot errors, gaps to the ideal denoiser, fractions of the loss and implied weightings."""
+    """Plot errors, gaps to the ideal denoiser, loss fractions and implied weightings by log-SNR."""
     names = {"train": "training", "test": "test"}
     by_split = {split: [level for level in levels if level.split == split] for split in SPLITS}
 

@@ -20,15 +20,14 @@ from diffusion_lab.evaluation.nearest import Nearest, closeness, nearest
 from diffusion_lab.sampling.progress import advance, planned_work, times
 from diffusion_lab.system.atomic import replacing
 
-SHOWN = 10
 Describe = Callable[[Tensor], NDArray[np.floating]]
-"""uint8 images (N, C, H, W) -> features (N, F), compared by Euclidean distance."""
+"""images (N, C, H, W) -> features (N, F), compared by Euclidean distance."""
 
 
 def in_pixels(images: Tensor) -> NDArray[np.floating]:
-    """Flatten images to pixels in [0, 1]: uint8 (N, C, H, W) -> float32 (N, C * H * W)."""
-    values: NDArray[np.floating] = images.flatten(1).numpy().astype(np.float32) / 255
-    return values
+    """Flatten uint8 images to pixels in [0, 1], others as they are: float32 (N, C * H * W)."""
+    values: NDArray[np.floating] = images.flatten(1).numpy().astype(np.float32)
+    return values / 255 if images.dtype == torch.uint8 else values
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,11 @@ class Memorisation:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """`closeness` of samples and held-out training images, against the test images.
+        """Statistics of the distances from images to their nearest training images.
 
-        The held-out training images (`val`) show the values to expect of new images.
+        `samples`, and `val` for held-out training images, hold the results of `closeness` in
+        comparison with test images. Samples that copy no training image are expected to have the
+        values of `val`. `test_median` is the median distance of the test images.
         """
         result: dict[str, Any] = {"samples": closeness(self.samples, self.test)}
         result["val"] = None if self.val is None else closeness(self.val, self.test)
@@ -60,16 +61,16 @@ def memorisation(
     seed: int,
     describe: Describe = in_pixels,
 ) -> Memorisation:
-    """Search the nearest training image of every sample, uint8 (N, C, H, W).
+    """Find the training images nearest to `samples` (N, C, H, W), and to real images.
 
-    The nearest training images of up to `num_held_out` test images, and of up to this number of
-    held-out training images, are searched too; the seed chooses these images. Raises UserError for
-    a run with a single training image.
+    The real images are up to `num_held_out` test images and as many validation images, chosen by
+    the seed; the run was not trained on these. `describe` maps images to the features that are
+    compared. Raises UserError for a run with a single training image.
     """
     if len(data.pixels("train")) < 2:
         raise UserError(
             "the run has one training image: expected at least two to measure memorisation; type "
-            "parts=losses"
+            "parts=losses to measure the denoising errors only"
         )
     train = describe(data.pixels("train"))
     chosen = {split: _choose(data.pixels(split), num_held_out, seed) for split in ("test", "val")}
@@ -97,7 +98,7 @@ def _choose(images: Tensor, count: int, seed: int) -> Tensor:
 
 
 def write_nearest(neighbours: Nearest, path: Path) -> None:
-    """Write a CSV with the nearest training image of each sample, named as for edit.py: train:3."""
+    """Write a CSV with the nearest training image of each sample, named by its index: train:3."""
     with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["sample", "nearest", "distance", "second_distance"])
@@ -105,22 +106,6 @@ def write_nearest(neighbours: Nearest, path: Path) -> None:
             zip(neighbours.index, neighbours.distance, neighbours.second, strict=True)
         ):
             rows.writerow([k, f"train:{index}", *map(float, distances)])
-
-
-def _unit(image: Tensor) -> Tensor:
-    return image[None].float() / 255
-
-
-def nearest_figure(samples: Tensor, train: Tensor, neighbours: Nearest) -> Figure:
-    """Plot the samples with the smallest distances above their nearest training images."""
-    order = np.argsort(neighbours.distance, kind="stable")[:SHOWN]
-    images = [_unit(samples[k]) for k in order]
-    twins = [_unit(train[neighbours.index[k]]) for k in order]
-    return figures.labelled_table(
-        {"sample": images, "nearest training image": twins},
-        [f"{neighbours.distance[k]:.2f}" for k in order],
-        "samples nearest to a training image, and the distance",
-    )
 
 
 def distances_figure(neighbours: Mapping[str, Nearest], what: str) -> Figure:

@@ -69,7 +69,10 @@ def edit(cfg: DictConfig) -> Edited:
 
 
 def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
-    """Plot the originals and their results in rows; with few images, several results per row."""
+    """Plot the original images and their results in rows.
+
+    With few images, a row shows several results of each image.
+    """
     rows = {name: row[:SHOWN] for name, row in list(edited.rows.items())[:SHOWN]}
     if not edited.result_name:
         return figures.labelled_rows(rows)
@@ -88,7 +91,7 @@ def edit_figure(edited: Edited, names: Sequence[str]) -> Figure:
 
 
 def _filled(images: Tensor, count: int) -> Tensor:
-    """Pad images (N, C, H, W) with white ones to (count, C, H, W)."""
+    """Append white images to images (N, C, H, W) to fill (count, C, H, W)."""
     return torch.cat([images, images.new_ones(count - len(images), *images.shape[1:])])
 
 

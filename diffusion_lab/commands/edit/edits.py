@@ -1,4 +1,4 @@
-"""The kinds of edits, each with its results and the rows of its figure."""
+"""The kinds of edits: inpainting, image to image, inversion and interpolation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -64,9 +64,9 @@ class Edited:
 
 
 class Edit(ABC):
-    """One kind of edit.
+    """Base class of the kinds of edits.
 
-    `__init__` checks the options and raises UserError, so that mistakes are found before any work.
+    `__init__` raises UserError for unsuitable options, so that mistakes are found before any work.
     """
 
     schema: type[EditConfig] = EditConfig
@@ -81,9 +81,10 @@ class Edit(ABC):
         """Edit the encoded images x0 (N, C, H, W), on the module's device."""
 
     def denoiser(self, first: int, count: int = 1) -> Denoise:
-        """Return the denoiser for the classes of results first to first + count - 1.
+        """Return a denoiser conditioned on the classes of `count` results, from number `first`.
 
-        With count=1 the denoiser accepts batches of any size, all of that one class.
+        The classes come from labels=. With count=1 the denoiser accepts batches of any size, and
+        all images of a batch have the class of result `first`.
         """
         return self.conditioning.denoiser(self.run.module, first, count)
 
@@ -98,7 +99,7 @@ class Edit(ABC):
 
 
 class SampledEdit(Edit):
-    """An edit that samples results of each image; result j has the same noise for all images."""
+    """An edit with several random results per image; result j has the same noise for all images."""
 
     @abstractmethod
     def sample(
@@ -218,8 +219,8 @@ class Interpolate(Edit):
         super().__init__(cfg, run, names, pixels)
         if len(pixels) % 2:
             raise UserError(
-                f"images={cfg.images}: expected an even number of images, got {len(pixels)}; "
-                "edit=interpolate takes pairs, type images=[a.png,b.png]"
+                f"images={cfg.images}: expected an even number of images, got {len(pixels)}, "
+                "because edit=interpolate works on pairs; type for example images=[a.png,b.png]"
             )
 
     def __call__(self, x0: Tensor) -> Edited:

@@ -1,4 +1,4 @@
-"""Read the images of `images=` (files, or the run's data by split and index) and masks."""
+"""Read the images of `images=` (files, or images of the run's data such as test:3) and masks."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ MASKS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
     "bottom": lambda h, w: (slice(h // 2, None), slice(None)),
     "center": lambda h, w: (slice(h // 4, h - h // 4), slice(w // 4, w - w // 4)),
 }
-"""Masked parts of (H, W) images, by the value of mask=."""
+"""Value of mask= -> function from (H, W) to the masked rows and columns."""
 
 _INDEX = re.compile(r"(train|val|test):(\d+)(?:-(\d+))?")
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -30,14 +30,17 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], Tensor]:
-    """Read the images of `images=`: their names, and uint8 (N, C, H, W).
+    """Read the images of `images=`; return their names and their pixels, uint8 (N, C, H, W).
 
     `data_dir` is the folder of the run's data; None for the folder recorded in training. Raises
     UserError for a missing file or index, and for images of another shape than the run's.
     """
     items = [given] if isinstance(given, str) else given
     if not isinstance(items, Sequence) or not items or not all(isinstance(i, str) for i in items):
-        raise UserError(f"images={given}: expected test:3, test:0-7, an image file, or several")
+        raise UserError(
+            f"images={given}: expected an image file, an index such as test:3, a range such as "
+            "test:0-7, or a list of these, for example images=[test:3,digit.png]"
+        )
 
     @cache
     def pixels(split: str) -> Tensor:
@@ -56,7 +59,8 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
         size = len(pixels(split))
         if last < first:
             raise UserError(
-                f"images={item}: expected the first index before the last, from 0 to {size - 1}"
+                f"images={item}: expected a first index of at most the last index, both from 0 to "
+                f"{size - 1}"
             )
         if last >= size:
             expected = f"an index from 0 to {size - 1}" if size else "another split"
@@ -69,10 +73,11 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
 
 
 def read_mask(mask: str, shape: tuple[int, int, int]) -> Tensor:
-    """Return the known pixels of images (C, H, W), bool (H, W): those that stay as they are.
+    """Return a bool mask (H, W): True for known pixels, False for pixels to inpaint.
 
-    `mask` is a key of MASKS or an image file, whose pixels below 128 of 255 are known. Raises
-    UserError for a file that is missing, has another size or leaves nothing to inpaint.
+    `mask` is left, right, top, bottom, center or an image file, in which pixels below 128 of 255
+    are known. `shape` is (C, H, W). Raises UserError for a file that is missing, has another size
+    or leaves nothing to inpaint.
     """
     if mask in MASKS:
         known = torch.ones(shape[1:], dtype=torch.bool)
@@ -80,7 +85,7 @@ def read_mask(mask: str, shape: tuple[int, int, int]) -> Tensor:
         return known
     known = _read_image("mask", mask, (1, *shape[1:]))[0] < 128
     if known.all():
-        raise UserError(f"mask={mask} is all black: paint the pixels to inpaint white")
+        raise UserError(f"mask={mask} is all black: expected white pixels in the region to inpaint")
     return known
 
 
@@ -96,8 +101,8 @@ def _read_image(option: str, file: str, shape: tuple[int, int, int]) -> Tensor:
     channels, height, width = shape
     if channels not in _MODES:
         raise UserError(
-            f"{option}={file}: an image file has 1, 3 or 4 channels, this run's images have "
-            f"{channels}; expected an index such as test:3"
+            f"{option}={file}: image files have 1, 3 or 4 channels, but this run's images have "
+            f"{channels}: expected an index of the run's data, for example images=test:3"
         )
     try:
         with Image.open(path) as image:
@@ -108,8 +113,8 @@ def _read_image(option: str, file: str, shape: tuple[int, int, int]) -> Tensor:
                 )
             if image.mode not in _EIGHT_BITS:
                 raise UserError(
-                    f"{option}={file}: expected 8 bits per channel, gray or RGB, got Pillow's mode "
-                    f"{image.mode}"
+                    f"{option}={file}: expected a gray or RGB image with 8 bits per channel, got "
+                    f"Pillow's mode {image.mode}"
                 )
             if image.has_transparency_data and channels != 4:
                 opaque, _ = image.convert("RGBA").getchannel("A").getextrema()
@@ -124,6 +129,6 @@ def _read_image(option: str, file: str, shape: tuple[int, int, int]) -> Tensor:
     except Exception as error:  # Pillow raises many types of errors for broken files
         raise UserError(
             f"{option}={file} cannot be read as an image ({type(error).__name__}): "
-            "expected for example a PNG"
+            "expected an image file such as a PNG"
         ) from error
     return torch.from_numpy(array).view(height, width, channels).permute(2, 0, 1).contiguous()

@@ -1,1 +1,1 @@
-"""Train a ladder of configurations, one change at a time, over several seeds."""
+"""Train and score a ladder: configurations that each add one change to the previous one."""

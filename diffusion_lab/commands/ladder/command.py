@@ -1,4 +1,4 @@
-"""scripts/ladder.py: train and score runs that differ by one change each, over several seeds."""
+"""scripts/ladder.py: train and score configurations that each add one change."""
 
 import gc
 import logging
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Ladder:
-    """Results of all trainings of a ladder."""
+    """Results of scripts/ladder.py: scores of configurations that each add one change."""
 
     results: list[RungResult]
     floor: dict[str, Summary]
@@ -57,7 +57,7 @@ class Ladder:
 
 
 def ladder(cfg: DictConfig) -> Ladder:
-    """Train, score and compare all rungs; write ladder.csv, ladder.json and ladder.png.
+    """Train, score and compare the configurations of a ladder; write ladder.csv, .json and .png.
 
     Finished trainings in `out` are reused and interrupted ones are resumed. A training that fails
     is reported and does not stop the others. Raises UserError for a mistake in the configuration,
@@ -207,7 +207,10 @@ def _notes(scorer: ImageScorer, plain: dict[str, Any], seeds: int) -> list[str]:
 
 
 def _folder(out: str | None, log_dir: str) -> Path:
-    """Return the output folder, without creating it; UserError if it holds something else."""
+    """Return the output folder, without creating it.
+
+    Raises UserError for a file, and for a folder with files that no ladder writes.
+    """
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
     folder = (Path(out).expanduser() if out else Path(log_dir) / "ladders" / name).absolute()
     if folder.exists() and not folder.is_dir():
@@ -216,8 +219,8 @@ def _folder(out: str | None, log_dir: str) -> Path:
     for entry in entries:
         if entry != LOCK and not entry.startswith(("rung_", "ladder.")):
             raise UserError(
-                f"out={out} holds {entry}, which is not part of a ladder: type a new folder, or "
-                "the folder of a ladder to resume"
+                f"out={out} holds {entry}, which is not part of a ladder: type out=<new "
+                "folder>, or out=<folder of a ladder> to resume that ladder"
             )
     return folder
 

@@ -39,26 +39,28 @@ class LadderRow:
 
     name: str
     values: Sequence[float]
-    """The score of each seed; empty if nothing was measured."""
+    """The score of each seed; empty if no training was scored."""
     interval: tuple[float, float] | None
-    """Confidence interval of the mean."""
+    """Confidence interval of the mean; None if it is unknown."""
     images: Tensor | None
-    """(N, C, H, W) in [0, 1], with the same N on every rung."""
+    """Samples (N, C, H, W) in [0, 1], with the same N on every rung; None if there are none."""
 
 
 def ladder_figure(
     rows: Sequence[LadderRow], floor: float, ylabel: str = "FID", title: str | None = None
 ) -> Figure:
-    """Plot the score of every rung, one point for each seed, above a row of samples for each.
+    """Plot the scores of all rungs, a point for each seed, above a row of samples for each rung.
 
     Args:
-        rows: the rungs, lowest first. An interval that reaches below 0 is cut off at the axis.
+        rows: the rungs (training configurations), lowest first. The line for a confidence interval
+            that reaches below 0 is cut off at the axis.
         floor: score of the same number of real images, drawn as a dashed line.
         ylabel: name of the score.
         title: heading of the figure.
 
     Raises:
-        ValueError: for no rows, samples of different shapes, and images that `grid_tensor` rejects.
+        ValueError: for no rows, and for samples that differ in shape, are not (N, C, H, W), or have
+            N = 0.
 
     """
     if not rows:

@@ -1,4 +1,4 @@
-"""The rungs of a ladder as training configurations, and the checks that they are comparable."""
+"""Rungs of a ladder (one training configuration each), and checks that they are comparable."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _OF_A_RUN = ("command", "paths", "seed")
 
 @dataclass(frozen=True)
 class Rung:
-    """One configuration of the ladder, one change apart from the rung before."""
+    """One training configuration of a ladder, which adds one change to the rung before."""
 
     number: int
     name: str
@@ -40,7 +40,7 @@ class Rung:
     own: tuple[str, ...]
     """Overrides that this rung adds."""
     words: tuple[str, ...]
-    """All overrides in order: shared, of the rungs below and this rung, of the command line."""
+    """All overrides, in order: shared, of each rung up to this one, of the command line."""
 
     @property
     def title(self) -> str:
@@ -62,7 +62,7 @@ class Rung:
 
 
 def seeded(cfg: DictConfig, seed: int, folder: Path) -> DictConfig:
-    """Copy a configuration with a seed and the folder to train in."""
+    """Return a copy of a configuration with this seed and this run folder."""
     mine = cfg.copy()
     mine.seed, mine.paths.output_dir = seed, str(folder)
     mine.command.overrides = [*cfg.command.overrides, f"seed={seed}"]
@@ -70,12 +70,16 @@ def seeded(cfg: DictConfig, seed: int, folder: Path) -> DictConfig:
 
 
 def read_rungs(plan: Mapping[str, Any], typed: Sequence[str] = ()) -> list[Rung]:
-    """Read the rungs of a plain RungsConfig; overrides of the command line come last on every rung.
+    """Read the rungs of `plan`, a RungsConfig as plain dictionary.
 
-    Raises UserError for no rungs, equal names, and overrides of what the ladder itself sets.
+    The overrides `typed` on the command line come last on every rung. Raises UserError if there are
+    no rungs, if two have the same name, and for overrides that the ladder sets itself, such as
+    seed=.
     """
     if not plan["rungs"]:
-        raise UserError("ladder.rungs is empty: expected a list of name, change, overrides")
+        raise UserError(
+            "ladder.rungs is empty: expected a list of rungs, each with name, change and overrides"
+        )
     rungs: list[Rung] = []
     words = tuple(plan["shared"])
     for number, node in enumerate(plan["rungs"]):
@@ -84,14 +88,17 @@ def read_rungs(plan: Mapping[str, Any], typed: Sequence[str] = ()) -> list[Rung]
         for word in (*words, *typed):
             if word.lstrip("+~").startswith(_SET_HERE):
                 raise UserError(
-                    f"rung {number} ({node['name']}): {word} is set by the ladder itself: type "
-                    "seeds=, out= or paths.data_dir= instead"
+                    f"rung {number} ({node['name']}): leave out {word}, because the ladder itself "
+                    "sets seeds and folders; type seeds=, out= or paths.data_dir= instead"
                 )
         rungs.append(Rung(number, node["name"], node["change"], own, (*words, *typed)))
     names = [rung.name for rung in rungs]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"ladder.rungs has {name} more than once: expected different names")
+            raise UserError(
+                f"ladder.rungs has the name {name} more than once: expected a different name for "
+                "each rung"
+            )
     return rungs
 
 
@@ -124,7 +131,10 @@ def differences(one: DictConfig, other: DictConfig) -> dict[str, tuple[Any, Any]
 
 
 def check_rungs(rungs: Sequence[Rung], configs: Sequence[DictConfig]) -> None:
-    """Raise UserError, with the rung's name, for an invalid or not comparable configuration."""
+    """Raise UserError, with the rung's name, for a rung that is invalid or not comparable.
+
+    Rungs are comparable if they have the same training budget and each differs from the one before.
+    """
     for rung, cfg in zip(rungs, configs, strict=True):
         try:
             config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -145,13 +155,14 @@ def check_rungs(rungs: Sequence[Rung], configs: Sequence[DictConfig]) -> None:
             if value != first:
                 raise UserError(
                     f"{rung.title}: {key}={value}, but {rungs[0].title} has {first}: expected the "
-                    "same budget on all rungs; set it under ladder.shared"
+                    f"same training budget on all rungs; set {key} in ladder.shared only"
                 )
     for before, rung, one, other in zip(
         rungs[:-1], rungs[1:], configs[:-1], configs[1:], strict=True
     ):
         if not differences(one, other):
             raise UserError(
-                f"{rung.title} is the same training as {before.title}: expected overrides that "
-                "change something and that the command line does not undo"
+                f"{rung.title} is the same training as {before.title}: expected overrides in "
+                "ladder.rungs that change a setting, and no option on the command line that undoes "
+                "the change"
             )

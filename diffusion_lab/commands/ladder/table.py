@@ -39,7 +39,7 @@ class Scored:
 
 @dataclass
 class RungResult:
-    """Results of a rung over its seeds."""
+    """Results of one configuration of a ladder (a rung), over its training seeds."""
 
     rung: Rung
     runs: list[Scored]
@@ -53,7 +53,7 @@ class RungResult:
     verdict: str = ""
 
     def mean(self, what: str) -> float | None:
-        """Return the mean of a field of Scored over the seeds; None without seeds."""
+        """Return the mean over the seeds of a numeric field of Scored; None without seeds."""
         values = [float(getattr(run, what)) for run in self.runs]
         return sum(values) / len(values) if values else None
 
@@ -63,11 +63,11 @@ def summarise_rungs(
     scored: Mapping[int, Sequence[Scored]],
     changed: Sequence[dict[str, tuple[Any, Any]]],
 ) -> list[RungResult]:
-    """Summarise each rung over its seeds and compare its FID with that of the rung before.
+    """Summarise each rung over its seeds and compare its FID with the FID of the rung before.
 
     The test is a t-test paired by seed, because a seed gives all rungs the same initial weights,
-    order of images and initial noise. Holm's correction keeps the error rate of all verdicts
-    together at 5 %.
+    order of images and initial noise. Holm's correction keeps the probability of any false verdict
+    in the ladder at or below 5 %.
 
     Args:
         rungs: the rungs, lowest first.
@@ -136,7 +136,7 @@ def rows(results: Sequence[RungResult]) -> list[dict[str, Any]]:
 
 
 def write_csv(results: Sequence[RungResult], path: Path) -> None:
-    """Write ladder.csv."""
+    """Write ladder.csv, with a row for each rung."""
     table = rows(results)
     with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, table[0])
@@ -145,7 +145,7 @@ def write_csv(results: Sequence[RungResult], path: Path) -> None:
 
 
 def as_json(results: Sequence[RungResult]) -> list[dict[str, Any]]:
-    """Return the rungs of ladder.json."""
+    """Convert the results to plain dictionaries for ladder.json, one for each rung."""
     return [
         {
             "rung": result.rung.number,
@@ -164,7 +164,7 @@ def as_json(results: Sequence[RungResult]) -> list[dict[str, Any]]:
 
 
 def lines(results: Sequence[RungResult], floor: Mapping[str, Summary]) -> list[str]:
-    """Format the printed table; its last row scores the same number of real images."""
+    """Format the printed table of scores; the last row is `floor`, the real-data baseline."""
     wide = max(len(f"{r.rung.number} {r.rung.name}") for r in results)
     titles = (METRICS[name].title.removeprefix("classifier ") for name in SHOWN)
     head = " " * wide + "".join(f"{title:>18}" for title in titles) + "   FID minus rung before"

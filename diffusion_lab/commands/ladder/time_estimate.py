@@ -1,4 +1,4 @@
-"""Estimate of the time that a ladder takes."""
+"""Estimate the time that the trainings and evaluations of a ladder take."""
 
 import time
 from collections.abc import Sequence
@@ -18,8 +18,9 @@ from diffusion_lab.modules.cost import cost
 class Estimate:
     """Time left, estimated from a few timed steps and corrected by finished trainings.
 
-    `__init__` times a few training steps and a few samples of each rung, and the scorer. Start-up,
-    saving and validation are not in these times; `note` scales the estimate by measured runs.
+    `__init__` times a few training steps and a few samples of each rung, and the scorer. These
+    times leave out start-up, saving and validation, so `note` scales the estimate by the times of
+    finished runs. `lowest` holds one run of each rung, with the first seed.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class Estimate:
         return training + self._scoring[run.rung.number]
 
     def note(self, run: RungRun, seconds: float) -> None:
-        """Record the seconds of one run, from the start of its training to its scores."""
+        """Correct the estimate by a finished run, which took `seconds` to train and score."""
         self._took += seconds
         self._expected += self._training[run.rung.number] + self._scoring[run.rung.number]
 
     def left(self, runs: Sequence[RungRun]) -> float:
-        """Return the estimated seconds for these runs."""
+        """Return the estimated seconds to train (if not done yet), sample and score these runs."""
         scale = self._took / self._expected if self._expected else 1.0
         return scale * sum(self._seconds(run) for run in runs)

@@ -1,4 +1,4 @@
-"""One training of a ladder: trained, resumed or already finished, and then scored."""
+"""Train, resume or reuse one training of a ladder, and score its samples."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.runs.saved_config import UnreadableConfig, read_config
 from diffusion_lab.runs.state import read_record
-from diffusion_lab.scoring.choose_scorer import choose_scorer
+from diffusion_lab.scoring.choose_scorer import choose_image_scorer
 from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.score_sets import NAME, score_sets
 from diffusion_lab.system.device import choose_device
@@ -59,7 +59,7 @@ class RungRun:
         return self.record().get("status") == "finished"
 
     def check(self) -> None:
-        """Raise UserError if the folder holds another training or names an untrusted class."""
+        """Raise UserError for a folder of a different training, or a class that is not trusted."""
         config = cast(dict[str, Any], OmegaConf.to_container(self.config, resolve=True))
         check_targets([config["model"], config["sampler"], config["data"]], self.trust)
         if not (self.folder / ".hydra" / "config.yaml").is_file():
@@ -68,24 +68,24 @@ class RungRun:
             saved = read_config(self.folder).config
         except UnreadableConfig as error:
             raise UserError(
-                f"{error.reason}: remove {self.folder}, or type another out="
+                f"{error.reason}: remove {self.folder}, or type out=<another folder>"
             ) from error
         for key, (had, wanted) in differences(saved, self.config).items():
             if key not in _MAY_CHANGE:
                 raise UserError(
                     f"{self.folder} was trained with {key}={had}, but this ladder has {wanted}: "
-                    "type another out=, or the same overrides as before"
+                    "type out=<another folder>, or the same overrides as before"
                 )
 
     def train(self) -> None:
         """Train to the end; resume a training that was interrupted.
 
-        Raises the errors of training. A run that diverged before raises Diverged at once, because
-        it would diverge again.
+        Raises the errors of training. Raises Diverged at once if an earlier start diverged, because
+        the training would diverge again.
         """
         record = self.record()
         if record.get("status") == "diverged":
-            raise Diverged(record.get("error", "it diverged"))
+            raise Diverged(record.get("error", "the training diverged"))
         train(self.config, resume=bool(record))
 
     def score(self, scorer: ImageScorer, num_samples: int, batch_size: int) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class RungRun:
         return score_sets(scorer, [draw], about | more, out).record
 
     def samples(self) -> Tensor:
-        """Read the first SHOWN images of the newest evaluation, uint8 (N, C, H, W)."""
+        """Read the samples that the newest evaluation kept for the figure, uint8 (N, C, H, W)."""
         newest = max(
             self.folder.glob(f"evaluation/*/{NAME}"), key=lambda path: path.stat().st_mtime
         )
@@ -141,7 +141,7 @@ def choose_ladder_scorer(
 ) -> ImageScorer:
     """Choose the scorer for all trainings of a ladder from the configuration of one of them.
 
-    Raises UserError if there is no extractor for such data.
+    Raises UserError if there is no extractor for the data set.
     """
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     data = config["data"]
@@ -155,7 +155,7 @@ def choose_ladder_scorer(
         trust=trust,
     )
     device = choose_device(config["trainer"]["accelerator"])
-    return choose_scorer(name, untrained, data_dir, device=device)
+    return choose_image_scorer(name, untrained, data_dir, device=device)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from diffusion_lab.diffusion.samplers.base import image_generators
 from diffusion_lab.runs.load import Run
 
 LEVELS = 256
+EXACT_DIMS = 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Images:
     """(N, C, H, W): uint8, or real numbers of an unbounded range."""
     labels: Tensor | None
     """Classes to condition the denoiser on, int64 (N,); None for no class."""
+    true_density: Tensor | None = None
+    """Bits per dimension of the distribution that they were drawn from, (N,); None if unknown."""
 
     def batches(self, size: int) -> Iterator["Images"]:
         """Yield the images in batches of up to `size`."""
@@ -48,32 +51,51 @@ class Images:
         return partial(run.module.denoise, labels=self.labels.to(run.module.device))
 
     def generators(self, seed: int) -> list[torch.Generator]:
-        """Create a generator for each image, which depends on the seed and the index only."""
+        """Create a random generator for each image, seeded by `seed` and the image's index only."""
         return [image_generators(seed, index, 1)[0] for index in self.indices]
 
 
 def dequantise(pixels: Tensor, uniform: Tensor, value_range: ValueRange) -> Tensor:
-    """Uniform dequantisation: spread each pixel over the values that are rounded to it.
+    """Dequantise pixels: add uniform noise one pixel level wide, and encode for the network.
 
-    pixels p uint8 and uniform in [0, 1), both (..., C, H, W) -> values p - 1/2 to p + 1/2 in the
-    network's range. `value_range.decode` gives back the pixels, so that the integral of a density
-    over these values is the probability that a sample is saved as this image. (The usual
-    (p + u) / 256 is for networks trained on such values; it differs from the values p / 255 of this
-    training by up to half a level.)
+    `pixels` p is uint8 and `uniform` u is in [0, 1), both (..., C, H, W). The result is p + u - 1/2
+    in the network's range, which `value_range.decode` rounds to p. So the integral of a density
+    over all u is the probability that a sample is saved as this image. The usual (p + u) / 256 is
+    for networks trained on such values. This project trains on p / 255, from which the mean of
+    (p + u) / 256 differs by up to half a level.
     """
     return value_range.encode(pixels + uniform - 0.5)
 
 
 def level_width(value_range: ValueRange) -> float:
-    """Return the width of a pixel level in the network's value range.
+    """Return the distance between neighbouring pixel levels in the network's value range.
 
-    It is 1 for real numbers, whose bits per dimension are those of a density.
+    The distance is 1 for real numbers, whose bits per dimension are those of their density.
     """
     return (value_range.high - value_range.low) / (LEVELS - 1) if value_range.is_pixels else 1.0
 
 
+def has_exact_trace(run: Run) -> bool:
+    """Return True for data of so few numbers that the trace of the Jacobian is computed exactly."""
+    return not run.value_range.is_pixels and math.prod(run.image_shape) <= EXACT_DIMS
+
+
+def _exact_probes(shape: tuple[int, int, int], count: int) -> Tensor:
+    """Return probes v whose mean of v^T J v is the trace of J: unit vectors times sqrt(d).
+
+    The shape is (C, H, W), and d = C H W. -> (d, count, C, H, W).
+    """
+    dims = math.prod(shape)
+    vectors = math.sqrt(dims) * torch.eye(dims).view(dims, 1, *shape)
+    return vectors.expand(dims, count, *shape)
+
+
 def _part(progress: Progress, done: float, size: float) -> Progress:
-    """Return a callback for the fraction done of the next `size` images, after `done` images."""
+    """Return a callback for one batch, which takes the finished fraction of the batch.
+
+    The callback calls `progress` with the number of images finished so far: `done` before the
+    batch, and the fraction times `size` within the batch.
+    """
     return lambda fraction: progress(done + fraction * size)
 
 
@@ -89,13 +111,16 @@ def bits_by_ode(
     seed: int,
     batch_size: int,
 ) -> dict[str, Any]:
-    """Compute -log2 of the density at the start level, for uniformly dequantised images.
+    """Compute bits per dimension of uniformly dequantised images by the probability-flow ODE.
 
-    By Jensen's inequality the mean over the dequantisation noise is at least -log2 P(image) of a
+    The bits are -log2 of the density at the noise level `start_ratio` = sigma / alpha. By Jensen's
+    inequality their mean over the dequantisation noise is an upper bound on -log2 P(image) of a
     sampler that stops at this level. Real numbers (of an unbounded range) have a density as they
-    are, and are not dequantised.
+    are, and are not dequantised. `probes` is the number of Hutchinson probes per image, without
+    effect where the trace is exact, and `draws` the number of dequantisation noises per image.
+    Returns the entries of likelihood.json.
     """
-    shape, dims = run.image_shape, math.prod(run.image_shape)
+    shape, dims, exact = run.image_shape, math.prod(run.image_shape), has_exact_trace(run)
     bits: list[Tensor] = []
     calls: list[Tensor] = []
     done = 0.0
@@ -112,18 +137,21 @@ def bits_by_ode(
                 batch.denoiser(run),
                 run.module.noise_schedule,
                 values.to(run.module.device),
-                rademacher((probes, *shape), generators),
+                _exact_probes(shape, len(values))
+                if exact
+                else rademacher((probes, *shape), generators),
                 start_ratio=start_ratio,
                 tolerance=tolerance,
                 progress=_part(progress, done, size),
             )
             done += size
             nats = -density.log_density / dims - math.log(level_width(run.value_range))
+            nats = nats.mean(0, keepdim=True) if exact else nats
             of_draws.append(nats / math.log(2))
             calls.append(density.num_calls)
         bits.append(torch.stack(of_draws))
     every, num_calls = torch.cat(bits, dim=2), torch.cat(calls)  # (draws, probes, images)
-    return _summary(every.mean((0, 1))) | {
+    return summary(every.mean((0, 1))) | {
         "tolerance": tolerance,
         "start_ratio": start_ratio,
         "probes": probes,
@@ -149,7 +177,12 @@ def bits_by_bound(
     seed: int,
     batch_size: int,
 ) -> dict[str, Any]:
-    """Compute the variational bound, with x0 estimates clipped to the range as in sampler=ddpm."""
+    """Compute bits per dimension by the variational bound of a VP schedule.
+
+    Estimates of x0 are clipped to the value range, as in sampler=ddpm. For each image
+    `num_timesteps` terms of the bound are evaluated; None for all terms. Returns the entries of
+    likelihood.json.
+    """
     schedule = check_bound(run.module.noise_schedule, variance, num_timesteps)
     ends = (run.value_range.low, run.value_range.high)
     unit = math.prod(run.image_shape) * math.log(2)
@@ -171,7 +204,7 @@ def bits_by_bound(
         done += len(batch.indices)
     terms = Bound(*(torch.cat(values) / unit for values in zip(*bounds, strict=True)))
     of_timesteps = schedule.num_train_timesteps - 1
-    return _summary(terms.total) | {
+    return summary(terms.total) | {
         "terms": {name: values.mean().item() for name, values in terms._asdict().items()},
         "variance": variance,
         "num_timesteps": num_timesteps or of_timesteps,
@@ -184,12 +217,15 @@ def _clipped(denoise: Denoise, low: float, high: float) -> Denoise:
     return lambda x_t, t: denoise(x_t, t).clamp(low, high)
 
 
-def _summary(bits: Tensor) -> dict[str, Any]:
+def summary(bits: Tensor) -> dict[str, Any]:
     """Return the mean of bits (N,) and its standard error, which is None for a single image."""
     error = bits.std().item() / math.sqrt(len(bits)) if len(bits) > 1 else None
     return {"bits_per_dim": bits.mean().item(), "standard_error": error}
 
 
 def _pooled_std(bits: Tensor, dim: int) -> float | None:
-    """Return the standard deviation along `dim`, pooled over the others; None for size 1."""
+    """Return the standard deviation along `dim`, pooled over the other dimensions.
+
+    None if `dim` has size 1.
+    """
     return bits.var(dim).mean().sqrt().item() if bits.shape[dim] > 1 else None

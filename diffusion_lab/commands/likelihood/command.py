@@ -17,7 +17,9 @@ from diffusion_lab.commands.likelihood.bits_per_dim import (
     Images,
     bits_by_bound,
     bits_by_ode,
+    has_exact_trace,
     level_width,
+    summary,
 )
 from diffusion_lab.config.schema import LikelihoodConfig
 from diffusion_lab.config.validate import validate
@@ -47,7 +49,7 @@ FINEST_RATIO = 0.002
 
 @dataclass
 class Likelihood:
-    """Result of likelihood.py."""
+    """Result of likelihood.py: bits per dimension by each method."""
 
     record: dict[str, Any]
     """The content of likelihood.json."""
@@ -60,11 +62,14 @@ class Likelihood:
         record = self.record
         labels = f", labels={record['labels']}" if record["labels"] else ""
         lines = [
-            f"{record['num_images']} images of {record['split']}, {record['weights']} weights"
-            f"{labels}, seed {record['seed']}; bits/dim ± standard error over images"
+            f"{record['num_images']} {record['data']} of {record['split']}, {record['weights']} "
+            f"weights{labels}, seed {record['seed']}; bits/dim ± standard error over "
+            f"{record['data']}"
         ]
         for method, result in record["methods"].items():
             lines.append(f"{TITLES[method]:20}  {_bits(result)}  {_DETAILS[method](result)}")
+        if record["true_density"] is not None:
+            lines.append(f"{'true density':20}  {_bits(record['true_density'])}")
         return lines
 
 
@@ -144,7 +149,9 @@ def likelihood(cfg: DictConfig) -> Likelihood:
         "num_images": cfg.num_images,
         "seed": cfg.seed,
         "labels": None if run.module.num_classes is None else cfg.labels,
+        "data": "images" if run.value_range.is_pixels else "points",
         "methods": results,
+        "true_density": None if images.true_density is None else summary(images.true_density),
         "images": images.indices,
         "device": str(run.module.device),
         "threads": torch.get_num_threads(),
@@ -155,19 +162,20 @@ def likelihood(cfg: DictConfig) -> Likelihood:
 
 
 Work = Callable[[Images, Progress], dict[str, Any]]
-"""(images, callback for the number of finished images) -> record of the method."""
+"""(images, callback for the number of finished images) -> entries of likelihood.json."""
 
 
 def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
-    """Check the settings of the methods of method=, and return the methods with these settings."""
+    """Return a function for each method that method= chooses; UserError for unsuitable settings."""
     schedule = run.module.noise_schedule
     both = cfg.method == "all"
     pixels = run.value_range.is_pixels
-    if not pixels and cfg.draws != 1:
-        raise UserError(
-            f"draws={cfg.draws} has no effect on data of real numbers, which are not dequantised: "
-            "leave out draws="
-        )
+    for name, reason in (
+        ("draws", None if pixels else "real numbers are not dequantised"),
+        ("probes", "the trace is exact for points" if has_exact_trace(run) else None),
+    ):
+        if reason is not None and cfg[name] != 1:
+            raise UserError(f"{name}={cfg[name]} has no effect, as {reason}: leave out {name}=")
     methods: dict[str, Work] = {}
     if both or cfg.method == "ode":
         start = cfg.start_ratio
@@ -201,9 +209,11 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
 
 
 def _images(cfg: DictConfig, run: Run) -> Images:
-    """Choose num_images images of the split at random, with their labels for labels=own."""
+    """Choose num_images= images of the split at random, and with labels=own also their labels."""
     if cfg.labels == "own" and run.module.num_classes is None:
-        raise UserError("labels=own: this run has no classes; leave out labels=")
+        raise UserError(
+            "labels=own needs a run with classes, but this run is unconditional: leave out labels="
+        )
     if cfg.labels == "none":
         Conditioning.of(run.module, "none")
     data = run_data(run, cfg.paths.data_dir)
@@ -216,12 +226,17 @@ def _images(cfg: DictConfig, run: Run) -> Images:
     # at random, because data sets may be sorted and the standard error needs independent images
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(cfg.seed))
     chosen = order[: cfg.num_images].sort().values
-    return Images(chosen.tolist(), pixels[chosen], labels[chosen] if cfg.labels == "own" else None)
+    own = labels[chosen] if cfg.labels == "own" else None
+    bits = None
+    if own is None and (known := data.image_set().distribution) is not None:
+        points = pixels[chosen].flatten(1)
+        bits = -known.log_density(points) / (points.shape[1] * math.log(2))
+    return Images(chosen.tolist(), pixels[chosen], own, bits)
 
 
 @contextmanager
 def _progress(title: str, num_images: int) -> Iterator[Progress]:
-    """Show a bar on terminals; yields the callback for the number of finished images."""
+    """Show a progress bar; yield a callback that takes the number of finished images."""
     with tqdm(
         total=num_images,
         desc=title,

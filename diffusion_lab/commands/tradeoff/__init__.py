@@ -1,1 +1,1 @@
-"""Measure quality against NFE over samplers and numbers of steps."""
+"""Compare samplers and numbers of steps: image quality against NFE and time."""

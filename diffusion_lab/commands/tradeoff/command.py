@@ -1,4 +1,4 @@
-"""scripts/tradeoff.py: quality against cost of many samplers for one checkpoint."""
+"""scripts/tradeoff.py: compare quality and cost of many samplers for one checkpoint."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from diffusion_lab.config.schema import TradeoffConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.scorer import ImageScorer
+from diffusion_lab.evaluation.scorer import Scorer
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.sampling_options import open_run
 from diffusion_lab.sampling.conditioning import Conditioning
@@ -30,13 +30,14 @@ from diffusion_lab.system.git import git_commit
 from diffusion_lab.system.output import results_folder, write_json
 
 NAME = "tradeoff.json"
+FID = "fid"
 ROUNDS = 3
-"""Timed rounds, after one for warm-up."""
+"""Number of timed rounds, after one round for warm-up."""
 
 
 @dataclass
 class Tradeoff:
-    """Result of tradeoff.py."""
+    """Result of tradeoff.py: cost and quality of every sampler setting."""
 
     cells: list[SamplerResult]
     out: Path
@@ -48,9 +49,9 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
     """Time and score samplers of a run; write tradeoff.csv, .json and .png.
 
     All sampler settings are timed first, in turn, so that other load on the machine affects all of
-    them alike. Then each setting is scored, and the files are written after each one. If `out`
-    holds an unfinished comparison with the same options, it is resumed. Raises UserError for a
-    mistake in the configuration, before anything is sampled or written.
+    them alike. Then each setting is scored, and the files are written after each setting. An
+    unfinished comparison with the same options in `out` is resumed. Raises UserError for a mistake
+    in the configuration, before anything is sampled or written.
     """
     validate(cfg, TradeoffConfig)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -62,13 +63,14 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         _names(plain["spacings"]),
         _numbers_of_steps(plain["num_steps"]),
         run.module.noise_schedule,
+        run.value_range,
     )
     device = choose_device(cfg.accelerator)
     scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir, device=device)
-    if cfg.num_samples <= scorer.extractor.num_features:
+    if cfg.num_samples < scorer.least:
         raise UserError(
-            f"num_samples={cfg.num_samples}: expected more than {scorer.extractor.num_features}, "
-            f"because FID needs more images than {scorer.extractor.name} has features"
+            f"num_samples={cfg.num_samples}: expected more than {scorer.least - 1}, because "
+            f"FID needs more images than {scorer.name} has features"
         )
     run.module.to(device)
     content: dict[str, Any] = {
@@ -89,8 +91,8 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
             "seeds": seeds,
             "batch_size": min(cfg.batch_size, cfg.num_samples),
             "device": str(device),
-            "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
-            "reference": {"data": scorer.reference.data, "n": len(scorer.reference.test)},
+            **scorer.about(),
+            **({} if scorer.primary == FID else {"metric": scorer.primary}),
         },
         "git_commit": git_commit(),
         "skipped": skipped,
@@ -107,13 +109,13 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
 
 
 class _Work:
-    """Time and score the samplers; write the record after each, so that the work can be resumed."""
+    """Time and score sampler settings; save the record after each setting, for a later resume."""
 
     def __init__(
         self,
         run: Run,
         conditioning: Conditioning,
-        scorer: ImageScorer,
+        scorer: Scorer,
         content: dict[str, Any],
         out: Path,
     ) -> None:
@@ -122,7 +124,7 @@ class _Work:
         self.settings = content["settings"]
 
     def plan(self, cells: Sequence[SamplerSetting]) -> str:
-        """Return the line that is printed before the work begins."""
+        """Return a line on the planned work: number of settings, finished settings, images."""
         done = sum(cell.name in self.content.get("scores", {}) for cell in cells)
         seeds = times(len(self.settings["seeds"]), "seed")
         return (
@@ -131,7 +133,7 @@ class _Work:
         )
 
     def units(self, cells: Sequence[SamplerSetting]) -> float:
-        """Return the work left, in images times steps."""
+        """Return the remaining work: number of images times sampler steps."""
         settings, scores = self.settings, self.content.get("scores", {})
         timed = 0 if "costs" in self.content else (ROUNDS + 1) * settings["batch_size"]
         scored = settings["num_samples"] * len(settings["seeds"])
@@ -140,7 +142,10 @@ class _Work:
         )
 
     def time(self, cells: Sequence[SamplerSetting]) -> None:
-        """Sample a batch with each sampler in turn, ROUNDS + 1 times; keep the median time."""
+        """Record the median time of each setting over ROUNDS batches, after a warm-up batch.
+
+        In each round all settings sample one batch.
+        """
         if "costs" in self.content:
             return
         batch = self.settings["batch_size"]
@@ -192,7 +197,8 @@ class _Work:
                 (cell, costs[cell.name]["calls"], costs[cell.name]["milliseconds"], scores[name])
                 for cell in cells
                 if (name := cell.name) in scores
-            ]
+            ],
+            self.settings.get("metric", FID),
         )
 
     def _sample(self, cell: SamplerSetting, num_samples: int, seed: int) -> SampleSet:
@@ -232,7 +238,10 @@ def _sha256(path: Path) -> str:
 
 
 def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Return the output folder and the record: `content`, or the one in `out` to be resumed."""
+    """Return the output folder and the record: an earlier record in `out` to resume, or `content`.
+
+    Raises UserError for an earlier record that is damaged or has other settings.
+    """
     begun = Path(out).expanduser() / NAME if out else None
     if begun is None or not begun.is_file():
         return results_folder(out, parent), content

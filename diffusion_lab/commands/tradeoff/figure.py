@@ -33,7 +33,7 @@ class Point:
     quality: float
     """Distance to real images, such as FID; lower is better."""
     on_front: tuple[bool, bool]
-    """True on the Pareto front of NFE and quality, and on that of milliseconds and quality."""
+    """Two flags: on the Pareto front of NFE and quality; on the front of time and quality."""
 
 
 def tradeoff_figure(
@@ -42,7 +42,7 @@ def tradeoff_figure(
     """Plot quality over NFE and over milliseconds per image, all axes logarithmic.
 
     Args:
-        curves: name -> its points, in order of cost; points on a front are ringed.
+        curves: name -> points in order of cost; points on a Pareto front get a ring.
         ylabel: name of the quality, of which lower is better.
         floor: quality of real images, drawn as a dashed line. A value far below all points is
             written into the legend only, because the line would squeeze the points together.

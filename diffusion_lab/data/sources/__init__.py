@@ -1,4 +1,4 @@
-"""Sources of images: which one the options of a data set ask for."""
+"""Choose the source of images (files, generated, downloaded) from the options of data=."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
@@ -10,15 +10,15 @@ from diffusion_lab.errors import UserError
 
 
 class Source(Protocol):
-    """A data set that can be fetched and read."""
+    """Interface of a data set that can be downloaded or decoded, and read."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the images as they are read; smaller ones are padded."""
+        """(height, width) of the images if data.image_size= is not set."""
 
     @property
     def num_classes(self) -> int | None:
-        """Labels are 0 to num_classes - 1; None for unlabelled images, whose labels are 0."""
+        """Number of classes; labels are 0 to num_classes - 1. None if all labels are 0."""
 
     def prepare(self) -> None:
         """Download or decode what is missing; called in one process per machine."""
@@ -32,6 +32,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "own": ("images", "num_classes"),
     "published": (),
     "torchvision": (),
+    "points": ("distribution", "num_points", "num_test_points", "points_seed"),
     "npz": ("path",),
     "pictures": ("path", "labelled", "resize", "background", "unreadable", "cache_dir"),
     "huggingface": (
@@ -47,7 +48,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """Options of data= that only some sources have."""
 BY_NAME = ("pictures", "npz", "huggingface")
-"""Sources that data.source= names; the others follow from data.name=."""
+"""Sources that are chosen by data.source=; all other sources are chosen by data.name=."""
 
 
 def make_source(
@@ -67,11 +68,11 @@ def make_source(
         data_dir: the data folder, None for the default.
         channels: channels of an image.
         image_size: side, or height and width; None for the original size.
-        options: the given ones of OPTIONS; None is left out.
+        options: values of those options in OPTIONS that the user set.
         also: options that are valid for every source, because the caller reads them.
 
     Raises:
-        UserError: for an option that the source does not have, or with an invalid value.
+        UserError: for an option that the source does not have, or an option with an invalid value.
 
     """
     check_channels(channels)
@@ -81,16 +82,16 @@ def make_source(
         if option not in OPTIONS[kind]:
             if kind == "own":
                 raise UserError(
-                    f"data.{option} has no effect on {name}: pass it to your function, "
-                    f"data.images.{option}=..."
+                    f"data.{option} has no effect on {name}: leave out data.{option}=, or pass it "
+                    f"to your function by data.images.{option}="
                 )
             takers = [word for word, own in OPTIONS.items() if option in own]
             if not takers:
                 known = sorted({known for own in OPTIONS.values() for known in own})
                 raise UserError(f"data.{option} is unknown: choose from {', '.join(known)}")
             raise UserError(
-                f"data.{option} has no effect on the data set {name}: leave it out; it belongs to "
-                f"{' and '.join(_WORDS[taker] for taker in takers)}"
+                f"data.{option} has no effect on the data set {name}: leave it out, because "
+                f"data.{option}= belongs to {' and '.join(_WORDS[taker] for taker in takers)}"
             )
     if kind == "own":
         from diffusion_lab.data.sources.own import OwnImages
@@ -100,6 +101,10 @@ def make_source(
         from diffusion_lab.data.sources.fake import FakeImages
 
         return FakeImages(channels, 28 if image_size is None else image_size, **options)
+    if kind == "points":
+        from diffusion_lab.data.sources.points import Points
+
+        return Points(channels, image_size, **options)
     if kind == "torchvision":
         from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
 
@@ -110,8 +115,8 @@ def make_source(
         return PublishedImages(name, source, data_dir, channels, image_size)
     if image_size is None:
         raise UserError(
-            f"data.image_size=null: expected the size that the images of {name} get, for example "
-            "data.image_size=32"
+            f"data.image_size=null: expected a size for the images of {name}; type for example "
+            "data.image_size=32, or data.image_size=[24,32] for height and width"
         )
     if kind == "npz":
         from diffusion_lab.data.sources.npz import NpzImages
@@ -129,10 +134,12 @@ def make_source(
 _WORDS = {
     "fake": "data=fake",
     "own": "data.images=<your function>",
+    "points": "data=points",
     "npz": "data=npz",
     "pictures": "data=images",
     "huggingface": "data=hf",
 }
+GENERATED = ("fake", "points")
 TORCHVISION = ("cifar10", "cifar100", "svhn")
 
 
@@ -140,13 +147,13 @@ def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
     if "images" in options:
         return "own"
     if source in BY_NAME:
-        built_in = [*TORCHVISION_CLASS, *TORCHVISION, "fake"]
+        built_in = [*TORCHVISION_CLASS, *TORCHVISION, *GENERATED]
         if source != "huggingface" and name in built_in:
             raise UserError(
                 f"data.name={name} is a built-in data set, whose statistics would be used to "
-                "score your images: use another name"
+                "score your images: type another data.name="
             )
         return source
-    if name == "fake":
-        return "fake"
+    if name in GENERATED:
+        return name
     return "torchvision" if name in TORCHVISION else "published"

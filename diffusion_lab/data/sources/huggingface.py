@@ -26,7 +26,7 @@ _MAX_CLASSES = 256
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a split, decoded one by one."""
+    """Rows of a split of a Hugging Face data set, decoded one by one."""
 
     rows: Any
     image_key: str
@@ -34,7 +34,7 @@ class _Rows:
     wanted: Format
 
     def name(self, index: int) -> str:
-        """Return a name of a row."""
+        """Return the name of a row, for messages."""
         return f"row {index}"
 
     def read(self, index: int) -> np.ndarray:
@@ -55,9 +55,9 @@ class HuggingFaceImages:
         channels: 1, 3 or 4.
         image_size: side, or height and width.
         split: split to train on.
-        test_split: split to test on; None: a tenth of the other is held out.
-        image_key: column of the images; None for the only one.
-        label_key: column of the classes; None for the only one, if there is one.
+        test_split: split to test on; None to hold out a tenth of `split`.
+        image_key: column of the images; None for the only column of images.
+        label_key: column of the classes; None for the only such column, or no classes.
         resize, background, unreadable, cache_dir: as for `PictureFiles`.
 
     """
@@ -84,7 +84,7 @@ class HuggingFaceImages:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes of the label column; None without one."""
+        """Number of classes of the label column; None without a label column."""
         return len(self._classes) or None
 
     def prepare(self) -> None:
@@ -96,7 +96,7 @@ class HuggingFaceImages:
         build_cache(self._folder, Plan(self.name, train, test, self.wanted, self.skip))
 
     def read(self) -> ImageSet:
-        """Map the cache into memory, after decoding what is missing."""
+        """Return the memory-mapped images of the cache, which is built if it is missing."""
         self.prepare()
         return open_cache(self._folder, self.name, "huggingface", self._classes)
 
@@ -116,7 +116,7 @@ class HuggingFaceImages:
         except Exception as error:  # of the Hub, the network, or a damaged folder
             raise UserError(
                 f"data.name={self.name} cannot be loaded ({reason_of(error)}): expected the name "
-                "of a data set on the Hub, or a folder written by its save_to_disk"
+                "of a data set on the Hub, or a folder written by save_to_disk"
             ) from error
 
     def _table(self, split: str) -> Any:
@@ -126,7 +126,7 @@ class HuggingFaceImages:
 
     @cached_property
     def _keys(self) -> tuple[str, str | None]:
-        """Columns of the images and of the classes."""
+        """Names of the columns of the images and of the classes (None without classes)."""
         from datasets import ClassLabel, Image
 
         features = self._table(self.split).features
@@ -157,7 +157,7 @@ class HuggingFaceImages:
         if len(names) > _MAX_CLASSES:
             raise UserError(
                 f"data.label_key={label_key} has {len(names)} classes: expected at most "
-                f"{_MAX_CLASSES}"
+                f"{_MAX_CLASSES}, or another data.label_key="
             )
         return names
 
@@ -165,9 +165,10 @@ class HuggingFaceImages:
         table, (image_key, label_key) = self._table(split), self._keys
         labels = np.zeros(len(table)) if label_key is None else np.asarray(table[label_key])
         if len(labels) < 2 or (label_key is not None and labels.min() < 0):
+            fault = f"{len(labels)} rows" if len(labels) < 2 else "rows without a label"
             raise UserError(
-                f"data.split={split} of {self.name} has {len(labels)} rows, or rows without a "
-                "label: expected at least two labelled rows"
+                f"the split {split} of data.name={self.name} has {fault}: expected at least two "
+                "rows, all with a label; type another data.split= or data.test_split="
             )
         return _Rows(table, image_key, labels.astype(np.int64), self.wanted)
 

@@ -96,7 +96,7 @@ def test_labels_belong_to_the_chosen_images(runs):
         (["run={ddpm}", "variance=learned"], ["variance=learned", "fixed_small"]),
         (["run={ddpm}", "num_timesteps=1000"], ["num_timesteps=1000", "1 to 999"]),
         (["run={ddpm}", "labels=3"], ["labels=3", "own"]),
-        (["run={ddpm}", "labels=own"], ["labels=own", "no classes"]),
+        (["run={ddpm}", "labels=own"], ["labels=own", "unconditional"]),
         (["run={ddpm}", "+scale=1"], ["scale"]),
         (["run={ddpm}", "weights=posthoc"], ["weights=posthoc"]),
     ],
