@@ -77,7 +77,7 @@ REFUSED = {
     ("latents=vae", "data.image_size=27"): "multiples of 2, for example data.image_size=28",
     ("latents=vae", "data.image_size=12"): "(the network gets the latents of latents=",
     ("latents=vae", "data.flip=true"): "data.flip=true with latents=",
-    ("latents=vae", "data.value_range=unbounded"): "works on pixels, but these data are real",
+    ("latents=vae", "data.value_range=unbounded"): "needs pixels, but these data are real",
     ("latents=vae", "model=ddpm"): "clips to the range of pixels, but these data are latents of",
     ("latents=vae", "model.clipped_to=zero_one"): "model.clipped_to=zero_one: ",
     ("latents=vae", "data.cache_dir=file/in"): "data.cache_dir=<a folder that can be written>",

@@ -83,5 +83,5 @@ def test_a_checkpoint_holds_what_is_needed_and_other_weights_are_told(decoder, p
 
 
 def test_what_has_no_latents(tmp_path):
-    with pytest.raises(UserError, match=r"latents=x works on pixels, .*: leave out latents="):
+    with pytest.raises(UserError, match=r"latents=x needs pixels, .*: leave out latents="):
         range_of({"latents": "x", "value_range": "unbounded"})
