@@ -159,7 +159,12 @@ def latent_words(factory: pytest.TempPathFactory) -> tuple[str, ...]:
         if not vae.exists():
             save_vae(vae)
     small = (*PICTURED, "model=flow", "network.width=8", "network.depth=1", "trainer.max_epochs=2")
-    return (*small, f"latents={vae}", f"data.cache_dir={vae.parent / 'cache'}")
+    return (
+        *small,
+        "data.image_size=32",
+        f"latents={vae}",
+        f"data.cache_dir={vae.parent / 'cache'}",
+    )
 
 
 @pytest.fixture(scope="session")

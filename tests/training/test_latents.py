@@ -11,7 +11,7 @@ from tests.cli.test_bad_input import assert_refused
 from tests.conftest import TINY, latent_words, trained_once
 from tests.support.tiny_vae import save_vae
 
-QUICK = (*TINY, "network=unet_fast", "network.width=8", "network.depth=1")
+QUICK = (*TINY, "data.image_size=32", "network=unet_fast", "network.width=8", "network.depth=1")
 
 
 def folder(code, out, err):
@@ -63,6 +63,7 @@ def test_fid_during_a_training_is_that_of_evaluate(typed, tmp_path, bars):
     assert scores["fid"] == pytest.approx(during, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_on_pixels_stays_one(half, typed):
     words = ("trainer.max_epochs=2", "latents=vae")
     said = "latents=vae: this run was trained on pixels: leave it out"
@@ -82,9 +83,16 @@ REFUSED = {
     ("latents=vae", "model.clipped_to=zero_one"): "model.clipped_to=zero_one: ",
     ("latents=vae", "data.cache_dir=file/in"): "data.cache_dir=<a folder that can be written>",
 }
+QUICKLY = 2  # of these, as each is a command
 
 
-@pytest.mark.parametrize("words", REFUSED)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, marks=[pytest.mark.slow] if number >= QUICKLY else [])
+        for number, words in enumerate(reversed(REFUSED))
+    ],
+)
 def test_bad_input_is_told_before_anything_is_trained(words, typed, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     save_vae(tmp_path / "vae")
