@@ -36,7 +36,7 @@ def test_the_run_says_what_it_was_trained_on(latent_run):
     assert saved["data"]["latents"] == latents
     assert Path(saved["config"]["data"]["latents"]).is_absolute()
     assert saved["config"]["network"]["in_channels"] == 2
-    assert saved["config"]["network"]["image_size"] == 16
+    assert saved["config"]["network"]["image_size"] == 14
     names = {path.stem for path in (latent_run / "figures").glob("*.png")}
     assert {"data", "corruption", "predictions", "samples", "samples_epoch_001"} <= names
 
@@ -48,10 +48,10 @@ def test_samples_are_latents_that_diffusers_decodes(latent_run, typed):
         )
     )
     images = np.load(folder / "samples.npz")["images"]
-    assert images.dtype == np.uint8 and images.shape == (5, 1, 32, 32)
+    assert images.dtype == np.uint8 and images.shape == (5, 1, 28, 28)
     run = load_run(latent_run)
-    assert (run.image_shape, run.value_shape) == ((1, 32, 32), (2, 16, 16))
-    sampler, shape = run.sampler(num_steps=12), (2, 16, 16)
+    assert (run.image_shape, run.value_shape) == ((1, 28, 28), (2, 14, 14))
+    sampler, shape = run.sampler(num_steps=12), (2, 14, 14)
     schedule = run.module.noise_schedule
     *_, last = sample_steps(run.module.denoise, schedule, sampler, shape, num_images=5, seed=0)
     scale = record_of(latent_run)["data"]["latents"]
@@ -73,9 +73,7 @@ def test_scores_are_those_of_the_decoded_images(latent_run, bars, typed):
         return json.loads((folder / "evaluation.json").read_text())["scores"][0]["fid"]
 
     folder = result(*typed("sample", f"run={latent_run}", "num_samples=70", "batch_size=50"))
-    of_images = fid(
-        f"images={folder / 'samples.npz'}", "data=fake", "data.image_size=32", *small[::2]
-    )
+    of_images = fid(f"images={folder / 'samples.npz'}", "data=fake", *small[::2])
     assert fid(f"run={latent_run}", "batch_size=50", *small) == pytest.approx(of_images, rel=1e-6)
 
 
@@ -90,14 +88,14 @@ def test_edits_begin_with_the_encoded_image(latent_run, typed, words):
     small = ("num_steps=4", "images=test:0-1", "accelerator=cpu")
     folder = result(*typed("edit", f"run={latent_run}", *small, *words))
     arrays = np.load(folder / "edit.npz")
-    assert arrays["edited"].dtype == np.uint8 and arrays["edited"].shape[2:] == (1, 32, 32)
+    assert arrays["edited"].dtype == np.uint8 and arrays["edited"].shape[2:] == (1, 28, 28)
     if words[0] == "edit=inpaint":
-        assert not arrays["known"][:, :16].any() and arrays["known"][:, 16:].all()
+        assert not arrays["known"][:, :14].any() and arrays["known"][:, 14:].all()
         # away from the mask it is what the VAE makes of the original
         decoder = load_run(latent_run).value_range
         kept = decoder.decode(decoder.encode(torch.from_numpy(arrays["original"]))).numpy()
         difference = np.abs(arrays["edited"].astype(int) - kept[:, None])
-        assert difference[..., 28:].mean() < difference[..., :10].mean()
+        assert difference[..., 26:].mean() < difference[..., :10].mean()
 
 
 def test_diagnosis_and_what_has_no_likelihood(latent_run, typed):

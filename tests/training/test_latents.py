@@ -11,7 +11,8 @@ from tests.cli.test_bad_input import assert_refused
 from tests.conftest import TINY, latent_words, trained_once
 from tests.support.tiny_vae import save_vae
 
-QUICK = (*TINY, "data.image_size=32", "network=unet_fast", "network.width=8", "network.depth=1")
+DIT = ("network=dit", "network.patch_size=2", "network.width=16", "network.heads=2")
+QUICK = (*TINY, *DIT, "network.depth=1")
 
 
 def folder(code, out, err):
@@ -76,7 +77,7 @@ REFUSED = {
     ("latents=empty",): "empty has no config.json: expected a folder written by AutoencoderKL.save",
     ("latents=vae", "data.channels=3"): "data.channels=3: the VAE of latents=",
     ("latents=vae", "data.image_size=27"): "multiples of 2, for example data.image_size=28",
-    ("latents=vae", "data.image_size=12"): "(the network gets the latents of latents=",
+    ("latents=vae", "data.image_size=10"): "(the network gets the latents of latents=",
     ("latents=vae", "data.flip=true"): "data.flip=true with latents=",
     ("latents=vae", "data.value_range=unbounded"): "needs pixels, but these data are real",
     ("latents=vae", "model=ddpm"): "clips to the range of pixels, but these data are latents of",
