@@ -170,7 +170,7 @@ def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> ImageScorer:
     if "data" not in run.config:
         return _scorer_of_data(cfg, device, run.image_shape)
     return choose_scorer(
-        cfg.extractor, run, cfg.paths.data_dir, moments=cfg.reference, device=device
+        cfg.extractor, run, **cfg.paths, moments=cfg.reference, device=device
     )
 
 

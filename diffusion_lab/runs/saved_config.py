@@ -34,6 +34,8 @@ MAY_CHANGE = (
     "callbacks.progress.seconds",
     "paths.data_dir",
     "data.data_dir",
+    "data.path",
+    "data.cache_dir",
     "data.on_device",
 )
 """Options that may change when a run is resumed, because the experiment stays the same."""

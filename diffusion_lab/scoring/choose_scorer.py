@@ -26,18 +26,23 @@ def choose_scorer(
     run: Run,
     data_dir: str | None,
     *,
+    data_path: str | None = None,
     moments: str | None = None,
     device: torch.device | str = "cpu",
 ) -> ImageScorer:
     """Return a scorer for a run's images, by default with the extractor of the run's data set.
 
     If no reference is stored beside the extractor, the real images are loaded from `data_dir` or
-    from the run's data folder. `moments` replaces the real images by a file of published moments or
+    from the run's data folder; `data_path` replaces the run's data.path=. `moments` replaces the real images by a file of published moments or
     by TRAINING, the moments of the training images. A large extractor runs on `device`. Raises
     UserError if the extractor or the images are not available.
     """
     data = run.config["data"]["name"]
-    scorer = _scorer(name, data, lambda: run_data(run, data_dir), moments, device, padded=True)
+
+    def read() -> Data:
+        return run_data(run, data_dir, data_path)
+
+    scorer = _scorer(name, data, read, moments, device, padded=True)
     scorer.check(run.image_shape)
     return scorer
 

@@ -29,7 +29,9 @@ _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], Tensor]:
+def read_images(
+    given: Any, run: Run, data_dir: str | None, data_path: str | None = None
+) -> tuple[list[str], Tensor]:
     """Read the images of `images=`; return their names and their pixels, uint8 (N, C, H, W).
 
     `data_dir` is the folder of the run's data; None for the folder recorded in training. Raises
@@ -45,7 +47,7 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
     @cache
     def pixels(split: str) -> Tensor:
         # without clusters: computing them is slow and does not change the pixels
-        return run_data(run, data_dir, clusters=None).pixels(split)
+        return run_data(run, data_dir, data_path, clusters=None).pixels(split)
 
     names: list[str] = []
     images: list[Tensor] = []

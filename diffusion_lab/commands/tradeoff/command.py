@@ -64,7 +64,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         run.module.noise_schedule,
     )
     device = choose_device(cfg.accelerator)
-    scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir, device=device)
+    scorer = choose_scorer(cfg.extractor, run, **cfg.paths, device=device)
     if cfg.num_samples <= scorer.extractor.num_features:
         raise UserError(
             f"num_samples={cfg.num_samples}: expected more than {scorer.extractor.num_features}, "

@@ -37,3 +37,4 @@ class RunDataConfig:
     """Folder of the run's data; null for the folder recorded in training."""
 
     data_dir: str | None = None
+    data_path: str | None = None
