@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,11 @@ def open_cache(folder: Path, name: str, source: str, classes: tuple[str, ...]) -
 
     def images(split: str) -> Tensor:
         shape = (record[split], *record["shape"])
-        # copy on write: a mapped file is never changed, and torch wants a writable array
-        return torch.from_numpy(np.memmap(folder / f"{split}.bin", np.uint8, "c", shape=shape))
+        # read only, because Linux refuses a writable mapping that is larger than the memory
+        mapped = np.memmap(folder / f"{split}.bin", np.uint8, "r", shape=shape)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.from_numpy(mapped)
 
     return ImageSet(
         images("train"),
