@@ -1,13 +1,11 @@
 """One picture of any kind -> uint8 (C, H, W): orientation, bit depth, colours, size."""
 
-import os
 import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
@@ -67,13 +65,14 @@ class Format:
             ) from error
 
 
-def decode(root: Path, name: str, wanted: Format) -> np.ndarray:
-    """Decode a picture of a folder or zip file -> uint8 (C, H, W).
+def decode(root: Path | zipfile.ZipFile, name: str, wanted: Format) -> np.ndarray:
+    """Decode a picture of a folder or an open zip file -> uint8 (C, H, W).
 
     Raises Unreadable for a file that is damaged or of an unsupported kind, and WrongSize.
     """
     try:
-        with _opened(root, name) as file, warnings.catch_warnings():
+        opened = root.open(name) if isinstance(root, zipfile.ZipFile) else (root / name).open("rb")
+        with opened as file, warnings.catch_warnings():
             if name.lower().endswith(".npy"):
                 return _fitted_array(np.load(file, allow_pickle=False), wanted)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -155,13 +154,3 @@ def _fitted_array(pixels: Any, wanted: Format) -> np.ndarray:
     if pixels.shape != wanted.shape:
         raise WrongSize(f"{pixels.shape[1]} x {pixels.shape[2]}")
     return np.ascontiguousarray(pixels)
-
-
-def _opened(root: Path, name: str) -> IO[bytes]:
-    return (root / name).open("rb") if root.is_dir() else _archive(root, os.getpid()).open(name)
-
-
-@lru_cache(maxsize=1)
-def _archive(root: Path, process: int) -> zipfile.ZipFile:
-    """Return an open zip file; processes must not share one, as they would share its position."""
-    return zipfile.ZipFile(root)

@@ -152,6 +152,19 @@ def test_another_size_needs_a_rule(folder):
     assert loaded(folder, resize="crop").image_shape == (3, *SHAPE)
 
 
+def test_a_zip_file_may_be_replaced(folder):
+    """Its new pictures are read, also by the process that has read the old ones."""
+    packed = folder.parent / "pictures.zip"
+    for colour, name in (("black", "x"), ("white", "y")):
+        for k in range(40):
+            Image.new("RGB", (8, 6), colour).save(folder / "ab"[k % 2] / f"{k}{name}.png")
+            (folder / "ab"[k % 2] / f"{k}.png").unlink(missing_ok=True)
+            (folder / "ab"[k % 2] / f"{k}x.png").unlink(missing_ok=name == "x")
+        packed.unlink(missing_ok=True)
+        shutil.make_archive(str(folder), "zip", folder)
+        assert loaded(packed).pixels("test").unique().tolist() == [{"x": 0, "y": 255}[name]]
+
+
 def test_too_little_room_is_told_before_anything_is_decoded(folder, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 100))

@@ -155,9 +155,10 @@ def test_a_zip_file_reads_like_its_folder(tmp_path, colours):
     Image.fromarray(colours).save(tmp_path / "a.png")
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.write(tmp_path / "a.png", "x/a.png")
-    assert (read(tmp_path / "all.zip", "x/a.png") == read(tmp_path, "a.png")).all()
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        assert (read(archive, "x/a.png") == read(tmp_path, "a.png")).all()
     damaged = bytearray((tmp_path / "all.zip").read_bytes())
     damaged[60:90] = bytes(30)
     (tmp_path / "bad.zip").write_bytes(damaged)
-    with pytest.raises(Unreadable):
-        read(tmp_path / "bad.zip", "x/a.png")
+    with zipfile.ZipFile(tmp_path / "bad.zip") as archive, pytest.raises(Unreadable):
+        read(archive, "x/a.png")
