@@ -39,6 +39,10 @@ _SECONDS_BETWEEN_LINES = 30
 MAX_TEST = 10_000
 
 
+Fault = Unreadable | WrongSize | OSError
+"""Why a picture could not be decoded; an OSError says nothing about its content."""
+
+
 class Reader(Protocol):
     """Pictures of a split that can be decoded one by one, also in another process."""
 
@@ -50,7 +54,7 @@ class Reader(Protocol):
         """Return the name of a picture, for messages."""
 
     def read(self, index: int) -> np.ndarray:
-        """Decode a picture -> uint8 (C, H, W). Raises Unreadable and WrongSize."""
+        """Decode a picture -> uint8 (C, H, W). Raises one of Fault."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +217,14 @@ def _fill(folder: Path, plan: Plan) -> None:
     (folder / "record.json").write_text(json.dumps(record, indent=1))
 
 
-def _skipped(fault: Unreadable | WrongSize, name: str, plan: Plan) -> str:
+def _skipped(fault: Fault, name: str, plan: Plan) -> str:
     """Return the message for a picture that is left out; UserError unless it may be."""
     wanted = plan.wanted
+    if isinstance(fault, OSError):
+        raise UserError(
+            f"{name} cannot be opened ({fault.strerror}): check its permissions and its disk, then "
+            "start again"
+        )
     if isinstance(fault, WrongSize):
         raise UserError(
             f"{name} is {fault} pixels, not data.image_size={wanted.height} x {wanted.width}: type "
@@ -238,17 +247,17 @@ class _Pictures(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[int, np.ndarray | Unreadable | WrongSize]:
+    def __getitem__(self, position: int) -> tuple[int, np.ndarray | Fault]:
         index = int(self.indices[position])
         try:
             return index, self.reader.read(index)
-        except (Unreadable, WrongSize) as fault:
+        except Fault as fault:
             return index, fault
 
 
 def _decoded(
     reader: Reader, indices: np.ndarray, progress: "_Progress"
-) -> Iterator[tuple[int, np.ndarray | Unreadable | WrongSize]]:
+) -> Iterator[tuple[int, np.ndarray | Fault]]:
     """Yield (index, picture or fault) in the given order, decoded by several processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     loader = DataLoader(

@@ -1,8 +1,8 @@
 """One picture of any kind -> uint8 (C, H, W): orientation, bit depth, colours, size."""
 
+import errno
 import warnings
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ class Format:
 def decode(root: Path | zipfile.ZipFile, name: str, wanted: Format) -> np.ndarray:
     """Decode a picture of a folder or an open zip file -> uint8 (C, H, W).
 
-    Raises Unreadable for a file that is damaged or of an unsupported kind, and WrongSize.
+    Raises Unreadable for a file that is damaged or of an unsupported kind, WrongSize, and OSError
+    for one that the system does not let read.
     """
     try:
         opened = root.open(name) if isinstance(root, zipfile.ZipFile) else (root / name).open("rb")
@@ -82,21 +83,17 @@ def decode(root: Path | zipfile.ZipFile, name: str, wanted: Format) -> np.ndarra
         raise
     except UnidentifiedImageError as error:
         raise Unreadable("empty, damaged, or of an unknown kind") from error
-    # Pillow's plug-ins raise these for damaged files; a bomb is a picture of enormous size
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        OverflowError,
-        RuntimeError,  # an encrypted zip file
-        zipfile.BadZipFile,
-        zlib.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except Exception as error:  # Pillow, NumPy and zipfile raise many types for damaged files
+        if is_of_the_system(error):
+            raise
         raise Unreadable(reason_of(error)) from error
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Return True for an error of the disk or of the memory, which says nothing about the file."""
+    if isinstance(error, OSError):  # damaged files lead Pillow to places outside of them
+        return error.errno not in (None, errno.EINVAL, errno.EOVERFLOW)
+    return isinstance(error, MemoryError)
 
 
 def to_array(image: Image.Image, wanted: Format) -> np.ndarray:

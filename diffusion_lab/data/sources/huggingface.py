@@ -15,7 +15,13 @@ from diffusion_lab.data.pictures.cache import (
     is_complete,
     open_cache,
 )
-from diffusion_lab.data.pictures.decode import Format, Unreadable, WrongSize, to_array
+from diffusion_lab.data.pictures.decode import (
+    Format,
+    Unreadable,
+    WrongSize,
+    is_of_the_system,
+    to_array,
+)
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.sources.picture_files import checked_format
 from diffusion_lab.errors import UserError, reason_of, unknown_name
@@ -44,6 +50,8 @@ class _Rows:
         except (Unreadable, WrongSize):
             raise
         except Exception as error:  # of Pillow or datasets
+            if is_of_the_system(error):
+                raise
             raise Unreadable(reason_of(error)) from error
 
 

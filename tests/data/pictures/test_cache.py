@@ -1,5 +1,6 @@
 """The cache of decoded pictures: complete or absent, rebuilt when its pictures change."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -143,6 +144,18 @@ def test_an_unreadable_picture_stops_or_is_left_out(folder, caplog):
     module = loaded(folder, unreadable="skip")
     assert sum(len(module.labels(split)) for split in ("train", "val", "test")) == 39
     assert "1 unreadable pictures left out" in module.provenance["note"]
+
+
+def test_a_picture_that_the_disk_does_not_give_is_not_left_out(folder, monkeypatch):
+    """Neither its size nor its time changes when it can be read again: it would be missed."""
+    fault = PermissionError(errno.EACCES, "Permission denied", "1.png")
+
+    def refuse(root, name, wanted):
+        raise fault
+
+    monkeypatch.setattr("diffusion_lab.data.sources.picture_files.decode", refuse)
+    with pytest.raises(UserError, match=r"png cannot be opened \(Permission denied\)"):
+        loaded(folder, unreadable="skip")
 
 
 def test_another_size_needs_a_rule(folder):

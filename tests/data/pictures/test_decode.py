@@ -142,10 +142,13 @@ def test_files_that_are_no_pictures(tmp_path, monkeypatch):
     Image.effect_noise((400, 300), 50).save(tmp_path / "whole.png")
     content = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
-    for name in ("empty.png", "text.jpg", "float.tif", "half.png", "missing.png"):
+    (tmp_path / "short.npy").write_bytes(b"\x93NUMPY\x01\x00\x06\x00{'a': \n")
+    for name in ("empty.png", "text.jpg", "float.tif", "half.png", "short.npy"):
         with pytest.raises(Unreadable) as raised:
             read(tmp_path, name, resize="crop")
         assert "\n" not in str(raised.value)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path, "missing.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 300 - 1)
     with pytest.raises(Unreadable, match="decompression bomb"):
         read(tmp_path, "whole.png", resize="crop")
