@@ -113,20 +113,20 @@ def _entries(root: Path, folders: set[str]) -> Iterator[tuple[str, str]]:
 
 def _walk(folder: Path, prefix: str, folders: set[str]) -> Iterator[tuple[str, str]]:
     try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from (
-            error
-        )
-    for entry in entries:
-        if _hidden([entry.name]):
-            continue
-        if entry.is_dir():
-            folders.add(f"{prefix}{entry.name}")
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", folders)
-        elif _is_picture(entry.name):
-            about = entry.stat()
-            yield f"{prefix}{entry.name}", f"{about.st_size} {about.st_mtime_ns}"
+        for entry in list(os.scandir(folder)):
+            if _hidden([entry.name]):
+                continue
+            if entry.is_dir():
+                folders.add(f"{prefix}{entry.name}")
+                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", folders)
+            elif _is_picture(entry.name):
+                about = entry.stat()
+                yield f"{prefix}{entry.name}", f"{about.st_size} {about.st_mtime_ns}"
+    except OSError as error:  # also of a link to nowhere, or to a folder around it
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}): check its permissions, or remove "
+            "it if it is a broken link"
+        ) from error
 
 
 def _is_picture(name: str) -> bool:

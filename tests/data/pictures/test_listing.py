@@ -98,6 +98,14 @@ def test_an_empty_class_folder(tmp_path, place):
         list_pictures(place(tmp_path / "p"))
 
 
+@pytest.mark.parametrize("target", ["nowhere.png", "."], ids=["dangling", "loop"])
+def test_broken_links(tmp_path, target):
+    folder = make(tmp_path / "p", "a.png")
+    (folder / ("b.png" if target != "." else "b")).symlink_to(target)
+    with pytest.raises(UserError, match=r"/b.* cannot be read .*broken link"):
+        list_pictures(folder)
+
+
 def test_too_many_classes(tmp_path):
     make(tmp_path, *(f"{k}/a.png" for k in range(257)))
     with pytest.raises(UserError, match="257 class folders: expected at most 256"):
