@@ -251,7 +251,7 @@ class _Pictures(Dataset[Any]):
         index = int(self.indices[position])
         try:
             return index, self.reader.read(index)
-        except Fault as fault:
+        except (Unreadable, WrongSize, OSError) as fault:
             return index, fault
 
 
