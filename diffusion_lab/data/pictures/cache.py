@@ -39,8 +39,7 @@ _SECONDS_BETWEEN_LINES = 30
 MAX_TEST = 10_000
 
 
-Fault = Unreadable | WrongSize | OSError
-"""Why a picture could not be decoded; an OSError says nothing about its content."""
+Fault = Unreadable | WrongSize | OSError  # the last says nothing about the picture's content
 
 
 class Reader(Protocol):
@@ -222,8 +221,7 @@ def _skipped(fault: Fault, name: str, plan: Plan) -> str:
     wanted = plan.wanted
     if isinstance(fault, OSError):
         raise UserError(
-            f"{name} cannot be opened ({fault.strerror}): check its permissions and its disk, then "
-            "start again"
+            f"{name} cannot be opened ({fault.strerror}): check its permissions and its disk"
         )
     if isinstance(fault, WrongSize):
         raise UserError(
