@@ -183,6 +183,14 @@ def test_references_go_to_the_users_cache_beside_other_files(tmp_path, monkeypat
     assert kept.suffix == ".safetensors"
 
 
+def test_shuffled_images_are_taken_as_a_run_splits_them():
+    """A run on a folder of pictures has the first of them as its validation images."""
+    images, extractor = replace(small_set(), shuffled=True), Means()
+    found = cached_reference(extractor, images, None, n=5)
+    np.testing.assert_array_equal(found.train_labels, images.train_labels[:5])
+    assert cache_key(extractor, images, 5) != cache_key(extractor, small_set(), 5)
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
