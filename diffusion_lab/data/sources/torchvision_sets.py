@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from diffusion_lab.data.folder import contents, find_data_dir, may_write
 from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.mnist.download import LOCK_TIMEOUT
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.split import check_padding
 from diffusion_lab.errors import UserError, reason_of
@@ -57,8 +59,17 @@ class TorchvisionImages:
                 f"{self.name}, or a new one, paths.data_dir=<folder>"
             )
         try:
-            for train in (True, False):
-                self._dataset(train, download=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # torchvision writes in place: one process at a time
+            with FileLock(self.folder / ".download.lock", timeout=LOCK_TIMEOUT):
+                if self._found() is None:  # another process may have downloaded it meanwhile
+                    for train in (True, False):
+                        self._dataset(train, download=True)
+        except Timeout as error:
+            raise UserError(
+                f"another process has held {error.lock_file} for {LOCK_TIMEOUT / 60:.0f} minutes: "
+                "stop that process, then start again"
+            ) from error
         except Exception as error:  # of urllib, http, tarfile, or torchvision's RuntimeError
             raise UserError(
                 f"{self.name} is not in {self.folder} and could not be downloaded "

@@ -7,6 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
@@ -118,6 +119,21 @@ def test_cifar10_where_its_files_lie(tmp_path, cifar):
     assert module.provenance["classes"].startswith("class0, class1")
     larger = loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5, image_size=36)
     assert larger.image_shape == (3, 36, 36)
+
+
+def test_one_process_downloads_cifar10(tmp_path, cifar, monkeypatch):
+    """torchvision writes in place, so that two would damage each other's files."""
+    (away, now) = (tmp_path / CIFAR10.base_folder / name for name in ("away", "data_batch_1"))
+    now.rename(away)
+
+    def download(self):
+        if not now.exists():
+            with pytest.raises(Timeout):
+                FileLock(tmp_path / ".download.lock", timeout=0).acquire()
+            away.rename(now)
+
+    monkeypatch.setattr(CIFAR10, "download", download)
+    assert len(loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5).pixels("train"))
 
 
 def test_a_changed_file_of_cifar10_is_not_unpickled(tmp_path, cifar, monkeypatch):
