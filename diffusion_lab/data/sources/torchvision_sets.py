@@ -47,10 +47,13 @@ class TorchvisionImages:
             check_padding(image_size, _SIDE)
         self.name, self.folder = name, find_data_dir(data_dir)
         self.num_classes = _CLASSES[name]
+        self._verified: tuple[Any, Any] | None = None
+        """What `prepare` has read, until `read` takes it."""
 
     def prepare(self) -> None:
         """Download the files unless they are there."""
-        if self._found() is not None:
+        self._verified = self._found()
+        if self._verified is not None:
             return
         if not may_write(self.folder):
             raise UserError(
@@ -79,7 +82,8 @@ class TorchvisionImages:
 
     def read(self) -> ImageSet:
         """Read both splits."""
-        if (found := self._found()) is None:
+        found, self._verified = self._verified or self._found(), None
+        if found is None:
             raise UserError(f"{self.name} is not in {self.folder}, or is damaged: download it anew")
         train, test = found
         return ImageSet(

@@ -121,6 +121,13 @@ def test_cifar10_where_its_files_lie(tmp_path, cifar):
     assert larger.image_shape == (3, 36, 36)
 
 
+def test_cifar10_is_read_once_at_the_start(tmp_path, cifar, monkeypatch):
+    reads, load = [], pickle.load
+    monkeypatch.setattr(pickle, "load", lambda *a, **k: (reads.append(1), load(*a, **k))[1])
+    loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5)
+    assert len(reads) == len(CIFAR10.train_list) + len(CIFAR10.test_list) + 2  # two batches.meta
+
+
 def test_one_process_downloads_cifar10(tmp_path, cifar, monkeypatch):
     """torchvision writes in place, so that two would damage each other's files."""
     (away, now) = (tmp_path / CIFAR10.base_folder / name for name in ("away", "data_batch_1"))
