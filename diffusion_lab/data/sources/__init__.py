@@ -134,16 +134,14 @@ TORCHVISION = ("cifar10", "cifar100", "svhn")
 
 
 def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
-    if "images" in options:
-        return "own"
-    if source in BY_NAME:
-        built_in = [*TORCHVISION_CLASS, *TORCHVISION, "fake"]
-        if source != "huggingface" and name in built_in:
+    if "images" in options or source in BY_NAME:
+        if name in [*TORCHVISION_CLASS, *TORCHVISION, "fake"]:
+            other = "type the full name, <owner>/<name>, or the folder's path, ./<name>"
             raise UserError(
                 f"data.name={name} is a built-in data set, whose statistics would be used to "
-                "score your images: use another name"
+                f"score your images: {other if source == 'huggingface' else 'use another name'}"
             )
-        return source
+        return "own" if "images" in options else source
     if name == "fake":
         return "fake"
     return "torchvision" if name in TORCHVISION else "published"

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.loader import check_whole_number
-from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError
 from diffusion_lab.networks.image_size import height_and_width
@@ -123,11 +122,6 @@ class OwnImages:
         images: ReadImages,
         num_classes: int = 10,
     ) -> None:
-        if name in TORCHVISION_CLASS or name == "fake":
-            raise UserError(
-                f"data.name={name} is a built-in data set, whose statistics would be used to "
-                "score your images: use another name"
-            )
         if not callable(images):
             raise UserError(
                 f"data.images is a {type(images).__name__}: expected a function, for example "

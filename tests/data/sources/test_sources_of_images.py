@@ -204,6 +204,8 @@ def test_hugging_face_set_on_disk(tmp_path):
         ({"name": "cifar10", "channels": 3, "image_size": 30}, ["expected 32 or a larger"]),
         ({"name": "x", "source": "pictures", "image_size": 8}, ["data.path= is missing"]),
         ({"name": "mnist", "source": "pictures", "path": "."}, ["is a built-in data set"]),
+        ({"name": "cifar10", "images": dict}, ["is a built-in data set"]),
+        ({"name": "mnist", "source": "huggingface"}, ["a built-in data set", "<owner>/<name>"]),
         ({"name": "x", "source": "pictures", "path": "."}, ["data.image_size=null"]),
         ({"name": "fake", "nonsense": 1}, ["data.nonsense is unknown"]),
         ({"name": "fake", "image_size": [8, 8, 8]}, ["data.image_size=[8,8,8]"]),
