@@ -1,5 +1,6 @@
 """Images in a NumPy archive (.npz)."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class NpzImages:
         if not self.path.is_file():
             raise UserError(f"data.path={path} is no file: type data.path=<file>.npz")
 
-    @property
+    @cached_property
     def num_classes(self) -> int | None:
         """One more than the largest label; None without labels."""
         labels = self._arrays(("labels",)).get("labels")
@@ -54,6 +55,11 @@ class NpzImages:
         if "test_images" in arrays:
             test_images, test_labels = self._split(arrays, "test_images", "test_labels")
             note = "the test split of the file"
+            if self.num_classes is not None and test_labels.max() >= self.num_classes:
+                raise UserError(
+                    f"data.path={self.path}: test_labels go to {test_labels.max()}, labels only to "
+                    f"{self.num_classes - 1}; expected test images of the training classes"
+                )
         else:
             order = split_order(len(images))
             held_out = max(1, len(images) // 10)
