@@ -30,8 +30,7 @@ from diffusion_lab.config.compose import compose_config
 from diffusion_lab.config.schema import BenchmarkConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.data.folder import find_data_dir, is_named
-from diffusion_lab.data.mnist.files import SIDE
-from diffusion_lab.data.sources.published import SOURCES
+from diffusion_lab.data.mnist.files import SIDE, SOURCES
 from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.runs.load import load_run
 from diffusion_lab.system.device import choose_device

@@ -1,12 +1,13 @@
 """Sources of images: which one the options of a data set ask for."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Protocol
 
 from diffusion_lab.data.image_set import ImageSet
-from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
+from diffusion_lab.data.mnist.files import SOURCES, TORCHVISION_CLASS
 from diffusion_lab.data.shape import ImageSize, check_channels
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, near, unknown_name
 
 
 class Source(Protocol):
@@ -83,8 +84,15 @@ def make_source(
                 )
             takers = [word for word, own in OPTIONS.items() if option in own]
             if not takers:
+                from diffusion_lab.data.datamodule import ImageDataModule
+
                 known = sorted({known for own in OPTIONS.values() for known in own})
-                raise UserError(f"data.{option} is unknown: choose from {', '.join(known)}")
+                known += [p for p in signature(ImageDataModule).parameters if p != "options"]
+                meant = near(option, known)
+                raise UserError(
+                    f"data.{option} is unknown: "
+                    + (f"did you mean {' or '.join(meant)}?" if meant else f"choose from {known}")
+                )
             raise UserError(
                 f"data.{option} has no effect on the data set {name}: leave it out; it belongs to "
                 f"{' and '.join(_WORDS[taker] for taker in takers)}"
@@ -131,17 +139,22 @@ _WORDS = {
     "huggingface": "data=hf",
 }
 TORCHVISION = ("cifar10", "cifar100", "svhn")
+_BUILT_IN = (*TORCHVISION_CLASS, *TORCHVISION, "fake")
 
 
 def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
     if "images" in options or source in BY_NAME:
-        if name in [*TORCHVISION_CLASS, *TORCHVISION, "fake"]:
+        if name in _BUILT_IN:
             other = "type the full name, <owner>/<name>, or the folder's path, ./<name>"
             raise UserError(
                 f"data.name={name} is a built-in data set, whose statistics would be used to "
                 f"score your images: {other if source == 'huggingface' else 'use another name'}"
             )
         return "own" if "images" in options else source
+    if source not in SOURCES and source not in BY_NAME:
+        raise UserError(unknown_name("data.source", source, [*SOURCES, *BY_NAME]))
+    if name not in _BUILT_IN:
+        raise UserError(unknown_name("data", name, [*_BUILT_IN, "images", "npz", "hf"]))
     if name == "fake":
         return "fake"
     return "torchvision" if name in TORCHVISION else "published"
