@@ -169,9 +169,7 @@ def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> ImageScorer:
     """Build the scorer: a run is scored against its own data, a pipeline against data=."""
     if "data" not in run.config:
         return _scorer_of_data(cfg, device, run.image_shape)
-    return choose_scorer(
-        cfg.extractor, run, **cfg.paths, moments=cfg.reference, device=device
-    )
+    return choose_scorer(cfg.extractor, run, **cfg.paths, moments=cfg.reference, device=device)
 
 
 def _scorer_of_data(

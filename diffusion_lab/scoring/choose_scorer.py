@@ -33,9 +33,10 @@ def choose_scorer(
     """Return a scorer for a run's images, by default with the extractor of the run's data set.
 
     If no reference is stored beside the extractor, the real images are loaded from `data_dir` or
-    from the run's data folder; `data_path` replaces the run's data.path=. `moments` replaces the real images by a file of published moments or
-    by TRAINING, the moments of the training images. A large extractor runs on `device`. Raises
-    UserError if the extractor or the images are not available.
+    from the run's data folder; `data_path` replaces the run's data.path=. `moments` replaces the
+    real images by a file of published moments or by TRAINING, the moments of the training images. A
+    large extractor runs on `device`. Raises UserError if the extractor or the images are not
+    available.
     """
     data = run.config["data"]["name"]
 

@@ -67,8 +67,10 @@ def test_npz_without_labels_or_test_split(tmp_path):
         ({"images": np.array([{}, {}], dtype=object)}, ["allow_pickle=False"]),
         (
             {
-                "images": pixels(9, 5, 5), "labels": np.arange(9) % 3,
-                "test_images": pixels(2, 5, 5), "test_labels": [2, 3],
+                "images": pixels(9, 5, 5),
+                "labels": np.arange(9) % 3,
+                "test_images": pixels(2, 5, 5),
+                "test_labels": [2, 3],
             },
             ["test_labels go to 3, labels only to 2"],
         ),
