@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from diffusion_lab.config.schema import TrainExtractorConfig
 from diffusion_lab.config.validate import validate
+from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.evaluation.features.augmentation import Affine, CropAndFlip
@@ -83,11 +84,6 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
             f"data={data.dataset} has no labels: expected labelled images, because an extractor "
             "is trained as a classifier; choose another data=, or score with extractor=inception"
         )
-    if data.val_size is not None and data.val_size < 2:
-        raise UserError(
-            f"data.val_size={data.val_size}: expected at least 2 held-out images, because they "
-            "choose the best epoch and give the real-data baseline of the scores"
-        )
     name, training = _training(data.image_shape, settings)
     training.check(data.image_shape)
     if "batch_size" not in given:
@@ -95,6 +91,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     out, commit = Path(cfg.out).expanduser().absolute(), git_commit()
     with new_folder(out) as part:
         data.setup()
+        _check_numbers(data)
         train, held_out, test = (
             data.train_dataloader(),
             cast(InMemoryLoader, data.val_dataloader()),
@@ -172,6 +169,17 @@ def _training(
         return name, Training(augmentation=Affine(**augmented), seed=settings["seed"], **options)
     crop = CropAndFlip(**augmented)
     return name, ResNetTraining(augmentation=crop, seed=settings["seed"], **given)
+
+
+def _check_numbers(data: ImageDataModule) -> None:
+    """Raise UserError for less than two held-out or test images, the least of a reference."""
+    held_out, test = (len(data.labels(split)) for split in ("val", "test"))
+    if min(held_out, test) < 2:
+        raise UserError(
+            f"data={data.dataset} has {held_out} held-out and {test} test images: expected at "
+            "least 2 of each, because they choose the best epoch and are what scores compare with; "
+            "type a larger data.val_size=, or choose a larger data set"
+        )
 
 
 def _check_version(cfg: DictConfig) -> None:
