@@ -150,6 +150,7 @@ def test_the_command_writes_weights_a_record_and_a_reference(fake_extractor):
         (["version=new", "data.value_range=zero_one"], ["data.value_range is unknown"]),
         (["version=new", "data.val_size=1"], ["1 held-out", "data.val_size="]),
         (["version=new", "data.val_size=null", "data.num_images=9"], ["0 held-out", "1000 test"]),
+        (["version=new", "data.image_size=8"], ["the images are 8x8: expected at least 9 pixels"]),
         (["version=new", "data.val_size=999"], ["data.val_size=999: expected less"]),
         (["version=new", "seed=-1"], ["seed=-1"]),
         (["version=new", "epochs=3"], ["epochs is unknown", "max_epochs"]),

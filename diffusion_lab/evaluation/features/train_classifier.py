@@ -14,7 +14,7 @@ from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.features.augmentation import Affine, Augmentation
-from diffusion_lab.evaluation.features.classifier import Classifier, FeatureNetwork
+from diffusion_lab.evaluation.features.classifier import MIN_SIDE, Classifier, FeatureNetwork
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,12 @@ class Training:
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the network cannot take images (C, H, W)."""
+        _, height, width = image_shape
+        if min(height, width) < MIN_SIDE:
+            raise UserError(
+                f"the images are {height}x{width}: expected at least {MIN_SIDE} pixels on each "
+                "side; type a larger data.image_size=, or score with extractor=inception"
+            )
 
     def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:
         """Build the untrained network for uint8 training images (N, C, H, W)."""
