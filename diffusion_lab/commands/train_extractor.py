@@ -6,7 +6,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +44,11 @@ log = logging.getLogger(__name__)
 
 _TRAINING = ("max_epochs", "lr", "weight_decay")
 _AUGMENTATION = ("shift", "rotation", "scale", "flip")
-_AUGMENTATIONS_OF = {CNN: ("shift", "rotation", "scale"), RESNET: ("shift", "flip")}
+_OF: dict[str, tuple[type[Training], type[Affine] | type[CropAndFlip]]] = {
+    CNN: (Training, Affine),
+    RESNET: (ResNetTraining, CropAndFlip),
+}
+"""The training of each architecture, and its augmentation."""
 PACKAGES = ("diffusion-lab", "torch", "numpy", "safetensors")
 
 
@@ -157,18 +161,15 @@ def _training(
         raise UserError(unknown_name("architecture", name, NETWORKS))
     given = {k: settings[k] for k in (*_TRAINING, *_AUGMENTATION) if settings.get(k) is not None}
     augmented = {k: given.pop(k) for k in _AUGMENTATION if k in given}
-    foreign = [k for k in augmented if k not in _AUGMENTATIONS_OF[name]]
+    kind, augmentation = _OF[name]
+    foreign = [k for k in augmented if k not in {field.name for field in fields(augmentation)}]
     if foreign:
         (other,) = set(NETWORKS) - {name}
         raise UserError(
             f"{foreign[0]}= has no effect on architecture={name}: leave out {foreign[0]}=, or type "
             f"architecture={other}"
         )
-    if name == CNN:
-        options = {"lr": 0.004, "weight_decay": 0.05} | given
-        return name, Training(augmentation=Affine(**augmented), seed=settings["seed"], **options)
-    crop = CropAndFlip(**augmented)
-    return name, ResNetTraining(augmentation=crop, seed=settings["seed"], **given)
+    return name, kind(augmentation=augmentation(**augmented), seed=settings["seed"], **given)
 
 
 def _check_numbers(data: ImageDataModule) -> None:

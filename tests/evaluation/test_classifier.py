@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.features.augmentation import Affine
 from diffusion_lab.evaluation.features.classifier import Classifier
 from diffusion_lab.evaluation.features.train_classifier import Training, count_errors
+from diffusion_lab.evaluation.features.train_resnet import ResNetTraining
 from tests.evaluation.conftest import TINY_EXTRACTOR
+from tests.support.forked import ROOT
 
 
 def bars(n, seed, batch_size=32, shuffle=False):
@@ -102,6 +105,15 @@ def test_a_training_that_diverges_is_reported():
 def test_settings_out_of_range_are_rejected(settings, message):
     with pytest.raises(UserError, match=message):
         Training(**settings)
+
+
+def test_defaults_are_those_of_the_configuration_file():
+    """configs/train_extractor.yaml names the numbers of both architectures in its comments."""
+    text = (ROOT / "configs" / "train_extractor.yaml").read_text()
+    for name in ("max_epochs", "lr", "weight_decay"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{name}: null"))
+        numbers = [float(number) for number in re.findall(r"[\d.]+", line)]
+        assert numbers == [getattr(kind(), name) for kind in (Training, ResNetTraining)]
 
 
 @pytest.mark.parametrize(

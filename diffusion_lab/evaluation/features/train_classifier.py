@@ -34,8 +34,8 @@ class Training:
     """
 
     max_epochs: int = 12
-    lr: float = 0.003
-    weight_decay: float = 0.01
+    lr: float = 0.004
+    weight_decay: float = 0.05
     augmentation: Augmentation = field(default_factory=Affine)
     seed: int = 0
 
@@ -48,7 +48,7 @@ class Training:
                 f"max_epochs={self.max_epochs}: expected at least 1, for example max_epochs=12"
             )
         if not 0 < self.lr < math.inf:
-            raise UserError(f"lr={self.lr}: expected a number above 0, for example lr=0.003")
+            raise UserError(f"lr={self.lr}: expected a number above 0, for example lr=0.004")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"weight_decay={self.weight_decay}: expected at least 0")
 
