@@ -99,8 +99,8 @@ class HuggingFaceImages:
         """Download the data set and decode it, unless a complete cache exists."""
         if is_complete(self._folder):
             return
-        train = self._rows(self.split)
-        test = None if self.test_split is None else self._rows(self.test_split)
+        train = self._rows("split", self.split)
+        test = None if self.test_split is None else self._rows("test_split", self.test_split)
         build_cache(self._folder, Plan(self.name, train, test, self.wanted, self.skip))
 
     def read(self) -> ImageSet:
@@ -127,9 +127,9 @@ class HuggingFaceImages:
                 "of a data set on the Hub, or a folder written by its save_to_disk"
             ) from error
 
-    def _table(self, split: str) -> Any:
+    def _table(self, option: str, split: str) -> Any:
         if split not in self._splits:
-            raise UserError(unknown_name("data.split", split, sorted(self._splits)))
+            raise UserError(unknown_name(f"data.{option}", split, sorted(self._splits)))
         return self._splits[split]
 
     @cached_property
@@ -137,7 +137,7 @@ class HuggingFaceImages:
         """Columns of the images and of the classes."""
         from datasets import ClassLabel, Image
 
-        features = self._table(self.split).features
+        features = self._table("split", self.split).features
         images = [key for key, kind in features.items() if isinstance(kind, Image)]
         labels = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]
         image_key, label_key = self._image_key, self._label_key
@@ -161,7 +161,7 @@ class HuggingFaceImages:
         label_key = self._keys[1]
         if label_key is None:
             return ()
-        names = tuple(self._table(self.split).features[label_key].names)
+        names = tuple(self._table("split", self.split).features[label_key].names)
         if len(names) > _MAX_CLASSES:
             raise UserError(
                 f"data.label_key={label_key} has {len(names)} classes: expected at most "
@@ -169,20 +169,30 @@ class HuggingFaceImages:
             )
         return names
 
-    def _rows(self, split: str) -> _Rows:
-        table, (image_key, label_key) = self._table(split), self._keys
-        labels = np.zeros(len(table)) if label_key is None else np.asarray(table[label_key])
-        if len(labels) < 2 or (label_key is not None and labels.min() < 0):
+    def _rows(self, option: str, split: str) -> _Rows:
+        table, (image_key, label_key) = self._table(option, split), self._keys
+        for key in filter(None, self._keys):
+            if key not in table.features:
+                raise UserError(
+                    f"data.{option}={split} of {self.name} has no column {key}: expected the "
+                    f"columns of data.split={self.split}, or another data.{option}="
+                )
+        given = [0] * len(table) if label_key is None else list(table[label_key])
+        if len(given) < 2 or any(label is None or label < 0 for label in given):
             raise UserError(
-                f"data.split={split} of {self.name} has {len(labels)} rows, or rows without a "
+                f"data.{option}={split} of {self.name} has {len(given)} rows, or rows without a "
                 "label: expected at least two labelled rows"
             )
+        labels = np.asarray(given)
         return _Rows(table, image_key, labels.astype(np.int64), self.wanted)
 
     @cached_property
     def _folder(self) -> Path:
+        splits = ("split", self.split), ("test_split", self.test_split)
         about = {
-            "tables": [self._table(s)._fingerprint for s in (self.split, self.test_split) if s],
+            "tables": [
+                self._table(option, split)._fingerprint for option, split in splits if split
+            ],
             "keys": self._keys,
             "format": asdict(self.wanted),
             "skip": self.skip,

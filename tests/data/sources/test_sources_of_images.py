@@ -183,9 +183,10 @@ def test_hugging_face_set_on_disk(tmp_path):
     shown = pixels(30, 6, 8, 3)
     rows = {"picture": [Image.fromarray(x) for x in shown], "kind": [k % 3 for k in range(30)]}
     table = datasets.Dataset.from_dict(rows, features=features)
-    datasets.DatasetDict({"train": table, "held_out": table.select(range(4))}).save_to_disk(
-        tmp_path / "set"
-    )
+    splits = {"train": table, "held_out": table.select(range(4))}
+    nulls = datasets.Dataset.from_dict(rows | {"kind": [None] * 30}, features=features)
+    splits |= {"unlabelled": table.remove_columns("kind"), "nulls": nulls}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "set")
     options = {"source": "huggingface", "channels": 3, "cache_dir": str(tmp_path / "cache")}
     module = loaded(
         name=str(tmp_path / "set"), image_size=[6, 8], val_size=5, test_split="held_out", **options
@@ -194,7 +195,9 @@ def test_hugging_face_set_on_disk(tmp_path):
     assert (module.pixels("test").numpy() == shown[:4].transpose(0, 3, 1, 2)).all()
     assert module.labels("test").tolist() == [0, 1, 2, 0]
     for wrong, message in (
-        ({"test_split": "tset"}, "tset is unknown"),
+        ({"test_split": "tset"}, r"data\.test_split=tset is unknown"),
+        ({"test_split": "unlabelled"}, r"data\.test_split=unlabelled .* has no column kind"),
+        ({"split": "nulls"}, r"data\.split=nulls .* rows without a label"),
         ({"image_key": "kind"}, "data.image_key=kind is unknown"),
         ({"label_key": "kinds"}, "did you mean kind"),
     ):
