@@ -15,7 +15,7 @@ from diffusion_lab.errors import UserError, reason_of, unknown_name
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
 """Files that count as pictures; all others are passed over."""
 RESIZE = ("crop", "pad", "stretch")
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FILTER = Image.Resampling.BICUBIC
 """Pillow's filters are antialiased; Parmar et al. 2022 (arXiv 2104.11222) recommend bicubic."""
 
@@ -98,7 +98,7 @@ def is_of_the_system(error: Exception) -> bool:
 
 def to_array(image: Image.Image, wanted: Format) -> np.ndarray:
     """Convert an open picture -> uint8 (C, H, W). Raises Unreadable and WrongSize."""
-    if wanted.channels not in _MODES:
+    if wanted.channels not in MODES:
         raise Unreadable(f"a picture has 1, 3 or 4 channels, not {wanted.channels}: use .npy files")
     image = ImageOps.exif_transpose(image)
     image = _resized(_coloured(_in_eight_bits(image), wanted), wanted)
@@ -120,7 +120,7 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
 
 def _coloured(image: Image.Image, wanted: Format) -> Image.Image:
     """Convert to the wanted channels, transparent pixels in front of the background."""
-    mode = _MODES[wanted.channels]
+    mode = MODES[wanted.channels]
     if mode != "RGBA" and image.has_transparency_data:
         behind = Image.new("RGBA", image.size, wanted.background)
         image = Image.alpha_composite(behind, image.convert("RGBA"))

@@ -23,7 +23,7 @@ from diffusion_lab.data.pictures.decode import (
     to_array,
 )
 from diffusion_lab.data.shape import ImageSize
-from diffusion_lab.data.sources.picture_files import checked_format
+from diffusion_lab.data.sources.picture_files import check_picture_channels, checked_format
 from diffusion_lab.errors import UserError, reason_of, unknown_name
 from diffusion_lab.networks.image_size import height_and_width
 
@@ -87,6 +87,7 @@ class HuggingFaceImages:
         self.name, self.split, self.test_split = name, split, test_split
         self._image_key, self._label_key, self.cache_dir = image_key, label_key, cache_dir
         self.size = height_and_width(image_size)
+        check_picture_channels(channels, "data=hf reads pictures")
         self.wanted = checked_format(channels, self.size, resize, background, unreadable)
         self.skip = unreadable == "skip"
 

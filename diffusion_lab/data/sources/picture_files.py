@@ -17,7 +17,7 @@ from diffusion_lab.data.pictures.cache import (
     is_complete,
     open_cache,
 )
-from diffusion_lab.data.pictures.decode import Format, Unreadable, decode
+from diffusion_lab.data.pictures.decode import MODES, Format, Unreadable, decode
 from diffusion_lab.data.pictures.listing import Listing, Pictures, list_pictures
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError, reason_of, unknown_name
@@ -103,7 +103,12 @@ class PictureFiles:
     @cached_property
     def listing(self) -> Listing:
         """The pictures that there are."""
-        return list_pictures(self.path, self.labelled)
+        listed = list_pictures(self.path, self.labelled)
+        names = (*listed.train.names, *(listed.test.names if listed.test else ()))
+        picture = next((name for name in names if not name.lower().endswith(".npy")), None)
+        if picture is not None:
+            check_picture_channels(self.wanted.channels, f"{picture} is a picture")
+        return listed
 
     @property
     def num_classes(self) -> int | None:
@@ -135,6 +140,14 @@ class PictureFiles:
         """Map the cache into memory, after decoding what is missing."""
         self.prepare()
         return open_cache(self._folder, self.name, "pictures", self.listing.classes)
+
+
+def check_picture_channels(channels: int, reason: str) -> None:
+    """Raise UserError unless a picture can have this number of channels."""
+    if channels not in MODES:
+        raise UserError(
+            f"data.channels={channels}: expected 1 (gray), 3 (RGB) or 4 (RGBA), because {reason}"
+        )
 
 
 def checked_format(

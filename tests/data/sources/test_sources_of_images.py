@@ -243,11 +243,18 @@ def test_options_that_do_not_fit_the_source(options, words):
         ({"background": "whiet"}, ["data.background=whiet", "'#808080'"]),
         ({"unreadable": "ignore"}, ["choose from stop, skip"]),
         ({"labelled": "maybe"}, ["data.labelled=maybe"]),
+        ({"channels": 2}, ["data.channels=2", "a.png is a picture"]),
+        ({"channels": 2, "source": "huggingface"}, ["data.channels=2", "data=hf reads pictures"]),
     ],
 )
 def test_wrong_words_of_pictures(tmp_path, options, words):
+    for name in "ab":
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    options = {"source": "pictures", "image_size": 8} | options
+    if options["source"] == "pictures":
+        options["path"] = str(tmp_path)
     with pytest.raises(UserError) as raised:
-        ImageDataModule("x", source="pictures", path=str(tmp_path), image_size=8, **options)
+        loaded(name="x", unreadable=options.pop("unreadable", "skip"), **options)
     for word in words:
         assert word in str(raised.value)
 
