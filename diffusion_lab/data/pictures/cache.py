@@ -28,6 +28,7 @@ from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.pictures.decode import Format, Unreadable, WrongSize
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError
+from diffusion_lab.networks.image_size import as_option
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +226,7 @@ def _skipped(fault: Fault, name: str, plan: Plan) -> str:
         )
     if isinstance(fault, WrongSize):
         raise UserError(
-            f"{name} is {fault} pixels, not data.image_size={wanted.height} x {wanted.width}: type "
+            f"{name} is {fault} pixels, not {as_option([wanted.height, wanted.width])}: type "
             "data.resize=crop, pad or stretch, or another data.image_size="
         )
     if not plan.skip:
