@@ -115,7 +115,11 @@ def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"{data['dataset']} ({data['source']}, sha256 {data['sha256'][:8]})"
             for data in (before, now)
         )
+        files = "restore the files of data.path=, or type data.path=<where they lie now>"
         remedies = {
+            "pictures": files,
+            "npz": files,
+            "huggingface": "restore the data set of data.name=, or start a new run",
             "full": "type paths.data_dir=<folder of the original images>",
             "function": "make data.images._target_ return the original images, or start a new run",
         }
