@@ -139,12 +139,12 @@ _WORDS = {
     "huggingface": "data=hf",
 }
 TORCHVISION = ("cifar10", "cifar100", "svhn")
-_BUILT_IN = (*TORCHVISION_CLASS, *TORCHVISION, "fake")
+BUILT_IN = (*TORCHVISION_CLASS, *TORCHVISION, "fake")
 
 
 def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
     if "images" in options or source in BY_NAME:
-        if name in _BUILT_IN:
+        if name in BUILT_IN:
             other = "type the full name, <owner>/<name>, or the folder's path, ./<name>"
             raise UserError(
                 f"data.name={name} is a built-in data set, whose statistics would be used to "
@@ -153,8 +153,8 @@ def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
         return "own" if "images" in options else source
     if source not in SOURCES and source not in BY_NAME:
         raise UserError(unknown_name("data.source", source, [*SOURCES, *BY_NAME]))
-    if name not in _BUILT_IN:
-        raise UserError(unknown_name("data", name, [*_BUILT_IN, "images", "npz", "hf"]))
+    if name not in BUILT_IN:
+        raise UserError(unknown_name("data", name, [*BUILT_IN, "images", "npz", "hf"]))
     if name == "fake":
         return "fake"
     return "torchvision" if name in TORCHVISION else "published"

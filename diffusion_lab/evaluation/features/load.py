@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from diffusion_lab.data.sources import BUILT_IN
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import (
     INCEPTION,
@@ -30,6 +31,12 @@ def extractor_for(data: str, setting: str = "extractor") -> str:
     """
     if name := shipped_for(data):
         return name
+    if data not in BUILT_IN:  # its options are not known here
+        raise UserError(
+            f"no extractor comes with {data}: use {setting}={INCEPTION}; or train one, python "
+            "scripts/train_extractor.py version=<name> with the data options of the training, and "
+            f"give its folder, {setting}=<folder>"
+        )
     raise UserError(
         f"no extractor comes with data={data}: train one, python scripts/train_extractor.py "
         f"data={data} version={data}_v1, and give its folder, {setting}=<folder>; or use "
@@ -71,8 +78,9 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
     try:
         network.load_state_dict(unpacked(load(verified(weights, record["sha256"]))))
     except (SafetensorError, RuntimeError, KeyError) as error:
+        architecture = record.get("architecture", CNN)
         raise UserError(
-            f"{weights} does not hold the weights of a Classifier: {RESTORE}"
+            f"{weights} does not hold the weights of architecture={architecture}: {RESTORE}"
         ) from error
     return TrainedExtractor(network, record, folder)
 
