@@ -39,4 +39,5 @@ def check_divisible(
 
 
 def as_option(image_size: object) -> str:
+    """Return an image size as it is typed: data.image_size=32 or data.image_size=[24,32]."""
     return f"data.image_size={image_size}".replace(", ", ",").replace("(", "[").replace(")", "]")

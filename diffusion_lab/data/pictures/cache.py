@@ -111,10 +111,8 @@ def open_cache(folder: Path, name: str, source: str, classes: tuple[str, ...]) -
     def images(split: str) -> Tensor:
         shape = (record[split], *record["shape"])
         # read only, because Linux refuses a writable mapping that is larger than the memory
-        mapped = np.memmap(folder / f"{split}.bin", np.uint8, "r", shape=shape)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            return torch.from_numpy(mapped)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch's, of that
+            return torch.from_numpy(np.memmap(folder / f"{split}.bin", np.uint8, "r", shape=shape))
 
     return ImageSet(
         images("train"),
@@ -227,7 +225,7 @@ def _skipped(fault: Fault, name: str, plan: Plan) -> str:
     if isinstance(fault, WrongSize):
         raise UserError(
             f"{name} is {fault} pixels, not {as_option([wanted.height, wanted.width])}: type "
-            "data.resize=crop, pad or stretch, or another data.image_size="
+            "data.resize=crop, pad or stretch, or another size"
         )
     if not plan.skip:
         raise UserError(
