@@ -17,7 +17,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features import reference as module
 from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.evaluation.features.find_reference import reference_for
-from diffusion_lab.evaluation.features.load import load_extractor, shipped_versions
+from diffusion_lab.evaluation.features.load import extractor_for, load_extractor, shipped_versions
 from diffusion_lab.evaluation.features.reference import (
     cache_key,
     cached_reference,
@@ -170,6 +170,14 @@ def test_folders_of_images_are_known_by_their_content_not_their_name(fake_extrac
     computed = reference_for(extractor, "images", lambda: other)
     np.testing.assert_array_equal(computed.test_labels, other.images.test_labels.numpy())
     assert len(computed.train) == 200
+
+
+def test_a_data_set_of_the_users_own_has_no_extractor():
+    """Its options are not known where the message is made, so that no whole command is shown."""
+    with pytest.raises(UserError, match=r"with images: use extractor=inception; or .* same|with"):
+        extractor_for("images")
+    with pytest.raises(UserError, match=r"train_extractor\.py data=svhn version=svhn_v1"):
+        extractor_for("svhn")
 
 
 def test_references_go_to_the_users_cache_beside_other_files(tmp_path, monkeypatch):
