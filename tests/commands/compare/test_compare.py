@@ -157,7 +157,7 @@ def test_rows_are_named_by_the_fewest_settings_that_distinguish_them(typed, tmp_
 def test_folders_and_loggers_do_not_make_a_row_of_their_own(typed, tmp_path):
     make_run(tmp_path / "a", [5.0], 0)
     moved = {"paths": {"output_dir": "/else"}, "logger": {"csv": {"name": "y"}}}
-    make_run(tmp_path / "b", [6.0], 1, moved | {"data": {"data_dir": "/there"}})
+    make_run(tmp_path / "b", [6.0], 1, moved | {"data": {"data_dir": "/there", "path": "x"}})
     rows, _, out = compared(typed, "runs=a,b", metrics="fid")
     [row] = rows.values()
     assert (row["group"], row["n"], row["mean"]) == ("model=flow", "2", "5.5")
