@@ -7,12 +7,15 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+import yaml
 from filelock import FileLock, Timeout
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.sources import OPTIONS
 from diffusion_lab.errors import UserError
+from tests.support.forked import ROOT
 
 
 def pixels(n, *shape, seed=0):
@@ -303,3 +306,10 @@ def test_the_archive_of_cifar10_may_lie_packed(tmp_path, cifar, monkeypatch):
     for file in (tmp_path / CIFAR10.base_folder).iterdir():
         file.unlink()
     assert len(loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5).pixels("test"))
+
+
+@pytest.mark.parametrize("file", ["images", "npz", "hf"])
+def test_every_option_of_a_source_is_in_its_yaml_file(file):
+    """evaluate.py data=... has no schema: it accepts what the file lists."""
+    listed = yaml.safe_load((ROOT / "configs" / "data" / f"{file}.yaml").read_text())
+    assert set(OPTIONS[listed["source"]]) <= listed.keys()
