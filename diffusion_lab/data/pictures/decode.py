@@ -12,8 +12,12 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from diffusion_lab.errors import UserError, reason_of, unknown_name
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
-"""Files that count as pictures; all others are passed over."""
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".webp", ".avif"),
+    *(".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".npy"),
+)
+"""Files that count as pictures; all others are passed over. A fixed list, because what Pillow can
+read depends on how it was built."""
 RESIZE = ("crop", "pad", "stretch")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FILTER = Image.Resampling.BICUBIC

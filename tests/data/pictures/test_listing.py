@@ -1,5 +1,6 @@
 """Splits and classes of a folder or zip file, and what is wrong with one."""
 
+import logging
 import shutil
 import zipfile
 
@@ -28,10 +29,12 @@ def place(request):
     return (lambda folder: folder) if request.param == "folder" else zipped
 
 
-def test_loose_pictures_have_no_classes(tmp_path, place):
-    (make(tmp_path / "p", "b.png", "a.jpg") / "notes.txt").touch()
-    listed = list_pictures(place(tmp_path / "p"))
-    assert listed.train.names == ("a.jpg", "b.png") and listed.test is None
+def test_loose_pictures_have_no_classes(tmp_path, place, caplog):
+    (make(tmp_path / "p", "b.ppm", "a.jfif") / "notes.txt").touch()
+    with caplog.at_level(logging.INFO):
+        listed = list_pictures(place(tmp_path / "p"))
+    assert "1 other files in" in caplog.text and "notes.txt" in caplog.text
+    assert listed.train.names == ("a.jfif", "b.ppm") and listed.test is None
     assert listed.classes == () and listed.train.labels.tolist() == [0, 0]
 
 
