@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_CLASSES = 256
+"""Largest number of classes, because the hash of a data set takes a label as one byte."""
+
 
 @dataclass(frozen=True)
 class ImageSet:

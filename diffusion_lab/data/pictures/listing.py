@@ -10,14 +10,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from diffusion_lab.data.image_set import MAX_CLASSES
 from diffusion_lab.data.pictures.decode import SUFFIXES
 from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
-MAX_CLASSES = 256
-"""Largest number of classes, because reference files store a label in one byte."""
 
 
 @dataclass(frozen=True)

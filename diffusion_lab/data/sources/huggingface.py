@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.image_set import MAX_CLASSES, ImageSet
 from diffusion_lab.data.pictures.cache import (
     Plan,
     build_cache,
@@ -26,8 +26,6 @@ from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.sources.picture_files import check_picture_channels, checked_format
 from diffusion_lab.errors import UserError, reason_of, unknown_name
 from diffusion_lab.networks.image_size import height_and_width
-
-_MAX_CLASSES = 256
 
 
 @dataclass(frozen=True)
@@ -163,10 +161,10 @@ class HuggingFaceImages:
         if label_key is None:
             return ()
         names = tuple(self._table("split", self.split).features[label_key].names)
-        if len(names) > _MAX_CLASSES:
+        if len(names) > MAX_CLASSES:
             raise UserError(
                 f"data.label_key={label_key} has {len(names)} classes: expected at most "
-                f"{_MAX_CLASSES}"
+                f"{MAX_CLASSES}"
             )
         return names
 

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.image_set import MAX_CLASSES, ImageSet
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.networks.image_size import height_and_width
 
 _KEYS = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}
-MAX_CLASSES = 256
 
 
 class NpzImages:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.image_set import MAX_CLASSES, ImageSet
 from diffusion_lab.data.loader import check_whole_number
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError
@@ -17,8 +17,6 @@ ReadImages = Callable[[], Any]
 
 Images are uint8 (N, C, H, W), or (N, H, W) for one channel; labels are whole numbers (N,) from 0.
 """
-MAX_CLASSES = 256
-"""Largest number of classes, because reference files store a label in one byte."""
 _EXAMPLE = "data.images={_target_: my_data.images, _partial_: true}"
 
 
