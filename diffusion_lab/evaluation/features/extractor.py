@@ -209,18 +209,18 @@ def check_pixels(images: Tensor) -> None:
 def unpadded(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     """Cut off the padding of data.image_size: images (N, C, H, W) -> their centre.
 
-    Raises UserError if equal padding of `image_shape` on all sides cannot give the images' size.
+    Raises UserError if padding `image_shape` equally on opposite sides cannot give their size.
     """
     _, height, width = image_shape
     down, right = images.shape[2] - height, images.shape[3] - width
-    if down != right or down < 0 or down % 2:
+    if min(down, right) < 0 or down % 2 or right % 2:
         raise UserError(
             f"the images are {images.shape[2]}x{images.shape[3]}: expected {height}x{width}, or "
-            f"this with equal black padding on all sides, for example {height + 4}x{width + 4} "
+            f"this with equal black padding on opposite sides, for example {height + 4}x{width + 4} "
             f"(data.image_size={height} or {height + 4})"
         )
-    border = down // 2
-    return images[:, :, border : border + height, border : border + width]
+    top, left = down // 2, right // 2
+    return images[:, :, top : top + height, left : left + width]
 
 
 RESTORE = "restore it (a shipped one by git or pip), or train another version"
