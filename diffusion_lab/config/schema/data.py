@@ -30,6 +30,7 @@ class SourceConfig:
     background: str | None = None
     unreadable: str | None = None
     cache_dir: str | None = None
+    config: str | None = None
     split: str | None = None
     test_split: str | None = None
     image_key: str | None = None

@@ -36,6 +36,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "npz": ("path",),
     "pictures": ("path", "labelled", "resize", "background", "unreadable", "cache_dir"),
     "huggingface": (
+        "config",
         "split",
         "test_split",
         "image_key",

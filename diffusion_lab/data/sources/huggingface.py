@@ -60,6 +60,7 @@ class HuggingFaceImages:
         name: name on the Hub, or the folder.
         channels: 1, 3 or 4.
         image_size: side, or height and width.
+        config: configuration on the Hub; None for the only one.
         split: split to train on.
         test_split: split to test on; None: a tenth of the other is held out.
         image_key: column of the images; None for the only one.
@@ -73,6 +74,7 @@ class HuggingFaceImages:
         name: str,
         channels: int,
         image_size: ImageSize,
+        config: str | None = None,
         split: str = "train",
         test_split: str | None = None,
         image_key: str | None = None,
@@ -82,7 +84,8 @@ class HuggingFaceImages:
         unreadable: str = "stop",
         cache_dir: str | None = None,
     ) -> None:
-        self.name, self.split, self.test_split = name, split, test_split
+        self.name, self.config = name, config
+        self.split, self.test_split = split, test_split
         self._image_key, self._label_key, self.cache_dir = image_key, label_key, cache_dir
         self.size = height_and_width(image_size)
         check_picture_channels(channels, "data=hf reads pictures")
@@ -119,11 +122,12 @@ class HuggingFaceImages:
             if Path(self.name).expanduser().is_dir():
                 found = datasets.load_from_disk(str(Path(self.name).expanduser()))
                 return found if isinstance(found, dict) else {self.split: found}
-            return datasets.load_dataset(self.name)
+            return datasets.load_dataset(self.name, self.config)
         except Exception as error:  # of the Hub, the network, or a damaged folder
             raise UserError(
                 f"data.name={self.name} cannot be loaded ({reason_of(error)}): expected the name "
-                "of a data set on the Hub, or a folder written by its save_to_disk"
+                "of a data set on the Hub, with data.config= if it has several configurations, or a "
+                "folder written by its save_to_disk"
             ) from error
 
     def _table(self, option: str, split: str) -> Any:

@@ -313,3 +313,18 @@ def test_every_option_of_a_source_is_in_its_yaml_file(file):
     """evaluate.py data=... has no schema: it accepts what the file lists."""
     listed = yaml.safe_load((ROOT / "configs" / "data" / f"{file}.yaml").read_text())
     assert set(OPTIONS[listed["source"]]) <= listed.keys()
+
+
+def test_a_configuration_on_the_hub_is_asked_for(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(*arguments):
+        asked.append(arguments)
+        raise ValueError("Config name is missing.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for config in (None, "small"):
+        with pytest.raises(UserError, match=r"data\.config="):
+            loaded(name="a/b", source="huggingface", channels=3, image_size=8, config=config)
+    assert asked == [("a/b", None), ("a/b", "small")]
