@@ -1,6 +1,5 @@
 """scripts/train_extractor.py: train a feature extractor for the metrics and save it."""
 
-import hashlib
 import logging
 import platform
 import re
@@ -38,7 +37,7 @@ from diffusion_lab.runs.record import package_versions
 from diffusion_lab.system.atomic import new_folder
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
-from diffusion_lab.system.output import write_json
+from diffusion_lab.system.output import file_sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +116,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
         network.load_state_dict(unpacked(in_file))  # rounded, as it will be read
         record: dict[str, Any] = {
             "version": cfg.version,
-            "sha256": _sha256(weights),
+            "sha256": file_sha256(weights),
             "architecture": name,
             "image_shape": list(data.image_shape),
             "num_classes": data.num_classes,
@@ -144,7 +143,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
             ),
             reference,
         )
-        record["reference_sha256"] = _sha256(reference)
+        record["reference_sha256"] = file_sha256(reference)
         write_json(part / f"{cfg.version}.json", record)
     return TrainedFolder(out, record)
 
@@ -201,7 +200,3 @@ def _check_version(cfg: DictConfig) -> None:
             f"version={cfg.version} exists already, and scores of different extractors are not "
             f"comparable: type a new name, for example version={name}{number}"
         )
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

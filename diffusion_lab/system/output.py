@@ -1,5 +1,6 @@
 """Output folders and files of commands: created, checked and written atomically."""
 
+import hashlib
 import json
 import math
 import secrets
@@ -43,6 +44,12 @@ def check_picture(out: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file, which is read in parts."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_arrays(path: Path, **arrays: Tensor) -> None:

@@ -1,6 +1,5 @@
 """scripts/tradeoff.py: compare quality and cost of many samplers for one checkpoint."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         "settings": {
             "run": str(run.dir.resolve()),
             "checkpoint": cfg.checkpoint,
-            "checkpoint_sha256": _sha256(run.dir / "checkpoints" / f"{cfg.checkpoint}.ckpt"),
+            "checkpoint_sha256": file_sha256(run.dir / "checkpoints" / f"{cfg.checkpoint}.ckpt"),
             "weights": run.weights,
             "labels": list(conditioning.labels),
             "guidance_scale": conditioning.guidance_scale,
@@ -227,11 +226,6 @@ def _numbers_of_steps(given: Any) -> list[int]:
             "num_steps=5,10,20"
         )
     return sorted(set(numbers))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
