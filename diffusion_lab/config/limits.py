@@ -50,16 +50,6 @@ def check_limits(cfg: DictConfig) -> None:
         )
 
 
-def check_one_start(cfg: DictConfig) -> None:
-    """Raise UserError if both a pipeline and a teacher are to provide the initial network."""
-    teacher = OmegaConf.select(cfg, "teacher.run")
-    if OmegaConf.select(cfg, "init_from") and teacher:
-        raise UserError(
-            f"init_from={cfg.init_from} and teacher.run={teacher} each provide the network: "
-            "leave out one of them"
-        )
-
-
 def check_an_end(cfg: DictConfig) -> None:
     """Raise UserError for a training without a limit if its learning rate depends on one."""
     trainer = cfg.trainer

@@ -103,6 +103,16 @@ def check_seed(seed: int) -> None:
         raise UserError(f"seed={seed}: expected a whole number, 0 to {LARGEST_SEED}")
 
 
+def check_one_initial_network(cfg: DictConfig) -> None:
+    """Raise UserError if both a pipeline and a teacher are to provide the initial network."""
+    teacher = OmegaConf.select(cfg, "teacher.run")
+    if OmegaConf.select(cfg, "init_from") and teacher:
+        raise UserError(
+            f"init_from={cfg.init_from} and teacher.run={teacher} each provide the network: "
+            "leave out one of them"
+        )
+
+
 def _value(config: Mapping[str, Any], name: str) -> Any:
     """Return the value of a key; None if absent, missing or an unresolvable interpolation."""
     try:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from diffusion_lab.config.limits import check_one_start
-from diffusion_lab.config.validate import check_config
+from diffusion_lab.config.validate import check_config, check_one_initial_network
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
@@ -90,7 +89,7 @@ def read_initial_state(
     packages whose classes the teacher may name. Raises UserError for a missing or damaged file, and
     for an override of a setting that the pipeline or the teacher determines.
     """
-    check_one_start(cfg)
+    check_one_initial_network(cfg)
     pipeline = None
     if cfg.init_from is not None:
         pipeline = read_pipeline("init_from", cfg.init_from)
