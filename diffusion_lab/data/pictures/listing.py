@@ -85,7 +85,7 @@ def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
 
 
 def _entries(root: Path, folders: set[str], others: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield the name and stamp of every picture, sorted by name; collect folders and other files."""
+    """Yield the name and stamp of every picture, sorted; collect folders and other files."""
     if root.is_dir():
         yield from sorted(_walk(root, "", folders, others))
         return
