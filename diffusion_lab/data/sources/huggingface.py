@@ -87,6 +87,8 @@ class HuggingFaceImages:
         self.name, self.config = name, config
         self.split, self.test_split = split, test_split
         self._image_key, self._label_key, self.cache_dir = image_key, label_key, cache_dir
+        if config is not None and Path(name).expanduser().is_dir():
+            raise UserError(f"data.config={config} has no effect on a folder: leave it out")
         self.size = height_and_width(image_size)
         check_picture_channels(channels, "data=hf reads pictures")
         self.wanted = checked_format(channels, self.size, resize, background, unreadable)
@@ -126,8 +128,8 @@ class HuggingFaceImages:
         except Exception as error:  # of the Hub, the network, or a damaged folder
             raise UserError(
                 f"data.name={self.name} cannot be loaded ({reason_of(error)}): expected the name "
-                "of a data set on the Hub, with data.config= if it has several configurations, or a "
-                "folder written by its save_to_disk"
+                "of a data set on the Hub, with data.config= if it has several configurations, or "
+                "a folder written by its save_to_disk"
             ) from error
 
     def _table(self, option: str, split: str) -> Any:
