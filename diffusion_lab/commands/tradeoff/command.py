@@ -26,7 +26,7 @@ from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.score_sets import read_seeds
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
-from diffusion_lab.system.output import results_folder, write_json
+from diffusion_lab.system.output import file_sha256, results_folder, write_json
 
 NAME = "tradeoff.json"
 ROUNDS = 3
