@@ -215,9 +215,9 @@ def unpadded(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     down, right = images.shape[2] - height, images.shape[3] - width
     if min(down, right) < 0 or down % 2 or right % 2:
         raise UserError(
-            f"the images are {images.shape[2]}x{images.shape[3]}: expected {height}x{width}, or this "
-            f"with equal black padding on opposite sides, for example {height + 4}x{width + 4} "
-            f"(data.image_size={height} or {height + 4})"
+            f"the images are {images.shape[2]}x{images.shape[3]}: expected {height}x{width}, or "
+            "this with equal black padding on opposite sides, for example "
+            f"{height + 4}x{width + 4} (data.image_size={height} or {height + 4})"
         )
     top, left = down // 2, right // 2
     return images[:, :, top : top + height, left : left + width]
