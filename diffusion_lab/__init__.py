@@ -13,8 +13,9 @@ which also work without a configuration. Every name is imported on first use, so
 `import diffusion_lab` alone does not import torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusion_lab.system.lazy_import import lazy_names
 
 if TYPE_CHECKING:
     from diffusion_lab import data, diffusion, figures, networks
@@ -39,27 +40,20 @@ __all__ = [
     "train",
 ]
 
-_PACKAGES = ("data", "diffusion", "figures", "networks")
-_FILES = {
+_MODULES = {
     "DiffusionModule": "modules.diffusion",
     "ImageDataModule": "data.datamodule",
     "Run": "runs.load",
     "TrainResult": "training.train",
     "compose_config": "config.compose",
+    "data": "",
+    "diffusion": "",
+    "figures": "",
     "load_run": "runs.load",
+    "networks": "",
     "train": "training.train",
 }
-"""Module of each public name, below `diffusion_lab`."""
+"""Module, below `diffusion_lab`, that defines each public name; "" for a package."""
 
-
-def __getattr__(name: str) -> Any:
-    # imported on first use, so that --help does not wait for torch
-    if name in _PACKAGES:
-        return import_module(f"diffusion_lab.{name}")
-    if name in _FILES:
-        return getattr(import_module(f"diffusion_lab.{_FILES[name]}"), name)
-    raise AttributeError(f"module 'diffusion_lab' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # a type checker would accept any name
+    __getattr__, __dir__ = lazy_names(__name__, _MODULES)

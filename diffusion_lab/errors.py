@@ -13,11 +13,11 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A training with non-finite losses or weights; the command line exits with code 3."""
+    """A training reached non-finite losses or weights; the command line exits with code 3."""
 
 
 def near(name: str, known: Sequence[str], most: int = 3) -> list[str]:
-    """Return the known names that resemble a mistyped one, the most similar first."""
+    """Return at most `most` known names that resemble a mistyped name, the most similar first."""
     lower = {other.lower(): other for other in known}
     found = get_close_matches(name.lower(), lower, n=most, cutoff=0.6)
     # then known names that contain the given one, such as flow_heun for flow
@@ -26,7 +26,10 @@ def near(name: str, known: Sequence[str], most: int = 3) -> list[str]:
 
 
 def unknown_name(setting: str, name: str, known: Sequence[str]) -> str:
-    """Message for an unknown `setting=name`: the names it resembles, or all known names."""
+    """Return the error message for an unknown `setting=name`.
+
+    The message suggests the known names that resemble `name`, or lists all names if there are none.
+    """
     if meant := near(name, known):
         return f"{setting}={name} is unknown: did you mean {' or '.join(meant)}?"
     return f"{setting}={name} is unknown: choose from {', '.join(known)}"

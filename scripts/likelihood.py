@@ -1,4 +1,4 @@
-"""Compute bits per dimension: `python scripts/likelihood.py run=<run folder>`."""
+"""Compute a run's bits per dimension: `python scripts/likelihood.py run=<run folder>`."""
 
 from diffusion_lab.cli import likelihood
 

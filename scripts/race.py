@@ -1,4 +1,4 @@
-"""Plot FID over training time of runs: `python scripts/race.py out.png <run> [<run> ...]`."""
+"""Plot runs' FID over training time: `python scripts/race.py out.png <run> [<run> ...]`."""
 
 from diffusion_lab.tools.race import main
 

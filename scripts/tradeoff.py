@@ -1,4 +1,4 @@
-"""Measure quality against cost of samplers: `python scripts/tradeoff.py run=<run folder>`."""
+"""Measure sample quality and cost of samplers: `python scripts/tradeoff.py run=<run folder>`."""
 
 from diffusion_lab.cli import tradeoff
 

@@ -102,6 +102,12 @@ def test_a_run_of_parts_of_ones_own_is_read_by_trust_alone(mine, folder):
     one, other = (np.load(out / "samples.npz")["images"] for out in (by_option, by_variable))
     assert np.array_equal(one, other)
 
+    row = (str(folder / "row.png"), str(mine), "--num-samples", "2", "--num-steps", "1")
+    untrusted = forked.run("gallery", *row, cwd=folder)
+    assert untrusted.returncode == 2 and "trust" in untrusted.stderr
+    named = [word for name in TRUST.split(",") for word in ("--trust", name)]
+    assert last_line(forked.run("gallery", *row, *named, cwd=folder)).exists()
+
 
 def test_an_untrusted_teacher_or_ladder_is_rejected_before_anything_is_trained(mine, folder):
     teacher = run(COMMANDS[-2], folder)

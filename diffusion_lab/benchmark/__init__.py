@@ -1,4 +1,5 @@
-"""Benchmarks of speed and memory against plain baselines, measured alternately.
+"""Benchmarks of speed and memory, measured in alternation with plain baselines.
 
-Nothing is imported here, because child processes are timed from their start.
+This file imports nothing, because some benchmarks time child processes from their start, and an
+import here would add to the measured time.
 """

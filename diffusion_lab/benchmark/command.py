@@ -1,4 +1,4 @@
-"""Run the parts of the benchmark; write a table, benchmark.json and a figure."""
+"""Run the measurements named in `parts=`; write benchmark.json and a figure of the scaling."""
 
 import gc
 import logging
@@ -63,25 +63,25 @@ PARTS = (*_ROWS, SCALING)
 
 @dataclass
 class Benchmark:
-    """Results of a benchmark."""
+    """Results of the benchmark command: measured rows, scaling curves and the JSON record."""
 
     rows: list[Row]
     curves: list[Curve]
     record: dict[str, Any]
     """The content of benchmark.json."""
     out: Path
-    """The folder with benchmark.json and scaling.png."""
+    """The folder with benchmark.json and, if scaling was measured, scaling.png."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
-        """The printed lines: table, notes and scaling exponents."""
+        """Lines to print: the table, the notes and the scaling exponents."""
         rows = table(self.rows) if self.rows else []
         return [*rows, *self.notes, *(curve.line for curve in self.curves)]
 
 
 def benchmark(cfg: DictConfig) -> Benchmark:
-    """Run the measurements of `parts`; missed targets are reported and are no errors.
+    """Run the measurements named in `cfg.parts`; report missed targets without raising an error.
 
     Raises UserError for a mistake in the configuration, before any measurement. Exceptions of a
     failing measurement are not caught.
@@ -92,14 +92,15 @@ def benchmark(cfg: DictConfig) -> Benchmark:
         raise UserError(f"seconds={cfg.seconds}: expected a number above 0")
     if (cfg.data.channels, cfg.data.image_size) != (1, SIDE):
         raise UserError(
-            f"data.channels={cfg.data.channels} data.image_size={cfg.data.image_size}: expected 1 "
-            f"and {SIDE}, the image size of the tutorial's loop"
+            f"data.channels={cfg.data.channels} data.image_size={cfg.data.image_size}: expected "
+            f"data.channels=1 data.image_size={SIDE}, because the baseline trains on such images"
         )
     check_precision(cfg.precision)
     if cfg.run is not None:
         if "fast_sampling" not in parts:
             raise UserError(
-                "run= is used by fast_sampling only: add fast_sampling to parts=, or leave out run="
+                "run= is used only by the measurement fast_sampling: add fast_sampling to parts=, "
+                "or leave out run="
             )
         load_run(cfg.run)
     compose_config(cfg.words)
@@ -184,13 +185,14 @@ def _parts(cfg: DictConfig) -> list[str]:
         return [part for part in PARTS if part != TIME_TO_FID or cfg.data.name == "mnist"]
     parts = [given] if isinstance(given, str) else given
     if not isinstance(parts, list) or not parts:
-        raise UserError(f"parts={given}: expected some of {list(PARTS)}")
+        raise UserError(f"parts={given}: expected a list of one or more of {', '.join(PARTS)}")
     for part in parts:
         if part not in PARTS:
             raise UserError(unknown_name("parts", part, PARTS))
     if TIME_TO_FID in parts and cfg.data.name != "mnist":
         raise UserError(
-            f"parts={TIME_TO_FID} needs MNIST: leave it out, or leave out data={cfg.data.name}"
+            f"parts={TIME_TO_FID} needs MNIST: leave {TIME_TO_FID} out of parts=, or leave out "
+            f"data={cfg.data.name}"
         )
     return [part for part in PARTS if part in parts]
 
@@ -218,7 +220,7 @@ def _notes(record: dict[str, Any], rows: list[Row], curves: list[Curve]) -> list
             notes.append(
                 f"{row.what}: {row.details['network']}; {row.details['baseline_steps_timed']} of "
                 f"the pipeline's {row.details['baseline_steps_it_stands_for']:,} steps were timed, "
-                "and the time scaled"
+                "and the measured time was scaled"
             )
     for curve in curves:
         if curve.arithmetic is not None:

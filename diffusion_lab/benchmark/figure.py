@@ -1,4 +1,4 @@
-"""Figure of time over size on logarithmic axes, with proportional growth for comparison."""
+"""Log-log figure of measured time over problem size, with lines of proportional growth."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ _ROW = 2.8
 
 @dataclass(frozen=True)
 class Growth:
-    """A panel of the figure: measured seconds over size."""
+    """Data of one panel of `scaling_figure`: the measured seconds at each size."""
 
     title: str
     xlabel: str
     x: ArrayLike
-    """(N,), positive."""
+    """Sizes, (N,), positive."""
     seconds: ArrayLike
-    """(N,), positive."""
+    """Measured seconds at each size, (N,), positive."""
     exponent: float
     operations: ArrayLike | None = None
-    """(N,), floating-point operations; plotted up to a constant factor."""
+    """Floating-point operations at each size, (N,); plotted scaled to the last measured time."""
 
 
 def scaling_figure(panels: Sequence[Growth]) -> Figure:
-    """Plot panels in two columns: the measured seconds, and what proportional growth would give.
+    """Plot measured seconds over size on log-log axes, with lines of proportional growth.
 
-    A dashed line grows in proportion to the size. A dotted line, if the panel has `operations`,
-    grows in proportion to these. Both go through the last measured point, where fixed costs matter
-    least.
+    The panels are arranged in two columns. A dashed line grows in proportion to the size, and a
+    dotted line in proportion to `operations`, if the panel has these. Both lines go through the
+    last measured point, where fixed costs matter least.
 
     Raises:
-        ValueError: no panels.
+        ValueError: `panels` is empty.
 
     """
     if not panels:

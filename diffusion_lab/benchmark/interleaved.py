@@ -1,4 +1,4 @@
-"""Time a real training by the function of scripts/train.py, interleaved with a baseline."""
+"""Time a real training, as scripts/train.py runs it, in alternation with baseline steps."""
 
 import gc
 import io
@@ -32,27 +32,27 @@ OFF_THE_CLOCK = (
 
 @dataclass
 class Blocks:
-    """Plan and results of an interleaved training."""
+    """Blocks of steps that a training and a baseline run in turn, and their measured times."""
 
     baseline: Callable[[int], object]
-    """Function that runs a number of baseline steps."""
+    """Function that runs the given number of baseline steps."""
     steps: int
-    """Steps per block, for both sides."""
+    """Steps per block, equal for the training and the baseline."""
     repeats: int
     clock: Clock = time.perf_counter
     baseline_seconds: list[float] = field(default_factory=list)
-    """Seconds per step, for each block."""
+    """Seconds per baseline step, one value per timed block."""
     our_seconds: list[float] = field(default_factory=list)
-    """Seconds per step, for each block."""
+    """Seconds per training step, one value per timed block."""
 
     @property
     def done(self) -> bool:
-        """True if all blocks are timed."""
+        """True if all `repeats` blocks of training steps have been timed."""
         return len(self.our_seconds) == self.repeats
 
     @property
     def comparison(self) -> Comparison:
-        """Seconds per step of both sides."""
+        """Seconds per step of the baseline and of the training."""
         return Comparison(tuple(self.baseline_seconds), tuple(self.our_seconds))
 
 
@@ -61,7 +61,11 @@ _blocks: ContextVar[Blocks] = ContextVar("_blocks")
 
 @contextmanager
 def planned(blocks: Blocks) -> Iterator[None]:
-    """Give this plan to an `Interleaved` callback that is built within the context."""
+    """Pass `blocks` to the `Interleaved` callback that is built within this context.
+
+    `blocks` holds the plan of a measurement and receives the measured times. It cannot be an
+    argument of the callback, because Hydra builds the callback from the configuration.
+    """
     token = _blocks.set(blocks)
     try:
         yield
@@ -74,7 +78,7 @@ class Interleaved(L.Callback):
 
     A block of training lasts from the start of one step to the start of a later one, including the
     fetching of batches and all callbacks. A block that contains the end of an epoch is repeated,
-    because validation and sampling belong to no step.
+    because its time would include validation and sampling.
     """
 
     def __init__(self) -> None:
@@ -83,17 +87,23 @@ class Interleaved(L.Callback):
         self._began: float | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Discard a block that contains the end of an epoch."""
+        """Discard the unfinished block of steps, and shorten blocks to fit into an epoch."""
         self._began = None
         batches = trainer.num_training_batches
         if batches <= 1:
-            raise UserError(f"an epoch has {batches} batches: expected at least 2 to time a step")
+            raise UserError(
+                f"an epoch has {batches} batches: expected at least 2, to time a step; type a "
+                "smaller batch_size= or a larger data.num_images="
+            )
         self.blocks.steps = min(self.blocks.steps, int(batches) - 1)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """End a block of training, run a block of the baseline and begin the next one."""
+        """At the end of a block of training steps, record its time and run a baseline block.
+
+        The next training block begins afterwards.
+        """
         blocks = self.blocks
         if trainer.global_step < WARM_UP or blocks.done:
             return
@@ -118,7 +128,7 @@ class Screen(io.TextIOWrapper):
     """A simulated terminal without display, so that the cost of the progress bar is included."""
 
     def isatty(self) -> bool:
-        """Return True, like a terminal."""
+        """Return True, as for a terminal."""
         return True
 
 
@@ -130,9 +140,11 @@ def on_screen() -> Iterator[None]:
 
 
 def interleaved_training(cfg: DictConfig, blocks: Blocks) -> Comparison:
-    """Train like scripts/train.py until all blocks are timed; return the seconds per step.
+    """Time a training, run as by scripts/train.py, in alternation with baseline steps.
 
-    Progress bar, loggers and all callbacks of the configuration are active.
+    Returns the seconds per step. `blocks` holds the baseline, and the number and length of the
+    timed blocks of steps, after which the training ends. Progress bar, loggers and all callbacks
+    of the configuration are active.
     """
     with open_dict(cfg):
         cfg.callbacks["interleaved"] = {"_target_": f"{__name__}.Interleaved"}

@@ -17,7 +17,7 @@ SIDE = 1024  # of the square matrices
 
 
 def matmul_rate(device: torch.device, seconds: float) -> float:
-    """Measure floating-point operations per second in float32 matrix products (median)."""
+    """Repeat float32 matrix products for `seconds`; return the median FLOP/s."""
     a, b = torch.rand(2, SIDE, SIDE, device=device)
     out = torch.empty_like(a)
     torch.mm(a, b, out=out)
@@ -29,14 +29,14 @@ def matmul_rate(device: torch.device, seconds: float) -> float:
 
 
 def flops(work: Callable[[], object]) -> int:
-    """Count floating-point operations of matrix products and convolutions, with backward passes."""
+    """Run `work`; count the FLOPs of its matrix products and convolutions, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return the description of the machine for the record."""
+    """Return the machine's device, cores, threads, load and package versions."""
     packages = ("torch", "torchvision", "lightning", "diffusers", "numpy")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {

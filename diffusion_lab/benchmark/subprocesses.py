@@ -11,7 +11,10 @@ from diffusion_lab.benchmark.settings import Settings
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """Return the parent's environment, with its import path and number of threads."""
+    """Return the environment variables of a child process.
+
+    They set the import path of this process and `settings.threads` CPU threads.
+    """
     path = os.pathsep.join(entry for entry in sys.path if entry)
     without = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
     threads = str(settings.threads)
@@ -19,13 +22,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def fail(arguments: Sequence[str], errors: str) -> NoReturn:
-    """Raise RuntimeError with the last lines of a child's stderr."""
+    """Raise RuntimeError with a child's arguments and the last lines of its stderr, `errors`."""
     tail = "\n".join(errors.strip().splitlines()[-20:])
     raise RuntimeError(f"python {' '.join(arguments)} failed:\n{tail}")
 
 
 def last_json(settings: Settings, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run a Python process and return the JSON object in its last printed line."""
+    """Run `python <arguments>` and return the JSON object in its last printed line."""
     process = subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,

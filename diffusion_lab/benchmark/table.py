@@ -9,16 +9,19 @@ from diffusion_lab.benchmark.timing import Comparison
 
 @dataclass(frozen=True)
 class Target:
-    """Target for the ratio ours / baseline, and optionally for our value."""
+    """Target for the ratio ours / baseline, and optionally a limit for our value."""
 
     ratio: float
     at_least: bool
     """True for rates (higher is better), False for times and memory (lower is better)."""
     limit: float | None = None
-    """Upper limit for our value."""
+    """Upper limit for our value, in the unit of the row; None for no limit."""
 
     def verdict(self, ratio: float, ours: float) -> str:
-        """Return "met", or by how much the target was missed."""
+        """Return "met" or "missed by ..."; "unclear, ..." if noise made a value negative.
+
+        `ratio` is ours / baseline, and `ours` is our value in the unit of the row.
+        """
         if ratio <= 0 or ours <= 0:  # differences of times may be negative
             return "unclear, the noise is larger"
         missed = []
@@ -37,7 +40,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement."""
+    """One row of the benchmark's table: a measurement, its baseline and its target."""
 
     part: str
     what: str
@@ -46,15 +49,15 @@ class Row:
     comparison: Comparison
     target: Target
     details: dict[str, Any] = field(default_factory=dict)
-    """Numbers and texts that describe the measurement."""
+    """Further numbers and texts about the measurement, for benchmark.json."""
 
     @property
     def verdict(self) -> str:
-        """The target's verdict for the medians."""
+        """Verdict on the medians: "met", "missed by ..." or "unclear, ..."."""
         return self.target.verdict(self.comparison.ratio, self.comparison.medians[1])
 
     def as_json(self) -> dict[str, Any]:
-        """Return all values for benchmark.json."""
+        """Return the row as a dictionary for benchmark.json."""
         baseline, ours = self.comparison.medians
         low, high = self.comparison.spread
         return {
@@ -77,7 +80,7 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Return the table as lines with aligned columns."""
+    """Return the rows as lines of a text table with a header and aligned columns."""
     head = ("what", "baseline", "ours", "", "ratio [min..max]", "target", "")
     cells = [head]
     for row in rows:
@@ -106,7 +109,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Format a number with three significant digits; whole numbers from 100."""
+    """Format a number with three significant digits, or without decimals from 100 upwards."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"

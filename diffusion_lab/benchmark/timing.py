@@ -1,4 +1,4 @@
-"""Compare two alternatives by alternating measurements, so that other load affects both."""
+"""Compare two alternatives by alternating measurements, so that other load affects both alike."""
 
 import gc
 import statistics
@@ -13,33 +13,33 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measured values of the baseline and of ours, in pairs measured one after the other."""
+    """Measured values of the baseline and of our code, in pairs measured one after the other."""
 
     baseline: tuple[float, ...]
     ours: tuple[float, ...]
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Ours / baseline, for each pair."""
+        """The ratio ours / baseline of each pair."""
         return tuple(b / a for a, b in zip(self.baseline, self.ours, strict=True))
 
     @property
     def ratio(self) -> float:
-        """Median of the ratios."""
+        """Median of the ratios ours / baseline."""
         return statistics.median(self.ratios)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Smallest and largest ratio."""
+        """Smallest and largest ratio ours / baseline."""
         return min(self.ratios), max(self.ratios)
 
     @property
     def medians(self) -> tuple[float, float]:
-        """Median of the baseline, median of ours."""
+        """Median value of the baseline and median value of ours."""
         return statistics.median(self.baseline), statistics.median(self.ours)
 
     def map(self, change: Callable[[float], float]) -> "Comparison":
-        """Convert all values with a function, for example to another unit."""
+        """Return a Comparison with `change` applied to every value, for example to change units."""
         return Comparison(tuple(map(change, self.baseline)), tuple(map(change, self.ours)))
 
 
@@ -50,7 +50,10 @@ def alternate(
     *,
     warm_up: bool = True,
 ) -> Comparison:
-    """Measure baseline, ours, baseline, ours, ...; `warm_up` runs both once before, uncounted."""
+    """Call two measuring functions in turn, `repeats` times each, and return their values.
+
+    With `warm_up` each function is called once before, and these first values are discarded.
+    """
     if warm_up:
         baseline()
         ours()
@@ -62,7 +65,7 @@ def alternate(
 def timed(
     work: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter
 ) -> float:
-    """Measure the seconds of a function, including its queued work on the device."""
+    """Run `work` and return its seconds, including the work that it queues on the device."""
     gc.collect()  # so that garbage of earlier work is not collected within the measured time
     synchronize(device)
     began = clock()
@@ -72,7 +75,7 @@ def timed(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device's queued work; a CPU has none."""
+    """Wait until the device has finished its queued work; return at once for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -80,10 +83,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def how_many(seconds_each: Sequence[float], repeats: int, seconds: float, most: int) -> int:
-    """Return the number of work items per block, from 1 to `most`.
+    """Return the number of work items per timed block, from 1 to `most`.
 
-    A block is one timed measurement. Each side of the comparison has `repeats` blocks, and all
-    blocks of all sides together should take `seconds`. `seconds_each` holds, for each side, the
-    time of one work item.
+    A work item is for example one training step. Each of the compared alternatives runs `repeats`
+    blocks, and all their blocks together should take about `seconds`. `seconds_each` holds, for
+    each alternative, the seconds of one work item.
     """
     return max(1, min(most, int(seconds / (repeats * max(sum(seconds_each), 1e-9)))))

@@ -1,6 +1,6 @@
 """Write the training images of a data module as files that torchvision's MNIST reads.
 
-Both sides of a benchmark then use the same images: MNIST, the bundled digits or synthetic ones.
+The baseline and our training then use the same images: MNIST, the bundled digits or synthetic ones.
 """
 
 import struct
@@ -15,7 +15,10 @@ UNSIGNED_BYTE = 8  # code of the pixel type in the header of an IDX file
 
 
 def write_torchvision_files(data: ImageDataModule, root: Path) -> Path:
-    """Write one-channel images to root/MNIST/raw and return root; the test split has one image."""
+    """Write the one-channel training images to root/MNIST/raw as IDX files; return root.
+
+    The test split, which torchvision also expects, gets a single image.
+    """
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     images, labels = data.pixels("train")[:, 0], data.labels("train").to(torch.uint8)

@@ -1,7 +1,8 @@
-"""The tutorial's training loop, without any code of this project.
+"""The tutorial's training loop, written without any code of this project.
 
-It uses torchvision's loader, the tutorial's networks, Adam, uniform noise and the squared error to
-the clean image, and records the loss after every step.
+The tutorial is Hugging Face's course notebook "Diffusion models from scratch". The loop uses
+torchvision's loader, the tutorial's networks, Adam, uniform noise and the squared error to the
+clean image, and records the loss after every step.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from torchvision.transforms import ToTensor
 
 
 class PlainUNet(nn.Module):
-    """Three convolutions down and three up, with added skips; parameters named as in BasicUNet."""
+    """Small U-Net of Hugging Face's tutorial: three convolutions down, three up, additive skips.
+
+    The parameters have the same names as in this project's BasicUNet.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +46,7 @@ class PlainUNet(nn.Module):
         self.upsample = nn.Upsample(scale_factor=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Denoise images, (B, 1, 28, 28) -> (B, 1, 28, 28)."""
+        """Predict the clean images from noisy ones, (B, 1, 28, 28) -> (B, 1, 28, 28)."""
         skips = []
         for level, layer in enumerate(self.down):
             x = self.act(layer(x))
@@ -57,19 +61,19 @@ class PlainUNet(nn.Module):
 
 
 class AtTimeZero(nn.Module):
-    """UNet2DModel with timestep 0 at every noise level, as in the tutorial."""
+    """UNet2DModel that gets timestep 0 at every noise level, as in the tutorial."""
 
     def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
         self.unet = unet
 
     def forward(self, x: Tensor) -> Tensor:
-        """Denoise images, (B, C, H, W) -> (B, C, H, W)."""
+        """Predict the clean images from noisy ones, (B, C, H, W) -> (B, C, H, W)."""
         return self.unet(x, 0).sample
 
 
 def plain_unet2d(size: int = 28) -> UNet2DModel:
-    """Build a UNet2DModel with the tutorial's settings."""
+    """Build the tutorial's UNet2DModel, for one-channel images of size x size pixels."""
     return UNet2DModel(
         sample_size=size,
         in_channels=1,
@@ -94,12 +98,12 @@ def corrupt(x: Tensor, noise: Tensor, amount: Tensor) -> Tensor:
 
 
 def plain_loss(net: nn.Module, x: Tensor, noise: Tensor, amount: Tensor) -> Tensor:
-    """Return the mean squared error of the predicted clean image, ()."""
+    """Add noise to images x, predict the clean images and return the mean squared error, ()."""
     return F.mse_loss(net(corrupt(x, noise, amount)), x)
 
 
 class PlainTraining:
-    """The training loop, which can be continued a few steps at a time."""
+    """Training loop of Hugging Face's tutorial, which can be run a few steps at a time."""
 
     def __init__(self, net: nn.Module, loader: DataLoader[Any], device: torch.device) -> None:
         self.net = net.to(device)

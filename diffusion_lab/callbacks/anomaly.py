@@ -1,4 +1,4 @@
-"""anomaly.pt: everything needed to repeat an optimizer step that was not finite."""
+"""Write anomaly.pt, which holds everything needed to repeat a non-finite optimizer step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Batch:
     def before_sampling(
         cls, trainer: L.Trainer, module: L.LightningModule, tensors: tuple[Tensor, ...], number: int
     ) -> "Batch":
-        """Record batch `number` of the epoch, before any noise is sampled for it."""
+        """Record batch `number` of the epoch, and the random states before noise is sampled."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         return cls(number, tensors, data.batch_indices(), random_states(module.device))
@@ -46,7 +46,7 @@ class Step:
     epoch: int
     batches: list[Batch]
     scale: float
-    """Factor that the gradient scaler has multiplied the losses by; 1 without a scaler."""
+    """Factor by which the gradient scaler has multiplied the losses; 1 without a scaler."""
 
 
 def write_anomaly(
@@ -56,10 +56,12 @@ def write_anomaly(
     what: str,
     weights: Mapping[str, Tensor],
 ) -> str:
-    """Write anomaly.pt with these weights; return a one-line description of the anomaly.
+    """Write anomaly.pt for a non-finite step; return the one-line error message.
 
-    The file holds the first accumulated batch whose loss is not finite, from the first process
-    that has one. All processes return the same line.
+    The file holds `weights` and one batch: the first accumulated batch with a non-finite loss, from
+    the first process that has such a batch. If all losses are finite, it is the last batch of the
+    first process. `what` is inserted in the message to describe the gradients or weights. All
+    processes return the same message.
     """
     assert isinstance(module, DiffusionModule)
     not_finite = [batch for batch in step.batches if not batch.loss.isfinite()]
@@ -72,7 +74,7 @@ def write_anomaly(
     line = (
         f"optimizer step {step.number} is not finite (epoch {step.epoch}, batch "
         f"{batch.number}): the loss is {loss.item():g}, {what}; "
-        f"{'images' if not_finite or len(step.batches) == 1 else 'images of its last batch'} "
+        f"the images {'' if not_finite or len(step.batches) == 1 else 'of its last batch '}are "
         f"train:{','.join(map(str, batch.indices.tolist()))}; lower optimizer.lr=, or inspect "
         f"the step with debug=replay replay={path}"
     )
@@ -113,10 +115,10 @@ def set_random_states(device: torch.device, states: list[Tensor]) -> None:
 def _sample_again(
     trainer: L.Trainer, module: DiffusionModule, batch: Batch
 ) -> dict[str, Tensor | None]:
-    """Return x0, noise, t and labels of the batch, and the CPU's random state after sampling them.
+    """Sample noise and times of the batch again; return x0, noise, t, labels and random_state.
 
-    The tensors themselves are stored because a CPU cannot reproduce a GPU's random numbers. The
-    random states are left unchanged.
+    The entry `random_state` is the CPU's state after sampling. The tensors are stored, because a
+    CPU cannot reproduce a GPU's random numbers. The current random states are left unchanged.
     """
     now = random_states(module.device)
     set_random_states(module.device, batch.random_states)

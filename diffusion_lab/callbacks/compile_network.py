@@ -1,4 +1,4 @@
-"""torch.compile for the trained network, with its measured cost and speedup."""
+"""Compile the trained network with torch.compile; log the compile time and the speedup."""
 
 import logging
 import time
@@ -19,14 +19,14 @@ _TIMED = 5  # batches, after as many for warm-up: the first one compiles, and CU
 
 
 class CompiledNetwork(L.Callback):
-    """Compile the network in place, so that no name in a checkpoint changes.
+    """Compile the network in place for training, so that no parameter name in a checkpoint changes.
 
-    It is compiled once, for full training batches (dynamic=False gives the fastest kernels). The
-    smaller last batch of an epoch, validation and sampling run uncompiled: compiling each of them
-    would take longer than it saves, and a run's samples stay equal to those of `sample.py`. Before
-    the first step the loss and its gradients are timed without and with the compiler, and the
-    compile time and the speedup are logged; weights, gradients and random states are restored.
-    Raises UserError if no compiler works.
+    The network is compiled once, for full training batches (dynamic=False gives the fastest
+    kernels). The smaller last batch of an epoch, validation and sampling run uncompiled, because
+    compiling for each of these takes longer than it saves, and because samples made in training
+    should equal the samples of `sample.py`. Before the first step the loss and its gradients are
+    timed without and with the compiler, and the compile time and the speedup are logged. This
+    changes neither weights nor gradients nor random states. Raises UserError if no compiler works.
 
     Args:
         mode: the mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs.
@@ -61,7 +61,7 @@ class CompiledNetwork(L.Callback):
         batch: tuple[Tensor, ...],
         batch_idx: int,
     ) -> None:
-        """Use the compiled network for a full batch."""
+        """Use the compiled network for a full batch; measure the speedup at the first one."""
         assert isinstance(pl_module, DiffusionModule)
         size = len(batch[0])
         # a resumed run may begin with the smaller last batch of an epoch
@@ -77,7 +77,7 @@ class CompiledNetwork(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Run uncompiled until the next training batch."""
+        """Use the uncompiled network until the next training batch."""
         torch.compiler.set_stance("force_eager")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -110,7 +110,7 @@ class CompiledNetwork(L.Callback):
 
     @staticmethod
     def _seconds(trainer: L.Trainer, module: DiffusionModule, batch: tuple[Tensor, ...]) -> float:
-        """Return the mean seconds for a loss and its gradients, after as many warm-up runs."""
+        """Return the mean seconds to compute the loss and gradients of a batch, after a warm-up."""
         weights = [p for p in module.parameters() if p.requires_grad]
         wait = torch.cuda.synchronize if module.device.type == "cuda" else lambda: None
         began = 0.0

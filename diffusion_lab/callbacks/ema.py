@@ -18,16 +18,18 @@ from diffusion_lab.system.lightning import callbacks_of
 
 
 class EMA(L.Callback):
-    """After step n, average += (1 - d) (weights - average) with d = min(decay, (1 + n) / (10 + n)).
+    """Keep an exponential moving average of the weights, and validate with the average.
 
-    n counts optimizer steps from 1, and the average starts as a copy of the initial weights. The
-    warm-up of d makes the average usable in short runs. diffusers' `training_utils.EMAModel` with
-    its defaults is one step behind: its d is 0 at the first step, which drops the initial weights,
-    then min(decay, n / (9 + n)). The two agree if EMAModel is stepped once before training.
+    After optimizer step n (from 1), average += (1 - d) (weights - average), where d = min(decay,
+    (1 + n) / (10 + n)). The average starts as a copy of the initial weights. The warm-up of d makes
+    the average usable in short runs. diffusers' `training_utils.EMAModel` with its defaults is one
+    step behind: its d is 0 at the first step, which drops the initial weights, and then min(decay,
+    n / (9 + n)). Both averages agree if EMAModel is stepped once before training.
 
-    The average is kept in float32 in every precision. Validation uses the average, so `best` is the
-    best average; training uses the trained weights. A checkpoint holds the trained weights in
-    `state_dict` and the average in `ema`: {"weights": name -> tensor, "steps": n}.
+    The average is kept in float32 in every precision. Validation uses the average, so the `best`
+    checkpoint is the one with the best average. Training uses the trained weights. A checkpoint
+    holds the trained weights in `state_dict`, and the average in `ema` as {"weights":
+    name -> tensor, "steps": n}.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -43,7 +45,7 @@ class EMA(L.Callback):
         self._guards: list[FiniteLoss] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from the initial weights, or from the average of a checkpoint."""
+        """Start the average from the initial weights, or from the average in the checkpoint."""
         self.average = {
             name: self.average.get(name, p.detach()).to(p.device, torch.float32, copy=True)
             for name, p in pl_module.named_parameters()
@@ -56,7 +58,7 @@ class EMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Update the average once per optimizer step."""
+        """Update the average once per optimizer step, except for a step that FiniteLoss skips."""
         steps = trainer.global_step
         if steps == self.steps:  # in the middle of gradient accumulation
             return
@@ -77,36 +79,36 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def swap_out(self, module: L.LightningModule) -> None:
-        """Restore the trained weights; do nothing if the module has them."""
+        """Restore the trained weights; do nothing if `swap_in` was not called before."""
         for name, p in module.named_parameters():
             if name in self._trained:
                 p.copy_(self._trained[name])
         self._trained = {}
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate the average."""
+        """Replace the weights by the average, so that validation uses the average."""
         self.swap_in(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the trained weights; checkpoint callbacks run after this one."""
+        """Restore the trained weights, before checkpoint callbacks save them."""
         self.swap_out(pl_module)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Restore the trained weights, so that no checkpoint has the average in their place."""
+        """Restore the trained weights, so that a checkpoint saved after an error has these."""
         self.swap_out(pl_module)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the average under the names of the parameters."""
+        """Add the average to the checkpoint, under `ema` and the names of the parameters."""
         checkpoint["ema"] = {"weights": dict(self.average), "steps": self.steps}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the average from a checkpoint that has one."""
+        """Restore the average, if the checkpoint holds one."""
         if "ema" in checkpoint:
             self.average, self.steps = checkpoint["ema"]["weights"], checkpoint["ema"]["steps"]
 

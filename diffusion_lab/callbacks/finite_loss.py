@@ -1,4 +1,4 @@
-"""Detect non-finite losses, gradients and weights; skip the step or stop, and save it to debug."""
+"""Detect non-finite losses, gradients and weights; save the step for debugging, skip it or stop."""
 
 import logging
 import math
@@ -23,19 +23,19 @@ _LARGEST_NORM = math.sqrt(torch.finfo(torch.float32).max)  # optimizers keep squ
 
 @dataclass
 class _StepNumbers:
-    """Losses and gradient norms of a step; from a GPU they are copied asynchronously."""
+    """Losses and gradient norms of an optimizer step, copied from a GPU asynchronously."""
 
     step: Step
     last_step: Step | None
     """The step that produced the current weights; None if these weights have been checked."""
     names: list[str]
-    """The parameters that have a gradient."""
+    """Names of the parameters that have a gradient."""
     numbers: Tensor
-    """The losses and the norm of each gradient."""
+    """The losses of the accumulated batches, then the norm of each gradient, in one vector."""
     arrival: torch.cuda.Event | None = None
 
     def start_copy(self) -> "_StepNumbers":
-        """Start copying the numbers to the CPU without waiting."""
+        """Start copying the numbers to the CPU, and return self without waiting."""
         on_gpu = self.numbers.is_cuda
         self.numbers = self.numbers.to("cpu", non_blocking=True)  # into pinned memory
         if on_gpu:
@@ -44,7 +44,7 @@ class _StepNumbers:
         return self
 
     def read(self) -> list[float]:
-        """Return the numbers, waiting for the copy if there is one."""
+        """Return the numbers, after waiting for a copy that `start_copy` began."""
         if self.arrival is not None:
             self.arrival.synchronize()
         return self.numbers.tolist()
@@ -54,24 +54,24 @@ class FiniteLoss(L.Callback):
     """Stop a run whose loss or gradient is not finite, before the optimizer step changes anything.
 
     Weights, moving averages, optimizer state and checkpoints stay those of the last finite step.
-    The first `skip` such steps of a run are skipped instead: they only advance the step number,
-    which the learning rate and the end of training depend on. A gradient is checked by its norm: if
-    the norm overflows, it ruins the optimizer's moments although no element is infinite. With
-    16-mixed precision an infinite gradient of a finite loss is left to the gradient scaler, which
-    skips the step and lowers its scale, until the scale is below 1.
+    The first `skip` non-finite steps of a run are skipped instead: they only advance the step
+    number, on which the learning rate and the end of training depend. A gradient is checked by its
+    norm, because a norm that overflows ruins the optimizer's moments although no element is
+    infinite. With 16-mixed precision an infinite gradient of a finite loss is left to the gradient
+    scaler, which skips the step and lowers its scale, until the scale is below 1.
 
-    A step with a finite gradient cannot be skipped, even if the weights are not finite after it (a
-    huge learning rate, 16-true) or running statistics are not (BatchNorm). Such values show in the
-    next loss, and are checked before every validation, sampling and checkpoint. The run then stops
-    with the checkpoints saved before.
+    A step with a finite gradient is never skipped, although it may make weights non-finite (with a
+    huge learning rate, or with 16-true precision), or running statistics of BatchNorm. Such values
+    show in the next loss, and are also checked before every validation, sampling and checkpoint.
+    The run then stops, and keeps the checkpoints saved before.
 
-    In each of these cases `anomaly.pt` is written to the run folder, for `debug=replay`. Raises
-    Diverged, in all processes.
+    In each of these cases `anomaly.pt` is written to the run folder, for `debug=replay`. A run that
+    stops raises Diverged in all processes.
 
-    On one NVIDIA GPU, with `skip=0` and without a gradient scaler, no step waits for the check: the
-    numbers are copied while the next step is computed, a copy of the previous weights is kept for
-    anomaly.pt, and the run stops one step later. In all other cases every optimizer step waits for
-    its check.
+    On one NVIDIA GPU, with `skip=0` and without a gradient scaler, no step waits for the check.
+    Instead the losses and norms are copied while the next step is computed, a copy of the previous
+    weights is kept for anomaly.pt, and the run stops one step later. In all other cases every
+    optimizer step waits for its check.
     """
 
     def __init__(self, skip: int = 0) -> None:
@@ -93,7 +93,7 @@ class FiniteLoss(L.Callback):
         self._buffers: list[Tensor] = []  # running statistics, which no optimizer step sets
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect the parameters once: traversing the modules takes longer than the check."""
+        """Collect the parameters once, because traversing the modules is slower than the check."""
         named = dict(pl_module.named_parameters())
         self._names, self._parameters = list(named), list(named.values())
         self._weights = [p.detach() for p in self._parameters]
@@ -109,20 +109,20 @@ class FiniteLoss(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Record the batch and the random states, before noise is sampled for it."""
+        """Record the batch and the random states, before noise is sampled for the batch."""
         self.skipping = False
         self._batches.append(Batch.before_sampling(trainer, pl_module, batch, batch_idx))
 
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
     ) -> None:
-        """Record the loss, on its device."""
+        """Record the loss of the batch, without waiting for its device."""
         self._batches[-1].loss = loss.detach()
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Check the step, after the last backward pass; gradients are unscaled and unclipped."""
+        """Check losses and gradients before the optimizer step and before gradient clipping."""
         gradients = [g for p in self._parameters if (g := p.grad) is not None]
         norms = torch._foreach_norm(gradients)
         numbers = torch.stack([*(batch.loss for batch in self._batches), *norms])
@@ -143,7 +143,10 @@ class FiniteLoss(L.Callback):
         self._batches, self._last_step = [], step
 
     def settle(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Complete all checks before the weights are used; raises Diverged, also on later calls."""
+        """Complete all pending checks, so that the current weights may be used or saved.
+
+        Raises Diverged if a check fails, and again on every later call.
+        """
         if self._diverged is not None:
             raise self._diverged
         self._check_copied(trainer, pl_module)
@@ -156,35 +159,35 @@ class FiniteLoss(L.Callback):
         self._last_step = None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Complete the checks before validation."""
+        """Complete the pending checks before validation."""
         self.settle(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Complete the checks before other callbacks sample."""
+        """Complete the pending checks before other callbacks sample."""
         self.settle(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Complete the checks before a checkpoint is written."""
+        """Complete the pending checks before a checkpoint is written."""
         self.settle(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check the validation loss before `best` uses it: finite weights may give an infinite one.
+        """Raise Diverged if the validation loss is not finite, before `best` is saved.
 
-        Raises Diverged.
+        Even finite weights may give a validation loss that is not finite.
         """
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not trainer.sanity_checking and not loss.isfinite():
             self._keep_checkpoints(trainer)
             self._diverged = Diverged(
-                f"the validation loss is {loss.item():g} after step {trainer.global_step}, with "
-                "finite weights: lower optimizer.lr="
+                f"the validation loss is {loss.item():g} after step {trainer.global_step}, "
+                "although all weights are finite; lower optimizer.lr="
             )
             raise self._diverged
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of skipped steps, so that `skip` also limits a resumed run."""
+        """Return the number of skipped steps, so that a resumed run counts on towards `skip`."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -199,9 +202,9 @@ class FiniteLoss(L.Callback):
     def _check_step(
         self, trainer: L.Trainer, module: L.LightningModule, current: _StepNumbers
     ) -> bool:
-        """Return False if the step must be skipped.
+        """Return True if the optimizer may take the step, False if the step must be skipped.
 
-        Raises Diverged where no more steps may be skipped, as always in a late check.
+        Raises Diverged if the step is not finite and `skip` steps were skipped before.
         """
         numbers, batches = current.read(), len(current.step.batches)
         losses, norms = numbers[:batches], numbers[batches:]
@@ -236,15 +239,15 @@ class FiniteLoss(L.Callback):
         step: Step,
         tensors: Sequence[Tensor],
     ) -> None:
-        """Raise Diverged if an element of the tensors is not finite after this step."""
+        """Raise Diverged if weights or buffers are not finite after the optimizer step `step`."""
         norms = torch._foreach_norm([t for t in tensors if t.numel()], torch.inf)
         largest = torch.stack(norms).tolist()
         bad = [value for value in largest if not math.isfinite(value)]
         if _any(trainer, bool(bad)):
             value = bad[0] if bad else max(largest)  # bad only in another process
-            what = f"its gradient is finite, but the weights are {value:g} after it"
+            what = f"the gradient is finite, but a weight or buffer is {value:g} after the step"
             if self._finite_after < step.number - 1:
-                what += f" (and were finite after step {self._finite_after})"
+                what += f" (all were finite after step {self._finite_after})"
             self._stop(trainer, module, step, what)
         self._finite_after = step.number
 
@@ -257,19 +260,21 @@ class FiniteLoss(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, step: Step, what: str
     ) -> NoReturn:
         self._keep_checkpoints(trainer)
-        self._diverged = Diverged(f"optimizer step {step.number} is not finite: {what}")
+        self._diverged = Diverged(
+            f"optimizer step {step.number} is not finite: {what}; lower optimizer.lr="
+        )
         self._diverged = Diverged(self._write(trainer, module, step, what))
         raise self._diverged
 
     @staticmethod
     def _keep_checkpoints(trainer: L.Trainer) -> None:
-        """Save no checkpoint on the coming exception: those on disk are the last finite ones."""
+        """Turn off saving on the coming exception, to keep the last finite checkpoints on disk."""
         for checkpoint in callbacks_of(trainer, ModelCheckpoint):
             checkpoint.save_on_exception = False
 
 
 def _is_asynchronous(device: torch.device) -> bool:
-    """Return True if the device queues its work and can copy it without waiting."""
+    """Return True if the device queues its work, so that results are copied without waiting."""
     return device.type == "cuda"
 
 

@@ -1,6 +1,6 @@
-"""Snapshots of power-function EMAs, to reconstruct any EMA width after training.
+"""Save snapshots of power-function EMAs, to reconstruct any EMA width after training.
 
-Post-hoc EMA of Karras et al. 2024 (arXiv 2312.02696, section 3), which no library has.
+Post-hoc EMA of Karras et al. 2024 (arXiv 2312.02696, section 3), which no library implements.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ class PostHocEMA(L.Callback):
     validation still uses. A step that `FiniteLoss` skips counts as a step with unchanged weights.
 
     Every `every_n_steps` steps and at the end a snapshot is stored in float16: {"step": n,
-    "averages": width -> name -> tensor}, four bytes per parameter with two widths.
-    `weights=posthoc:0.1` combines the snapshots.
+    "averages": width -> name -> tensor}. With two widths it takes four bytes per parameter. The
+    option `weights=posthoc:0.1` of scripts/sample.py combines the snapshots to width 0.1.
     """
 
     def __init__(self, widths: Sequence[float] = (0.05, 0.1), every_n_steps: int = 200) -> None:
@@ -50,7 +50,10 @@ class PostHocEMA(L.Callback):
         self.averages: dict[float, dict[str, Tensor]] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from the initial weights, or from the averages of a checkpoint."""
+        """Start the averages from the initial weights, or from the averages in the checkpoint.
+
+        Delete the snapshots of steps after the checkpoint, because the resumed run repeats them.
+        """
         self.averages = {
             width: {
                 name: self.averages.get(width, {})
@@ -69,7 +72,7 @@ class PostHocEMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Update the averages once per optimizer step; store them every `every_n_steps`."""
+        """Update the averages once per optimizer step; store them every `every_n_steps` steps."""
         if trainer.global_step == self.steps:  # in the middle of gradient accumulation
             return
         self.steps = trainer.global_step
@@ -83,7 +86,7 @@ class PostHocEMA(L.Callback):
             self._store(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Store a snapshot of the last step."""
+        """Store a snapshot of the last step, unless one is stored already."""
         if self.steps % self.every_n_steps:
             self._store(trainer)
 
@@ -113,6 +116,6 @@ def _folder(trainer: L.Trainer) -> Path:
 
 
 def _to_half(value: Tensor) -> Tensor:
-    """Return a float16 copy on the CPU (11 significant bits); float32 if it would overflow."""
+    """Return a copy on the CPU in float16 (11 significant bits), or in float32 on overflow."""
     half = value.half()
     return (half if half.isfinite().all() else value).cpu()

@@ -12,9 +12,10 @@ from diffusion_lab.system.lightning import accumulates
 
 
 class TimeLimit(Timer):
-    """Lightning's Timer with an exchangeable clock; never stops in the middle of accumulation.
+    """Stop training after `seconds`, but never in the middle of gradient accumulation.
 
-    The times of all starts of a resumed run add up, each from first step to last checkpoint.
+    Extends Lightning's Timer. A resumed run counts the time up to its checkpoint too. `clock`
+    returns the current time in seconds.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,11 +27,14 @@ class TimeLimit(Timer):
 
     @property
     def state_key(self) -> str:
-        """Key of the state in a checkpoint: that of Lightning's Timer, as in old checkpoints."""
+        """Key of this callback's state in a checkpoint, the same as that of Lightning's Timer."""
         return Timer.__qualname__
 
     def time_elapsed(self, stage: str = "train") -> float:
-        """Return the seconds of training; Lightning's own time for other stages."""
+        """Return the seconds of training, including earlier starts of a resumed run.
+
+        For a `stage` other than "train", Lightning's Timer measures the time.
+        """
         if stage != "train":
             return super().time_elapsed(stage)
         if self._began is None:
@@ -51,6 +55,6 @@ class TimeLimit(Timer):
             super().on_train_batch_end(trainer, *args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the time from a checkpoint."""
+        """Restore the seconds of training before the checkpoint."""
         super().load_state_dict(state_dict)
         self._before = state_dict.get("time_elapsed", {}).get("train", 0.0)

@@ -1,4 +1,4 @@
-"""Validation at the end of a training that max_steps ends within an epoch."""
+"""Validate at the end of a training that max_steps ends within an epoch."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import lightning as L
 
 
 class ValidateAtTheEnd(L.Callback):
-    """Validate before `max_steps` ends a training within an epoch.
+    """Validate at the end of training, even if `max_steps` is reached in the middle of an epoch.
 
-    Lightning validates at the end of an epoch and on `should_stop`, but not at max_steps.
+    Lightning itself validates at the end of an epoch and after `should_stop`, but not at max_steps.
     """
 
     def on_train_batch_end(
@@ -19,6 +19,6 @@ class ValidateAtTheEnd(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Set `should_stop` after the last step, so that Lightning validates."""
+        """Set `should_stop` after step `max_steps`, so that Lightning validates before the end."""
         if trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True

@@ -1,4 +1,7 @@
-"""Entry points of the commands scripts/<name>.py and diffusion-lab-<name>. Imports no torch."""
+"""Entry points of the commands scripts/<name>.py and diffusion-lab-<name>.
+
+Importing this package imports no torch, so that --help is fast.
+"""
 
 import sys
 from dataclasses import fields
@@ -52,19 +55,22 @@ train_extractor = command("train_extractor")
 
 
 def edit() -> None:
-    """Run the command `diffusion-lab-edit` (scripts/edit.py)."""
+    """Run `diffusion-lab-edit` (scripts/edit.py): edit images with a trained run."""
     prepare_arguments("labels", "guidance_scale", "images", first=help_without_edit)
     run_command(task_of("commands.edit.command:edit"), "edit")
 
 
 def export() -> None:
-    """Run the command `diffusion-lab-export` (scripts/export.py)."""
+    """Run `diffusion-lab-export` (scripts/export.py): export a run to diffusers."""
     prepare_arguments(first=push_as_override)
     run_command(task_of("commands.export:export"), "export")
 
 
 def ladder() -> None:
-    """Run `diffusion-lab-ladder` (scripts/ladder.py); overrides of train.yaml go to every rung."""
+    """Run `diffusion-lab-ladder` (scripts/ladder.py): train runs that differ by one change each.
+
+    Overrides of train.yaml on the command line apply to all these runs.
+    """
     own = [f.name for f in fields(schema.LadderConfig) if f.name != "words"]
     prepare_arguments("seeds")
     sys.argv[1:] = rung_overrides(sys.argv[1:], own)

@@ -1,4 +1,7 @@
-"""Bring command-line arguments into the order and form that Hydra accepts. Imports no torch."""
+"""Bring command-line arguments into the order and form that Hydra accepts.
+
+This module imports no torch, so that --help is fast.
+"""
 
 import re
 from argparse import ArgumentParser
@@ -13,10 +16,10 @@ from diffusion_lab.errors import UserError
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Put Hydra's flags before the overrides, each with its full name and as `--name=value`.
+    """Return the arguments with Hydra's flags, as `--full-name=value`, before all overrides.
 
-    argparse accepts overrides only in one group: it rejects `seed=1,2` in `model=flow -m seed=1,2`.
-    Raises UserError for an unknown flag and for a wrong value.
+    Without this, argparse rejects `seed=1,2` in `model=flow -m seed=1,2`, because it accepts
+    overrides only in one group. Raises UserError for an unknown flag or a wrong value of a flag.
     """
     parser = get_args_parser()
     flags = {name for action in parser._actions for name in action.option_strings}
@@ -24,7 +27,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if equals and name.startswith("-") and not _is_flag(name, flags):
             override = f"{_key(name)}={value}"
-            raise UserError(f"{argument}: options are typed without dashes, {override}")
+            raise UserError(f"{argument}: options are typed without dashes; type {override}")
     parser.error = _refuse  # argparse's own prints the usage and exits
     typed, unknown = parser.parse_known_intermixed_args(list(arguments))
     if unknown:
@@ -42,18 +45,19 @@ def _check_combination(typed: Any) -> None:
     if len(given) > 1:
         *others, _ = given = [f"--{name.replace('_', '-')}" for name in given]
         raise UserError(
-            f"{' and '.join(given)} cannot be combined: leave out {' and '.join(others)}"
+            f"{' and '.join(given)} cannot be combined: type only one of these flags, for example "
+            f"leave out {' and '.join(others)}"
         )
     if typed.resolve and not typed.cfg:
-        raise UserError("--resolve works with --cfg or --help only: type --cfg job --resolve")
+        raise UserError("--resolve needs --cfg: type --cfg job --resolve, or leave out --resolve")
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; --hydra-help explains the flags")
+    raise UserError(f"{message}; type --hydra-help for an explanation of the flags")
 
 
 def _is_flag(name: str, flags: set[str]) -> bool:
-    """Return True for a flag of the parser, also abbreviated (`--multi`)."""
+    """Return True if `name` is one of the flags or an abbreviation, such as `--multi`."""
     shortened = name.startswith("--") and any(flag.startswith(name) for flag in flags)
     return name in flags or (shortened and len(name) > len("--"))
 
@@ -66,13 +70,13 @@ def _unknown_flag(flag: str, arguments: Sequence[str], flags: set[str]) -> str:
     after = list(arguments)[list(arguments).index(flag) + 1 :][:1]
     value = after[0] if after and not re.search("=|^-", after[0]) else "<value>"
     return (
-        f"{flag} is no flag: options are typed without dashes, {_key(flag)}={value}; "
-        f"flags are {', '.join(sorted(name for name in flags if name.startswith('--')))}"
+        f"{flag} is no flag: type options without dashes, {_key(flag)}={value}, or one of the "
+        f"flags {', '.join(sorted(name for name in flags if name.startswith('--')))}"
     )
 
 
 def _flags(parser: ArgumentParser, typed: Any) -> list[str]:
-    """Return the given flags by their long names."""
+    """Return the parsed flags as `--long-name` or `--long-name=value`."""
     words = []
     for action in parser._actions:
         value = getattr(typed, action.dest, None)
@@ -86,10 +90,11 @@ def _flags(parser: ArgumentParser, typed: Any) -> list[str]:
 def bracket_lists(
     arguments: Sequence[str], names: Sequence[str], quotable: Sequence[str] = ()
 ) -> list[str]:
-    """Turn `labels=0,1,2` into a list for the options `names`; with -m the value stays a sweep.
+    """Turn `labels=0,1,2` into `labels=[0,1,2]`, for the options in `names`.
 
-    Quotes around the value are ignored, except for the options in `quotable`, for which a quoted
-    value is one element, such as a path with a comma.
+    With -m nothing is changed, because Hydra then treats the values as a sweep. Quotes around a
+    value are ignored, except for the options in `quotable`. For these options a quoted value is one
+    element, such as a path with a comma.
     """
     words = list(arguments)
     if not names or {"-m", "--multirun"} & {*words}:
@@ -104,9 +109,10 @@ def bracket_lists(
 
 
 def help_without_edit(arguments: Sequence[str]) -> list[str]:
-    """Let `edit.py --help` show the options of all edits if no edit= is given.
+    """Add `~edit` to `edit.py --help` without edit=, so that the help shows all edits' options.
 
-    The group is mandatory: without `~edit` Hydra would ask for it instead of printing the help.
+    The group `edit` is mandatory. Without `~edit` Hydra would report a missing choice for the group
+    instead of printing the help.
     """
     words = list(arguments)
     asked = bool({"--help", "-h"} & {*words})
@@ -124,9 +130,9 @@ def push_as_override(arguments: Sequence[str]) -> list[str]:
 
 
 def rung_overrides(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Collect the overrides of train.yaml given to ladder.py in one option, `words`.
+    """Replace the overrides of train.yaml in ladder.py's arguments by one option, `words=[...]`.
 
-    `own` are the names of ladder.py's own options.
+    `own` holds the names of ladder.py's own options, which are returned unchanged.
     """
     kept = ("-", "paths.", "hydra", *(f"{name}=" for name in own), "ladder.")
     overrides = [word for word in arguments if "=" in word or word.startswith("~")]

@@ -1,6 +1,6 @@
-"""Early checks of a configuration, before torch is imported, which takes seconds.
+"""Check a configuration before torch is imported, because this import takes seconds.
 
-The commands repeat these checks, because notebooks call the commands directly.
+The commands repeat these checks, because notebooks call the commands' functions directly.
 """
 
 from pathlib import Path
@@ -16,14 +16,14 @@ from diffusion_lab.runs.state import checkpoint_file
 
 
 def check_run_option(cfg: DictConfig) -> None:
-    """Raise UserError if `run=` of a command is not a run folder or lacks the checkpoint."""
+    """Raise UserError if `run=` names no run folder, or a run without the chosen checkpoint."""
     run = _given(cfg, "run")
     if isinstance(run, str) and run:
         checkpoint_file(run, _given(cfg, "checkpoint") or "last")
 
 
 def check_training(cfg: DictConfig) -> None:
-    """Raise UserError for unknown keys, invalid limits or seeds and missing folders."""
+    """Raise UserError for an unknown key, an invalid limit or seed, or a missing folder."""
     check_keys(cast(dict[str, Any], OmegaConf.to_container(cfg)), TrainConfig)
     check_limits(cfg)
     check_seed(cfg.seed)
@@ -32,11 +32,11 @@ def check_training(cfg: DictConfig) -> None:
         try:
             checkpoint_file(teacher)
         except UserError as error:
-            raise UserError(f"teacher.{error}") from error
+            raise UserError(f"teacher.{error}") from error  # teacher.run=x is no folder: ...
     pipeline = _given(cfg, "init_from")
     if pipeline and not Path(pipeline).expanduser().exists():
         raise UserError(
-            f"init_from={pipeline} does not exist: type the folder of a diffusers pipeline"
+            f"init_from={pipeline} does not exist: type init_from=<folder of a diffusers pipeline>"
         )
 
 

@@ -12,16 +12,16 @@ from diffusion_lab.system.signals import Stopped, signal_handlers
 
 
 def line_of(error: Exception) -> str | None:
-    """Return the message of an error; None to show a traceback.
+    """Return the one-line message of an error, or None if a traceback should be shown.
 
-    None with DIFFUSION_LAB_TRACEBACK=1 and for unexpected errors.
+    A traceback is shown for unexpected errors, and with DIFFUSION_LAB_TRACEBACK=1 for all errors.
     """
     wanted = os.environ.get("DIFFUSION_LAB_TRACEBACK") or "0"  # set but empty means 0
     return one_line(error) if wanted == "0" else None
 
 
 def fail(line: str, error: BaseException | None = None) -> NoReturn:
-    """Print an error message and exit, with 3 for a diverged training, else with 2."""
+    """Print `error: <line>` and exit: with code 3 if `error` is a diverged training, else 2."""
     print(f"error: {line}", file=sys.stderr)
     links = [] if error is None else chain(error)
     sys.exit(3 if any(isinstance(link, Diverged) for link in links) else 2)
@@ -29,7 +29,7 @@ def fail(line: str, error: BaseException | None = None) -> NoReturn:
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
-    """Report exceptions and signals as one line and an exit code."""
+    """Report exceptions and signals within this context as one line and an exit code."""
     try:
         with signal_handlers():
             yield

@@ -11,13 +11,16 @@ class LogFile(logging.FileHandler):
     """Log file of a run, without a traceback for every line that a full disk rejects."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Ignore system errors: the command itself reports them once."""
+        """Ignore system errors, because the command itself reports them once."""
         error = sys.exc_info()[1]
         if error is None or fault(error) is None:
             super().handleError(record)
 
 
 def thread_failed(args: threading.ExceptHookArgs) -> None:
-    """Ignore system errors in TensorBoard's thread, which raises them in the main thread too."""
+    """Exception hook for threads; prints no traceback for system errors, such as a full disk.
+
+    TensorBoard raises such an error in a thread of its own, and again in the main thread.
+    """
     if args.exc_value is None or fault(args.exc_value) is None:
         threading.__excepthook__(args)

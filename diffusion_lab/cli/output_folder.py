@@ -1,8 +1,8 @@
 """Lock and check the folder of a training before anything is written to it.
 
-Hydra would write `.hydra/` before the training can check the folder. This is turned off
-(`hydra.output_subdir: null` in configs/hydra/default.yaml), and `claimed` writes it once the folder
-is known to hold no run. Imports no torch.
+Hydra would write `.hydra/` before the training can check the folder. Therefore
+`hydra.output_subdir: null` in configs/hydra/default.yaml turns this off, and `claimed` writes
+`.hydra/` once the folder is known to hold no run. This module imports no torch.
 """
 
 import logging
@@ -25,9 +25,9 @@ from diffusion_lab.system.lock import is_first_process, locked
 
 @contextmanager
 def claimed(cfg: DictConfig) -> Iterator[None]:
-    """Lock the folder of Hydra's job and write its configuration there.
+    """Lock the run folder within this context, and write the configuration to it.
 
-    Raises UserError, without changing the folder, if it holds a run or is in use.
+    Raises UserError, without changing the folder, if the folder holds a run or is in use.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -55,13 +55,13 @@ def _close_logs(folder: Path) -> None:
 
 
 class CheckFolder(Callback):
-    """Reject a folder that holds a run before Hydra writes anything to it.
+    """Hydra callback that rejects a folder with a run, before Hydra writes anything to the folder.
 
-    Exits the process, because Hydra turns exceptions of callbacks into warnings.
+    The callback exits the process, because Hydra turns exceptions of callbacks into warnings.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the folder of a run, after Hydra has composed its configuration."""
+        """Exit with an error if the folder of a new run holds a run or a sweep, or is in use."""
         with _rejecting(), _resolvable(config):
             _check_subfolder(config)
             folder = Path(config.hydra.run.dir)
@@ -69,22 +69,26 @@ class CheckFolder(Callback):
                 with locked(folder):
                     check_new(folder)
                 if (folder / "multirun.yaml").is_file():
-                    raise UserError(f"{folder} holds a sweep: choose another folder for a run")
+                    raise UserError(
+                        f"{folder} holds a sweep: type another folder for the run, hydra.run.dir="
+                    )
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the folder of a sweep; each job checks its own folder again."""
+        """Exit with an error if the folder of a sweep, or of one of its jobs, holds a run."""
         with _rejecting(), _resolvable(config):
             _check_subfolder(config)
             folder = Path(config.hydra.sweep.dir)
             if (folder / "metrics.json").is_file():
-                raise UserError(f"{folder} holds a run: choose another folder for a sweep")
+                raise UserError(
+                    f"{folder} holds a run: type another folder for the sweep, hydra.sweep.dir="
+                )
             jobs = "**" if (folder / "multirun.yaml").is_file() else _job_pattern(config)
             for record in folder.glob(f"{jobs}/metrics.json"):
                 check_new(record.parent)
 
 
 def _job_pattern(config: DictConfig) -> str:
-    """Return a glob pattern for the folders of a sweep's jobs."""
+    """Return a glob pattern for the job folders of a sweep, relative to the sweep's folder."""
     sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     numbered = str(sweep["subdir"]).replace("${hydra:job.num}", "[0-9]*")
     return re.sub(r"\$\{[^}]*\}", "*", numbered)
@@ -100,7 +104,7 @@ def _rejecting() -> Iterator[None]:
 
 @contextmanager
 def _resolvable(config: DictConfig) -> Iterator[None]:
-    """Make `${hydra:...}` resolvable, as it is within a job."""
+    """Make `${hydra:...}` resolvable in `config` within this context, as it is within a job."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     try:

@@ -1,4 +1,4 @@
-"""Parse the arguments of resume= and rerun=. Imports no torch."""
+"""Parse the arguments of scripts/train.py with resume= or rerun=, without importing torch."""
 
 import os
 import re
@@ -28,7 +28,7 @@ class SavedRun:
     work_dir: Path
     """Folder of the training: the run's own for resume=, a new one for rerun=."""
     words: list[str]
-    """Overrides for Hydra."""
+    """Overrides to pass to Hydra: the job's folder, logging, and the overrides that were typed."""
     trust: list[str]
     """Packages, besides this project, whose classes the configuration may name."""
     notes: list[str]
@@ -36,10 +36,10 @@ class SavedRun:
 
 
 def resumed_run(words: Sequence[str]) -> SavedRun:
-    """Read the run of resume= and the overrides given with it.
+    """Read the run that resume= names, and check the other arguments.
 
-    Raises UserError if the folder holds no run, if the run is finished and no limit is raised, and
-    for overrides that would change the experiment.
+    Raises UserError if the folder holds no run, if the run is finished and no limit is raised, or
+    if an override would change the experiment.
     """
     folder, others, trust = _split("resume", words)
     saved = read_config(folder)
@@ -48,8 +48,14 @@ def resumed_run(words: Sequence[str]) -> SavedRun:
         w.lstrip("+").startswith(LIMITS) for w in others
     ):
         given = [name for name in LIMITS if OmegaConf.select(config, name) not in (None, -1)]
+        if not given:
+            raise UserError(
+                f"resume={folder} was finished by a callback such as early stopping and has no "
+                "limit to raise: start a new run with another criterion, for example "
+                "callbacks.early_stopping.patience=20"
+            )
         raise UserError(
-            f"resume={folder} is finished: to train further, raise its limit "
+            f"resume={folder} is finished: to train further, raise the run's limit, "
             + " or ".join(f"{name}=" for name in given)
         )
     number = 1 + len(list((folder / ".hydra").glob("resumed_*")))
@@ -58,13 +64,17 @@ def resumed_run(words: Sequence[str]) -> SavedRun:
 
 
 def repeated_run(words: Sequence[str]) -> SavedRun:
-    """Read the run of rerun= and the overrides given with it; choose a new folder next to the run.
+    """Read the run that rerun= names, check the other arguments and choose a folder for the repeat.
 
-    Raises UserError if the folder holds no run, and for a run with a time limit.
+    The new folder is next to the run's. Raises UserError if the folder holds no run, if the run has
+    a time limit, or if an override would change the experiment.
     """
     folder, others, trust = _split("rerun", words)
     if any("max_time" in w for w in others):
-        raise UserError("rerun= repeats the same number of steps: leave out trainer.max_time=")
+        raise UserError(
+            "trainer.max_time= cannot be used with rerun=, because a repeated run has the same "
+            "number of steps: leave out trainer.max_time="
+        )
     saved = read_config(folder)
     config = saved.config
     check_repeatable(folder, OmegaConf.select(config, "trainer.max_time"))
@@ -74,18 +84,21 @@ def repeated_run(words: Sequence[str]) -> SavedRun:
 
 
 def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[str]]:
-    """Return the run folder, the overrides for Hydra and the packages of trust=.
+    """Split the arguments into the run folder, the overrides for Hydra and the names in trust=.
 
-    Raises UserError for a folder without a run, and for an override that is not allowed.
+    `command` is "resume" or "rerun". Raises UserError for a folder without a run, and for an
+    override that may not be changed.
     """
     named = next(word for word in words if word.startswith(f"{command}="))
     # without "..", as in Hydra; symbolic links are kept
     folder = Path(os.path.abspath(Path(unquoted(named.partition("=")[2])).expanduser()))  # noqa: PTH100
     if not (folder / ".hydra" / "config.yaml").is_file() and not has_checkpoint(folder):
         if (folder / "multirun.yaml").is_file():
-            raise UserError(f"{named} is a sweep: type one of its jobs, {command}={folder}/0")
+            raise UserError(
+                f"{named} is a sweep: type the folder of one job, for example {command}={folder}/0"
+            )
         raise UserError(
-            f"{named} is no run folder: type a folder with .hydra/config.yaml, "
+            f"{named} is no run folder: type a folder with .hydra/config.yaml, for example "
             f"{command}=logs/runs/<name>"
         )
     trusting = [word for word in words if word.startswith("trust=")]
@@ -99,23 +112,23 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
         )
     for word in others:
         if word in ("-m", "--multirun"):
-            raise UserError(f"{command}= works on a single run: leave out {word}")
+            raise UserError(f"{command}= works with a single run, not a sweep: leave out {word}")
         name, _, value = word.lstrip("+").partition("=")
         elsewhere = command == "resume" and Path(unquoted(value)) != folder
         written = name == "hydra.output_subdir" and value != "null"
         if written or (name == "hydra.run.dir" and elsewhere):
-            raise UserError(f"{word}: {command}={folder} sets the folder; leave out {name}=")
+            raise UserError(f"{word}: {command}={folder} sets the run folder; leave out {name}=")
         # Lightning starts the other processes of a run with overrides of hydra.*
         if not word.lstrip("+").partition("=")[0].startswith((*MAY_CHANGE, "hydra.", "--")):
             raise UserError(
-                f"{word} cannot be changed with {command}=, because that would be another "
-                f"experiment; allowed: {', '.join(MAY_CHANGE)}"
+                f"{word} cannot be changed with {command}=, because the run would become another "
+                f"experiment; only these options can be changed: {', '.join(MAY_CHANGE)}"
             )
     return folder, others, trust
 
 
 def _job_words(folder: Path, config_dir: str) -> list[str]:
-    """Return overrides for the job's folder and for logging as in configs/hydra."""
+    """Return overrides that set the job's folder, and logging as in configs/hydra."""
     return [
         f"hydra.run.dir={quoted(str(folder))}",
         f"hydra.output_subdir={config_dir}",

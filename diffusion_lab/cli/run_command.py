@@ -1,4 +1,4 @@
-"""Run a command with Hydra, and report mistakes in one line."""
+"""Run a command with Hydra, and report an error in one line."""
 
 import logging
 import os
@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 
 def reporting(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run a task and report errors in one line; in a sweep, raise them to end only this job."""
+    """Return work(cfg); on an error print one line and exit.
+
+    In a sweep the error is logged and raised instead, so that only this job ends.
+    """
     try:
         return work(cfg)
     except Exception as error:
@@ -45,7 +48,10 @@ def reporting(work: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 def run_command(
     task: Callable[[DictConfig], Any], config_name: str, folder: Path | None = None
 ) -> None:
-    """Compose the configuration and run the task; lock `folder` before anything is written."""
+    """Compose the configuration and run the task with Hydra.
+
+    `folder`, if given, is locked before anything is written.
+    """
     register(config_name)
     keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
@@ -64,7 +70,7 @@ def run_command(
 
 
 def _check_folder(config_name: str) -> None:
-    """Raise UserError for hydra.run.dir= with a command other than training."""
+    """Raise UserError if hydra.run.dir= is typed for a command other than training."""
     if config_name not in ("train", "saved_run"):
         for word in sys.argv[1:]:
             name, _, folder = word.partition("=")
@@ -76,7 +82,7 @@ def prepare_arguments(*lists: str, first: Callable[[Sequence[str]], list[str]] =
     """Bring sys.argv into the form that Hydra accepts.
 
     `first` is applied to the arguments before anything else. The options in `lists` accept lists
-    without brackets.
+    without brackets, such as labels=0,1.
     """
     # a user asks for tracebacks by HYDRA_FULL_ERROR=1; run_command sets it for another reason, so a
     # variable of our own keeps the user's choice, also for processes that Lightning starts
@@ -87,9 +93,9 @@ def prepare_arguments(*lists: str, first: Callable[[Sequence[str]], list[str]] =
 
 
 def task_of(work: str) -> Callable[[DictConfig], None]:
-    """Return a task that imports and calls `work`, "module:function", and prints its result.
+    """Return a Hydra task that imports and calls `work`, "module:function", and prints its result.
 
-    It prints the result's `lines`, and last its `out`, the path of the results.
+    The task prints `result.lines`, and last `result.out`, the path of the results.
     """
 
     def task(cfg: DictConfig) -> None:
@@ -103,7 +109,11 @@ def task_of(work: str) -> Callable[[DictConfig], None]:
 
 
 def command(name: str, *lists: str, entry: str | None = None) -> Callable[[], None]:
-    """Return the entry point of a command; options in `lists` accept lists without brackets."""
+    """Return the entry point of a command, a function that reads sys.argv.
+
+    The options in `lists` accept lists without brackets, such as labels=0,1. `entry` is the module
+    that defines the command's function, commands.<name> by default.
+    """
 
     def command() -> None:
         prepare_arguments(*lists)

@@ -1,4 +1,7 @@
-"""Summary of a sweep as summary.csv and a table, with a row per job. Imports no torch."""
+"""Summarise a sweep as summary.csv and as a printed table, with one row per job.
+
+This module imports no torch.
+"""
 
 import csv
 import sys
@@ -13,7 +16,7 @@ from diffusion_lab.runs.sweep import read_jobs
 
 
 def summarize(sweep_dir: Path) -> list[dict[str, Any]]:
-    """Write summary.csv to the sweep folder, with the columns of all jobs; return its rows."""
+    """Write summary.csv to the sweep folder, with one row per job; return the rows."""
     rows = read_jobs(sweep_dir)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if c not in ("swept", "run_dir")]
@@ -25,20 +28,20 @@ def summarize(sweep_dir: Path) -> list[dict[str, Any]]:
 
 
 class SweepSummary(Callback):
-    """Remember the sweep's folder, to summarise the sweep even if a job failed.
+    """Hydra callback that remembers the sweep's folder, to summarise the sweep at the end.
 
-    Hydra calls on_multirun_end only if every job succeeded.
+    `run_command` calls `write`, because Hydra calls on_multirun_end only if every job succeeded.
     """
 
     sweep_dir: ClassVar[Path | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the folder, in the process that launches the jobs."""
+        """Remember the sweep's folder, in the process that launches the jobs."""
         SweepSummary.sweep_dir = Path(config.hydra.sweep.dir).absolute()
 
     @classmethod
     def write(cls) -> None:
-        """Write and print the sweep's table, if there was a sweep, and print its folder last."""
+        """After a sweep, write summary.csv, print the table and, last, the sweep's folder."""
         if cls.sweep_dir is None or not cls.sweep_dir.is_dir():
             return
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""Entry point of scripts/train.py: a new run, resume= or rerun=."""
+"""Entry point of scripts/train.py, for a new run, resume= and rerun=."""
 
 import sys
 from collections.abc import Callable
@@ -38,12 +38,12 @@ def _train(cfg: DictConfig) -> float | None:
 
 
 def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap a training task: check the configuration, then lock and check its folder."""
+    """Wrap a training task: before the task, check the configuration and lock the run folder."""
 
     def run(cfg: DictConfig) -> Any:
         register("train")  # a job of a sweep may run in a process of its own
         cfg = paths_as_typed(cfg)
-        if cfg.command.choices.debug != "replay":  # which needs a file only
+        if cfg.command.choices.debug != "replay":  # a replay needs only its file
             reporting(check_training, cfg)
         with ExitStack() as held:
             reporting(lambda cfg: held.enter_context(claimed(cfg)), cfg)
@@ -53,10 +53,10 @@ def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
 
 
 def _saved(task: Callable[[DictConfig], Any], saved: SavedRun) -> None:
-    """Run a task with a saved configuration instead of composing one.
+    """Run a task with the configuration of a saved run, instead of composing a new one.
 
-    The configuration is passed as a single node, because Hydra would run untrusted code from a
-    config folder, or from a `hydra` node.
+    Hydra gets the saved configuration as a single ConfigStore node. If Hydra read a folder of saved
+    config files, or a saved `hydra` node, it would run untrusted code.
     """
     typed = list(sys.argv)
     sys.argv[1:] = flags_first(saved.words)
@@ -104,7 +104,7 @@ def _rerun() -> None:
 
 
 def train() -> None:
-    """Run the command `diffusion-lab-train` (scripts/train.py)."""
+    """Run `diffusion-lab-train` (scripts/train.py): train a new run, or resume or repeat a run."""
     prepare_arguments()
     typed = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[1:]}
     if "resume" in typed:

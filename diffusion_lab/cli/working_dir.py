@@ -13,14 +13,14 @@ PATHS = (
 )
 """Options of a training that name a file or a folder."""
 NAMES_OR_PATHS = ("callbacks.fid.extractor", "data.name")
-"""Options that name a file or folder, or something else, such as a shipped extractor."""
+"""Options whose value is a path or a name, such as the name of a shipped feature extractor."""
 _DATA = "data"  # the default data folder
 
 
 def paths_as_typed(cfg: DictConfig) -> DictConfig:
     """Make relative paths of a training absolute if Hydra has changed to the run folder.
 
-    The working directory stays the run folder, as hydra.job.chdir=true asks for.
+    The working directory stays the run folder, as requested by hydra.job.chdir=true.
     """
     typed_in = Path(HydraConfig.get().runtime.cwd)
     if Path.cwd() == typed_in:
@@ -39,8 +39,8 @@ def paths_as_typed(cfg: DictConfig) -> DictConfig:
 
 
 def back_to_typed() -> None:
-    """Return to the user's working directory if Hydra has left it, with hydra.job.chdir=true.
+    """Return to the user's working directory, which Hydra leaves with hydra.job.chdir=true.
 
-    All commands do this, except a training, which stays in its run folder.
+    All commands do this except training, which stays in its run folder.
     """
     os.chdir(HydraConfig.get().runtime.cwd)

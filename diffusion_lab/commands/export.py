@@ -34,7 +34,7 @@ class Exported:
 
     @property
     def lines(self) -> list[str]:
-        """The lines to print."""
+        """Lines to print: class of the pipeline, options for equal samples, upload address."""
         pushed = [] if self.url is None else [self.url]
         return [f"{self.pipeline}, samples as {self.sampler}", *pushed]
 

@@ -1,1 +1,1 @@
-"""The configuration: compose it, validate it, build its objects."""
+"""Compose and validate configurations, and build the objects that they describe."""

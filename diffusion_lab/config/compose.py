@@ -21,7 +21,7 @@ from diffusion_lab.errors import UserError
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Set aside a Hydra that the caller has initialised, because a process can have only one."""
+    """Clear Hydra's global state within the context and restore the caller's state on exit."""
     theirs, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
     GlobalHydra.instance().clear()
     try:
@@ -35,10 +35,10 @@ def _own_hydra() -> Iterator[None]:
 def compose_config(
     overrides: Sequence[str] = (), output_dir: str | Path | None = None
 ) -> DictConfig:
-    """Compose the configuration that `scripts/train.py <overrides>` would train.
+    """Return the configuration that `scripts/train.py <overrides>` would train with.
 
-    `output_dir` is the run folder, by default a new one under runs/ in `paths.log_dir`. Raises
-    UserError for an unknown option, key or value. Leaves a Hydra of the caller as it was.
+    `output_dir` is the run folder; the default is a new folder in `<paths.log_dir>/runs`. Raises
+    UserError for an unknown option, key or value. Does not change the caller's own Hydra state.
     """
     register("train")
     try:

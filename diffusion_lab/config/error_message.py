@@ -1,4 +1,4 @@
-"""Describe an exception in one line, if the user can do something about it."""
+"""One-line error messages for exceptions that the user can do something about."""
 
 import re
 
@@ -11,7 +11,7 @@ from diffusion_lab.system.system_errors import fault
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """Return an error and its causes, in this order."""
+    """Return an exception, its cause, the cause's cause and so on, in this order."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
@@ -22,7 +22,7 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def one_line(error: BaseException) -> str | None:
-    """Return a line for a user's mistake or a fault of the machine; None for any other error."""
+    """Return a one-line message for a user error or system error; None for other exceptions."""
     reason = _reason(error)
     if reason is None:
         return None
@@ -46,7 +46,10 @@ def _reason(error: BaseException) -> str | None:
             named = not link.full_key or link.full_key in line
             return line if named else f"{link.full_key}: {line}"
     if str(error).startswith("Config group override must be"):  # a plain ValueError of Hydra
-        return "a group is null: expected one of its options; for no logger type logger=[]"
+        return (
+            "a group is null: expected the name of one of the group's options; for no logger type "
+            "logger=[]"
+        )
     for link in links:
         if isinstance(link, MissingConfigException) and link.options:
             group, _, name = str(link.missing_cfg_file).rpartition("/")
@@ -60,13 +63,13 @@ def _reason(error: BaseException) -> str | None:
 
 
 def _typed(links: list[BaseException]) -> str:
-    """Return the override with an unknown key, from Hydra's error; "" for a key in a file."""
+    """Extract the override with the unknown key from Hydra's errors; "" if the key is in a file."""
     found = [re.search(r"To append to your config use \+(.*)", str(link)) for link in links]
     return next((match[1] for match in found if match), "")
 
 
 def _not_understood(error: OverrideParseException) -> str:
-    """Return a message that quotes an override with invalid syntax; Hydra's does not quote it."""
+    """Return an error message that quotes the override with invalid syntax; Hydra's does not."""
     word = error.override
     name, equals, value = word.partition("=")
     what = " ".join(error.message.partition("\nSee ")[0].split())

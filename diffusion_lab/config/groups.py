@@ -1,6 +1,6 @@
-"""Build options of the configuration groups as objects, and check whether they are compatible.
+"""Turn the options of configuration groups into objects, and find out which are compatible.
 
-Options are read from the whole search path, so those in the user's `./configs` are included.
+Options are read from all folders of the search path, including the user's `./configs`.
 """
 
 from collections.abc import Mapping
@@ -19,43 +19,52 @@ from diffusion_lab.errors import UserError
 
 
 def option(group: str, word: str, **settings: Any) -> Any:
-    """Build an option of a group, with some of its settings changed.
+    """Build the object of the option `<group>=<word>`, with some of its settings changed.
 
-    Raises UserError for a class that cannot be imported or settings that it does not take.
+    Raises UserError for a class that cannot be imported, or a setting that the class does not take.
     """
     config = _resolved(group, word, settings)
     return build(config, _convert_="all")
 
 
 def _resolved(group: str, word: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an option; UserError if they refer to another group."""
+    """Return the settings of the option `<group>=<word>`, with interpolations resolved.
+
+    Raises UserError if a setting refers to another group.
+    """
     nodes = OmegaConf.create({group: read_option(group, word) | dict(settings)})
     try:
         config = cast(dict[str, Any], OmegaConf.to_container(nodes, resolve=True))
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{group}={word} cannot be built by itself: {reason}") from error
+        raise UserError(
+            f"{group}={word} refers to another part of the configuration ({reason}): expected an "
+            "option that can be built alone; write the value itself into its YAML file"
+        ) from error
     check_config(config)
     return cast(dict[str, Any], config[group])
 
 
 def noise_schedules() -> dict[str, NoiseSchedule]:
-    """Build every noise schedule: name of the option -> schedule."""
+    """Return the noise schedule of every option of noise_schedule=, by the option's name."""
     return {word: option("noise_schedule", word) for word in words("noise_schedule")}
 
 
 def predictions() -> dict[str, Prediction]:
-    """Build every prediction: name of the option -> prediction."""
+    """Return the prediction of every option of prediction=, by the option's name."""
     return {word: option("prediction", word) for word in words("prediction")}
 
 
 def spacings(sampler: str) -> tuple[str | None, ...]:
-    """Return the timestep spacings that a sampler accepts; (None,) if it has no such option."""
+    """Return the timestep spacings that the option `sampler=<sampler>` accepts; (None,) if none."""
     return SPACINGS if "timestep_spacing" in read_option("sampler", sampler) else (None,)
 
 
 def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Sampler:
-    """Build a sampler by the name of its option, with this timestep spacing if one is given."""
+    """Build the sampler of the option `sampler=<word>`, with some of its settings changed.
+
+    `spacing` is the timestep spacing; None for the option's own.
+    """
     if spacing is not None:
         settings["timestep_spacing"] = spacing
     config = _resolved("sampler", word, settings)
@@ -64,12 +73,12 @@ def make_sampler(word: str, spacing: str | None = None, **settings: Any) -> Samp
 
 
 def sampler_config(word: str) -> dict[str, Any]:
-    """Return the settings of a sampler option."""
+    """Return the settings of the option `sampler=<word>`, with interpolations unresolved."""
     return read_option("sampler", word)
 
 
 def sampler_word(config: Mapping[str, Any]) -> str:
-    """Return the sampler option that shares the most settings with a sampler's configuration.
+    """Return the name of the sampler option with the most settings equal to those in `config`.
 
     Returns the name of the sampler's class if no option has this class.
     """
@@ -85,7 +94,7 @@ def sampler_word(config: Mapping[str, Any]) -> str:
 
 
 def refusal(part: Sampler | Prediction, noise_schedule: NoiseSchedule) -> str | None:
-    """Return why a sampler or prediction does not fit a noise schedule; None if it fits."""
+    """Return the reason why a sampler or prediction rejects a noise schedule; None if accepted."""
     try:
         part.check(noise_schedule)
     except UserError as error:

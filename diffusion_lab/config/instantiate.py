@@ -1,4 +1,4 @@
-"""Build the objects that the configuration names."""
+"""Build the objects that a configuration describes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,10 @@ from diffusion_lab.errors import UserError
 
 
 def build(node: Mapping[str, Any], **more: Any) -> Any:
-    """Build a node by Hydra's instantiate; a UserError raised within is passed on unchanged."""
+    """Build the object of a configuration node with Hydra; `more` are arguments of instantiate.
+
+    If the object's class raises a UserError, that error is raised instead of Hydra's.
+    """
     try:
         return instantiate(node, **more)
     except InstantiationException as error:
@@ -23,20 +26,24 @@ def build(node: Mapping[str, Any], **more: Any) -> Any:
 
 
 def build_part(name: str, node: Mapping[str, Any], kind: type) -> Any:
-    """Build the node `name`; UserError in one line if the result is no `kind`."""
+    """Build the object of a configuration node; UserError if the object is not of class `kind`.
+
+    `name` is the name of the node in error messages, such as "sampler".
+    """
     if "_target_" not in node:
         raise no_class(name)
     part = build(node, _convert_="all")
     if not isinstance(part, kind):
         raise UserError(
-            f"{name}: {node['_target_']} gives a {type(part).__name__}: expected a "
+            f"{name}._target_={node['_target_']} builds a {type(part).__name__}: expected a "
             f"{kind.__module__.partition('.')[0]} {kind.__name__}"
         )
     return part
 
 
 def no_class(name: str) -> UserError:
-    """Return the error for a node without `_target_`."""
+    """Return the UserError for a configuration node that has no `_target_`."""
     return UserError(
-        f"{name} names no class: its YAML file needs a line such as _target_: my_module.MyClass"
+        f"{name} names no class: add a line with the class to its YAML file, for example "
+        "_target_: my_module.MyClass"
     )

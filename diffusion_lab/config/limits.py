@@ -13,9 +13,10 @@ _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
 
 
 def seconds_of(max_time: Any) -> float | None:
-    """Convert trainer.max_time, "DD:HH:MM:SS" or arguments of a timedelta; None for no limit.
+    """Return trainer.max_time in seconds; None for no limit.
 
-    Raises UserError for anything else.
+    `max_time` is "DD:HH:MM:SS", or a mapping with arguments of datetime.timedelta. Raises UserError
+    for anything else.
     """
     if max_time is None:
         return None
@@ -34,7 +35,7 @@ def seconds_of(max_time: Any) -> float | None:
 
 
 def check_limits(cfg: DictConfig) -> None:
-    """Raise UserError for limits that Lightning would reject, or that leave nothing to train."""
+    """Raise UserError for training limits that Lightning rejects or that leave nothing to train."""
     seconds = seconds_of(cfg.trainer.max_time)
     if seconds is not None and seconds <= 0:
         raise UserError(
@@ -51,7 +52,10 @@ def check_limits(cfg: DictConfig) -> None:
 
 
 def check_an_end(cfg: DictConfig) -> None:
-    """Raise UserError for a training without a limit if its learning rate depends on one."""
+    """Raise UserError if the training has no limit of epochs, steps or time.
+
+    Called if the learning-rate schedule needs the length of the training.
+    """
     trainer = cfg.trainer
     if trainer.max_epochs == -1 and trainer.max_steps == -1 and trainer.max_time is None:
         raise UserError(

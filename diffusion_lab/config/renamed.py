@@ -1,4 +1,4 @@
-"""Old dotted names of moved classes, as saved configurations have them, and the new names."""
+"""Update saved configurations that contain old dotted names of moved classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,15 @@ MOVED = {
     "diffusion_lab.diffusion.LinearSchedule": "diffusion_lab.diffusion.StraightPath",
     "diffusion_lab.diffusion.Weighting": "diffusion_lab.diffusion.UniformWeighting",
 }
-"""Old prefixes of dotted names, and the new ones."""
+"""Old prefix of a dotted name -> new prefix."""
 _BY_PATH = "hydra.utils.get_method"
 _PAIRINGS = "diffusion_lab.diffusion."
-"""Prefix of functions that older configurations name by `path`."""
+"""Prefix of functions that older configurations pass to `get_method` as `path`."""
 _KEYS = ("_target_", "path")
 
 
 def with_new_names(node: Any) -> Any:
-    """Replace old dotted names in a configuration of plain types."""
+    """Return a plain configuration in which old dotted names of moved classes are replaced."""
     if isinstance(node, Mapping):
         if node.get("_target_") == _BY_PATH and str(node.get("path")).startswith(_PAIRINGS):
             return {"_target_": node["path"], "_partial_": True}

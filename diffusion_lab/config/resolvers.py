@@ -1,4 +1,4 @@
-"""Resolvers that the YAML files use, and the registration of schemas and resolvers."""
+"""OmegaConf resolvers of the YAML files, and the registration of schemas and resolvers."""
 
 import re
 import secrets
@@ -15,7 +15,10 @@ _LONGEST_NAME = 120  # file systems allow 255 bytes
 
 
 def swept_keys(sweep_dir: Path) -> set[str] | None:
-    """Read the options that a sweep varies; None if its multirun.yaml cannot be read."""
+    """Return the names of the options that a sweep varies; None if they cannot be read.
+
+    The names are read from multirun.yaml in the sweep's folder.
+    """
     try:
         saved = OmegaConf.load(sweep_dir / "multirun.yaml")
         typed = OverridesParser.create().parse_overrides(list(saved.hydra.overrides.task))
@@ -27,17 +30,21 @@ def swept_keys(sweep_dir: Path) -> set[str] | None:
 
 
 def swept(overrides: Sequence[str], sweep_dir: Path) -> list[str]:
-    """Select the overrides of a job that its sweep varies; all overrides if this is unknown."""
+    """Return those of a job's overrides that differ between the jobs of its sweep.
+
+    Returns all overrides if the sweep's multirun.yaml cannot be read.
+    """
     keys = swept_keys(sweep_dir)
     return [w for w in overrides if keys is None or w.partition("=")[0] in keys]
 
 
 def tensorboard_name(run_dir: str) -> str:
-    """Name the folder of TensorBoard's files in a run folder, "" for the run folder itself.
+    """Return the subfolder of a run folder for TensorBoard's files; "" for the run folder itself.
 
-    TensorBoard shows the path of that folder as the run's name. A job of a sweep, whose own folder
-    is just a number, is named by the options that the sweep varies: `model=ddpm,seed=1`. A folder
-    that already holds such files keeps its name, so that a resumed run appends to them.
+    TensorBoard shows the path of the subfolder as the run's name. The run folder of a sweep's job
+    is only a number, so the subfolder is named after the options that the sweep varies:
+    `model=ddpm,seed=1`. If the run has TensorBoard files already, their folder is returned, so that
+    a resumed run adds to them.
     """
     folder = Path(run_dir)
     if any(folder.glob("events.out.tfevents*")):
@@ -56,7 +63,10 @@ def tensorboard_name(run_dir: str) -> str:
 
 
 def register(command: str) -> None:
-    """Register the schemas and resolvers of a command; every job of a sweep calls this again."""
+    """Register a command's schemas, the user's option folders and the resolvers.
+
+    May be called repeatedly in a process, because every job of a sweep calls this function.
+    """
     schema.register(command)
     register_user_folders()
     OmegaConf.register_new_resolver(

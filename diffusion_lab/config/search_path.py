@@ -1,7 +1,7 @@
-"""Folders of options: the package's own, the user's `./configs`, and those given to Hydra.
+"""Folders of YAML options: the package's own, the user's `./configs`, and `--config-dir`.
 
 The package's folder comes first, because a `configs` folder of another project may have files of
-the same names, such as `trainer/default.yaml`, which must not replace the package's.
+the same names, such as `trainer/default.yaml`, which must not replace the package's files.
 """
 
 import logging
@@ -22,13 +22,14 @@ from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 USER_FOLDER = "configs"
-"""Name of the user's folder, in the folder where a command is typed."""
+"""Name of the user's folder of options, within the working folder."""
 
 
 def config_folders() -> list[Path]:
-    """Return the folders of options in order of precedence: the first file of a name is used.
+    """Return the folders of YAML options, in order of precedence.
 
-    Within a command these are all folders of Hydra's search path, `--config-dir` included.
+    If several folders hold a file of the same name, the first file is used. Within a command, the
+    result includes all folders of Hydra's search path, such as that of `--config-dir`.
     """
     hydra = HydraConfig.instance().cfg
     if hydra is None:
@@ -43,7 +44,10 @@ def config_folders() -> list[Path]:
 
 
 def _folder(schema: str, path: str) -> Path | None:
-    """Return the folder of a source in Hydra's search path; None if the source is no folder."""
+    """Return the folder of an entry in Hydra's search path; None if the entry is no folder.
+
+    `schema` is "pkg" if `path` is a package, and "file" if it is a folder.
+    """
     if schema == "pkg":
         try:
             return Path(str(resources.files(path.replace("/", "."))))
@@ -65,7 +69,7 @@ class _UserFolders(SearchPathPlugin):
 
 
 def register_user_folders() -> None:
-    """Register the user's folders with Hydra, so that it finds the options in them."""
+    """Register a plugin that adds the user's folders of options to Hydra's search path."""
     Plugins.instance().register(_UserFolders)
 
 
@@ -79,9 +83,10 @@ def _files(folder: Path, group: str) -> Iterable[Path]:
 
 
 def read_option(group: str, name: str) -> dict[str, Any]:
-    """Return the content of an option, unresolved, merged over the options in its defaults list.
+    """Return the settings of an option, merged over the options in its defaults list.
 
-    Raises UserError for an unknown option, and for a defaults list with options of other groups.
+    Interpolations stay unresolved. Raises UserError for an unknown option, and for a defaults list
+    that names options of other groups.
     """
     for folder in config_folders():
         file = folder / group / f"{name}.yaml"
@@ -89,12 +94,14 @@ def read_option(group: str, name: str) -> dict[str, Any]:
             break
     else:
         folders = ", ".join(map(str, config_folders()))
-        raise UserError(f"there is no {group}/{name}.yaml in {folders}")
+        raise UserError(f"{group}={name} is unknown: there is no {group}/{name}.yaml in {folders}")
     content = dict(_load(file, file.stat().st_mtime_ns))
     merged: dict[str, Any] = {}
     for other in content.pop("defaults", []):
         if not isinstance(other, str) or other == name:
-            raise UserError(f"{file}: expected other options of {group} in defaults, got {other}")
+            raise UserError(
+                f"{file}: expected names of other {group} options in the defaults list, got {other}"
+            )
         if other != "_self_":
             merged |= read_option(group, other)
     return merged | content
@@ -106,7 +113,10 @@ def _load(file: Path, changed: int) -> dict[str, Any]:
 
 
 def hidden_files(overrides: Sequence[str]) -> list[str]:
-    """Return a line for each file that an override names, but another file of this name hides."""
+    """Return a warning for each YAML file that is ignored because another file has its name.
+
+    Only the files of options that `overrides` select are checked.
+    """
     lines = []
     for word in overrides:
         key, _, name = word.lstrip("+").partition("=")
@@ -114,7 +124,7 @@ def hidden_files(overrides: Sequence[str]) -> list[str]:
         files = [folder / group / f"{unquoted(name)}.yaml" for folder in config_folders()]
         there = [file for file in files if file.is_file()]
         lines += [
-            f"{other} is not used, because {word} names {there[0]}: give your file another name"
+            f"{other} is not used, because {word} selects {there[0]}: give your file another name"
             for other in there[1:]
             if other.read_bytes() != there[0].read_bytes()
         ]
@@ -122,7 +132,7 @@ def hidden_files(overrides: Sequence[str]) -> list[str]:
 
 
 def warn_of_hidden_files(overrides: Sequence[str]) -> None:
-    """Log a warning for each of `hidden_files`."""
+    """Log a warning for each YAML file that is ignored because another file has its name."""
     for line in hidden_files(overrides):
         log.warning("%s", line)
 
@@ -130,5 +140,5 @@ def warn_of_hidden_files(overrides: Sequence[str]) -> None:
 _PACKAGE = Path(__file__).parents[1]
 
 
-# a wheel carries the configs inside the package, a checkout has them beside it
+# a wheel has the configs folder inside the package, a checkout has the folder beside it
 CONFIG_DIR = next(p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir())

@@ -1,8 +1,8 @@
-"""Build the objects of a saved configuration, which may have been written by anybody.
+"""Build the objects of a saved configuration, without importing code that the user does not trust.
 
-Only classes of this project and of packages that the user trusts are built. The user names trusted
-packages in the option `trust=`, or permanently in the environment variable
-`DIFFUSION_LAB_TRUST=my_package,other`.
+A saved configuration may have been written by anybody, so only classes of this project and of
+trusted packages are built. The user names trusted packages in the option `trust=`, or permanently
+in the environment variable `DIFFUSION_LAB_TRUST=my_package,other`.
 """
 
 import logging
@@ -40,7 +40,7 @@ TRAINING = (
     "lightning.pytorch.profilers",
     _BY_NAME,
 )
-"""Packages that a saved configuration may name if it is resumed or rerun."""
+"""Packages that a saved configuration may name if its run is resumed or rerun."""
 
 
 def trusted_packages() -> list[str]:
@@ -49,9 +49,11 @@ def trusted_packages() -> list[str]:
 
 
 def construct(node: Any, trust: Sequence[str] = ()) -> Any:
-    """Build a node as hydra's instantiate does, with classes of OWN and trusted packages only.
+    """Build a configuration node like hydra.utils.instantiate, from trusted classes only.
 
-    Raises UserError for any other name, without importing it.
+    Trusted are the parts of this project in `OWN`, the packages in `trust`, and the packages that
+    the environment variable DIFFUSION_LAB_TRUST names. Raises UserError for any other class,
+    without importing its package.
     """
     if isinstance(node, list):
         return [construct(child, trust) for child in node]
@@ -65,7 +67,11 @@ def construct(node: Any, trust: Sequence[str] = ()) -> Any:
 
 
 def check_targets(config: Any, trust: Sequence[str]) -> None:
-    """Raise UserError if a resolved configuration names objects outside TRAINING and `trust`."""
+    """Raise UserError if a `_target_` in a resolved configuration is not trusted.
+
+    Trusted are the packages and classes listed in TRAINING, the packages in `trust`, and those
+    that the environment variable DIFFUSION_LAB_TRUST names.
+    """
     if isinstance(config, list):
         for child in config:
             check_targets(child, trust)
@@ -80,9 +86,10 @@ def check_targets(config: Any, trust: Sequence[str]) -> None:
 
 
 def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> Any:
-    """Return the object of a dotted name that is from `own` or a trusted package.
+    """Import and return the object of a dotted name, if its package is trusted.
 
-    Raises UserError for any other, and for one that cannot be imported.
+    Trusted are the packages in `own`, in `trust` and in DIFFUSION_LAB_TRUST. Raises UserError for
+    an untrusted name, and for a name that cannot be imported.
     """
     packages = (*own, *trust, *trusted_packages())
 
@@ -94,16 +101,20 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
         try:
             target = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(f"the saved configuration names {name}: {error}") from error
+            raise UserError(
+                f"the saved configuration names {name}, which cannot be imported ({error}): "
+                "install its package, or run the command from the folder that holds its module"
+            ) from error
         # our modules also contain what they import, so check where the object itself is defined
         origin = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
         if callable(target) and allowed(origin):
             return target
     package = name.partition(".")[0]
     raise UserError(
-        f"the saved configuration names {name}, which is not one of this project's parts: "
+        f"the saved configuration names {name}, which is neither a class that this project allows "
+        "nor in a trusted package: "
         + (
-            "do not trust it"
+            "do not use this configuration"
             if package == "diffusion_lab"
             else f"if you trust that code, type trust=[{package}], or set {VARIABLE}={package}"
         )
@@ -111,10 +122,10 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
 
 
 def make_importable(name: str) -> None:
-    """Add the working folder to sys.path if only this folder has the module of a dotted name.
+    """Append the working folder to sys.path if only that folder holds the module of `name`.
 
     Python puts the folder of the script or console command on sys.path, not the working folder.
-    Call this for a trusted name only, because the folder stays on sys.path, as the last entry.
+    Call this for a trusted dotted name only, because the folder stays on sys.path.
     """
     top = name.partition(".")[0]
     if not top.isidentifier() or top in sys.modules or find_spec(top) is not None:
@@ -130,7 +141,7 @@ def make_importable(name: str) -> None:
 
 
 def find_object(name: str) -> Any:
-    """Import the object of a dotted name; UserError with the reason in one line."""
+    """Import and return the object of a dotted name; UserError if it cannot be imported."""
     from hydra.utils import get_object
 
     make_importable(name)
@@ -142,12 +153,15 @@ def find_object(name: str) -> Any:
         cause = error.__cause__ or error
         top, (parent, _, last) = name.partition(".")[0], name.rpartition(".")
         if isinstance(cause, ModuleNotFoundError) and cause.name == name != top:
-            raise UserError(f"{parent} has no {last}") from error
+            raise UserError(f"{parent} has no {last}: check the spelling of {name}") from error
         if isinstance(cause, ModuleNotFoundError) and cause.name == top:
             raise UserError(
                 f"there is no module {top}: run the command from the folder that holds {top}.py, "
-                "or install it"
+                "or install the package"
             ) from error
-        raise UserError(f"{type(cause).__name__}: {str(cause).splitlines()[0]}") from error
+        raise UserError(
+            f"{name} cannot be imported ({type(cause).__name__}: {str(cause).splitlines()[0]}): "
+            "correct the name, or the code of its module"
+        ) from error
     finally:
         logger.disabled = disabled

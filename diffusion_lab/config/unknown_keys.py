@@ -1,4 +1,4 @@
-"""Messages for an option that does not exist, with the full name of a similar one."""
+"""Error messages for unknown options, with suggestions of similar ones."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -55,7 +55,7 @@ _OTHER_NAMES = {
     "w": ("guidance_scale",),
     "wd": ("weight_decay",),
 }
-"""Names of options in other programs, and the names that they may have here."""
+"""Name of an option in other programs -> names of the corresponding options here."""
 
 
 def _plain(name: str) -> str:
@@ -72,8 +72,9 @@ def unknown_option(
 ) -> str:
     """Return the message for an unknown `key`: suggest similar options, or list the known ones.
 
-    `known` are the keys of the node in which `key` was looked up. `typed` is the override, "" for a
-    key in a file. `is_open` is True for a node whose class may accept more keys than the node has.
+    `key` is the full name (a.b.c), `config` the whole configuration, `known` the keys of the node
+    in which `key` was looked up. `typed` is the override, "" for a key in a file. `is_open` is True
+    for a node whose class may accept more keys than the node has.
     """
     value = typed.partition("=")[2] if typed.startswith(f"{key}=") else ""
     there = [full for full in _all_keys(config) if full != key]
@@ -87,14 +88,18 @@ def unknown_option(
         line += f"choose from {sorted(known)}"
     if is_open and typed:
         line += (
-            f"{'' if meant else ';'} If its class takes this key, or another option swept by -m "
-            f"has it, type ++{typed}"
+            f"{' If' if meant else '; if'} the class of this node takes the key, or another option "
+            f"swept by -m has the key, type ++{typed}"
         )
     return line
 
 
 def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[str]:
-    """Return the full names of similar options, by the first rule that finds any."""
+    """Return the full names of options similar to `name`, the likeliest first.
+
+    `known` are the keys of the node `parent`, and `there` are the full names of all options. Names
+    outside the node are returned only if no key of the node is similar.
+    """
 
     def ending(names: Iterable[str]) -> list[str]:
         wanted = set(names)
@@ -112,7 +117,7 @@ def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[s
 
 
 def _all_keys(config: Any) -> Iterator[str]:
-    """Yield every full key of a plain configuration that a user may type."""
+    """Yield the full name (a.b.c) of every key of `config` that a user may override."""
     if not isinstance(config, Mapping):
         return
 
@@ -131,7 +136,10 @@ def _all_keys(config: Any) -> Iterator[str]:
 
 
 def unknown_key(error: OmegaConfBaseException, typed: str) -> str:
-    """Return the message for OmegaConf's error; `typed` is the override that caused it, or ""."""
+    """Return the message for an unknown key that OmegaConf reports.
+
+    `typed` is the override with the key, "" for a key in a file.
+    """
     parent, known = error.parent_node, _known_keys(error)
     config: Any = {}
     if isinstance(parent, Container):
@@ -146,7 +154,7 @@ def _has_schema(node: DictConfig) -> bool:
 
 
 def _known_keys(error: OmegaConfBaseException) -> list[str]:
-    """Return the keys that are valid in the place of the unknown one."""
+    """Return the valid keys of the node in which OmegaConf found an unknown key."""
     keys: Iterable[Any] = ()
     if isinstance(error.parent_node, DictConfig):
         keys = error.parent_node.keys()

@@ -19,7 +19,7 @@ from diffusion_lab.errors import UserError, near
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"compile": bool, "compile_mode": str, "tf32": bool, "channels_last": bool | str}
 }
-"""Settings of this project in a node, beside the arguments of the node's class."""
+"""Settings that this project adds to the arguments of a node's class: node -> setting -> type."""
 _IN_YAML = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
@@ -33,7 +33,10 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def _accepts(hint: Any, value: Any) -> bool:
-    """Return False for a value from YAML that a hint of numbers or truth values excludes."""
+    """Return True if a value from YAML may be passed to an argument with a type hint.
+
+    Only hints of numbers and booleans exclude a value; all other hints accept any value.
+    """
     union = typing.get_origin(hint) in (Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     if isinstance(value, str):
@@ -47,13 +50,13 @@ def _accepts(hint: Any, value: Any) -> bool:
 
 
 def _literals(options: Iterable[Any]) -> list[Any]:
-    """Return the values of all Literals among type hints."""
+    """Return the values of all `Literal[...]` in a union's type hints."""
     literals = [option for option in options if typing.get_origin(option) is Literal]
     return [value for literal in literals for value in typing.get_args(literal)]
 
 
 def _expected(hint: Any) -> str:
-    """Return a type hint in the words of YAML users."""
+    """Describe a type hint for an error message, such as "a whole number or null"."""
     union = typing.get_origin(hint) in (Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     plain = [o for o in options if typing.get_origin(o) is not Literal]
@@ -63,7 +66,11 @@ def _expected(hint: Any) -> str:
 
 
 def _is_setting(value: float, path: str) -> bool:
-    """Return False for NaN, and in the optimizer for infinity, which is a valid bound elsewhere."""
+    """Return True if a float is a valid setting of the node `path`.
+
+    NaN is never valid. Infinity is invalid in the optimizer only, because elsewhere it may be the
+    bound of a range.
+    """
     return math.isfinite(value) or (math.isinf(value) and path != "optimizer")
 
 
@@ -77,15 +84,18 @@ def _hints(target: Any) -> dict[str, Any]:
 def validate(config: Mapping[str, Any], schema: type) -> None:
     """Raise UserError for an unknown key and for a number outside its limits.
 
-    `config` is a DictConfig or plain; `schema` a dataclass whose fields may have limits
-    (`schema.base.limited`). Missing values and null are left to the command.
+    `config` is a DictConfig or a plain mapping; `schema` is a dataclass whose fields may have
+    limits (`schema.base.limited`). Missing values and null are not checked.
     """
     check_keys(config, schema)
     check_numbers(config, schema)
 
 
 def check_numbers(config: Mapping[str, Any], schema: type, prefix: str = "") -> None:
-    """Raise UserError for a number outside the limits of its field, at any depth."""
+    """Raise UserError for a number outside the limits of its schema field, at any depth.
+
+    `prefix` stands before the names of the settings in error messages, such as "teacher.".
+    """
     for setting in fields(schema):
         value = _value(config, setting.name)
         if value is None:
@@ -94,14 +104,16 @@ def check_numbers(config: Mapping[str, Any], schema: type, prefix: str = "") -> 
             check_numbers(value, setting.type, f"{prefix}{setting.name}.")
         least, most = setting.metadata.get("least"), setting.metadata.get("most")
         if least is not None and not least <= value <= (value if most is None else most):
-            expected = f"at least {least}" if most is None else f"a whole number, {least} to {most}"
+            expected = (
+                f"at least {least}" if most is None else f"a whole number from {least} to {most}"
+            )
             raise UserError(f"{prefix}{setting.name}={value}: expected {expected}")
 
 
 def check_seed(seed: int) -> None:
     """Raise UserError for a seed that NumPy or torch would reject."""
     if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"seed={seed}: expected a whole number, 0 to {LARGEST_SEED}")
+        raise UserError(f"seed={seed}: expected a whole number from 0 to {LARGEST_SEED}")
 
 
 def check_one_initial_network(cfg: DictConfig) -> None:
@@ -115,7 +127,7 @@ def check_one_initial_network(cfg: DictConfig) -> None:
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a key; None if absent, missing or an unresolvable interpolation."""
+    """Return the value of a key; None if the key is absent or its value cannot be resolved."""
     try:
         return config.get(name)
     except OmegaConfBaseException:
@@ -123,7 +135,7 @@ def _value(config: Mapping[str, Any], name: str) -> Any:
 
 
 def check_keys(config: Mapping[str, Any], schema: type) -> None:
-    """Raise UserError for a key that the schema (a dataclass) lacks, such as one typed with a +."""
+    """Raise UserError for a key that the schema (a dataclass) lacks, such as one added by +key=."""
     known = {field.name for field in fields(schema)}
     for key in config:
         if key not in known:
@@ -131,15 +143,18 @@ def check_keys(config: Mapping[str, Any], schema: type) -> None:
 
 
 def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_object) -> None:
-    """Raise UserError for a key that the node's class does not take, or a value of the wrong type.
+    """Check every node that has a `_target_` against the signature of its class.
 
+    Raises UserError for a key that the class does not take, and for a value of the wrong type.
     `config` is a resolved, plain dictionary; `find` returns the class of a dotted name.
     """
     for path, node in _targets(config):
         try:
             target = find(node["_target_"])
         except (ImportError, UserError) as error:
-            raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
+            raise UserError(
+                f"{path}._target_={node['_target_']} cannot be used: {error}"
+            ) from error
         parameters = inspect.signature(target).parameters
         own = OWN_KEYS.get(path, {})
         hints = _hints(target) | own

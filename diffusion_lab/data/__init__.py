@@ -9,8 +9,9 @@
 Names are imported on first use, so that importing a small file of this package stays fast.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusion_lab.system.lazy_import import lazy_names
 
 if TYPE_CHECKING:
     from diffusion_lab.data.datamodule import ImageDataModule
@@ -29,7 +30,7 @@ __all__ = [
     "load_images",
 ]
 
-_FILES = {
+_MODULES = {
     "ImageDataModule": "datamodule",
     "ImageSet": "image_set",
     "InMemoryLoader": "loader",
@@ -37,16 +38,7 @@ _FILES = {
     "fake_images": "sources.fake",
     "load_images": "sources.published",
 }
-"""The file of each name."""
+"""Module in this package that defines each public name."""
 
-
-if not TYPE_CHECKING:  # for which any name would exist
-
-    def __getattr__(name: str) -> Any:
-        if name in _FILES:
-            return getattr(import_module(f"diffusion_lab.data.{_FILES[name]}"), name)
-        raise AttributeError(f"module 'diffusion_lab.data' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # a type checker would accept any name
+    __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -8,13 +8,13 @@ from diffusion_lab.errors import UserError
 
 _ROUNDS = 30
 _ENOUGH = 20_000
-"""Images used to fit the centres, the first of the data set: 1 s instead of 10 s."""
+"""Number of images, from the first on, that the centres are fitted to: 1 s instead of 10 s."""
 
 
 class Clusters:
     """K-means clusters of about equal size.
 
-    An image belongs to the centre with the smallest (squared distance + offset); the offset of a
+    An image belongs to the centre with the smallest squared distance plus offset; the offset of a
     centre grows while its cluster is too large. Because clusters have equal size, sampling them
     uniformly matches the data distribution. A network that gets clusters as classes is therefore an
     unconditional model that supports guidance (Hu et al. 2023, arXiv 2210.06462, use clusters of a
@@ -35,7 +35,7 @@ class Clusters:
         if len(images) < 2 * count:
             raise UserError(
                 f"data.clusters={count}: {len(images)} training images are fewer than two per "
-                f"cluster: expected at most data.clusters={len(images) // 2}"
+                f"cluster; type at most data.clusters={len(images) // 2}"
             )
         from sklearn.cluster import MiniBatchKMeans  # takes a second to import
 
@@ -55,7 +55,11 @@ class Clusters:
             self._shift_offsets(distances, size * 0.97 ** (_ROUNDS + i))
 
     def _shift_offsets(self, distances: Tensor, size: Tensor) -> Tensor:
-        """Raise the offsets of large clusters; return the assignment (N,) before the change."""
+        """Raise the offsets of too large clusters and lower those of too small ones.
+
+        An offset changes by at most `size`. Returns the cluster of each image (N,) before the
+        change. The distances to the centres are (N, count).
+        """
         labels = (distances + self._offsets).argmin(1)
         counts = torch.bincount(labels, minlength=len(self._offsets))
         self._offsets += size * (counts * len(counts) / len(labels) - 1).clamp(-1, 1)

@@ -26,18 +26,18 @@ MAX_AUTO_VAL = 5_000
 
 
 class ImageDataModule(L.LightningDataModule):
-    """A data set kept as uint8, in memory or mapped from a file; batches are (images, labels).
+    """Data module of images kept as uint8, in memory or in a memory-mapped file.
 
-    Images of a batch are float32 (B, C, H, W), labels int64 (B,). The test split is unchanged.
+    Batches are images float32 (B, C, H, W) and labels int64 (B,). The test split is not changed.
     Validation images are split off the training split with a fixed seed, so that all runs are
     validated on the same images, whatever their own seed.
 
     Args:
         name: mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn, fake, or a name of your own.
-        data_dir: folder of published files (or of the download) in torchvision's layout; None:
-            data/, and the bundled digits if mnist is not available.
-        source: auto (folder, download or bundled digits), full (not those), bundled (mnist),
-            pictures, npz or huggingface.
+        data_dir: folder of the files (or for the download) in torchvision's layout; None for
+            data/, where the bundled digits replace mnist if it is not available.
+        source: auto (folder, download or bundled digits), full (folder or download), bundled
+            (5,000 digits of mnist), pictures, npz or huggingface.
         batch_size: images in a batch of one process.
         val_size: images held out for validation; 0 for no validation; None for a tenth of the
             training images, at most 5,000.
@@ -53,7 +53,7 @@ class ImageDataModule(L.LightningDataModule):
         options: options of the source, see `diffusion_lab.data.sources.OPTIONS`.
 
     Raises:
-        UserError: for a setting out of range, or one that the source does not have.
+        UserError: for a setting out of range, or a setting that the source does not have.
 
     """
 
@@ -103,7 +103,7 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def num_classes(self) -> int | None:
-        """Labels are 0 to num_classes - 1; None for unlabelled images without clusters."""
+        """Number of classes: labels are 0 to num_classes - 1. None if the data has no classes."""
         return self._source.num_classes if self.clusters is None else self.clusters
 
     def prepare_data(self) -> None:
@@ -154,7 +154,7 @@ class ImageDataModule(L.LightningDataModule):
         return min(total // 10, MAX_AUTO_VAL) if self.val_size is None else self.val_size
 
     def check_pairs(self, count: int) -> None:
-        """Raise UserError for too few reflow pairs, or if train_size is set."""
+        """Raise UserError if `count` reflow pairs are too few, or if train_size is set."""
         if self.train_size is not None:
             raise UserError(
                 f"data.train_size={self.train_size}: expected null with teacher.run=, "
@@ -167,10 +167,10 @@ class ImageDataModule(L.LightningDataModule):
             )
 
     def use_pairs(self, images: Tensor, labels: Tensor, noise: Tensor, source: str) -> None:
-        """Use pairs of noise and generated images to train and validate; tests use real images.
+        """Train and validate on pairs of noise and generated images; the test split stays real.
 
-        Images are uint8 (N, C, H, W), labels (N,), noise (N, C, H, W). The first `val_size` pairs
-        are the validation split. Raises UserError as `check_pairs` does.
+        Images are uint8 (N, C, H, W), labels (N,), noise (N, C, H, W), `source` their origin. The
+        first `val_size` pairs are the validation split. Raises UserError as `check_pairs` does.
         """
         self.check_pairs(len(images))
         val_size = self.num_val(len(images))
@@ -204,7 +204,7 @@ class ImageDataModule(L.LightningDataModule):
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], dataloader_idx: int
     ) -> tuple[Tensor, ...]:
-        """Mirror and scale on the device; as uint8, images are a quarter of the bytes to move."""
+        """Mirror and scale images on the device, because copying uint8 images there is cheaper."""
         images = batch[0]
         if self.flip and self.trainer is not None and self.trainer.training:
             chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
@@ -216,22 +216,22 @@ class ImageDataModule(L.LightningDataModule):
         return scaled
 
     def example_images(self, n: int, seed: int = 0, split: str = "train") -> Tensor:
-        """Return n different images of a split, encoded, (n, C, H, W); fewer if it has fewer."""
+        """Return n random images of a split in the network's value range, or all if n is larger."""
         return self.examples(n, seed, split)[0]
 
     def examples(self, n: int, seed: int = 0, split: str = "train") -> tuple[Tensor, Tensor]:
-        """Return the same images as `example_images` and their labels (n,)."""
+        """Return n random images of a split as network values (n, C, H, W), and labels (n,)."""
         images, labels = self._split(split)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
         return self.value_range.encode(images[order]), labels[order]
 
     def batch_indices(self) -> Tensor:
-        """Return the indices into `pixels("train")` of the last training batch, (B,) int64.
+        """Return the indices into `pixels("train")` of the current training batch, (B,) int64.
 
-        Exact, because Lightning does not prefetch from a loader with a known length.
+        This is the last batch loaded: Lightning loads none ahead from a loader of known length.
         """
         if self._train_loader is None or self._train_loader.last_indices is None:
-            raise RuntimeError("no training batch has been handed out yet")
+            raise RuntimeError("no training batch was loaded yet: iterate over train_dataloader()")
         return self._train_loader.last_indices
 
     def pixels(self, split: str) -> Tensor:
@@ -250,13 +250,13 @@ class ImageDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training data, for a checkpoint.
 
-        Lightning saves the loader's state too, but does not restore that state if it counts the
-        epoch as finished, as it does when max_steps ends training within an epoch.
+        Lightning saves the loader's state too. But when max_steps ends training within an epoch,
+        Lightning counts the epoch as finished and does not restore the loader's state.
         """
         return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Set the position from which the next training loader continues."""
+        """Set the saved position from which the next training loader continues."""
         self._train_state = state_dict.get("train", {})
 
     @property

@@ -6,7 +6,7 @@ from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
 from diffusion_lab.errors import UserError
 
 DEFAULT_DATA_DIR = Path("data")
-"""Used when no folder is given."""
+"""The data folder if the user gives none."""
 BUNDLED = "bundled"
 """Subfolder with the cached bundled digits."""
 REFERENCES = "references"
@@ -16,24 +16,27 @@ _OURS = {
     *("cifar-10-batches-py", "cifar-10-python.tar.gz"),
     *("cifar-100-python", "cifar-100-python.tar.gz"),
 }
-"""Names that only a data folder has."""
+"""Names of entries by which a data folder is recognised."""
 
 
 def find_data_dir(named: str | Path | None) -> Path:
-    """Return the given folder, or the default for None and an empty name."""
+    """Return the given data folder, or DEFAULT_DATA_DIR for None and an empty name."""
     return Path(named).expanduser() if named else DEFAULT_DATA_DIR
 
 
 def is_named(folder: str | Path | None) -> bool:
-    """Return True if the user gave a data folder, whose images may not be replaced."""
+    """Return True if the user named a data folder.
+
+    The bundled digits replace missing MNIST files only if the user named no folder.
+    """
     return bool(folder)
 
 
 def may_write(folder: Path) -> bool:
     """Return True if files may be written into a folder: it is new, empty or a data folder.
 
-    A data folder has a subfolder that this project or torchvision creates. Any other folder holds
-    files of the user and is never written to.
+    A data folder is recognised by files or subfolders that this project or torchvision creates. Any
+    other folder holds files of the user and is never written to.
 
     Raises:
         UserError: if the folder cannot be listed.
@@ -61,12 +64,16 @@ def look_error(folder: Path, error: OSError) -> UserError:
     """Return the error for a folder that cannot be read."""
     return UserError(
         f"cannot read the folder {folder} ({error.strerror}): check its permissions, "
-        "or give another folder, paths.data_dir=<folder>"
+        "or type another folder, paths.data_dir=<folder>"
     )
 
 
 def _holds_data(folder: Path) -> bool:
-    """Return True if a folder named like MNIST is torchvision's or empty."""
+    """Return True if `folder`, named like a data set such as MNIST, may hold that data set.
+
+    It may if it has a subfolder `raw`, is empty, or is a file. A folder with other contents belongs
+    to the user.
+    """
     if not folder.is_dir():
         return True
     return (folder / "raw").exists() or not _visible(folder)

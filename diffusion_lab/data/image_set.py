@@ -12,13 +12,13 @@ MAX_CLASSES = 256
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set. Images are uint8 (N, C, H, W), labels int64 (N,) from 0.
+    """A whole data set. Images are uint8 (N, C, H, W), labels int64 (N,) from 0.
 
     Attributes:
-        train_images, train_labels, test_images, test_labels: the two splits.
+        train_images, train_labels, test_images, test_labels: the training and the test split.
         name: name of the data set.
         source: full, bundled, fake, function, pictures, npz or huggingface.
-        note: origin of the splits, for people.
+        note: description of the splits' origin, for display.
         sha256: hash of all pixels and labels, one byte each, in the order of the fields; computed
             if empty.
         classes: names of the classes in the order of the labels; empty if unknown.

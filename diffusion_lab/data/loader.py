@@ -16,19 +16,19 @@ log = logging.getLogger(__name__)
 
 
 class InMemoryLoader:
-    """Yield batches (images (B, C, H, W) uint8, labels (B,) int64), one index operation each.
+    """Loader of batches (images (B, C, H, W) uint8, labels (B,) int64) from tensors in memory.
 
     With `noise`, a batch has a third tensor: the noise (B, C, H, W) its images were generated from.
 
     With shuffling, the batches form an endless stream of epochs. The order of an epoch depends on
     (seed, epoch) alone; the global random state is neither read nor changed. An iteration yields
-    the next ``len(self)`` batches of the stream, normally one epoch. An interrupted iteration is
-    resumed at its position by the next one, also in another process through ``state_dict``.
+    the next ``len(self)`` batches of the stream, normally one epoch. The next iteration continues
+    where an interrupted iteration stopped, in another process too with ``state_dict``.
     Without shuffling, every iteration starts at the first image.
 
-    In distributed training each process takes every world_size-th image of the common order, and
-    all processes get the same number of batches: if the images do not divide evenly, the order is
-    repeated from its beginning, or cut if `drop_last` is set.
+    In distributed training each process takes every world_size-th image of the common order. All
+    processes get the same number of batches: if the images do not divide evenly, the order is
+    extended by its first images, or cut off if `drop_last` is set.
 
     Args:
         images: uint8 (N, C, H, W), on the device of the batches.
@@ -112,7 +112,7 @@ class InMemoryLoader:
         return order[self.rank : total : self.world_size]
 
     def set_epoch(self, epoch: int) -> None:
-        """Continue with the first batch of this epoch."""
+        """Continue with the first batch of epoch number `epoch`."""
         self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,9 +120,9 @@ class InMemoryLoader:
         return {"epoch": self.epoch, "batch": self.batch, "order": self._order_settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at a saved position.
+        """Continue at the position that `state_dict` returned.
 
-        Logs a warning if the position is inside an epoch whose batches have changed since.
+        Logs a warning if the position is inside an epoch and settings of the batches have changed.
         """
         self._go_to(state_dict["epoch"], state_dict["batch"])
         saved, now = state_dict["order"], self._order_settings()

@@ -20,10 +20,11 @@ def check_on_device(on_device: bool | str) -> None:
 def keep(
     tensors: Sequence[Tensor], device: torch.device, on_device: bool | str
 ) -> tuple[list[Tensor], bool]:
-    """Return the tensors, moved to `device` if they belong there, and the need for pinned memory.
+    """Move the training images to `device` if `belongs_on` returns True.
 
-    The second value is True if batches should be in page-locked memory, for asynchronous copies to
-    a CUDA device. Raises UserError as `belongs_on` does.
+    Returns the tensors, and True if batches should be in page-locked memory, for asynchronous
+    copies to a CUDA device. Raises UserError for on_device=true if a CUDA device has too little
+    free memory.
     """
     moved = belongs_on(device, tensors, on_device)
     kept = [tensor.to(device) for tensor in tensors] if moved else list(tensors)
@@ -31,10 +32,10 @@ def keep(
 
 
 def belongs_on(device: torch.device, tensors: Sequence[Tensor], on_device: bool | str) -> bool:
-    """Return True if the training images are to be moved to the device.
+    """Return True if the training images should be kept in the memory of `device`.
 
-    With on_device=auto they are moved if they need at most MAX_FRACTION of a CUDA device's free
-    memory. Raises UserError for on_device=true if a CUDA device has too little free memory.
+    With on_device=auto this is so if they need at most MAX_FRACTION of a CUDA device's free memory.
+    Raises UserError for on_device=true if a CUDA device has too little free memory.
     """
     if device.type == "cpu" or on_device is False:
         return False
@@ -56,7 +57,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def select(tensor: Tensor, indices: Tensor, pinned: bool = False) -> Tensor:
-    """Return the entries of a tensor (N, ...) at indices (B,): (B, ...), on the same device.
+    """Return the entries (B, ...) of a tensor (N, ...) at indices (B,), on the tensor's device.
 
     With `pinned` the result is in page-locked memory, for an asynchronous copy to a GPU.
     """

@@ -11,12 +11,12 @@ ImageSize = int | Sequence[int]
 
 
 def image_shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the shape (C, H, W) of an image from the options of a data set."""
+    """Return the shape (C, H, W) of an image from the options under data=."""
     return int(data["channels"]), *height_and_width(data["image_size"])
 
 
 def check_channels(channels: int) -> None:
-    """Raise UserError unless images have a whole number of channels, at least 1."""
+    """Raise UserError unless `channels` is a whole number of at least 1."""
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise UserError(
             f"data.channels={channels}: expected a whole number, at least 1, for example "

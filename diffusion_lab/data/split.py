@@ -1,4 +1,4 @@
-"""Fixed split into training and validation images, equal for every seed; padding."""
+"""Split into training and validation images, the same for every seed, and padding of images."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ SPLIT_SEED = 0
 
 
 def split_order(num_images: int) -> Tensor:
-    """Return the fixed order (int64) of the training images, validation images first."""
+    """Return the fixed random order, int64 (num_images,), that begins with validation images."""
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     return torch.randperm(num_images, generator=generator)
 
@@ -28,10 +28,11 @@ def first_indices(num_images: int, count: int, shuffled: bool = False) -> Tensor
 def split_indices(
     num_images: int, val_size: int, train_size: int | None, shuffled: bool = False
 ) -> tuple[Tensor | slice, Tensor | slice]:
-    """Return the indices (int64) of the validation and of the training images; slices if shuffled.
+    """Return the indices (int64) of the validation images and of the training images.
 
-    Both are slices of one fixed order, validation first. The images of a smaller train_size are
-    therefore a subset of those of a larger one. Raises UserError for sizes that are too large.
+    The two sets follow one another in one fixed order, so the images of a smaller train_size are a
+    subset of those of a larger one. If the images are `shuffled` already, slices are returned.
+    Raises UserError for sizes that are too large.
     """
     if val_size >= num_images:
         raise UserError(
@@ -52,7 +53,7 @@ def split_indices(
 
 
 def check_padding(image_size: ImageSize, original: int) -> None:
-    """Raise UserError unless padding on all sides gives this size from square images."""
+    """Raise UserError unless padding square images on all sides equally can give image_size."""
     for side in height_and_width(image_size):
         if side < original or (side - original) % 2:
             raise UserError(

@@ -26,7 +26,7 @@ class ValueRange:
         self.low, self.high = RANGES[name]
 
     def __repr__(self) -> str:
-        """Return the constructor call."""
+        """Return the constructor call, such as ValueRange('zero_one')."""
         return f"ValueRange({self.name!r})"
 
     def encode(self, pixels: Tensor) -> Tensor:

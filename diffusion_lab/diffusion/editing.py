@@ -32,11 +32,11 @@ def encode(
     num_steps: int,
     second_order: bool = True,
 ) -> Tensor:
-    """Solve the probability-flow ODE from images to their noise, of unit scale as for a sampler.
+    """Solve the probability-flow ODE from images to the noise that a sampler would turn into them.
 
-    Song et al. 2020 (arXiv 2010.02502), section 4.3. Heun's steps, or Euler's without
-    `second_order`, go up from the clean end through the noise levels of a sampler with num_steps
-    steps. (B, C, H, W) -> (B, C, H, W).
+    Song et al. 2020 (arXiv 2010.02502), section 4.3. Heun steps (Euler steps without
+    `second_order`) go up from the clean end through the noise levels of a sampler with num_steps
+    steps. (B, C, H, W) -> noise of unit scale (B, C, H, W).
     """
     levels = _whole_path(noise_schedule, num_steps, images).flip()
     *_, last = solve(denoise, noise_schedule, images, levels, second_order=second_order)
@@ -55,9 +55,9 @@ def decode(
     """Solve the probability-flow ODE from noise of unit scale to images.
 
     The steps are those of HeunSampler, or of BlendSampler without `second_order`. The result is the
-    prediction of the last step. This is right for images on a low-dimensional set. For images with
-    a smooth density the error is of the order of (sigma / alpha)^2 at the last level.
-    (B, C, H, W) -> (B, C, H, W).
+    clean image that the denoiser predicts in the last step. This prediction is accurate for images
+    on a low-dimensional set. For images with a smooth density its error is of the order of
+    (sigma / alpha)^2 at the last level. (B, C, H, W) -> (B, C, H, W).
     """
     levels = _whole_path(noise_schedule, num_steps, noise)
     x = noise * noise_schedule.init_noise_sigma
@@ -68,10 +68,10 @@ def decode(
 def spherical(first: Tensor, second: Tensor, shares: Tensor, center: float = 0.0) -> Tensor:
     """Interpolate spherically between first and second, both (C, H, W), around `center`.
 
-    `shares` (n,) are fractions of the arc from first to second: Song et al. 2020 (arXiv
-    2010.02502), eq. 67. The mean of two independent noises has half their variance, so it is not
-    distributed like the noise of the training. On the arc every pixel keeps its mean and variance,
-    for any distribution of the noise. -> (n, C, H, W).
+    Song et al. 2020 (arXiv 2010.02502), eq. 67, at the fractions `shares` (n,) of the arc from
+    first to second. On the arc every pixel keeps its mean and variance, for any distribution of the
+    noise. On a straight line the variance would fall: the mean of two independent noises has half
+    their variance, unlike the noise of the training. -> (n, C, H, W).
     """
     a, b = first - center, second - center
     cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)
@@ -120,12 +120,12 @@ def image_to_image(
     num_steps: int,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Add noise up to a position on the path and denoise from there, in num_steps Heun steps.
+    """Add noise up to the noise level of `strength`, then denoise in num_steps Heun steps.
 
     SDEdit: Meng et al. 2021 (arXiv 2108.01073), algorithm 1, with the probability-flow ODE in place
     of the SDE, because the ODE is right for any distribution of the noise. `strength` in (0, 1] is
-    the position. At strength 1 nothing is left of the image if the path ends at pure noise.
-    (B, C, H, W) -> (B, C, H, W).
+    the position along the noise schedule, from clean to noisy. At strength 1 nothing is left of the
+    image if the noise schedule ends at pure noise. (B, C, H, W) -> (B, C, H, W).
     """
     times = strength_times(noise_schedule, strength, num_steps).to(images.device)
     x = noised(noise_schedule, images, times[:1], generators)
@@ -140,19 +140,21 @@ def noised(
     t: Tensor,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Noise images to time t (1,), each with its own generator. (B, C, H, W) -> (B, C, H, W)."""
+    """Add noise of time t (1,) to images (B, C, H, W). Each image has its own generator."""
     noise = first_noise(noise_schedule, images.shape[1:], generators).to(images)
     return noise_schedule.add_noise(images, noise, t)
 
 
 def strength_times(noise_schedule: NoiseSchedule, strength: float, num_steps: int) -> Tensor:
-    """Times from position `strength` down to the clean end of the path, noisiest first.
+    """Return the num_steps times at which an edit of this strength denoises, noisiest first.
 
-    There are num_steps of them, evenly spaced and without the clean end itself. A path of whole
-    timesteps (VP) gives fewer if several fall on the same timestep.
+    Strength 1 begins at the noisy end of the noise schedule, strength 0.5 halfway. The times are
+    evenly spaced from there to the clean end, which is left out. A noise schedule of whole
+    timesteps (VP) gives fewer times if several fall on the same timestep. Raises UserError unless
+    `strength` is above 0 and at most 1.
     """
     if not 0 < strength <= 1:
-        raise UserError(f"strength={strength}: expected a number above 0, up to 1")
+        raise UserError(f"strength={strength}: expected a number above 0 and at most 1")
     positions = strength * (1 - torch.arange(num_steps) / num_steps)
     return torch.unique_consecutive(noise_schedule.at(positions))
 
@@ -177,12 +179,12 @@ def inpaint(
     jump_length steps is noised back by the forward process and denoised again, `resamplings` times
     in all (see `check_resamplings`).
 
-    The ancestral step and the forward process between two levels both need Gaussian noise. With
-    other noise the step is deterministic, the known pixels are noised with the same first noise at
-    every level, and there is one pass.
+    Both the ancestral step and the forward process between two levels need Gaussian noise. With
+    other noise the denoising step is deterministic, the known pixels get the same noise at every
+    level, and each group of steps is done once.
 
-    `images` is (B, C, H, W), `known` is bool and broadcastable to `images`. -> (B, C, H, W), with
-    the known pixels unchanged.
+    The images are (B, C, H, W). The bool mask `known` is broadcastable to the images and True for
+    known pixels. -> (B, C, H, W), with the known pixels unchanged.
     """
     gaussian = noise_schedule.noise == "gaussian"
     resamplings = check_resamplings(noise_schedule, num_steps, resamplings, jump_length)
@@ -213,23 +215,23 @@ def inpaint(
 def check_resamplings(
     noise_schedule: NoiseSchedule, num_steps: int, resamplings: int | None, jump_length: int
 ) -> int:
-    """Check the options of `inpaint` and return the number of passes.
+    """Check the options of `inpaint` and return how often each group of steps is done.
 
-    The default is RESAMPLINGS for Gaussian noise and 1 for other noise. Raises UserError for
-    numbers out of range, and for several passes with other noise, because the forward step from x
-    to a noisier x is then not Gaussian.
+    With resamplings=None the number is RESAMPLINGS for Gaussian noise and 1 for other noise. Raises
+    UserError for numbers out of range, and for more than 1 with other noise, because the forward
+    step from x to a noisier x is then not Gaussian.
     """
     gaussian = noise_schedule.noise == "gaussian"
     if resamplings is None:
         resamplings = RESAMPLINGS if gaussian else 1
     if resamplings < 1 or jump_length < 1:
         raise UserError(
-            f"resamplings={resamplings}, jump_length={jump_length}: expected at least 1"
+            f"resamplings={resamplings}, jump_length={jump_length}: expected numbers of at least 1"
         )
     if resamplings > 1 and not gaussian:
         raise UserError(
-            f"resamplings={resamplings}: every further pass adds Gaussian noise, but this noise "
-            f"schedule's noise is {noise_schedule.noise}: use resamplings=1"
+            f"resamplings={resamplings}: expected 1, because every resampling adds Gaussian noise, "
+            f"but the noise of this noise schedule is {noise_schedule.noise}: use resamplings=1"
         )
     if resamplings > 1 and jump_length >= num_steps:
         raise UserError(
@@ -242,8 +244,8 @@ def check_resamplings(
 def repaint_order(num_steps: int, resamplings: int, jump_length: int) -> list[int]:
     """Order in which RePaint visits the levels; 0 is the noisiest, num_steps the clean end.
 
-    At every jump_length-th level, counted backwards from num_steps - 1, the order goes back by
-    jump_length levels and comes down again, resamplings - 1 times: Lugmayr et al. 2022 (arXiv
+    At every jump_length-th level, counted backwards from num_steps - 1, the order returns to the
+    level that is noisier by jump_length levels, resamplings - 1 times: Lugmayr et al. 2022 (arXiv
     2201.09865), section 4.2.
     """
     left = dict.fromkeys(range(num_steps - 1, jump_length - 1, -jump_length), resamplings - 1)

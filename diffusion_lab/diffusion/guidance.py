@@ -1,4 +1,4 @@
-"""Classifier-free guidance and autoguidance: a denoiser extrapolated away from a weaker one."""
+"""Classifier-free guidance and autoguidance: extrapolate away from a weaker denoiser."""
 
 import math
 from collections.abc import Callable
@@ -17,13 +17,13 @@ EVERYWHERE = (0.0, math.inf)
 class GuidedDenoiser:
     """Guided denoiser of images with given labels: weak + guidance_scale (strong - weak).
 
-    `labels` are (B,), or (1,) for one class in all images. Without `weak`, the weak estimate is
-    that of the same network at the null class, in one batched call with the strong estimate. This
-    is classifier-free guidance: Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, where guidance_scale
-    is 1 + w. A scale of 1 gives the conditional estimate alone, 0 the unconditional one. With
-    `weak`, a worse denoiser of the same classes, it is autoguidance: Karras et al. 2024 (arXiv
-    2406.02507), eq. 4. Guiding x0 is equivalent to guiding the noise, because at a given x_t
-    differences of x0 and of the noise are proportional.
+    The labels are (B,), or (1,) for one class in all images. Without `weak`, the weak estimate
+    is that of the same network at the null class, in one batched call with the strong one. This is
+    classifier-free guidance: Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, where guidance_scale is
+    1 + w. A scale of 1 gives the conditional estimate alone, a scale of 0 the unconditional
+    estimate. With `weak`, a worse denoiser of the same classes, the result is autoguidance: Karras
+    et al. 2024 (arXiv 2406.02507), eq. 4. Guiding x0 is equivalent to guiding the noise, because at
+    a given x_t differences of x0 and of the noise are proportional.
 
     Outside `interval`, (low, high) in sigma / alpha, the scale is 1: Kynkaanniemi et al. 2024
     (arXiv 2404.07724), eq. 5.
@@ -49,7 +49,7 @@ class GuidedDenoiser:
         self.weak = weak
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Denoise x_t (B, C, H, W) at t (B,), one noise level for the batch. -> (B, C, H, W)."""
+        """Denoise x_t (B, C, H, W) at times t (B,), all of which are equal. -> (B, C, H, W)."""
         labels = None if self.labels is None else self.labels.expand(len(x_t))
         scale = self.guidance_scale if self._inside(t) else 1.0
         if scale == 1:

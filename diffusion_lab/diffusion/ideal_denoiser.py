@@ -1,6 +1,6 @@
 """Ideal denoisers in closed form, as a reference for samplers and networks.
 
-All are called like a trained denoiser: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
+Each is called like a trained denoiser: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
 """
 
 from typing import Protocol
@@ -22,7 +22,7 @@ class GaussianOracle:
         self.mean, self.std = mean, std
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """E[x0 | x_t], by conditioning a joint Gaussian."""
+        """Return E[x0 | x_t] (B, C, H, W), by conditioning a joint Gaussian."""
         alpha = per_image(self.noise_schedule.alpha(t), x_t)
         sigma = per_image(self.noise_schedule.sigma(t), x_t)
         gain = alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2)
@@ -34,22 +34,22 @@ class GaussianOracle:
 
 
 class IdealDenoiser(Protocol):
-    """Ideal denoiser of a finite set of images, all equally likely.
+    """Interface of ideal denoisers for a finite set of equally likely images.
 
-    With labels (B,), x0 is one of the images of that class.
+    With labels (B,), each x0 is one of the images of its class.
     """
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """E[x0 | x_t], or E[x0 | x_t, label]. -> (B, C, H, W)."""
+        """Return E[x0 | x_t], or E[x0 | x_t, label] with labels. -> (B, C, H, W)."""
 
 
 class ImagesOracle:
     """Ideal denoiser of a finite set of images (N, C, H, W), for Gaussian noise.
 
-    All images are equally likely. E[x0 | x_t] is their mean, weighted by softmax(-||x_t - alpha
-    x0||^2 / (2 sigma^2)): Karras et al. 2022 (arXiv 2206.00364), eq. 57. The set is processed in
-    chunks, so the memory is that of the set and of B times 4096 numbers. `labels` (N,) are the
-    classes of the images.
+    All images are equally likely. The result E[x0 | x_t] is their mean, weighted by softmax(-||x_t
+    - alpha x0||^2 / (2 sigma^2)): Karras et al. 2022 (arXiv 2206.00364), eq. 57. The set is
+    processed in chunks, so only B times 4096 weights are in memory besides the set. The labels (N,)
+    are the classes of the images.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ImagesOracle:
         self.images, self.labels = images.flatten(1), labels
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """E[x0 | x_t], or E[x0 | x_t, label]. UserError for a class without images."""
+        """Return E[x0 | x_t] or E[x0 | x_t, label]; UserError for a class without images."""
         _check_classes(self.labels, labels)
         # float32 is too coarse at small sigma, where the terms of a distance nearly cancel
         dtype = torch.float32 if x_t.device.type == "mps" else torch.float64
@@ -89,9 +89,9 @@ class ImagesOracle:
 class UniformNoiseOracle:
     """Ideal denoiser of a finite set of images (N, C, H, W), for pixel noise uniform on [0, 1].
 
-    All images that could have become x_t are equally likely, namely those with 0 <= (x_t - alpha
-    x0) / sigma <= 1 in every pixel. E[x0 | x_t] is their mean. If there is no such image, which
-    happens only for x_t made from images outside the set, the result is nan.
+    The images that could have become x_t have 0 <= (x_t - alpha x0) / sigma <= 1 in every pixel and
+    are equally likely. The result E[x0 | x_t] is their mean. If there is no such image, which
+    happens only for an x_t made from an image outside the set, the result is nan.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class UniformNoiseOracle:
         self.order = self.images.var(0, correction=0).argsort(descending=True)
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """E[x0 | x_t], or E[x0 | x_t, label]. UserError for a class without images."""
+        """Return E[x0 | x_t] or E[x0 | x_t, label]; UserError for a class without images."""
         _check_classes(self.labels, labels)
         alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
         x = x_t.flatten(1)
@@ -127,7 +127,10 @@ class UniformNoiseOracle:
 def ideal_denoiser(
     noise_schedule: NoiseSchedule, images: Tensor, labels: Tensor | None = None
 ) -> IdealDenoiser:
-    """Ideal denoiser of images (N, C, H, W) with classes (N,), for the schedule's kind of noise."""
+    """Make the ideal denoiser, x_t -> E[x0 | x_t], where x0 is one of `images` (N, C, H, W).
+
+    `labels` (N,) are the classes of the images. The noise is that of the noise schedule.
+    """
     oracle = ImagesOracle if noise_schedule.noise == "gaussian" else UniformNoiseOracle
     return oracle(noise_schedule, images, labels)
 

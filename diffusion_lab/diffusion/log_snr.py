@@ -1,7 +1,7 @@
 """Training noise-level distribution and implied weighting as functions of log-SNR.
 
 The number log_snr = log(alpha^2 / sigma^2) identifies a noise level in every noise schedule alike.
-It falls as t grows.
+The log-SNR falls as t grows.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ RARE = 1e-3
 
 
 def log_snr(noise_schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """log(alpha^2 / sigma^2) at t, infinite where alpha or sigma is 0. (B,) -> (B,)."""
+    """Return log(alpha^2 / sigma^2) at t, infinite where alpha or sigma is 0. (B,) -> (B,)."""
     alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
     return 2 * (alpha.log() - sigma.log())
 
@@ -32,7 +32,10 @@ def log_snr(noise_schedule: NoiseSchedule, t: Tensor) -> Tensor:
 def log_snr_range(
     time_sampling: TimeSampling, noise_schedule: NoiseSchedule
 ) -> tuple[float, float]:
-    """Range of the finite log-SNRs of the training, without a fraction RARE at either end."""
+    """Return the range (low, high) of finite log-SNRs that the training draws.
+
+    The lowest and the highest fraction RARE of the drawn values are left out.
+    """
     levels = log_snr(noise_schedule, time_sampling.quantile(_even(_POINTS), noise_schedule))
     levels = levels[levels.isfinite()].double().sort().values
     _check_several(levels.unique())
@@ -42,9 +45,10 @@ def log_snr_range(
 
 
 def times_of(noise_schedule: NoiseSchedule, levels: Tensor) -> Tensor:
-    """Training times nearest to the log-SNRs `levels` (n,), in that order, each once. -> (m,).
+    """Return the training times nearest to the log-SNRs `levels` (n,), in the order of `levels`.
 
-    m is below n if several levels fall on the same whole timestep.
+    Each time is listed once, so there are fewer than n if several levels fall on the same whole
+    timestep.
     """
     t = noise_schedule.time_at_noise_ratio(torch.exp(-levels / 2))
     if not noise_schedule.at(torch.zeros(1)).is_floating_point():
@@ -54,13 +58,14 @@ def times_of(noise_schedule: NoiseSchedule, levels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ImpliedWeighting:
-    """Implied weighting of an objective: curves over log-SNR.
+    """Implied loss weighting of a training objective, as curves over log-SNR.
 
-    `log_snr` (n,) is in rising order; the other arrays hold the curves' values at these log-SNRs. A
-    training loss is the integral over log_snr of `on_x0` times the squared error on x0. It is also
-    the integral of `on_epsilon` times the squared error on the noise. Up to a factor, `on_epsilon`
-    is w(lambda) of Kingma & Gao 2023 (arXiv 2303.00848), eq. 7: with importance sampling from p,
-    w = p * weight * x0_weight / SNR, because the error on the noise is SNR times the error on x0.
+    The array `log_snr` (n,) rises; the other arrays (n,) hold the curves' values at these log-SNRs.
+    The training loss is the integral over log_snr of `on_x0` times the squared error on x0. It is
+    also the integral of `on_epsilon` times the squared error on the noise. Up to a factor,
+    `on_epsilon` is w(lambda) of Kingma & Gao 2023 (arXiv 2303.00848), eq. 7. It equals
+    p * weight * x0_weight / SNR, because training noise levels are drawn from the density p, and
+    the error on the noise is SNR times the error on x0.
     """
 
     log_snr: NDArray[np.float64]
@@ -77,10 +82,11 @@ def implied_weighting(
     weighting: Weighting,
     prediction: Prediction,
 ) -> ImpliedWeighting:
-    """Compute the curves at up to 1000 log-SNRs, evenly spaced over those of the training.
+    """Compute the weight that a training gives to the error at each log-SNR.
 
-    The density is the slope of the cumulative distribution of the log-SNR. With whole timesteps the
-    slope between neighbouring timesteps is used.
+    The weight is computed at up to 1000 evenly spaced log-SNRs. One factor of it is the probability
+    density of the training log-SNRs, the slope of their cumulative distribution. For noise
+    schedules of whole timesteps this is the slope between neighbouring timesteps.
     """
     u = _even(_DRAWS)
     t = time_sampling.quantile(u, noise_schedule)
@@ -113,11 +119,11 @@ def implied_weighting(
 def _check_several(levels: Tensor) -> None:
     if len(levels) < 2:
         raise UserError(
-            "the training uses fewer than two noise levels besides pure noise: expected at least "
-            "two for results by noise level; choose another time_sampling= or noise_schedule="
+            "the training uses fewer than two noise levels besides pure noise: results by noise "
+            "level need at least two; choose another time_sampling= or noise_schedule="
         )
 
 
 def _even(n: int) -> Tensor:
-    """The middles of n equal slices of (0, 1), float64."""
+    """Return the midpoints of n equal slices of (0, 1), float64 (n,)."""
     return (torch.arange(n, dtype=torch.float64) + 0.5) / n

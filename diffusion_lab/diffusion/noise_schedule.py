@@ -1,9 +1,9 @@
 """Noise schedules: x_t = alpha(t) x0 + sigma(t) noise, from a clean image to noise.
 
-Shapes everywhere: x0, x_t, noise are (B, C, H, W); t, alpha, sigma are (B,). t grows with noise.
-The ratio sigma / alpha identifies a noise level in every noise schedule alike: at the same ratio
-the x_t of two schedules differ only by a factor. A sampler that is made for one schedule can
-therefore use a model that was trained with another.
+Shapes everywhere: x0, x_t, noise are (B, C, H, W); t, alpha, sigma are (B,). The time t grows with
+the noise. The ratio sigma / alpha identifies a noise level in every noise schedule alike: at the
+same ratio the x_t of two schedules differ only by a factor. A sampler that is made for one schedule
+can therefore use a model that was trained with another.
 """
 
 import math
@@ -35,9 +35,9 @@ class NoiseSchedule(ABC):
     define only `alpha` and `sigma`. By default t runs over [0, 1], from the cleanest time of the
     training to the noisiest; another range needs its own `at`. The ratio sigma / alpha must grow
     with t. All other methods are derived from alpha and sigma, and can be overridden by a closed
-    form. A path of whole timesteps overrides `at`, `time_at_noise_ratio` and `timesteps`.
+    form. A schedule of whole timesteps overrides `at`, `time_at_noise_ratio` and `timesteps`.
 
-    Not an nn.Module, because the tables must stay float32 in every precision of the run.
+    The class is not an nn.Module, because its tables must stay float32 in every precision.
     """
 
     noise: str = "gaussian"
@@ -57,13 +57,13 @@ class NoiseSchedule(ABC):
         """Scale of the noise at t. (B,) -> (B,)."""
 
     def at(self, position: Tensor) -> Tensor:
-        """The t at a position along the path, from 0 (clean) to 1 (noise). (n,) -> (n,)."""
+        """Return the t at a position along the path, from 0 (clean) to 1 (noisy). (n,) -> (n,)."""
         return position
 
     def time_at_noise_ratio(self, ratio: Tensor) -> Tensor:
-        """The t where sigma / alpha is `ratio`, clamped to the path's ends. (n,) -> (n,) float32.
+        """Return the t where sigma / alpha is `ratio`, clamped to the path's ends. (n,) -> (n,).
 
-        By bisection along the path, to the precision of float32.
+        The t is found by bisection along the path, to the precision of float32.
         """
         ratio = ratio.float()
         low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
@@ -77,11 +77,11 @@ class NoiseSchedule(ABC):
         return self.at(torch.where(ratio <= self.min_ratio, 0.0, position))
 
     def timesteps(self, num_steps: int) -> Tensor:
-        """The times a sampler visits, noisiest first, without the clean end. -> (num_steps,)."""
+        """Return the times (num_steps,) of a sampler, noisiest first, without the clean end."""
         return self.at(1 - torch.arange(num_steps) / num_steps)
 
     def network_time(self, t: Tensor) -> Tensor:
-        """The network's time input, float32 in [0, 1000]. (B,) -> (B,)."""
+        """Convert t to the network's time input, float32 in [0, 1000]. (B,) -> (B,)."""
         first, last = self.span(2).to(t)
         return (1000 * (t - first) / (last - first)).float()
 
@@ -92,7 +92,7 @@ class NoiseSchedule(ABC):
 
     @property
     def min_ratio(self) -> float:
-        """The ratio sigma / alpha at the cleanest t of the training; 0 if the path begins at x0."""
+        """The ratio sigma / alpha at the cleanest t of the training; 0 if x_t is x0 there."""
         return self._ratio_at(0.0)
 
     def _ratio_at(self, position: float) -> float:
@@ -108,26 +108,29 @@ class NoiseSchedule(ABC):
 
     @property
     def signal_at_end(self) -> float:
-        """The signal at the noisy end, alpha / sqrt(alpha^2 + sigma^2); 0 where it is pure noise.
+        """The signal at the noisy end, alpha / sqrt(alpha^2 + sigma^2); 0 for pure noise.
 
         Sampling begins with pure noise, so a value above 0 biases the samples.
         """
         return 1 / math.hypot(1, self.max_ratio)
 
     def sampled_mean(self, mean: float, std: float) -> float:
-        """Mean of exact samples of pixels N(mean, std^2), if sampling begins with noise of mean 0.
+        """Return the mean pixel of an ideal model's samples, if data pixels are N(mean, std^2).
 
-        At the noisy end x_T ~ N(a mean, a^2 std^2 + 1 - a^2) with a = signal_at_end. The
-        probability-flow ODE preserves a pixel's distance from the mean in standard deviations.
+        The result differs from `mean` if the noise schedule does not end at pure noise. Sampling
+        begins with noise of mean 0, but noised data has x_T ~ N(a mean, a^2 std^2 + 1 - a^2) at
+        the noisy end, with a = signal_at_end. A pixel's distance from the mean, in standard
+        deviations, is preserved by the probability-flow ODE.
         """
         a = self.signal_at_end
         return mean - a * mean * std / math.sqrt((a * std) ** 2 + 1 - a**2)
 
     @property
     def scheduler_config(self) -> dict[str, Any]:
-        """Settings of diffusers' VP schedulers for this path, rescaled to unit variance.
+        """Settings that give a VP scheduler of diffusers the noise levels of this schedule.
 
-        Betas with the same sigma / alpha at GRID times: alpha_bar = 1 / (1 + ratio^2).
+        The scheduler has GRID timesteps. The betas follow from this schedule's ratios sigma / alpha
+        at GRID times, by alpha_bar = 1 / (1 + ratio^2).
         """
         t = self.at((torch.arange(GRID) + 1) / (GRID + 1))
         ratio = (self.sigma(t) / self.alpha(t)).double()
@@ -136,29 +139,29 @@ class NoiseSchedule(ABC):
         return {"num_train_timesteps": GRID, "trained_betas": betas}
 
     def input_scale(self, t: Tensor) -> Tensor:
-        """Factor on x_t in the network's input: 1 except on VE paths. (B,) -> (B,)."""
+        """Return the factor on x_t in the network's input: 1 except for VESchedule. (B,)."""
         return torch.ones_like(t, dtype=torch.float32)
 
     def span(self, n: int) -> Tensor:
-        """Spread n times evenly over the path, from the cleanest to the noisiest. -> (n,)."""
+        """Return n times at evenly spaced positions, from the cleanest to the noisiest. -> (n,)."""
         return self.at(torch.linspace(0, 1, n))
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = alpha(t) x0 + sigma(t) noise. (B, C, H, W) -> (B, C, H, W)."""
+        """Return x_t = alpha(t) x0 + sigma(t) noise. (B, C, H, W) -> (B, C, H, W)."""
         return per_image(self.alpha(t), x0) * x0 + per_image(self.sigma(t), x0) * noise
 
     def draw_noise(self, x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw noise of the shape of x0 on the generator's device and move it to that of x0."""
+        """Draw noise shaped like x0 on the generator's device; move it to the device of x0."""
         draw = torch.rand if self.noise == "uniform" else torch.randn
         device = x0.device if generator is None else generator.device
         return draw(x0.shape, generator=generator, device=device).to(x0)
 
 
 class StraightPath(NoiseSchedule):
-    """x_t = (1 - t) x0 + t noise, t in [0, 1]: the tutorial's corruption and rectified flow's path.
+    """Straight path of rectified flow and Hugging Face's tutorial: x_t = (1 - t) x0 + t noise.
 
-    Liu et al. 2022 (arXiv 2209.03003), eq. 1 with time reversed. The tutorial uses
-    `noise="uniform"`, on [0, 1]; the path itself does not need Gaussian noise.
+    Liu et al. 2022 (arXiv 2209.03003), eq. 1 with time reversed, t in [0, 1]. The noise is Gaussian
+    or, with `noise="uniform"` as in the tutorial, uniform on [0, 1].
     """
 
     max_ratio = math.inf
@@ -184,11 +187,11 @@ class StraightPath(NoiseSchedule):
 
 
 LinearSchedule = StraightPath
-"""Old name, kept for saved configurations."""
+"""Old name of StraightPath, kept for saved configurations."""
 
 
 class VESchedule(NoiseSchedule):
-    """Variance exploding, x_t = x0 + t noise: t is sigma, in [sigma_min, sigma_max].
+    """Variance-exploding schedule, x_t = x0 + t noise, where t is sigma in [sigma_min, sigma_max].
 
     Times are spaced evenly in sigma^(1/rho) with `spacing="karras"` (Karras et al. 2022, arXiv
     2206.00364, eq. 5), and in log sigma with `spacing="geometric"` (Song & Ermon 2019, arXiv
@@ -207,12 +210,13 @@ class VESchedule(NoiseSchedule):
     ) -> None:
         if not 0 < sigma_min < sigma_max < math.inf:
             raise UserError(
-                f"noise_schedule.sigma_min={sigma_min}, sigma_max={sigma_max}: "
+                f"noise_schedule.sigma_min={sigma_min}, noise_schedule.sigma_max={sigma_max}: "
                 "expected 0 < sigma_min < sigma_max"
             )
         if sigma_data <= 0 or rho <= 0:
             raise UserError(
-                f"noise_schedule.sigma_data={sigma_data}, rho={rho}: expected numbers above 0"
+                f"noise_schedule.sigma_data={sigma_data}, noise_schedule.rho={rho}: expected "
+                "numbers above 0"
             )
         if spacing not in SPACINGS:
             raise UserError(unknown_name("noise_schedule.spacing", spacing, SPACINGS))

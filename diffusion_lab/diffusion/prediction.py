@@ -1,7 +1,8 @@
 """Prediction targets of the network, and the x0 estimate from the network's output.
 
-`target` is computed from x0 and noise, never by dividing a residual by sigma. `to_clean` inverts
-`target`, given x_t = alpha x0 + sigma noise. Images are (B, C, H, W), alpha and sigma (B,).
+The target is computed from x0 and noise, never by dividing a residual by sigma, which would be
+inaccurate at small sigma. The method `to_clean` inverts `target`, given x_t = alpha x0 + sigma
+noise. Images are (B, C, H, W), alpha and sigma (B,).
 """
 
 from abc import ABC, abstractmethod
@@ -25,16 +26,16 @@ class Prediction(ABC):
 
     @abstractmethod
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The target of the network's output for images and noise. -> (B, C, H, W)."""
+        """Return the target of the network's output for these images and noise. -> (B, C, H, W)."""
 
     @abstractmethod
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The x0 estimate from the network's output. -> (B, C, H, W)."""
+        """Return the x0 estimate from the network's output. -> (B, C, H, W)."""
 
     def x0_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Squared error on the target divided by the squared error on x0. (B,) -> (B,).
+        """Return the squared error on the target divided by the squared error on x0. (B,) -> (B,).
 
-        By default computed from the slope of `to_clean`, which has to be affine in the output.
+        The default computes it from the slope of `to_clean`, which has to be affine in the output.
         """
         x_t = alpha.new_zeros(len(alpha), 1, 1, 1)
         slope = self.to_clean(x_t + 1, x_t, alpha, sigma) - self.to_clean(x_t, x_t, alpha, sigma)
@@ -50,7 +51,7 @@ class Prediction(ABC):
 
 
 class Sample(Prediction):
-    """x0 itself, as the tutorial's networks predict it."""
+    """Prediction of the clean image x0 itself, as in Hugging Face's tutorial."""
 
     name = "sample"
 
@@ -65,7 +66,7 @@ class Sample(Prediction):
 
 
 class Epsilon(Prediction):
-    """The noise: Ho et al. 2020 (arXiv 2006.11239), eq. 14."""
+    """Prediction of the noise: Ho et al. 2020 (arXiv 2006.11239), eq. 14."""
 
     name = "epsilon"
     needs_signal = True
@@ -81,7 +82,7 @@ class Epsilon(Prediction):
 
 
 class VPrediction(Prediction):
-    """v = alpha noise - sigma x0: Salimans & Ho 2022 (arXiv 2202.00512), section 4."""
+    """Prediction of v = alpha noise - sigma x0: Salimans & Ho 2022 (arXiv 2202.00512), sec. 4."""
 
     name = "v_prediction"
 
@@ -98,7 +99,7 @@ class VPrediction(Prediction):
 
 
 class Flow(Prediction):
-    """noise - x0, the velocity of the straight path: Liu et al. 2022 (arXiv 2209.03003), eq. 1."""
+    """Prediction of the velocity noise - x0: Liu et al. 2022 (arXiv 2209.03003), eq. 1."""
 
     name = "flow"
 
@@ -115,7 +116,7 @@ class Flow(Prediction):
 
 
 class Score(Prediction):
-    """The score of the noised images, -noise / sigma: Vincent 2011; Song & Ermon 2019, eq. 5.
+    """Prediction of the score, target -noise / sigma: Vincent 2011; Song & Ermon 2019, eq. 5.
 
     With `times_sigma` the network's output is sigma * score, as in NCSNv2 (Song & Ermon 2020, arXiv
     2006.09011, section 3.3). The size of the output then does not depend on the noise level.
@@ -140,11 +141,11 @@ class Score(Prediction):
 
 
 class EDM(Prediction):
-    """x0 = c_skip x_t + c_out output: Karras et al. 2022 (arXiv 2206.00364), eq. 7 and table 1.
+    """EDM preconditioning, x0 = c_skip x_t + c_out output.
 
-    For any noise schedule, x_t / alpha and sigma / alpha replace x and sigma. The factors c_in and
-    c_noise belong to the noise schedule (VESchedule). With sigma_data = 1 and a VP schedule the
-    target is that of v_prediction with the opposite sign.
+    Karras et al. 2022 (arXiv 2206.00364), eq. 7 and table 1. For any noise schedule, x_t / alpha
+    and sigma / alpha replace x and sigma. The factors c_in and c_noise belong to the noise schedule
+    (VESchedule). With sigma_data = 1 and a VP schedule the target is -v, with v of VPrediction.
     """
 
     name = "edm"

@@ -9,13 +9,13 @@ from diffusion_lab.errors import UserError
 
 
 class SigmoidSchedule(VPSchedule):
-    """Variance preserving, with alpha^2 a sigmoid of the time: Jabri et al. 2022, arXiv 2212.11972.
+    """VP schedule with alpha^2 a sigmoid of the time: Jabri et al. 2022, arXiv 2212.11972.
 
-    alpha_t^2 = (s(end) - s(start + u (end - start))) / (s(end) - s(start)), at least `clip_min`,
-    where s(x) = 1 / (1 + exp(-x / tau)) and u = (t + 1) / num_train_timesteps. The beta schedule
-    "sigmoid" of diffusers (noise_schedule=sigmoid) is another one, GeoDiff's, in which beta itself
-    is a sigmoid of the time: Xu et al. 2022, arXiv 2203.02923. The alpha^2 of the two schedules
-    differ by up to 0.26.
+    The formula is alpha_t^2 = (s(end) - s(start + u (end - start))) / (s(end) - s(start)), at
+    least `clip_min`, where s(x) = 1 / (1 + exp(-x / tau)) and u = (t + 1) / num_train_timesteps.
+    The beta schedule "sigmoid" of diffusers (noise_schedule=sigmoid) is a different schedule, that
+    of GeoDiff, in which beta itself is a sigmoid of the time: Xu et al. 2022, arXiv 2203.02923. The
+    alpha^2 of the two schedules differ by up to 0.26.
     """
 
     def __init__(
@@ -28,7 +28,8 @@ class SigmoidSchedule(VPSchedule):
     ) -> None:
         if not (start < end and tau > 0 and 0 < clip_min < 1):
             raise UserError(
-                f"noise_schedule.start={start}, end={end}, tau={tau}, clip_min={clip_min}: "
+                f"noise_schedule.start={start}, noise_schedule.end={end}, "
+                f"noise_schedule.tau={tau}, noise_schedule.clip_min={clip_min}: "
                 "expected start < end, tau > 0 and 0 < clip_min < 1"
             )
         u = torch.arange(num_train_timesteps + 1, dtype=torch.float64) / max(num_train_timesteps, 1)

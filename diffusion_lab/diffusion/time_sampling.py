@@ -10,12 +10,13 @@ from diffusion_lab.errors import UserError
 
 
 class TimeSampling(ABC):
-    """A distribution of the training times, one t per image.
+    """Distribution of the training times, one t per image of a batch.
 
-    With `stratified`, u is drawn once from each of B equal slices of (0, 1), in random order. Every
-    t is distributed as before, but the batch covers the noise levels evenly, so the loss varies
-    less from step to step. Kingma et al. 2021 (arXiv 2107.00630), appendix I.1, have the same idea
-    with one offset for all slices.
+    With `stratified`, the uniform numbers u of the B images are drawn from B equal slices of
+    (0, 1), one from each slice, in random order. Every single t has the same distribution as
+    without `stratified`, but the batch covers the noise levels evenly, so the loss varies less from
+    step to step. Kingma et al. 2021 (arXiv 2107.00630), appendix I.1, use one random offset for
+    all slices instead.
     """
 
     def __init__(self, stratified: bool = False) -> None:
@@ -23,7 +24,7 @@ class TimeSampling(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
-        """The t below which a fraction u of the draws lies. (B,) -> (B,)."""
+        """Return the quantiles of t at fractions u in [0, 1]. (B,) -> (B,)."""
 
     def draw(
         self,
@@ -32,7 +33,7 @@ class TimeSampling(ABC):
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw n times. -> (n,)."""
+        """Draw n random training times t. -> (n,)."""
         # float32 whatever the default is: bfloat16 has only 128 numbers from 0.5 to 1
         u = torch.rand(n, dtype=torch.float32, device=device, generator=generator)
         if self.stratified:
@@ -41,16 +42,17 @@ class TimeSampling(ABC):
 
 
 class UniformTime(TimeSampling):
-    """Uniform in the position along the path: in t, or in the spacing of a VE schedule."""
+    """Uniform position along the noise schedule: t is uniform, except for VESchedule."""
 
     def quantile(self, u: Tensor, noise_schedule: NoiseSchedule) -> Tensor:
         return noise_schedule.at(u)
 
 
 class LogitNormalTime(TimeSampling):
-    """Position along the path = sigmoid(N(mean, std)): Esser et al. 2024 (arXiv 2403.03206), 3.1.
+    """Logit-normal position along the noise schedule: Esser et al. 2024 (arXiv 2403.03206), 3.1.
 
-    Draws the middle of the path more often than its ends.
+    The position is sigmoid(z) with z ~ N(mean, std^2). The middle of the noise schedule is drawn
+    more often than its ends.
     """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0, stratified: bool = False) -> None:
@@ -62,7 +64,7 @@ class LogitNormalTime(TimeSampling):
 
 
 class LogNormalTime(TimeSampling):
-    """Noise levels log(sigma / alpha) = N(mean, std), as in EDM (arXiv 2206.00364, table 1)."""
+    """Log-normal noise level, log(sigma / alpha) ~ N(mean, std^2): EDM (2206.00364), table 1."""
 
     def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> None:
         super().__init__(stratified)
@@ -78,10 +80,11 @@ class LogNormalTime(TimeSampling):
 
 
 class NoiseEndTime(TimeSampling):
-    """A fraction `share` of the times at pure noise, the others uniform along the path.
+    """A fraction `share` of the times at pure noise, the other times uniform.
 
-    For paths that reflow has straightened (`teacher.run=`), because the first step matters most on
-    them. Lee et al. 2024 (arXiv 2405.20320) draw both ends of the path more often than the middle.
+    This is for reflow (`teacher.run=`), because on its straightened paths the first sampling step
+    matters most. Lee et al. 2024 (arXiv 2405.20320) draw both ends of the path more often than the
+    middle.
     """
 
     def __init__(self, share: float = 0.8, stratified: bool = False) -> None:

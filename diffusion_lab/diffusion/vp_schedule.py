@@ -11,15 +11,15 @@ from diffusion_lab.errors import UserError, unknown_name
 
 
 class VPSchedule(NoiseSchedule):
-    """Variance preserving, alpha^2 + sigma^2 = 1, t an integer in [0, num_train_timesteps).
+    """Variance-preserving schedule: alpha^2 + sigma^2 = 1, integer t in [0, num_train_timesteps).
 
-    alpha_t^2 = prod_{s<=t} (1 - beta_s): Ho et al. 2020 (arXiv 2006.11239), eq. 4. The betas are
+    By Ho et al. 2020 (arXiv 2006.11239), eq. 4, alpha_t^2 = prod_{s<=t} (1 - beta_s). The betas are
     those of diffusers' DDPMScheduler with these settings. Samplers are made from the same settings,
-    so training and sampling cannot disagree. `trained_betas` lists the betas one by one.
-    `rescale_betas_zero_snr` makes the last timestep pure noise (Lin et al. 2023, arXiv 2305.08891,
-    algorithm 1). With `beta_timesteps`, beta_start and beta_end are multiplied by beta_timesteps /
-    num_train_timesteps, so that a schedule of fewer timesteps ends at the same noise level
-    (improved-diffusion does so with 1000); None leaves them unchanged. For a t between two
+    so training and sampling cannot disagree. `trained_betas` lists the betas one by one, in place
+    of the other beta settings. With `rescale_betas_zero_snr` the last timestep is pure noise (Lin
+    et al. 2023, arXiv 2305.08891, algorithm 1). With `beta_timesteps`, beta_start and beta_end are
+    multiplied by beta_timesteps / num_train_timesteps, so that a schedule of fewer timesteps ends
+    at the same noise level, as in improved-diffusion with beta_timesteps=1000. For a t between two
     integers, which only samplers use, log(sigma / alpha) is interpolated.
     """
 
@@ -43,7 +43,7 @@ class VPSchedule(NoiseSchedule):
             )
         if not 0 < beta_start <= beta_end < 1:
             raise UserError(
-                f"noise_schedule.beta_start={beta_start}, beta_end={beta_end}: "
+                f"noise_schedule.beta_start={beta_start}, noise_schedule.beta_end={beta_end}: "
                 "expected 0 < beta_start <= beta_end < 1"
             )
         if beta_timesteps is not None:
@@ -56,8 +56,8 @@ class VPSchedule(NoiseSchedule):
                 raise UserError(
                     f"noise_schedule.num_train_timesteps={num_train_timesteps}: the largest beta, "
                     f"{beta_end} for {beta_timesteps} timesteps, becomes {beta_end * scale:.3g}; "
-                    "expected below 1: choose num_train_timesteps above "
-                    f"{int(beta_end * beta_timesteps)}, or noise_schedule=cosine"
+                    "expected below 1: raise noise_schedule.num_train_timesteps= above "
+                    f"{int(beta_end * beta_timesteps)}, or use noise_schedule=cosine"
                 )
             beta_start, beta_end = beta_start * scale, beta_end * scale
         try:

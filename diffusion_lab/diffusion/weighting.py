@@ -16,16 +16,16 @@ from diffusion_lab.errors import UserError
 
 
 class Weighting(nn.Module, ABC):
-    """Losses from squared errors, by noise level. A subclass has to define `weight`."""
+    """Weighting of squared errors by noise level. A subclass has to define `weight`."""
 
     @abstractmethod
     def weight(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
-        """The factor on the squared error of the target. -> (B,)."""
+        """Return the factor on the squared error on the target. -> (B,)."""
 
     def forward(
         self, error: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction
     ) -> Tensor:
-        """Squared errors of the target (B,) -> losses (B,)."""
+        """Weight the squared errors on the target: `error` (B,) -> losses (B,)."""
         # a draw of t may be exactly 0, where weights are inf / inf
         return self.weight(alpha, sigma.clamp(min=1e-6), prediction) * error
 
@@ -38,9 +38,10 @@ class UniformWeighting(Weighting):
 
 
 class MinSNR(Weighting):
-    """min(SNR, gamma) on the x0 loss: Hang et al. 2023 (arXiv 2303.09556), section 3.4.
+    """Min-SNR weighting, min(SNR, gamma) on the x0 loss: Hang et al. 2023 (2303.09556), sec. 3.4.
 
-    For epsilon that is min(SNR, gamma) / SNR, for v with a VP schedule min(SNR, gamma) / (SNR + 1).
+    On the epsilon loss this is min(SNR, gamma) / SNR. On the v loss of a VP schedule this is
+    min(SNR, gamma) / (SNR + 1).
     """
 
     def __init__(self, gamma: float = 5.0) -> None:
@@ -55,10 +56,10 @@ class MinSNR(Weighting):
 
 
 class EDMWeighting(Weighting):
-    """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the x0 loss: arXiv 2206.00364, table 1.
+    """EDM's weighting of the x0 loss: Karras et al. 2022 (arXiv 2206.00364), table 1.
 
-    In this formula sigma is the ratio sigma / alpha. With the EDM prediction of the same sigma_data
-    the weight is 1.
+    The weight is (r^2 + sigma_data^2) / (r sigma_data)^2 at the noise level r = sigma / alpha. On
+    the loss of the EDM prediction with the same sigma_data this weight is 1.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
@@ -73,7 +74,10 @@ class EDMWeighting(Weighting):
 
 
 class SigmaPower(Weighting):
-    """Weight sigma^power; 2 is that of the score in Song & Ermon 2019 (1907.05600), sec. 4.2."""
+    """Weighting sigma^power on the loss of the target.
+
+    Song & Ermon 2019 (arXiv 1907.05600), section 4.2, use power 2 for the score.
+    """
 
     def __init__(self, power: float = 2.0) -> None:
         super().__init__()
@@ -84,10 +88,11 @@ class SigmaPower(Weighting):
 
 
 class LearnedWeighting(Weighting):
-    """Loss error / exp(u) + u with a learned function u of sigma / alpha.
+    """Learned weighting: the loss is error / exp(u) + u with a learned function u of sigma / alpha.
 
     Karras et al. 2024 (arXiv 2312.02696), eq. 14-17. At the optimum u is the logarithm of the
-    expected error at a noise level, so that every level contributes equally to the loss.
+    expected error at a noise level, so that every level contributes equally to the loss. The
+    function u is linear in `channels` random Fourier features of log(sigma / alpha).
     """
 
     def __init__(self, channels: int = 64) -> None:
@@ -100,7 +105,7 @@ class LearnedWeighting(Weighting):
         nn.init.zeros_(self.out.weight)
 
     def uncertainty(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The logarithm u of the error that is expected at a noise level. -> (B,)."""
+        """Return u, the learned logarithm of the expected error at a noise level. -> (B,)."""
         c_noise = (sigma / alpha).clamp(1e-3, 1e3).log() / 4  # finite for every noise schedule
         features = torch.cos(c_noise[:, None] * self.frequencies + self.phases)
         # with 16-true precision the weights are half precision

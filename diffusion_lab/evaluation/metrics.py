@@ -34,10 +34,11 @@ class Moments:
 
 
 def frechet_distance(x: Moments, y: Moments) -> float:
-    """Return |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)).
+    """Return FID, |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)).
 
-    This is FID: Heusel et al. 2017, arXiv 1706.08500, equation 6. Singular covariances are allowed.
-    The expected value falls with N, so values at different N are not comparable.
+    Heusel et al. 2017, arXiv 1706.08500, equation 6, with means m and covariances C. Singular
+    covariances are allowed. The expected value falls with the number of samples, so values at
+    different numbers are not comparable.
     """
     # C_x C_y has the eigenvalues of the symmetric sqrt(C_x) C_y sqrt(C_x), whose square roots are
     # real in spite of rounding: no general matrix root is needed
@@ -50,7 +51,7 @@ def frechet_distance(x: Moments, y: Moments) -> float:
 
 
 def _kernel(x: Array, y: Array) -> Array:
-    """Return the cubic kernel (x . y / F + 1)^3, (N, M)."""
+    """Return KID's cubic kernel (x . y / F + 1)^3 of x (N, F) and y (M, F): (N, M)."""
     base: Array = x @ y.T
     base /= x.shape[1]
     base += 1
@@ -58,13 +59,13 @@ def _kernel(x: Array, y: Array) -> Array:
 
 
 def mean_kernel(x: Array, y: Array) -> float:
-    """Return the mean kernel over all pairs of rows of x (N, F) and y (M, F)."""
+    """Return the mean of KID's kernel over all pairs of rows of x (N, F) and y (M, F)."""
     total = sum(_kernel(x[rows], y).sum() for rows in _blocks(len(x)))
     return float(total) / (len(x) * len(y))
 
 
 def mean_kernel_within(x: Array) -> float:
-    """Return the mean kernel over all pairs of different rows of x (N, F), N > 1."""
+    """Return the mean of KID's kernel over all pairs of different rows of x (N, F), N > 1."""
     same = float(((np.square(x).sum(1) / x.shape[1] + 1) ** 3).sum())
     n = len(x)
     return (mean_kernel(x, x) * n**2 - same) / (n * (n - 1))
@@ -73,9 +74,9 @@ def mean_kernel_within(x: Array) -> float:
 def kid(within_x: float, within_y: float, between: float) -> float:
     """Return KID, the unbiased squared MMD, from mean kernels within and between two sets.
 
-    Binkowski et al. 2018, arXiv 1801.01401. Computed over the whole sets, which has less variance
-    than the usual mean over random subsets and no randomness. The expected value is 0 for equal
-    distributions, so KID may be negative.
+    Binkowski et al. 2018, arXiv 1801.01401. KID is computed over the whole sets, which has less
+    variance than the usual mean over random subsets, and is deterministic. The expected value is 0
+    for equal distributions, so KID may be negative.
     """
     return within_x + within_y - 2 * between
 
@@ -83,7 +84,7 @@ def kid(within_x: float, within_y: float, between: float) -> float:
 def squared_radii(x: Array, ks: tuple[int, ...]) -> list[Array]:
     """Return, for each k, the squared distance (N,) of each row of x to its k-th nearest neighbour.
 
-    x is (N, F). A row is not its own neighbour. Raises ValueError unless each k < N.
+    The rows x are (N, F). A row is not its own neighbour. Raises ValueError unless each k < N.
     """
     # not by scikit-learn: the k-th neighbour lies on the edge of the ball, so its distance must be
     # rounded as in the comparison with the radius, or it may count as outside
@@ -108,12 +109,14 @@ def precision_recall_density_coverage(
 ) -> tuple[float, float, float, float]:
     """Return precision, recall, density and coverage of samples x and real images y.
 
-    Precision is the fraction of x inside a ball around some y, recall the fraction of y inside a
-    ball around some x (Kynkaanniemi et al. 2019, arXiv 1904.06991). Density is the mean number of
-    balls around y that contain a sample, divided by k; coverage is the fraction of y with a sample
-    in their ball (Naeem et al. 2020, arXiv 2002.09797). Squared radii of the balls: `radii_x` (N,)
-    and `radii_y` (M,) for precision and recall, `wide_radii_y` (M,), the distance to the k-th
-    neighbour, for density and coverage.
+    Precision is the fraction of x inside a ball around some y, with the squared radii `radii_y`
+    (M,). Recall is the fraction of y inside a ball around some x, with the squared radii `radii_x`
+    (N,) (Kynkaanniemi et al. 2019, arXiv 1904.06991).
+
+    Density and coverage use larger balls around y, with the squared radii `wide_radii_y` (M,), the
+    squared distances to the k-th neighbour in y. Density is the mean number of these balls that
+    contain a sample, divided by k. Coverage is the fraction of these balls with a sample inside
+    (Naeem et al. 2020, arXiv 2002.09797).
     """
     inside = np.zeros(len(x), dtype=bool)
     recalled = covered = balls = 0
@@ -133,7 +136,7 @@ def precision_recall_density_coverage(
 
 
 def class_shares(probabilities: Array) -> Array:
-    """Return the fraction of images predicted as each class: probabilities (N, K) -> (K,)."""
+    """Return the fraction of images classified as each class: probabilities (N, K) -> (K,)."""
     num_classes = probabilities.shape[1]
     counts = np.bincount(probabilities.argmax(1), minlength=num_classes)
     shares: Array = counts / len(probabilities)
@@ -147,7 +150,7 @@ def entropy(shares: Array) -> float:
 
 
 def total_variation(p: Array, q: Array) -> float:
-    """Return the total variation distance of class fractions, half the sum of |p - q|."""
+    """Return the total variation distance of class fractions p and q (K,): sum of |p - q| / 2."""
     return float(np.abs(p - q).sum() / 2)
 
 

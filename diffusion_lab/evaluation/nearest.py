@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 _BATCH = 500
 PERCENTILES = (1.0, 5.0, 50.0)
-"""Percentiles of the held-out images' distances that serve as thresholds."""
+"""Percentiles of the held-out images' distances, used as thresholds in `closeness`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def nearest(
     references: NDArray[np.floating],
     progress: Callable[[int], None] | None = None,
 ) -> Nearest:
-    """Find the two nearest of the references (N, F), N > 1, of each query (M, F), exactly.
+    """Find the two nearest references of each query: queries (M, F), references (N, F), N > 1.
 
     Neighbours come from scikit-learn's brute-force search in float64; their distances are computed
     again from the differences, which is more accurate. Calls progress(k) after each batch of k
@@ -56,21 +56,22 @@ def _distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.fl
 
 
 def closeness(found: Nearest, held_out: Nearest) -> dict[str, float]:
-    """Compare the distances of images to the training images with those of held-out images.
+    """Compare how near images and held-out images are to the training images.
 
-    With d the distance to the nearest training image:
+    Let d be the distance of an image to its nearest training image. The result has these numbers:
 
     - `below_1`, `below_5`, `below_50`: fraction of images with d below this percentile of the
       held-out images' d. Expected: 0.01, 0.05 and 0.5 for new images, 1 for copies.
-    - `closer`: P(d < d of a held-out image), ties count half. Expected: 0.5 for new images, 1 for
-      copies.
-    - `copies`: fraction with d below a third of the distance to the second nearest image (Yoon et
-      al. 2023; Gu et al. 2023, arXiv 2310.02664, section 2). Plain or blurred images are near many
-      images and do not count; neither does a copy of an image that the training set has twice.
+    - `closer`: probability that an image's d is below a held-out image's d; ties count half.
+      Expected: 0.5 for new images, 1 for copies.
+    - `copies`: fraction with d below a third of the distance to the second nearest training image
+      (Yoon et al. 2023; Gu et al. 2023, arXiv 2310.02664, section 2). Plain or blurred images do
+      not count, because they are near many training images. A copy of an image that the training
+      set has twice does not count either.
     - `median`: median of d.
 
     Fractions have a 95 % Wilson interval, `_low` and `_high`, over the given images only; `closer`
-    has its standard error `closer_se` over both sets (DeLong et al. 1988).
+    has the standard error `closer_se` over both sets (DeLong et al. 1988).
     """
     result: dict[str, float] = {}
     n = len(found.distance)
@@ -94,7 +95,7 @@ def closeness(found: Nearest, held_out: Nearest) -> dict[str, float]:
 
 
 def _rank(values: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the fraction of values below each of `at`; ties count half."""
+    """Return the fraction of `values` below each number in `at`; ties count half."""
     ordered = np.sort(values)
     both = np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")
     share: NDArray[np.float64] = both / (2 * len(values))

@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 def pareto_front(cost: ArrayLike, loss: ArrayLike) -> NDArray[np.bool_]:
     """Return a mask (N,) of the points on the Pareto front; lower cost and loss are better.
 
-    A point is not on the front if another is no worse in both and better in one. Equal points are
-    on the front together. A point with NaN, or with an infinite loss, is never on the front.
+    A point is not on the front if another point is at least as good in cost and loss, and better in
+    one of them. Equal points are on the front together. A point with NaN, or with an infinite loss,
+    is never on the front.
     """
     x, y = np.asarray(cost, dtype=np.float64), np.asarray(loss, dtype=np.float64)
     front = np.zeros(len(x), dtype=bool)

@@ -1,4 +1,4 @@
-"""All metrics of a set of samples against the real images of a reference."""
+"""Compute all metrics of a set of samples against the real images of a reference."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ class Metric:
 
     title: str
     better: Literal["lower", "higher", "real"]
-    """"real": best is the value of real images, neither lower nor higher."""
+    """With "real", values nearer to the value of real images are better."""
     bounds: Bounds = UNBOUNDED
     """Lowest and highest possible value; intervals are cut at these."""
 
@@ -60,8 +60,8 @@ class FeatureScorer:
     """Score sets of samples against all test images of a reference.
 
     Terms that depend on the real images alone are computed once. FID has a positive bias that
-    shrinks with the number of samples, so values at different numbers are not comparable; `floor`
-    gives the real-data baseline at the same number.
+    shrinks with the number of samples, so values at different numbers are not comparable. The
+    function `floor` computes the baseline of real images at an equal number.
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -82,10 +82,10 @@ class FeatureScorer:
     ) -> dict[str, float]:
         """Return the metrics of the samples, keyed by the names of METRICS.
 
-        FID needs more samples and real images than features; precision, recall, density and
-        coverage need more than their number of neighbours. A reference of moments alone allows FID
-        and what concerns the samples alone. Metrics that cannot be computed are left out, with a
-        warning that is logged once.
+        FID needs more samples, and more real images, than there are features. Precision, recall,
+        density and coverage need more images than their number of neighbours. With a reference of
+        moments alone, only FID and the metrics of the samples alone are computed. Metrics that
+        cannot be computed are left out, with a warning that is logged once.
 
         Args:
             samples: features of at least two images.
@@ -94,8 +94,8 @@ class FeatureScorer:
             progress: called with the name of each metric when it is computed.
 
         Raises:
-            UserError: for features that are not finite, features or classes of another number than
-                the reference's, fewer than two samples, or `asked` of another shape than (N,).
+            UserError: if features are not finite, if the number of features or classes differs from
+                the reference's, if there are fewer than two samples, or if `asked` is not (N,).
 
         """
         self._check(samples, asked)
@@ -141,17 +141,17 @@ class FeatureScorer:
             expected = getattr(self.reference.test, name).shape[1]
             if given and given != expected:  # 0: an extractor without classes
                 raise UserError(
-                    f"the samples have {given} {_KINDS[name]}, the reference of "
+                    f"the samples have {given} {_KINDS[name]}, but the reference of extractor "
                     f"{self.reference.extractor} has {expected}: "
                     "expected features of the same extractor"
                 )
         if asked is not None and asked.shape != (n,):
-            raise UserError(f"labels of shape {asked.shape} for {n} samples: expected ({n},)")
+            raise UserError(f"labels of shape {asked.shape} for {n} samples: expected shape ({n},)")
         if n < 2:
             raise UserError(f"num_samples={n}: expected at least 2 images to compare")
         if not (np.isfinite(samples.values).all() and np.isfinite(samples.probabilities).all()):
             raise UserError(
-                "the features are not all finite: the images or the extractor are damaged"
+                "the features of the samples are not all finite: check the images and the extractor"
             )
         self._warn_of_gaps(n, dimensions)
 
@@ -160,7 +160,7 @@ class FeatureScorer:
         if self._only_moments:
             few = f"; FID needs more than {dimensions} samples, not {n}" * (n <= dimensions)
             self._warn(
-                f"of the real images only the moments are known ({self.reference.data}): KID, "
+                f"the reference {self.reference.data} has only moments of the real images: KID, "
                 "precision, recall, density, coverage, class total variation and the real-data "
                 f"baseline are left out{few}"
             )
@@ -169,14 +169,14 @@ class FeatureScorer:
         fewer = f"{n} samples" if n <= real else f"{real} real test images"
         if min(n, real) <= max(_NEIGHBORS):
             self._warn(
-                f"{fewer}: only KID and the class metrics are computed; FID needs more than "
-                f"{dimensions}, precision, recall, density and coverage more than "
-                f"{max(_NEIGHBORS)}"
+                f"{fewer}: only KID and the class metrics are computed, because FID needs more "
+                f"than {dimensions} images, and precision, recall, density and coverage need more "
+                f"than {max(_NEIGHBORS)}"
             )
         elif min(n, real) <= dimensions:
             self._warn(
-                f"{fewer}: FID is left out, as it needs more than {dimensions} (the number of "
-                "features); all other metrics are computed"
+                f"{fewer}: FID is left out, because it needs more than {dimensions} images (the "
+                "number of features); all other metrics are computed"
             )
 
     def _warn(self, line: str) -> None:
@@ -200,8 +200,8 @@ def floor(
     available = len(reference.train)
     if not 2 <= n <= available:
         raise UserError(
-            f"num_samples={n}: expected from 2 to {available:,}, the number of real images for the "
-            "baseline"
+            f"num_samples={n}: expected a number from 2 to {available:,}, the number of real "
+            "images for the baseline"
         )
     scores = []
     for seed in seeds:

@@ -16,12 +16,12 @@ from diffusion_lab.evaluation.score import METRICS, FeatureScorer, bounds_of, fl
 from diffusion_lab.evaluation.statistics import Summary, summary
 
 FLOOR_DRAWS = 3
-"""Number of random sets for the baseline if there are more real images than samples; else 1."""
+"""Number of random sets of real images in the baseline; 1 if all real images are used."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Scores of a set of images, and the time that they took."""
+    """Scores of a set of images, and the time that scoring took."""
 
     scores: dict[str, float]
     seconds: dict[str, float]
@@ -34,7 +34,7 @@ class ImageScorer:
     Args:
         extractor: the feature extractor.
         reference: features of real images, by the same extractor.
-        padded: True to cut off the border of images that data.image_size has padded.
+        padded: True to cut off the border that data.image_size= added to the images.
 
     Raises:
         UserError: if the reference was computed by another extractor.
@@ -45,7 +45,7 @@ class ImageScorer:
         if reference.extractor_sha256 != extractor.sha256:
             raise UserError(
                 f"the reference was computed by extractor {reference.extractor} (sha256 "
-                f"{reference.extractor_sha256[:8]}), the samples would be scored by "
+                f"{reference.extractor_sha256[:8]}), but the samples would be scored by "
                 f"{extractor.name} ({extractor.sha256[:8]}): expected the same extractor"
             )
         self.extractor, self.reference, self.padded = extractor, reference, padded
@@ -74,9 +74,9 @@ class ImageScorer:
         return Judged(scores, {"features": half - began, "metrics": ended - half})
 
     def floor(self, num_samples: int) -> dict[str, Summary]:
-        """Return the real-data baseline for num_samples images, or for all if there are fewer.
+        """Return the real-data baseline for num_samples images, or for all real images if fewer.
 
-        Empty for a reference of moments alone.
+        The baseline is the score of a perfect model. It is empty for a reference of moments alone.
         """
         available = len(self.reference.train)
         if not available:
@@ -92,7 +92,7 @@ class ImageScorer:
 
 
 def summaries(scores: list[dict[str, float]]) -> dict[str, Summary]:
-    """Summarise each metric over several sets of images."""
+    """Summarise each metric over the scores of several sets of images."""
     return {name: summary([of[name] for of in scores], bounds_of(name)) for name in scores[0]}
 
 

@@ -25,12 +25,12 @@ class Summary:
     low: float | None
     """Lower end of the two-sided 95 % interval of the mean (Student's t), within the bounds."""
     high: float | None
-    """Upper end of the same interval."""
+    """Upper end of the 95 % interval."""
     n: int
 
 
 def summary(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Summary:
-    """Summarise the values of a metric, one per seed, at least one.
+    """Summarise one or more values of a metric, one per seed: mean, deviation and 95 % interval.
 
     The interval is cut at the bounds, such as 0 and 1 for a fraction. The true mean lies within the
     bounds, so the coverage does not change.
@@ -44,13 +44,16 @@ def summary(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Summary:
 
 
 def _within(bounds: Bounds, low: float, high: float) -> Bounds:
-    """Cut an interval at the bounds; NaN stays NaN."""
+    """Cut the interval (low, high) at the bounds; NaN stays NaN."""
     lowest, highest = bounds
     return (lowest if low < lowest else low), (highest if high > highest else high)
 
 
 def difference_bounds(bounds: Bounds) -> Bounds:
-    """Return the bounds of the difference of two values: -1 and 1 for two fractions."""
+    """Return the bounds of the difference of two values that each lie within `bounds`.
+
+    For two fractions, with bounds 0 and 1, the result is (-1, 1).
+    """
     return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 
@@ -67,8 +70,9 @@ class Difference:
 def welch(a: Sequence[float], b: Sequence[float], bounds: Bounds = UNBOUNDED) -> Difference:
     """Compare two independent sets of seeds with Welch's t-test (unequal variances).
 
-    `bounds` are those of the metric; the interval is cut at the bounds of a difference. Interval
-    and p-value are None if either set has a single seed, as its variance is unknown.
+    `bounds` are the lowest and the highest possible value of the metric. The interval is limited to
+    the differences that these bounds allow.
+    Interval and p-value are None if either set has a single seed, because its variance is unknown.
     """
     difference = float(np.mean(a) - np.mean(b))
     if min(len(a), len(b)) < 2:
@@ -83,14 +87,14 @@ def welch(a: Sequence[float], b: Sequence[float], bounds: Bounds = UNBOUNDED) ->
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Compare two sets with the same seeds in the same order with a paired t-test.
+    """Compare two sets of values by a paired t-test; entry i of each is of the same seed.
 
     Variation that both sets share per seed cancels. Raises ValueError for different lengths.
     """
     differences = np.subtract(a, b) if len(a) == len(b) else None
     if differences is None:
         raise ValueError(
-            f"expected the same number of seeds on both sides, got {len(a)} and {len(b)}"
+            f"expected the same number of seeds in both sets, got {len(a)} and {len(b)}"
         )
     difference = float(differences.mean())
     if len(a) < 2:

@@ -39,7 +39,10 @@ SAMPLER_WORDS = {
 
 
 def sampler_words(export: Export) -> str:
-    """Return the overrides of scripts/sample.py that sample like an exported pipeline."""
+    """Return the overrides of scripts/sample.py that give an exported pipeline's sampler.
+
+    Guidance settings are included, as in "sampler=ddim sampler.num_steps=50 guidance_scale=2".
+    """
     sampler, conditioning = export.sampler, export.conditioning
     overrides = [f"sampler={SAMPLER_WORDS[sampler.name]}", f"sampler.num_steps={sampler.num_steps}"]
     if isinstance(sampler, DiffusersSampler):
@@ -59,7 +62,10 @@ def sampler_words(export: Export) -> str:
 
 
 def loading_lines(export: Export, where: str, num_classes: int | None) -> str:
-    """Return three lines of Python that load the folder or repository and sample images."""
+    """Return three lines of Python that load an exported pipeline and sample images.
+
+    `where` is the folder or Hub repository, `num_classes` None for an unconditional pipeline.
+    """
     name = type(export.pipeline).__name__ if export.stock else "DiffusionPipeline"
     trust = "" if export.stock else ", trust_remote_code=True"
     call = [f"num_inference_steps={export.sampler.num_steps}"]
@@ -89,8 +95,9 @@ def model_card(
 ) -> str:
     """Return the text of the model card, with its YAML front matter.
 
-    `config` is the run's configuration, `record` its metrics.json, `where` the folder or
-    repository in the loading code.
+    `config` is the run's configuration, `record` the run's metrics.json, `where` the folder or
+    repository in the loading code. `onnx_difference` is the largest difference of the ONNX file
+    from torch; None without an ONNX file.
     """
     choices, data = config["command"]["choices"], config["data"]
     dataset, num_classes = data["name"], config["model"].get("num_classes")
@@ -136,7 +143,7 @@ def model_card(
 
 
 def _unit(export: Export) -> str:
-    """Describe the type and unit of the denoiser's t."""
+    """Return the type and unit of the time t that the ONNX denoiser takes, in words."""
     if export.pipeline.scheduler is not None:
         return "int64, a timestep of the scheduler"
     straight = export.pipeline.config.settings["path"] == "linear"

@@ -1,4 +1,8 @@
-"""Export a module as a diffusers folder, with a stock pipeline where one gives the same images."""
+"""Export a module as a folder that diffusers loads.
+
+The folder holds a stock pipeline of diffusers if one gives the same images, else this project's
+pipeline with its code.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +43,7 @@ PREDICTIONS = (*STOCK_PREDICTIONS, "flow", "score", "edm")
 
 @dataclass(frozen=True)
 class Export:
-    """Plan of an export, made before any file is written."""
+    """Pipeline, sampler and guidance of an export, built before any file is written."""
 
     pipeline: DiffusionPipeline
     """Pipeline that shares the module's network: moving the pipeline would move the module too."""
@@ -58,7 +62,7 @@ class Export:
         return type(self.pipeline) in STOCK.values()
 
     def write(self, folder: Path) -> None:
-        """Write model_index.json, the weights as safetensors, and the code if needed."""
+        """Write the pipeline: model_index.json, weights as safetensors, and code if needed."""
         if isinstance(self.pipeline, pipeline.DiffusionLabPipeline):
             self.pipeline.network_source = self.network_source  # without imports of this project
         self.pipeline.save_pretrained(folder)
@@ -90,11 +94,12 @@ def plan_export(
     image_shape: tuple[int, int, int],
     conditioning: Conditioning | None = None,
 ) -> Export:
-    """Plan the export of a module, as a stock pipeline where one gives the same images.
+    """Build the pipeline for the export of a module, without writing files.
 
-    A sampler that no pipeline supports is replaced by a deterministic one with the same number of
-    steps. `conditioning` is the default guidance of the pipeline; None for no guidance. Raises
-    UserError if another part of the module cannot be exported.
+    A stock pipeline of diffusers is used if one gives the same images. A sampler that no pipeline
+    supports is replaced by a deterministic sampler with the same number of steps. `conditioning` is
+    the default guidance of the pipeline; None means no guidance. Raises UserError if another part
+    of the module cannot be exported.
     """
     network, schedule, prediction = module.network, module.noise_schedule, module.prediction
     network = getattr(network, "_orig_mod", network)  # torch.compile(network) wraps it
@@ -141,14 +146,17 @@ def plan_export(
 
 
 def check_exportable(module: DiffusionModule) -> None:
-    """Raise UserError if a part of the module cannot be exported."""
+    """Raise UserError if the network, noise schedule or prediction cannot be exported."""
     network_source(_diffusers_model(module.network))
     _path(module.noise_schedule)
     _prediction(module.prediction)
 
 
 def _exportable(sampler: Sampler, schedule: NoiseSchedule) -> tuple[Sampler, bool]:
-    """Return a sampler that a pipeline can run, and True if it gives the images of `sampler`."""
+    """Return `sampler`, or its replacement if exported pipelines do not support it.
+
+    The second value is True if the returned sampler samples the same images as `sampler`.
+    """
     if not isinstance(schedule, VPSchedule):
         same = isinstance(sampler, BlendSampler)
         return (sampler if same else BlendSampler(sampler.num_steps)), same
@@ -166,8 +174,9 @@ def _diffusers_model(network: nn.Module) -> nn.Module:
     model = network.unet if isinstance(network, UNet2D) else network
     if not isinstance(model, ModelMixin) or not isinstance(model, ConfigMixin):
         raise UserError(
-            f"{type(model).__name__} cannot be exported: expected a ModelMixin and ConfigMixin "
-            "of diffusers with register_to_config on __init__, as in networks/fast_unet.py"
+            f"{type(model).__name__} cannot be exported: expected a subclass of diffusers' "
+            "ModelMixin and ConfigMixin with register_to_config on __init__, as in "
+            "networks/fast_unet.py"
         )
     return model
 
@@ -182,16 +191,16 @@ def _path(schedule: NoiseSchedule) -> dict[str, Any]:
         ends = {"sigma_min": schedule.sigma_min, "sigma_max": schedule.sigma_max}
         return {"path": "ve", "ve": {**ends, "sigma_data": schedule.sigma_data, "rho": rho}}
     raise UserError(
-        f"{type(schedule).__name__} cannot be exported: export/pipeline.py supports the noise "
-        "schedules VPSchedule, StraightPath and VESchedule only"
+        f"{type(schedule).__name__} cannot be exported: expected a noise schedule of class "
+        "VPSchedule, StraightPath or VESchedule, because export/pipeline.py supports no others"
     )
 
 
 def _prediction(prediction: Prediction) -> dict[str, Any]:
     if prediction.name not in PREDICTIONS:
         raise UserError(
-            f"prediction={prediction.name} cannot be exported: export/pipeline.py supports "
-            f"{', '.join(PREDICTIONS)}"
+            f"prediction={prediction.name} cannot be exported: expected one of "
+            f"{', '.join(PREDICTIONS)}, because export/pipeline.py supports no others"
         )
     if isinstance(prediction, Score) and prediction.times_sigma:
         return {"prediction": "sigma_score"}

@@ -1,4 +1,4 @@
-"""Source code of a network that works without this project, for exported folders."""
+"""Source code of a network for exported folders, without imports of this project."""
 
 import ast
 import inspect
@@ -16,8 +16,9 @@ NETWORKS = "diffusion_lab.networks."
 def network_source(model: nn.Module) -> str | None:
     """Return the source code of a network's class, None for a class of diffusers.
 
-    Imports from `diffusion_lab.networks` are replaced by the code of the imported files, and
-    UserError by ValueError. Raises UserError if the code imports anything else of this project.
+    The code needs no other file of this project: imports from `diffusion_lab.networks` are replaced
+    by the code of the imported files, and UserError by ValueError. Raises UserError if the code
+    imports anything else of this project.
     """
     if type(model).__module__.startswith("diffusers."):
         return None
@@ -26,7 +27,7 @@ def network_source(model: nn.Module) -> str | None:
     if re.search(r"^\s*(from|import) diffusion_lab", source, re.MULTILINE):
         raise UserError(
             f"{type(model).__name__} cannot be exported: {file} imports diffusion_lab, but must "
-            f"work without it (only UserError and files of {NETWORKS[:-1]} may be imported)"
+            f"work without this project; import only UserError and modules of {NETWORKS[:-1]}"
         )
     return source
 

@@ -14,13 +14,13 @@ from diffusion_lab.modules import DiffusionModule
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 CHECKED = (1, 3)
-"""Batch sizes at which the file is compared with torch."""
+"""Batch sizes at which the ONNX file is compared with torch."""
 TOLERANCE = 0.01
 """Largest accepted difference of a denoised pixel from torch's, in the network's value range."""
 
 
 def check_onnx() -> None:
-    """Raise UserError if packages of the onnx extra are missing."""
+    """Raise UserError if packages that the ONNX export needs are not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -39,11 +39,11 @@ class _Denoiser(nn.Module):
 
 
 def export_onnx(module: DiffusionModule, image_shape: tuple[int, int, int], path: Path) -> float:
-    """Write `module.denoise` for any batch size and return its largest difference from torch.
+    """Write `module.denoise` as an ONNX file and return its largest difference from torch.
 
-    The module must be in evaluation mode. Inputs of the file: x_t (B, C, H, W) float32, t (B,) in
-    the noise schedule's unit (int64 for VP schedules, else float32), labels (B,) int64. Raises
-    UserError if the difference exceeds TOLERANCE.
+    The module must be in evaluation mode. The file takes any batch size. Its inputs: x_t (B, C, H,
+    W) float32, t (B,) in the noise schedule's unit (int64 for VP schedules, else float32), labels
+    (B,) int64. Raises UserError if the difference of a pixel exceeds TOLERANCE.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     inputs = _inputs(module, image_shape, 2)
@@ -65,7 +65,7 @@ def export_onnx(module: DiffusionModule, image_shape: tuple[int, int, int], path
     if not difference <= TOLERANCE:
         raise UserError(
             f"onnx=true: {path.name} differs from torch by {difference:.2g}, expected at most "
-            f"{TOLERANCE}; leave out onnx=true to export without it"
+            f"{TOLERANCE}: leave out onnx=true to export without an ONNX file"
         )
     return difference
 
@@ -87,7 +87,7 @@ def _difference(module: DiffusionModule, image_shape: tuple[int, int, int], path
 def _inputs(
     module: DiffusionModule, image_shape: tuple[int, int, int], size: int
 ) -> dict[str, Tensor]:
-    """Return inputs by name: zero images, noised at `size` positions along the schedule."""
+    """Return a batch of test inputs by name: `size` all-zero images, noised at different times."""
     schedule: NoiseSchedule = module.noise_schedule
     generator = torch.Generator().manual_seed(size)
     t = schedule.at((torch.arange(size) + 0.5) / size)

@@ -20,16 +20,17 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 
 class DiffusionLabPipeline(DiffusionPipeline):
-    """Sample images along the path x_t = alpha x0 + sigma noise, from noise to x0.
+    """Sample images by denoising x_t = alpha x0 + sigma noise, from pure noise to x0.
 
-    `unet` is a UNet2DModel, or a network that maps (x_t, time, labels) to the shape of x_t. On VP
-    paths `scheduler` computes each step from the predicted clean image (prediction_type "sample").
-    On other paths `scheduler` is None and each step is an Euler step, x_next = alpha' x0_hat +
-    sigma' noise_hat. The keys of `settings`, which are saved in model_index.json:
+    `unet` is a UNet2DModel, or a network that maps (x_t, time, labels) to the shape of x_t. For a
+    VP noise schedule, `scheduler` computes each step from the predicted clean image
+    (prediction_type "sample"). For other noise schedules, `scheduler` is None and each step is an
+    Euler step, x_next = alpha' x0_hat + sigma' noise_hat. The keys of `settings`, which are saved
+    in model_index.json:
 
     - image_shape [C, H, W] and value_range [black, white]
-    - path: how (alpha, sigma) depend on t: "vp" (as the scheduler's betas), "linear" (1 - t, t) or
-      "ve" (1, t)
+    - path: the noise schedule, (alpha, sigma) at time t: "vp" (from the scheduler's betas),
+      "linear" (1 - t, t) or "ve" (1, t)
     - prediction, the output of the network: sample, epsilon, v_prediction, flow, score, sigma_score
       (sigma times the score) or edm (with sigma_data)
     - noise: "gaussian", or "uniform" on [0, 1]
@@ -40,8 +41,8 @@ class DiffusionLabPipeline(DiffusionPipeline):
     - guidance_interval: [low, high] in sigma / alpha, outside of which the scale is 1; or null
     - heun, without a scheduler only: true for Heun's correction of the Euler step, which takes two
       network evaluations per step
-    - ve: settings of the path "ve", {sigma_min, sigma_max, sigma_data, rho}; steps are evenly
-      spaced in sigma^(1/rho), or in log sigma if rho is null
+    - ve: settings for path "ve", {sigma_min, sigma_max, sigma_data, rho}; steps are evenly spaced
+      in sigma^(1/rho), or in log sigma if rho is null
     """
 
     model_cpu_offload_seq = "unet"
@@ -63,7 +64,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
     def save_config(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Write model_index.json and the source files of its classes."""
+        """Write model_index.json and the source files of the pipeline and of the network."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pipeline.py").write_text(self.source)
@@ -96,15 +97,15 @@ class DiffusionLabPipeline(DiffusionPipeline):
 
         Args:
             batch_size: number of images.
-            class_labels: a class, or several that are assigned in turn; None for no class.
+            class_labels: a class, or several classes that are assigned in turn; None for no class.
             guidance_scale: s in x0_hat = x0_null + s (x0_class - x0_null), where x0_null and
                 x0_class are the predictions for the null class and for the image's class; 1 is no
                 guidance. None for the default of the settings. It has no effect without
                 class_labels.
             num_inference_steps: number of steps; None for the default of the settings.
-            generator: one for all images, or one per image.
+            generator: one generator for all images, or one per image.
             output_type: "pil", "np" (N, H, W, C) in [0, 1] or "pt" (N, C, H, W) in [0, 1].
-            return_dict: False returns a tuple.
+            return_dict: True returns an ImagePipelineOutput, False a tuple with the images.
 
         """
         settings, device, dtype = self.config.settings, self._execution_device, self.unet.dtype
@@ -117,7 +118,8 @@ class DiffusionLabPipeline(DiffusionPipeline):
         generators = generator if isinstance(generator, Sequence) else [generator] * batch_size
         if len(generators) != batch_size:
             raise ValueError(
-                f"{len(generators)} generators for batch_size={batch_size}: expected one per image"
+                f"expected one generator per image, got {len(generators)} generators for "
+                f"batch_size={batch_size}"
             )
         labels = self._labels(class_labels, batch_size, device)
 
@@ -162,7 +164,10 @@ class DiffusionLabPipeline(DiffusionPipeline):
     def _labels(
         self, labels: int | Sequence[int] | None, count: int, device: torch.device
     ) -> torch.Tensor | None:
-        """Return one label per image, (B,), the null class by default; None without classes."""
+        """Return one label per image, (B,), the null class if `labels` is None.
+
+        Returns None for a network without classes.
+        """
         classes = self.config.settings["num_classes"]
         if classes is None:
             if labels is not None:
@@ -173,13 +178,19 @@ class DiffusionLabPipeline(DiffusionPipeline):
         labels = classes if labels is None else labels
         chosen = [labels] if isinstance(labels, int) else list(labels)
         if not chosen or min(chosen) < 0 or max(chosen) > classes:
-            raise ValueError(f"class_labels={labels}: expected numbers from 0 to {classes - 1}")
+            raise ValueError(
+                f"class_labels={labels}: expected classes from 0 to {classes - 1}, or {classes} "
+                "for no class"
+            )
         return torch.tensor([chosen[k % len(chosen)] for k in range(count)], device=device)
 
     def _path(
         self, num_steps: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the times, noisiest first, and alpha and sigma at each time and the clean end."""
+        """Return the times (num_steps,), noisiest first, and alpha and sigma (num_steps + 1,).
+
+        The last alpha and sigma are those of clean images, 1 and 0.
+        """
         if self.scheduler is not None:
             self.scheduler.set_timesteps(num_steps, device=device)
             times = self.scheduler.timesteps
@@ -215,7 +226,10 @@ class DiffusionLabPipeline(DiffusionPipeline):
         labels: torch.Tensor | None,
         guidance_scale: float,
     ) -> torch.Tensor:
-        """Return the predicted clean images, with both branches of guidance in one batch."""
+        """Return the predicted clean images, guided if the settings and labels ask for guidance.
+
+        Both branches of guidance are evaluated in one batch.
+        """
         interval = self.config.settings.get("guidance_interval")
         outside = interval is not None and not interval[0] <= sigma / alpha <= interval[1]
         if labels is None or guidance_scale == 1 or outside:
@@ -229,7 +243,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
     def _network(
         self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the output of the network, whose time runs from 0 to 1000."""
+        """Return the network's output; `t` is converted to the network's time, from 0 to 1000."""
         settings = self.config.settings
         if settings["path"] == "ve":
             ve = settings["ve"]

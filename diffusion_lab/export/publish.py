@@ -15,13 +15,14 @@ _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 class Hub:
-    """A target repository; huggingface_hub finds the token of the account (HF_TOKEN).
+    """A repository on the Hugging Face Hub, or on a compatible server, to upload to.
 
-    `endpoint` is the server's address, by default HF_ENDPOINT or https://huggingface.co.
+    `endpoint` is the server's address, by default HF_ENDPOINT or https://huggingface.co. The
+    account's token comes from huggingface_hub, such as from HF_TOKEN.
     """
 
     def __init__(self, repo: str, endpoint: str | None = None) -> None:
-        """Raise UserError for an invalid name of a repository."""
+        """Store the repository's name, <user>/<name>; UserError if the name is invalid."""
         try:
             validate_repo_id(repo)
         except HFValidationError as error:
@@ -32,7 +33,7 @@ class Hub:
         self.api = HfApi(endpoint=endpoint, library_name="diffusion-lab")
 
     def create(self, private: bool) -> None:
-        """Create the repository if it does not exist; UserError if the server rejects this."""
+        """Create the repository if it does not exist; UserError if the server does not allow it."""
         with self._one_line():
             self.api.create_repo(self.repo, private=private, exist_ok=True, repo_type="model")
 

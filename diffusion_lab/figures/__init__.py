@@ -1,7 +1,7 @@
-"""Figures of diffusion experiments: tensors in, a matplotlib Figure or a file out.
+"""Figures of diffusion experiments: functions from tensors to matplotlib Figures or image files.
 
-Images are (N, C, H, W), C = 1 or 3, in [0, 1]. The functions use no display, no global state and no
-other part of the project, so they work in notebooks, in threads and on machines without a display.
+Images are (N, C, H, W), C = 1 or 3, in [0, 1]. The functions use no display and no global state, so
+they work in notebooks, in threads and on machines without a display.
 """
 
 from diffusion_lab.figures.curves import line_plot, loss_and_grid, loss_curve

@@ -45,7 +45,7 @@ def loss_curve(
 
     Args:
         losses: loss (N,) of steps 0 to N - 1. NaN and infinity leave a gap.
-        ylim: range of the y axis. None takes the 1st to 99th percentile of all plotted values, so
+        ylim: range of the y axis. None means the 1st to 99th percentile of all plotted values, so
             that a few extreme first steps do not flatten the rest.
         val: validation points (step, loss), such as one per epoch.
         epoch_boundaries: steps at which an epoch ends, plotted as faint lines.
@@ -117,13 +117,13 @@ def loss_and_grid(
     """Plot the loss of a training run at the left and a grid of its samples at the right.
 
     Args:
-        losses: (N,), as for `loss_curve`.
+        losses: loss (N,) of steps 0 to N - 1. NaN and infinity leave a gap.
         images: (N, C, H, W) in [0, 1], in a grid as square as possible.
         title: title of the figure.
-        ylim: as for `loss_curve`.
+        ylim: range of the y axis. None means the 1st to 99th percentile of the losses.
 
     Raises:
-        ValueError: as for `loss_curve` and `grid_tensor`.
+        ValueError: if losses is not one-dimensional, images is not (N, C, H, W), or N is 0.
 
     """
     grid = grid_tensor(images, nrow=math.ceil(math.sqrt(len(images))))
@@ -191,10 +191,10 @@ def _draw_losses(
 
 
 def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Return the centred running mean over `reach` steps on each side; NaN is skipped.
+    """Return the centred running mean (N,) over `reach` steps on each side; NaN values are skipped.
 
-    At the start the window shrinks symmetrically: losses fall steeply there, and a one-sided window
-    would begin far below the first loss. At the end the window is cut on the right.
+    At the start the window shrinks symmetrically, because losses fall steeply at first, and a
+    one-sided window would begin far below the first loss. At the end the window is cut off.
     """
     known = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])

@@ -1,4 +1,4 @@
-"""Figure files, written atomically; equal figures give equal bytes."""
+"""Write figures as PNG and GIF files, atomically; equal figures give equal bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_FACTOR = 8
 def save_grid(images: Tensor, path: str | Path, nrow: int = 8) -> Path:
     """Write a grid of images as a PNG, without axes or resampling.
 
-    Each pixel becomes a square of an integer size: 28x28 digits are readable and exact.
+    Small images are enlarged by an integer factor, so that 28x28 digits are readable and exact.
 
     Args:
         images: (N, C, H, W), C = 1 (written as gray) or 3 (RGB), in [0, 1], clipped.
@@ -34,7 +34,7 @@ def save_grid(images: Tensor, path: str | Path, nrow: int = 8) -> Path:
         The path.
 
     Raises:
-        ValueError: as for `grid_tensor`.
+        ValueError: for images that are not (N, C, H, W), no images, or nrow < 1.
 
     """
     buffer = BytesIO()
@@ -52,9 +52,9 @@ def save_gif(
     """Write an animated GIF that loops forever, such as a grid of samples while denoising.
 
     Args:
-        frames: tensors (N, C, H, W) of one shape, C = 1 or 3, in [0, 1], clipped. Gray is exact;
-            colours are reduced to the 256 of a GIF frame. Consecutive equal frames are stored
-            once, with their total duration.
+        frames: tensors (N, C, H, W) of one shape, C = 1 or 3, in [0, 1], clipped. Gray levels are
+            exact; colours are reduced to 256 per frame, the limit of GIF. Consecutive equal frames
+            are stored once, with their total duration.
         path: the file; missing folders are created.
         nrow: images per row.
         fps: frames per second; durations are rounded to hundredths of a second, the GIF's unit.
@@ -64,8 +64,8 @@ def save_gif(
         The path.
 
     Raises:
-        ValueError: for no frames, frames of different shapes, fps outside (0, 50] (viewers slow
-            down faster ones), hold outside (0, 600], or as for `grid_tensor`.
+        ValueError: for no frames, frames that are not (N, C, H, W) of one shape, nrow < 1, fps
+            outside (0, 50] (viewers slow down faster animations), or hold outside (0, 600].
 
     """
     if not frames:
@@ -122,12 +122,12 @@ def _enlarged(image: Image.Image) -> Image.Image:
 
 
 def _palette(image: Image.Image) -> Image.Image:
-    """Reduce colour images to the 256 best colours; gray images are unchanged."""
+    """Reduce a colour image to a palette of 256 colours; return a gray image unchanged."""
     return image if image.mode == "L" else image.quantize(256)
 
 
 def _milliseconds(seconds: float) -> int:
-    """Round to hundredths of a second, at least one, and return milliseconds (for Pillow)."""
+    """Return a duration in milliseconds, rounded to hundredths of a second and at least 10."""
     return max(round(seconds * 100), 1) * 10
 
 

@@ -17,8 +17,9 @@ def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
     """Arrange images in a grid, row by row, in the format of TensorBoard's ``add_image``.
 
     Args:
-        images: (N, C, H, W) in [0, 1]. In the result, values outside are clipped and NaN becomes
-            0; the tensor itself is not changed. See `displayable` for other C than 1 and 3.
+        images: (N, C, H, W) in [0, 1]. In the result, other values are clipped and NaN becomes 0;
+            the tensor itself is not changed. Four channels are RGBA; two, or more than four,
+            channels are averaged.
         nrow: images per row; fewer images give a narrower grid.
 
     Returns:
@@ -26,12 +27,12 @@ def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
         empty cells of the last row are white.
 
     Raises:
-        ValueError: for no images, another shape, or nrow < 1.
+        ValueError: for images that are not (N, C, H, W), no images, or nrow < 1.
 
     """
     images = displayable(images)
     if nrow < 1:
-        raise ValueError(f"expected at least one image in a row, got nrow={nrow}")
+        raise ValueError(f"expected at least one image per row, got nrow={nrow}")
     count, channels, height, width = images.shape
     rows, columns = math.ceil(count / nrow), min(count, nrow)
     # not torchvision's make_grid, which repeats a single channel three times and leaves out the
@@ -47,17 +48,17 @@ def grid_tensor(images: Tensor, nrow: int = 8) -> Tensor:
 
 
 def pixels(image: Tensor) -> NDArray[np.uint8]:
-    """Convert (C, H, W) in [0, 1] to uint8: (H, W) for one channel, (H, W, 3) for three."""
+    """Convert an image (C, H, W) in [0, 1] to uint8: (H, W) if C is 1, (H, W, 3) if C is 3."""
     rounded = image.mul(255).round().to(torch.uint8)
     array: NDArray[np.uint8] = rounded.permute(1, 2, 0).contiguous().numpy()
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
 def displayable(images: Tensor) -> Tensor:
-    """Return images that can be shown: (N, C, H, W) -> float32 (N, 1 or 3, H, W) on the CPU.
+    """Convert images (N, C, H, W) for display: to float32 (N, 1 or 3, H, W) on the CPU.
 
     Values are clipped to [0, 1], and NaN becomes 0 (diverged runs). Four channels are RGBA, shown
-    in front of a checkerboard; two, or more than four, are shown by their mean, in gray. Raises
+    in front of a checkerboard; two, or more than four, channels are averaged to gray. Raises
     ValueError for no images, or another number of dimensions.
     """
     if images.ndim != 4:
@@ -73,7 +74,7 @@ def displayable(images: Tensor) -> Tensor:
 
 
 def _checkerboard(height: int, width: int) -> Tensor:
-    """Return light and dark gray squares of an eighth of the longer side, (H, W)."""
+    """Return a checkerboard (H, W) of light and dark gray squares, an eighth of the longer side."""
     square = max(1, max(height, width) // 8)
     rows, columns = torch.arange(height) // square, torch.arange(width) // square
     return 0.6 + 0.3 * ((rows[:, None] + columns) % 2)

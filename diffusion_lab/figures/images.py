@@ -1,7 +1,7 @@
 """Figures of images: rows, grids, labelled tables, and sampling trajectories.
 
-Images are (N, C, H, W) in [0, 1]. Values outside are clipped for display only. The size of a
-figure follows from its content, without cropping or empty space.
+Images are (N, C, H, W) in [0, 1]. Other values are clipped for display only. The size of a figure
+follows from its content, without cropping or empty space.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HEIGHT = 1.5 * WIDTH
 def image_row(
     images: Tensor, title: str | None = None, labels: Sequence[str] | None = None
 ) -> Figure:
-    """Show images side by side, with an optional label above each.
+    """Plot images side by side, with an optional label above each image.
 
     Args:
         images: (N, C, H, W) in [0, 1].
@@ -51,7 +51,7 @@ def image_row(
         labels: one label per image, such as the amount of noise.
 
     Raises:
-        ValueError: if the number of labels is not N, or as for `grid_tensor`.
+        ValueError: if the number of labels is not N, images is not (N, C, H, W), or N is 0.
 
     """
     if labels is None:
@@ -65,7 +65,7 @@ def image_row(
 
 
 def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figure:
-    """Show one row of images per entry, with its name at the left.
+    """Plot one row of images per entry of `rows`, with the entry's name at the left.
 
     Rows of more than 16 images are wrapped.
 
@@ -74,7 +74,7 @@ def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figur
         title: title of the figure.
 
     Raises:
-        ValueError: for no rows, rows of different sizes, or as for `grid_tensor`.
+        ValueError: for no rows, rows of different sizes, or images that are not (N, C, H, W).
 
     """
     cells = [[grid_tensor(images, nrow=_in_a_row(len(images)))] for images in rows.values()]
@@ -84,18 +84,18 @@ def labelled_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figur
 def labelled_table(
     rows: Mapping[str, Sequence[Tensor]], columns: Sequence[str], title: str | None = None
 ) -> Figure:
-    """Show a table of images with named rows and columns, a few images per cell.
+    """Plot a table of images with named rows and columns, a few images per cell.
 
-    Columns that would be narrower than their names are wrapped into a block below.
+    If columns would be narrower than their names, the last columns are wrapped into a block below.
 
     Args:
-        rows: name -> images (N, C, H, W) in [0, 1] for each column; all of one shape.
+        rows: row name -> images (N, C, H, W) in [0, 1] for each column; all of one shape.
         columns: column names.
         title: title of the figure.
 
     Raises:
-        ValueError: for no rows, cells of different shapes, a wrong number of columns, or as for
-            `grid_tensor`.
+        ValueError: for no rows, cells of different shapes, a number of cells that differs from the
+            number of columns, or images that are not (N, C, H, W).
 
     """
     if any(len(row) != len(columns) for row in rows.values()):
@@ -110,19 +110,19 @@ def trajectory(
     labels: Sequence[str],
     title: str | None = None,
 ) -> Figure:
-    """Show sampling steps as rows: network input at the left, prediction at the right.
+    """Plot sampler steps as rows: network input at the left, predicted clean images at the right.
 
-    Each given step is a row, so callers with hundreds of steps pass a selection.
+    Each given step is a row, so callers with hundreds of steps pass a selection of the steps.
 
     Args:
-        inputs: images (N, C, H, W) in [0, 1] for each step; the first 8 are shown.
-        predictions: the predictions, in the same format.
+        inputs: noisy images (N, C, H, W) in [0, 1] for each step; the first 8 are shown.
+        predictions: predicted clean images (N, C, H, W) in [0, 1] for each step.
         labels: one short label per step, such as ``"t = 0.80"``.
         title: title of the figure.
 
     Raises:
-        ValueError: for no steps, lists of different lengths, images of different sizes, or as for
-            `grid_tensor`.
+        ValueError: for no steps, lists of different lengths, images of different sizes, or images
+            that are not (N, C, H, W).
 
     """
     if not len(inputs) == len(predictions) == len(labels):
@@ -143,7 +143,10 @@ def trajectory(
 
 
 def _in_a_row(count: int) -> int:
-    """Return the images per line that give `count` images lines of about equal length."""
+    """Return the number of images per line if a row is wrapped into lines of about equal length.
+
+    `count` is the number of images in the row.
+    """
     return max(1, math.ceil(count / math.ceil(count / MOST_IN_A_ROW))) if count else 1
 
 
@@ -155,7 +158,7 @@ def _table(
     column_labels: Sequence[str] = (),
     column_gap: float = _COLUMN_GAP,
 ) -> Figure:
-    """Arrange cells (C, H, W) of equal size in a table with row and column labels.
+    """Plot cells, images (C, H, W) of equal size, in a table with row and column labels.
 
     Positions are computed in inches from the sizes of texts and pixels. matplotlib's own layout
     would stretch pixels unevenly or leave white bands around the images.
@@ -220,7 +223,12 @@ def _table(
 
 
 def _blocks(columns: int, room: float, wide: int, labels: Sequence[str], gap: float) -> list[range]:
-    """Split columns of `wide` pixels each into blocks, so that each column fits its label."""
+    """Split the columns of a wide table into blocks to draw below one another.
+
+    A block has at most as many columns as fit if all are as wide as the widest label. `room` is the
+    width of a block in inches, `gap` the space between columns in inches, `wide` the width of a
+    column in image pixels. Returns the column indices of each block.
+    """
     if not labels:
         return [range(columns)]
     widest = max(text_width(text, SMALL_SIZE) for text in labels)
@@ -230,9 +238,11 @@ def _blocks(columns: int, room: float, wide: int, labels: Sequence[str], gap: fl
 
 
 def _scale(available: float, wide: int, high: int, rows: int) -> float:
-    """Return the screen pixels per image pixel for rows of (high, wide) image pixels.
+    """Return the scale of a table, in screen pixels per image pixel.
 
-    Rows are shrunk to fit the height, but stay at least as high as their labels.
+    A row is `high` image pixels high and `wide` image pixels wide, and may take `available` screen
+    pixels of width. Many rows are shrunk to fit the figure's height, but stay at least as high as
+    their labels.
     """
     by_width = whole_scale(available, wide)
     least = math.ceil(TEXT_SIZE * _LINE * DPI / (high - PADDING))

@@ -1,4 +1,4 @@
-"""Figures over noise levels; the x axis is log-SNR, with clean images at the right."""
+"""Plots over noise levels: the x axis is log-SNR, so clean images are at the right."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Band:
 def level_panels(
     panels: Mapping[str, Mapping[str, Band]], *, linear: tuple[str, ...] = ()
 ) -> Figure:
-    """Plot panels of curves over log-SNR, in two columns, each with a legend.
+    """Plot panels of curves over log-SNR in two columns; each panel has a legend.
 
-    The y axes are logarithmic except in the panels of `linear`. Curves of the same name have the
-    same colour in all panels. Values that are not finite, or not positive on a logarithmic axis,
-    leave a gap.
+    The y axes are logarithmic except in the panels named in `linear`. Curves of the same name have
+    the same colour in all panels. Values that are not finite, or not positive on a logarithmic
+    axis, leave a gap.
 
     Args:
         panels: title -> name -> curve.

@@ -16,7 +16,7 @@ from diffusion_lab.figures.grid import pixels
 
 DPI = 150
 WIDTH = 8.0
-"""In inches; 10 point text is readable in a page that shows the figure 900 pixels wide."""
+"""Width of a figure in inches: 10 point text is readable where the figure is 900 pixels wide."""
 TITLE_SIZE = 12.0
 TEXT_SIZE = 10.0
 SMALL_SIZE = 9.0
@@ -34,16 +34,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def whole_scale(available: float, pixels_wide: int, largest: int = 8) -> float:
-    """Return the screen pixels per image pixel: an integer up to `largest`, so that all are equal.
+    """Return the scale of an image, in screen pixels per image pixel.
 
-    Only an image wider than the available number of screen pixels is shrunk by a fraction.
+    The scale is an integer up to `largest`, so that all image pixels are equally large. Only an
+    image wider than `available` screen pixels has a scale below 1.
     """
     whole = int(available // pixels_wide)
     return float(min(whole, largest)) if whole >= 1 else available / pixels_wide
 
 
 def text_width(text: str, size: float) -> float:
-    """Return the width of a text (of its longest line) in inches, plus 5 %.
+    """Return the width of a text's longest line in inches, plus 5 %; `size` is in points.
 
     Letters aligned to screen pixels are up to 5 % wider than their outlines.
     """
@@ -53,7 +54,10 @@ def text_width(text: str, size: float) -> float:
 
 
 def show_image(ax: Axes, image: Tensor, scale: float) -> None:
-    """Fill the axes with an image (C, H, W) in [0, 1] and hide the axes."""
+    """Fill the axes with an image (C, H, W) in [0, 1] and hide the axes.
+
+    `scale` is the size of an image pixel in screen pixels. An image with scale < 1 is antialiased.
+    """
     ax.imshow(
         # gray as three equal channels: a colour map would round some gray levels
         pixels(image.expand(3, -1, -1)),
@@ -65,7 +69,7 @@ def show_image(ax: Axes, image: Tensor, scale: float) -> None:
 
 
 def style_plot(ax: Axes, xlabel: str, ylabel: str) -> None:
-    """Style a plot: axis labels, two spines, a faint grid behind the data."""
+    """Label the axes of a plot, hide its top and right spines, and draw a faint grid."""
     ax.set_xlabel(xlabel, fontsize=TEXT_SIZE, color=INK)
     ax.set_ylabel(ylabel, fontsize=TEXT_SIZE, color=INK)
     ax.tick_params(labelsize=SMALL_SIZE, colors=MUTED, labelcolor=INK, length=3)

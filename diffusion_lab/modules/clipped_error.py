@@ -1,4 +1,7 @@
-"""Squared error on the target for images that will be clipped to a value range."""
+"""Squared error on the target that tolerates x0 estimates beyond black and white.
+
+Such estimates do no harm if samples are clipped to the value range afterwards.
+"""
 
 from torch import Tensor
 
@@ -6,7 +9,7 @@ from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion.prediction import Prediction
 
 MARGIN = 0.05
-"""Fraction of the value range, above the noise that one network evaluation leaves on black."""
+"""Fraction of the value range, larger than the noise that one evaluation leaves on black."""
 
 
 def clipped_error(
@@ -21,9 +24,10 @@ def clipped_error(
 ) -> Tensor:
     """Mean squared error on the target per image, without penalty beyond black and white.
 
-    Images are (B, C, H, W), alpha and sigma (B,). The target is computed from x0 with its black and
-    white pixels moved outwards by MARGIN of the range. A pixel whose x0 estimate lies still farther
-    out has no error, because it is clipped to black or white afterwards. -> (B,).
+    For the target, black pixels of x0 are made darker and white pixels brighter, by MARGIN of the
+    value range. A black pixel whose x0 estimate is still darker, and a white pixel whose estimate
+    is still brighter, have error 0, because the estimate is clipped to black or white afterwards.
+    The output and the images are (B, C, H, W), alpha and sigma (B,). -> (B,).
     """
     low, high = value_range.low, value_range.high
     margin = MARGIN * (high - low)

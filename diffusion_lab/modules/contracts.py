@@ -1,7 +1,7 @@
-"""Check user-defined parts against their contracts before a training begins.
+"""Check user-defined networks, noise schedules and other parts before a training begins.
 
-The contracts are in docs/extending.md. Parts of this package are not tried, because its tests check
-them.
+docs/extending.md lists the methods, shapes and ranges that are required of each part. Parts that
+come with this package are not checked here, because the package's tests check them.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules.diffusion import DiffusionModule
 
 _POSITIONS = (0.05, 0.5, 0.95)
-"""Positions of the times tried, see NoiseSchedule.at; at 0 and 1 a weight may be infinite."""
+"""Positions (see NoiseSchedule.at) of the tested times; at 0 and 1 a weight may be infinite."""
 
 
 def check_contracts(
     module: DiffusionModule, sampler: Sampler, image_shape: tuple[int, int, int]
 ) -> bool:
-    """Try every user-defined part on a small batch.
+    """Try every user-defined part (network, noise schedule, sampler, ...) on a small batch.
 
     Random states are left unchanged. `image_shape` is (C, H, W). Returns True if there is a
     user-defined part. Raises UserError for the first part that breaks its contract; the message
@@ -54,9 +54,9 @@ def check_contracts(
 def check_sampler(
     sampler: Sampler, noise_schedule: NoiseSchedule, image_shape: tuple[int, int, int]
 ) -> None:
-    """Try a user-defined sampler on two images.
+    """Try a user-defined sampler on two images of `image_shape` (C, H, W).
 
-    Raises UserError unless the samples are finite and of the shape of the noise.
+    Raises UserError unless the samples are finite and have the shape of the noise.
     """
     if not _is_of_this_package(sampler):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -76,7 +76,7 @@ def _check_sampler(
 
     images = _tried("sampler", sampler, "steps", walk)
     if not images:
-        raise _broken("sampler", sampler, "steps yields nothing", "a Step for each of its steps")
+        raise _broken("sampler", sampler, "the method steps yields nothing", "at least one Step")
     _check_tensor("sampler", sampler, "x_next of a step", images[-1], shape)
 
 
@@ -134,7 +134,9 @@ def _check_prediction(
     prediction: Prediction, noise_schedule: NoiseSchedule, image_shape: tuple[int, int, int]
 ) -> None:
     if not isinstance(getattr(prediction, "name", None), str):
-        raise _broken("prediction", prediction, "it has no name", 'a line such as name = "mine"')
+        raise _broken(
+            "prediction", prediction, "its name is no string", 'a line such as name = "mine"'
+        )
     t = _times(noise_schedule)
     alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
     generator = torch.Generator().manual_seed(0)
@@ -192,7 +194,7 @@ def _check_network(module: DiffusionModule, image_shape: tuple[int, int, int]) -
 
 
 def _tried(group: str, part: object, method: str, call: Callable[[], Any]) -> Any:
-    """Call a method of a part; turn any exception into a one-line UserError."""
+    """Return call(); an exception becomes a one-line UserError that names the part and `method`."""
     try:
         return call()
     except UserError:

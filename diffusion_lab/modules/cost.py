@@ -9,14 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusion_lab.modules import DiffusionModule
 
 LARGEST_STEP = 100e9
-"""Most FLOPs of a timed forward pass; a step then takes a few seconds on two CPU cores."""
+"""Largest FLOP count of a timed forward pass, for a few seconds a step on two CPU cores."""
 
 
 def cost(module: DiffusionModule, shape: tuple[int, int, int], batch_size: int) -> dict[str, float]:
-    """Measure parameters, FLOPs of a forward pass per image and seconds of a training step.
+    """Count parameters and the FLOPs of a forward pass per image, and time a training step.
 
-    For a large network the step is timed with fewer images, "timed_images", and "step_seconds" is
-    scaled to the batch size.
+    `shape` is (C, H, W). Returns "parameters", "flops", "step_seconds" and "timed_images". For a
+    large network the step is timed with fewer images, and "step_seconds" is scaled to `batch_size`.
     """
     x = torch.zeros(1, *shape)
     t = module.noise_schedule.at(torch.full((1,), 0.5))

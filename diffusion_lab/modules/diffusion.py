@@ -1,4 +1,4 @@
-"""The training objective: noise images, denoise them with the network, compare with the target."""
+"""The training objective: add noise to images, run the network, compare output and target."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -24,25 +24,25 @@ from diffusion_lab.optim.lr_schedule import Constant, LRSchedule
 from diffusion_lab.system.lightning import callbacks_of, gathered_batches
 
 Pairing = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x0, noise, classes (B,) or None) -> the noise in another order. Images are (B, C, H, W)."""
+"""(x0, noise, classes (B,) or None) -> the noise, reordered. Images are (B, C, H, W)."""
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class DiffusionModule(L.LightningModule):
-    """Any network, noise schedule, prediction and weighting, trained by squared error.
+    """LightningModule for any network, noise schedule, prediction and weighting.
 
     The network is called as network(x_t, time, labels), with `time` (B,) float32 in [0, 1000] for
     every noise schedule, not in [0, 1]. Batches are (x0 (B, C, H, W), labels (B,)), or (x0, labels,
-    noise) with the noise (B, C, H, W) of each x0. If this is the noise from which a trained model
-    made x0, the loss is that of reflow: Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With
-    `num_classes` the network gets labels. A fraction `label_dropout` of them is replaced by the
-    null class, so that one network learns both branches of guidance (Ho & Salimans 2022, arXiv
+    noise) with the noise (B, C, H, W) for each x0. If a trained model generated each x0 from its
+    noise, the loss is that of reflow: Liu et al. 2022 (arXiv 2209.03003), algorithm 1. With
+    `num_classes` the network gets labels. A fraction `label_dropout` of the labels is replaced by
+    the null class, so that one network learns both branches of guidance (Ho & Salimans 2022, arXiv
     2207.12598, algorithm 1).
 
-    `clipped_to` names the value range to which samples will be clipped; predictions beyond its ends
-    are then not penalised (see `clipped_error`). It is for networks that make an image in one
-    evaluation, because these otherwise leave some noise on black. It is not for networks whose
-    output is a mean over images.
+    `clipped_to` names the value range to which samples will be clipped; predictions outside this
+    range are then not penalised (see `clipped_error`). Use `clipped_to` for networks that generate
+    an image in one evaluation, because their black pixels otherwise keep some noise. Do not use it
+    for networks whose output is a mean over possible images.
 
     Raises UserError if the prediction is undefined for the noise schedule.
     """
@@ -90,9 +90,10 @@ class DiffusionModule(L.LightningModule):
         self.network.to(memory_format=memory_format)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The network's raw output at x_t (B, C, H, W) and t (B,).
+        """Return the network's raw output (B, C, H, W) at x_t (B, C, H, W) and t (B,).
 
-        `labels` (B,) are classes; num_classes is the null class, which None stands for.
+        `labels` (B,) are classes from 0 to num_classes, where num_classes is the null class. With
+        None every image gets the null class.
         """
         if self.num_classes is not None and labels is None:
             labels = torch.full((len(x_t),), self.num_classes, device=x_t.device)
@@ -104,9 +105,9 @@ class DiffusionModule(L.LightningModule):
     def losses(
         self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Squared error on the target per image, and the weighted loss that training minimises.
+        """Return the squared error on the target and the weighted loss of each image.
 
-        x0 and noise are (B, C, H, W), t and labels (B,) -> (B,) and (B,).
+        The images x0 and noise are (B, C, H, W), t and labels (B,). -> (B,) and (B,).
         """
         alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
         x_t = per_image(alpha, x0) * x0 + per_image(sigma, x0) * noise
@@ -126,9 +127,9 @@ class DiffusionModule(L.LightningModule):
         return self.prediction.to_clean(self(x_t, t, labels), x_t, alpha, sigma)
 
     def network_labels(self, labels: Tensor, dropout: float = 0.0) -> Tensor | None:
-        """Labels (B,) for the network; None if it takes none.
+        """Return labels (B,) for the network, or None if the network has no classes.
 
-        A fraction `dropout` of them becomes the null class.
+        Each label becomes the null class with probability `dropout`.
         """
         if self.num_classes is None:
             return None
@@ -140,7 +141,7 @@ class DiffusionModule(L.LightningModule):
     def draw(
         self, x0: Tensor, labels: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Draw the arguments of `losses` for a batch: x0, noise, times, the network's labels."""
+        """Draw times, and noise unless it is given; return x0, noise, t and labels for `losses`."""
         if noise is None:
             classes = None if self.num_classes is None else labels
             noise = self.pairing(x0, self.noise_schedule.draw_noise(x0), classes)
@@ -148,18 +149,18 @@ class DiffusionModule(L.LightningModule):
         return x0, noise, t, self.network_labels(labels, self.label_dropout)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
-        """Mean loss of a batch with fresh noise and times.
+        """Compute the mean loss of a batch with fresh noise and times.
 
         Returns the mean "loss" (), and for callbacks, per image (B,): "losses", the "error" on the
-        target, and "t". The callback StepLog logs `train/loss`; a Trainer built by hand needs
-        StepLog too.
+        target, and "t". This method does not log; add the callback StepLog to the Trainer to log
+        `train/loss`.
         """
         x0, noise, t, labels = self.draw(*batch)
         error, losses = self.losses(x0, noise, t, labels)
         return {"loss": losses.mean(), "losses": losses.detach(), "error": error.detach(), "t": t}
 
     def on_train_start(self) -> None:
-        """Set the learning rate of a resumed run whose limit was changed."""
+        """Set the learning rate of a resumed run, whose limit on steps or time may have changed."""
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, LambdaLR) and self.trainer.global_step:
@@ -170,10 +171,10 @@ class DiffusionModule(L.LightningModule):
                     group["lr"] = lr * factor
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Accumulate gradients; divide by the size of the group of batches.
+        """Accumulate gradients, averaged over the batches of an optimizer step.
 
-        Lightning has divided the loss by `accumulate_grad_batches`, the size of a full group. The
-        last group of an epoch may be smaller.
+        Lightning has divided the loss by `accumulate_grad_batches`. The last optimizer step of an
+        epoch may have fewer batches, so the loss is rescaled there.
         """
         size = self.trainer.accumulate_grad_batches
         if size > 1 and (gathered := gathered_batches(self.trainer)) < size:
@@ -191,10 +192,11 @@ class DiffusionModule(L.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
-        """Log the unweighted error, with noise and times that depend only on the batch's number.
+        """Log the unweighted error on the target as `val/loss`.
 
-        The error is therefore comparable between epochs, and between weightings of the same target.
-        Returns for callbacks, per image (B,): the weighted "losses", "error" and "t".
+        Noise and times depend only on the batch's number, so the error is comparable between
+        epochs, and between weightings of the same target. Returns for callbacks, per image (B,):
+        the weighted "losses", the "error" and "t".
         """
         x0, labels, *paired = batch
         number = batch_idx * self.trainer.world_size + self.global_rank
@@ -206,11 +208,11 @@ class DiffusionModule(L.LightningModule):
         return {"losses": losses, "error": error, "t": t}
 
     def training_progress(self, step: int) -> float:
-        """Fraction of the training that is done after `step` optimizer steps, in [0, 1].
+        """Return the fraction of the training that is done after `step` optimizer steps, in [0, 1].
 
-        The nearer limit counts: steps (or epochs), or `trainer.max_time` by the clock of this
-        process. Processes do not wait for one another here, because a progress bar calls this
-        function in one process only.
+        With limits on both steps (or epochs) and time (`trainer.max_time`), the larger fraction
+        counts. The time is measured in this process. Distributed processes are not synchronised
+        here, because a progress bar calls this function in one process only.
         """
         trainer = self.trainer
         total = trainer.estimated_stepping_batches
@@ -230,7 +232,7 @@ class DiffusionModule(L.LightningModule):
         return self.lr_schedule(share)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and the schedule of its learning rate."""
+        """Build the optimizer and its learning-rate schedule."""
         optimizer = self.make_optimizer(self.parameters())
         # a fused optimizer would unscale the gradients of 16-mixed itself, in its step; clipping
         # and FiniteLoss, which come before the step, would see scaled gradients

@@ -1,4 +1,4 @@
-"""The tutorial's two models as LightningModules."""
+"""Two models as LightningModules with defaults: Hugging Face's tutorial and DDPM."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from diffusion_lab.networks.unet2d import UNet2D
 
 
 class BasicUNetModule(DiffusionModule):
-    """`BasicUNetModule()` is the tutorial's model: BasicUNet, uniform noise, x0 by squared error.
+    """The model of Hugging Face's tutorial by default: BasicUNet, uniform noise, x0 prediction.
 
-    Its sampler is BlendSampler. Any other network, noise schedule or prediction can be given.
+    Sample from it with BlendSampler. Any other network, noise schedule or prediction can be given.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class BasicUNetModule(DiffusionModule):
 
 
 class DDPMModule(DiffusionModule):
-    """`DDPMModule()` is that of Ho et al. 2020: UNet2DModel, linear betas, 1,000 steps, epsilon.
+    """The model of Ho et al. 2020 by default: UNet2D, linear betas, 1,000 timesteps, epsilon.
 
     Any other network, prediction or noise schedule made from betas (VPSchedule) can be given.
     """

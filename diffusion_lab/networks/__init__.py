@@ -1,15 +1,16 @@
-"""Networks: net(x_t, time, labels=None) -> like x_t.
+"""Networks with the interface net(x_t, time, labels=None) -> output of the shape of x_t.
 
-x_t is (B, C, H, W). `time` (B,) is float32 in [0, 1000] for every noise schedule: 1000 t on the
-straight path, the timestep of a VP schedule, the scaled log sigma of a VE schedule. A network that
-expects times in [0, 1] has to divide `time` by 1000. A network with `num_classes` needs labels (B,)
-from 0 to num_classes; the label num_classes is the null class.
+The noised images x_t are (B, C, H, W). `time` (B,) is float32 in [0, 1000] for every noise
+schedule: 1000 t for StraightPath, the timestep of a VP schedule, the scaled log sigma of a VE
+schedule. A network that expects times in [0, 1] has to divide `time` by 1000. A network with
+`num_classes` needs labels (B,) from 0 to num_classes; the label num_classes is the null class.
 
-Names are imported on first use: `image_size.py` is needed before torch is.
+Names are imported on first use, so that `image_size.py` can be imported without torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffusion_lab.system.lazy_import import lazy_names
 
 if TYPE_CHECKING:
     from diffusion_lab.networks.basic_unet import BasicUNet
@@ -20,23 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MLP", "BasicUNet", "DiT", "FastUNet", "UNet2D"]
 
-_FILES = {
+_MODULES = {
     "BasicUNet": "basic_unet",
     "DiT": "dit",
     "FastUNet": "fast_unet",
     "MLP": "mlp",
     "UNet2D": "unet2d",
 }
-"""The file of each name."""
+"""Module in this package that defines each public name."""
 
-
-if not TYPE_CHECKING:  # for which any name would exist
-
-    def __getattr__(name: str) -> Any:
-        if name in _FILES:
-            return getattr(import_module(f"diffusion_lab.networks.{_FILES[name]}"), name)
-        raise AttributeError(f"module 'diffusion_lab.networks' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # a type checker would accept any name
+    __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -12,21 +12,22 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 _SCORES = 2**21
-"""Bytes of scores computed at a time: about the size of a processor's cache."""
+"""Bytes of attention scores computed at a time: about the size of a processor's cache."""
 _SHORT = 256
-"""Largest measured number of pixels; the backward pass stores the scores of all heads."""
+"""Largest number of pixels L for `Attend`, because its backward pass stores all L x L scores."""
 _NARROW = 32
 """Largest number of channels per head at which torch's kernel is clearly slower."""
 
 
 class Attend(torch.autograd.Function):
-    """softmax(Q^T K / sqrt(D)) V^T over the columns of (N, D, L), a part of N at a time.
+    """Attention softmax(Q^T K / sqrt(D)) V^T for tensors (N, D, L): N heads, L positions.
 
-    Vaswani et al. 2017, arXiv 1706.03762, equation 1. The long side L is contiguous in memory, and
-    the gradients are computed in an order that keeps this layout: with the other layout, which
-    autograd would choose, the products take up to four times as long. In bfloat16 the scores, the
-    softmax and their gradients are float32, as in torch's kernel, and are rounded before each
-    product with Q, K or V.
+    Vaswani et al. 2017, arXiv 1706.03762, equation 1. A few heads are computed at a time, so that
+    their scores fit into the cache. The axis L is contiguous in memory, and the gradients are
+    computed in an order that keeps this layout. With the layout that autograd would choose, the
+    products take up to four times as long. With bfloat16 inputs the scores, the softmax and their
+    gradients are float32, as in torch's kernel, and are rounded to bfloat16 before each product
+    with Q, K or V.
     """
 
     @staticmethod
@@ -66,18 +67,22 @@ class Attend(torch.autograd.Function):
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split each tensor along N into parts whose scores fit into the cache."""
+    """Split tensors (N, D, L) along N; yield the first part of each tensor, then the second, ...
+
+    The attention scores of a part fit into the processor's cache.
+    """
     length = tensors[0].shape[2]
     at_once = max(1, _SCORES // (length * length * tensors[0].element_size()))
     return zip(*(tensor.split(at_once) for tensor in tensors), strict=True)
 
 
 class NarrowHeads(AttnProcessor2_0):
-    """Attention processor of diffusers for the pixels of an image, faster on a CPU.
+    """Attention processor for diffusers' image networks that is faster on a CPU.
 
-    For UNet2DModel's heads of 8 channels, torch's kernel for wide heads took 185 ms forward and
-    backward (245 ms in bfloat16), `Attend` 73 ms (62 ms in bfloat16, measured before its scores
-    were float32; 128 images, 14 x 14 pixels, two cores; see docs/cpu_speed.md).
+    With UNet2DModel's heads of 8 channels, a forward and backward pass took 185 ms with torch's
+    kernel and 73 ms with `Attend`. In bfloat16 the passes took 245 ms with torch's kernel and 62 ms
+    with an earlier `Attend`, whose scores were not yet float32. The measurements used 128 images
+    of 14 x 14 pixels and two cores, see docs/cpu_speed.md.
     """
 
     def __call__(
@@ -88,7 +93,11 @@ class NarrowHeads(AttnProcessor2_0):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H, W); all other cases use diffusers' own attention."""
+        """Apply self-attention over the pixels of images: (B, C, H, W) -> (B, C, H, W).
+
+        `Attend` is used for small images and narrow heads on a CPU, diffusers' own attention in
+        all other cases.
+        """
         if (
             encoder_hidden_states is not None
             or attention_mask is not None

@@ -1,4 +1,4 @@
-"""The tutorial's network: a small U-Net without normalisation or time conditioning."""
+"""Network of Hugging Face's tutorial: a small U-Net without normalisation or time input."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,8 +15,8 @@ from diffusion_lab.networks.image_size import check_divisible
 class BasicUNet(ModelMixin, ConfigMixin):
     """U-Net of three 5x5 convolutions down and three up, 309,057 parameters by default.
 
-    Skips are taken after the activation, before pooling, and added on the way up. SiLU follows
-    every convolution including the last, so the output is never below -0.28.
+    Skip connections start after the activation, before pooling, and are added on the way up. SiLU
+    follows every convolution including the last, so the output is never below -0.28.
     """
 
     @register_to_config
@@ -30,20 +30,20 @@ class BasicUNet(ModelMixin, ConfigMixin):
         super().__init__()
         if num_classes is not None:
             raise UserError(
-                f"model.num_classes={num_classes}: BasicUNet has no class (or time) input; "
-                "use network=unet_fast or network=unet2d"
+                f"model.num_classes={num_classes}: expected null, because BasicUNet has no class "
+                "input; type model.num_classes=null, or use network=unet_fast or network=unet2d"
             )
         halvings = len(channels) - 1
         if not channels or min(channels) < 1 or in_channels < 1:
             raise UserError(
                 f"network.channels={list(channels)}, data.channels={in_channels}: "
-                "expected at least one level and numbers above 0"
+                "expected at least one number in network.channels, and all numbers above 0"
             )
         check_divisible(
             image_size,
             2**halvings,
             f"BasicUNet with {len(channels)} levels halves the image {halvings} times",
-            ", or use fewer levels",
+            ", or fewer levels, for example network.channels=[32,64]",
         )
         widths = [in_channels, *channels]
         pairs = list(pairwise(widths))

@@ -20,10 +20,12 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotation(rows: int, columns: int, channels: int, device: torch.device) -> Rotation:
-    """Angles of the tokens of a grid: one half turns with the row, the other with the column.
+    """Return the rotary position angles of a grid of tokens, as cosines and sines.
 
-    The frequencies are 100^(-k / K), k = 0 .. K - 1 with K = channels / 4, per row or column: Su et
-    al. 2021 (arXiv 2104.09864), equation 15, on two axes and with a base for short axes.
+    One half of the angles encodes the row, the other half the column. The frequencies are 100^(-k /
+    K), k = 0 .. K - 1 with K = channels / 4, per row or column: Su et al. 2021 (arXiv 2104.09864),
+    equation 15, on two axes. The base is 100 instead of 10,000, because the axes are short.
+    `channels` is the number of channels per head.
     """
     count = channels // 4
     frequencies = 100.0 ** (-torch.arange(count, device=device) / count)
@@ -43,10 +45,10 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(D)) V of (B, heads, L, D) each. Vaswani et al. 2017, equation 1.
+    """Scaled dot-product attention softmax(Q K^T / sqrt(D)) V, all tensors (B, heads, L, D).
 
-    Under forward-mode differentiation the formula is written out, because torch's kernels have no
-    forward-mode derivative.
+    Vaswani et al. 2017, equation 1. Under forward-mode differentiation the formula is written out,
+    because torch's fused kernels have no forward-mode derivative.
     """
     if forward_ad.unpack_dual(query).tangent is None:
         return F.scaled_dot_product_attention(query, key, value)
@@ -55,9 +57,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each with shift, scale and gate from the embedding (adaLN-zero).
+    """Transformer block whose shifts, scales and gates depend on the embedding (adaLN-zero).
 
-    Queries and keys are normalised per head (Henry et al. 2020, arXiv 2010.04245).
+    An attention layer is followed by an MLP, each with a gated residual connection. Queries and
+    keys are normalised per head (Henry et al. 2020, arXiv 2010.04245).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -82,7 +85,7 @@ class Block(nn.Module):
         return x + mlp_gate * self.mlp(rms_norm(x) * (1 + mlp_scale) + mlp_shift)
 
     def attention(self, x: Tensor, positions: Rotation | None) -> Tensor:
-        """Let every token of x (B, L, width) see all others: -> (B, L, width)."""
+        """Apply self-attention over the tokens x: (B, L, width) -> (B, L, width)."""
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(x).chunk(3, dim=-1)
@@ -97,11 +100,11 @@ class Block(nn.Module):
 class DiT(ModelMixin, ConfigMixin):
     """Diffusion transformer. Peebles & Xie 2022, arXiv 2212.09748.
 
-    `patch_size` is the side of a patch in pixels; half of it makes four times as many tokens. The
-    position of a patch is given by rotations of queries and keys (`positions=rotary`) or by learned
-    vectors added to the tokens (`positions=learned`). `use_time=False` replaces the time by 0. With
-    `num_classes` a class embedding is added to the time embedding. Forward-mode derivatives
-    (torch.func.jvp) go through all layers.
+    Patches have a side of `patch_size` pixels; half the side gives four times as many tokens. The
+    position of a patch is encoded by rotations of queries and keys (`positions=rotary`) or by
+    learned vectors added to the tokens (`positions=learned`). With `use_time=False` the time is
+    replaced by 0. With `num_classes` a class embedding is added to the time embedding. All layers
+    support forward-mode derivatives (torch.func.jvp).
     """
 
     @register_to_config
@@ -121,8 +124,9 @@ class DiT(ModelMixin, ConfigMixin):
         if min(patch_size, width, depth, heads) < 1 or width % (4 * heads):
             raise UserError(
                 f"network.patch_size={patch_size}, network.width={width}, network.depth={depth}, "
-                f"network.heads={heads}: expected numbers above 0 and a width that is a multiple "
-                f"of 4 network.heads, for example network.width={4 * max(heads, 1) * 8}"
+                f"network.heads={heads}: expected numbers above 0, and a width that is a "
+                "multiple of 4 * network.heads, for example "
+                f"network.width={4 * max(heads, 1) * 8}"
             )
         if positions not in ("rotary", "learned"):
             raise UserError(f"network.positions={positions}: expected rotary or learned")
@@ -130,7 +134,7 @@ class DiT(ModelMixin, ConfigMixin):
             image_size,
             patch_size,
             f"DiT cuts the image into patches of {patch_size} x {patch_size} pixels",
-            ", or change network.patch_size",
+            ", or change network.patch_size=",
         )
         self.patch_size = patch_size
         self.head_channels = width // heads

@@ -16,7 +16,7 @@ from diffusion_lab.networks.layers import zeroed
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of two 3x3 convolutions; the time embedding scales and shifts in between."""
+    """Residual block of two 3x3 convolutions; the time embedding scales and shifts between them."""
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int) -> None:
         super().__init__()
@@ -38,11 +38,12 @@ class ResidualBlock(nn.Module):
 
 
 class FastUNet(ModelMixin, ConfigMixin):
-    """Pixel-unshuffle, residual blocks at 1/2 and 1/4 of the image size, pixel-shuffle.
+    """Small U-Net with residual blocks at 1/2 and 1/4 of the image size.
 
-    Each stage has `depth` blocks, of `width` channels at half size and 2 `width` at a quarter.
-    With `num_classes` a class embedding is added to the time embedding. `use_time=False` replaces
-    the time by 0: the same layers without time conditioning.
+    Pixel-unshuffle and pixel-shuffle convert between the full and half size. Each stage has `depth`
+    blocks, with `width` channels at half size and 2 `width` channels at a quarter of the size. With
+    `num_classes` a class embedding is added to the time embedding. With `use_time=False` the time
+    is replaced by 0, so that the same layers have no time conditioning.
     """
 
     @register_to_config

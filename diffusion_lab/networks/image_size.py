@@ -1,4 +1,4 @@
-"""Image sizes: an int for square images or [height, width]; check that a number divides them."""
+"""Image sizes, an int (square) or [height, width], and a check that a number divides them."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from diffusion_lab.errors import UserError
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) of an int or a pair; UserError unless both are at least 1."""
+    """Return (height, width) of an int (square) or a pair; UserError unless both are at least 1."""
     pair = list(image_size) if isinstance(image_size, Sequence) else [image_size] * 2
     if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
         raise UserError(
@@ -19,9 +19,10 @@ def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
 def check_divisible(
     image_size: int | Sequence[int], multiple: int, reason: str, remedy: str = ""
 ) -> tuple[int, int]:
-    """Return (height, width); UserError with the nearest sizes unless `multiple` divides both.
+    """Return (height, width); UserError unless both are multiples of `multiple`.
 
-    `reason` is the beginning of the message, `remedy` another way out beside another size.
+    The message begins with `reason`, names the nearest possible sizes, and ends with `remedy`, an
+    alternative to another size.
     """
     height, width = height_and_width(image_size)
     if height % multiple == 0 and width % multiple == 0:
@@ -33,7 +34,7 @@ def check_divisible(
         as_option(pair[0] if isinstance(image_size, int) else pair) for pair in nearest
     )
     raise UserError(
-        f"{reason}: {as_option(image_size)} is no multiple of {multiple}; nearest possible: "
+        f"{reason}, but {as_option(image_size)} is no multiple of {multiple}; nearest possible: "
         f"{possible}{remedy}"
     )
 

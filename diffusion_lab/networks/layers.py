@@ -1,4 +1,4 @@
-"""Layers of several networks: zero initialisation, RMSNorm, embedding of time and class."""
+"""Layers shared by several networks: zero initialisation, RMSNorm, embedding of time and class."""
 
 from typing import TypeVar
 
@@ -20,8 +20,8 @@ def zeroed(layer: Layer) -> Layer:
 def rms_norm(x: Tensor) -> Tensor:
     """Divide x (..., D) by its root mean square over D. Zhang & Sennrich 2019, arXiv 1910.07467.
 
-    Written out because torch's fused kernel has no forward-mode derivative on every device. The
-    mean is computed in float32 at least.
+    The formula is written out, because torch's fused kernel lacks a forward-mode derivative on
+    some devices. The mean is computed at least in float32.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
@@ -30,10 +30,10 @@ def rms_norm(x: Tensor) -> Tensor:
 class ConditionEmbedding(nn.Module):
     """Embedding of time and class: two linear layers on sinusoids of the time, plus a class vector.
 
-    The sinusoids have periods from 63 to 63,000, 1/16 of the range of the time to 63 times it. They
-    are smoother than the usual ones, whose shortest period is 6.3, so that derivatives by the time
-    stay small (Lu & Song 2024, arXiv 2410.11081, section 4.1). The last of the num_classes + 1
-    class vectors is that of the null class.
+    Times are from 0 to 1000, and the sinusoids have periods from 63 to 63,000. The usual sinusoids
+    have periods from 6.3. The longer periods keep derivatives with respect to the time small (Lu &
+    Song 2024, arXiv 2410.11081, section 4.1). Of the num_classes + 1 class vectors, the last is the
+    null class.
     """
 
     def __init__(self, width: int, num_classes: int | None) -> None:

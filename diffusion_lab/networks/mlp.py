@@ -15,9 +15,10 @@ from diffusion_lab.networks.layers import ConditionEmbedding, zeroed
 
 
 class ResidualLayers(nn.Module):
-    """Residual block of two linear layers; the embedding scales and shifts in between.
+    """Residual block of two linear layers; the embedding scales and shifts between them.
 
-    Without normalisation, which would hide how far away a point is.
+    The block has no normalisation, because that would remove the distance of a point from
+    the origin.
     """
 
     def __init__(self, width: int) -> None:
@@ -34,13 +35,13 @@ class ResidualLayers(nn.Module):
 
 
 class MLP(ModelMixin, ConfigMixin):
-    """Residual MLP on all numbers of a point or a small image at once.
+    """Residual MLP whose input is all numbers of a point or of a small image.
 
-    `depth` blocks of `width` channels. Beside each number the network gets its sine and cosine at
-    `frequencies` frequencies, with periods 4, 2, 1 and so on, because an MLP learns sharp edges
-    slowly (Tancik et al. 2020, arXiv 2006.10739). `use_time=False` replaces the time by 0. With
-    `num_classes` a class embedding is added to the time embedding. Forward-mode derivatives
-    (torch.func.jvp) go through all layers.
+    The network has `depth` blocks of `width` channels. Its input also contains the sine and cosine
+    of each number at `frequencies` frequencies, with periods 4, 2, 1 and so on, because an MLP
+    learns sharp edges slowly (Tancik et al. 2020, arXiv 2006.10739). With `use_time=False` the time
+    is replaced by 0. With `num_classes` a class embedding is added to the time embedding. All
+    layers support forward-mode derivatives (torch.func.jvp).
     """
 
     @register_to_config
@@ -79,7 +80,7 @@ class MLP(ModelMixin, ConfigMixin):
         return self.out(F.silu(h)).unflatten(1, x.shape[1:])
 
     def features(self, x: Tensor) -> Tensor:
-        """Map numbers (B, N) to themselves, their sines and their cosines, (B, N (1 + 2 K))."""
+        """Append sines and cosines at K = `frequencies` frequencies: (B, N) -> (B, N (1 + 2 K))."""
         octaves = torch.arange(self.frequencies, device=x.device, dtype=x.dtype)
         angles = (x[..., None] * (math.pi / 2 * 2**octaves)).flatten(1)
         return torch.cat([x, angles.sin(), angles.cos()], dim=1)

@@ -16,16 +16,17 @@ from diffusion_lab.networks.layers import zeroed
 
 
 class UNet2D(nn.Module):
-    """UNet2DModel with the interface net(x_t, time, labels) -> like x_t.
+    """diffusers' UNet2DModel with the interface net(x_t, time, labels) -> output (B, C, H, W).
 
-    The tutorial's settings (the defaults) give 1,707,009 parameters. `use_time=False` replaces the
-    time by 0, as the tutorial does. With `num_classes` UNet2DModel embeds the classes and a null
-    class. `attention_head_dim=None` makes one head of all channels. `zero_init` sets the last layer
-    of the network and of every residual and attention block to zero, so that the output is
-    initially zero (Ho et al. 2020, in their code). Other keywords are passed to UNet2DModel.
+    The defaults are the settings of Hugging Face's tutorial and give 1,707,009 parameters. With
+    `use_time=False` the time is replaced by 0, as in the tutorial. With `num_classes` UNet2DModel
+    embeds the classes and a null class. With `attention_head_dim=None` there is one head of all
+    channels. With `zero_init` the last layer of the network and of every residual and attention
+    block starts at zero, so that the output is initially zero (Ho et al. 2020, in their code).
+    Other keywords are passed to UNet2DModel.
     """
 
-    # attention and GroupNorm copy channels_last tensors back: 10 % slower on a CPU
+    # attention and GroupNorm convert channels_last tensors back, which is 10 % slower on a CPU
     memory_format = torch.contiguous_format
 
     def __init__(
@@ -49,30 +50,37 @@ class UNet2D(nn.Module):
             raise UserError(
                 f"network.block_out_channels={list(block_out_channels)}, network.layers_per_block="
                 f"{layers_per_block}, network.norm_num_groups={norm_num_groups}: "
-                "expected at least one level and numbers above 0"
+                "expected at least one entry in network.block_out_channels, all numbers above 0"
             )
         if len(down_block_types) != levels or len(up_block_types) != levels:
             raise UserError(
-                f"network.block_out_channels has {levels} levels, network.down_block_types "
-                f"{len(down_block_types)} and network.up_block_types {len(up_block_types)}: "
-                "expected the same number of each"
+                f"network.block_out_channels has {levels} entries, network.down_block_types has "
+                f"{len(down_block_types)}, and network.up_block_types has {len(up_block_types)}: "
+                "expected lists of the same length"
             )
         height, width = check_divisible(
             image_size,
             2 ** (levels - 1),
             f"UNet2DModel with {levels} levels halves the image {levels - 1} times",
-            ", or use fewer levels",
+            ", or use fewer levels (entries of network.block_out_channels)",
         )
+        downs = zip(block_out_channels, down_block_types, strict=True)
+        ups = zip(reversed(block_out_channels), up_block_types, strict=True)
+        attending = {channels for channels, block in (*downs, *ups) if "Attn" in block}
+        attending.add(block_out_channels[-1])  # the middle of the network
         for channels in block_out_channels:
             if channels % norm_num_groups:
                 raise UserError(
                     f"GroupNorm cannot divide {channels} channels into {norm_num_groups} groups: "
-                    "choose network.block_out_channels as multiples of network.norm_num_groups"
+                    "expected multiples of network.norm_num_groups in network.block_out_channels"
                 )
+        for channels in sorted(attending):
             if attention_head_dim is not None and channels % attention_head_dim:
                 raise UserError(
                     f"attention cannot divide {channels} channels into heads of "
-                    f"{attention_head_dim}: change network.attention_head_dim"
+                    f"{attention_head_dim}: expected network.attention_head_dim to divide the "
+                    "channels of all levels with attention, or network.attention_head_dim=null for "
+                    "one head"
                 )
         self.use_time = use_time
         try:
@@ -90,7 +98,10 @@ class UNet2D(nn.Module):
                 **options,
             )
         except (TypeError, ValueError) as error:
-            raise UserError(f"network: UNet2DModel rejects these settings: {error}") from error
+            raise UserError(
+                f"diffusers' UNet2DModel rejects a setting of network= ({error}): expected values "
+                "that its documentation allows"
+            ) from error
         for module in self.unet.modules():
             if isinstance(module, Attention):
                 module.set_processor(NarrowHeads())

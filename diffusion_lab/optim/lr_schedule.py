@@ -1,6 +1,6 @@
-"""Learning-rate schedules as functions of the training's progress, from 0 to 1.
+"""Learning-rate schedules as functions of the training progress, from 0 (start) to 1 (end).
 
-A schedule therefore works with a limit on steps or epochs and, with `trainer.max_time`, on time.
+A schedule therefore works with a limit on steps, on epochs or on time (`trainer.max_time`).
 """
 
 import math
@@ -13,7 +13,7 @@ LRSchedule = Callable[[float], float]
 
 
 class Constant:
-    """Constant learning rate, the optimizer's lr."""
+    """Constant learning rate: the factor on the optimizer's lr is 1."""
 
     def __call__(self, progress: float) -> float:
         return 1.0
@@ -24,9 +24,10 @@ def _anneal(start: float, end: float, share: float) -> float:
 
 
 class Cosine:
-    """Half a cosine from 1 to `final` (Loshchilov & Hutter 2016, arXiv 1608.03983, eq. 5).
+    """Cosine decay of the learning rate from the optimizer's lr to `final` times lr.
 
-    `warmup` is the fraction of training over which the factor first rises linearly from 0.
+    Loshchilov & Hutter 2016 (arXiv 1608.03983), eq. 5. `warmup` is the fraction of training
+    over which the learning rate first rises linearly from 0 to lr.
     """
 
     def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
@@ -45,10 +46,11 @@ class Cosine:
 
 
 class OneCycle:
-    """Rise by a cosine to 1 at `peak`, then fall (Smith & Topin 2017, arXiv 1708.07120).
+    """One-cycle schedule: a rise to the optimizer's lr until progress `peak`, then a fall.
 
-    The factor begins at 1 / `div` and ends at 1 / (`div` `final_div`). These are div_factor and
-    final_div_factor of torch's OneCycleLR; `peak` is its pct_start.
+    Both parts follow cosines (Smith & Topin 2017, arXiv 1708.07120). The learning rate begins at lr
+    / div and ends at lr / (div * final_div). The parameters `div`, `final_div` and `peak` are
+    div_factor, final_div_factor and pct_start of torch's OneCycleLR.
     """
 
     def __init__(self, peak: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> None:

@@ -1,7 +1,7 @@
 """Muon optimizer: momentum updates orthogonalised by Newton-Schulz.
 
-Used in place of torch.optim.Muon, because that multiplies in bfloat16, which is ten times slower on
-a CPU without bfloat16 instructions.
+This replaces torch.optim.Muon, whose matrix products in bfloat16 are ten times slower on a CPU
+without bfloat16 instructions.
 """
 
 from collections import defaultdict
@@ -21,17 +21,18 @@ _MOST_PRODUCTS = 5
 
 
 def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
-    """U S' V^T of each matrix U S V^T, with singular values S' near one where S is not near zero.
+    """Orthogonalise K matrices approximately, by Newton-Schulz. (K, M, N) -> (K, M, N).
 
-    In five steps a singular value of at least 0.0015 of the Frobenius norm ends between 0.68 and
-    1.21. A smaller one grows at most 485 times. Long matrices have no singular values that small,
-    but square ones do: in random square matrices of 16 to 256 rows, about 1 % of S' lie below 0.68,
-    the smallest at 0.003.
+    A matrix U S V^T becomes U S' V^T with singular values S' near 1, except where S is near 0. In
+    five steps a singular value of at least 0.0015 of the Frobenius norm ends between 0.68 and 1.21.
+    A smaller singular value grows at most 485 times. Long random matrices have no singular values
+    that small, but square matrices do: in random square matrices of 16 to 256 rows, about 1 % of
+    S' lie below 0.68, the smallest at 0.003.
 
-    Newton-Schulz iterations in float32; the published code uses bfloat16. Every iteration is P X
-    with P = a + b X X^T + c (X X^T)^2. For long matrices the P are multiplied first, because they
-    are only as large as the smaller side. At most five P are multiplied, because the rounding
-    errors of X X^T grow with each. (K, M, N) -> (K, M, N).
+    The iterations are in float32; the published code uses bfloat16. Each iteration replaces X by
+    P X with P = a + b X X^T + c (X X^T)^2. For long matrices the factors P are multiplied first,
+    because each is only as large as the smaller side. At most five factors are multiplied, because
+    the rounding errors of X X^T grow with each product.
     """
     a, b, c = _QUINTIC
 
@@ -60,18 +61,18 @@ def orthogonalized(matrices: Tensor, num_steps: int = 5) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Muon for the weight matrices, AdamW for the rest.
+    """Optimizer that uses Muon for weight matrices and AdamW for all other parameters.
 
-    A weight (out, in, ...) is a matrix of `out` rows. Vectors, and matrices with fewer than
-    `least_side` rows or columns (layers of few image channels, embeddings of ten classes), are
-    updated by AdamW with `adamw_lr`. The update of the other matrices is lr sqrt(max(1, rows /
-    columns)) U S' V^T of the Nesterov momentum (Jordan et al. 2024,
+    A weight (out, in, ...) is treated as a matrix of `out` rows. Vectors, and matrices with fewer
+    than `least_side` rows or columns (layers of few image channels, embeddings of ten classes), are
+    updated by AdamW with learning rate `adamw_lr`. The other matrices are updated by
+    lr sqrt(max(1, rows / columns)) times the orthogonalised Nesterov momentum (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon). Weight decay is decoupled.
 
-    A matrix is updated as by torch.optim.Muon, which calculates in bfloat16. A convolution is
-    updated like its flattened matrix: rows / columns is out / (in x height x width). The published
-    implementation, github.com/KellerJordan/Muon, uses the kernel's height / width instead, so that
-    it never scales a square kernel. The two differ where out > in x height x width.
+    The update of a matrix is that of torch.optim.Muon, but is not rounded to bfloat16. Convolution
+    weights are flattened, so rows / columns is out / (in x height x width). The published
+    implementation, github.com/KellerJordan/Muon, uses the kernel's height / width instead, which
+    is 1 for a square kernel. The two factors differ only where out > in x height x width.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Muon(Optimizer):
         if lr < 0 or adamw_lr < 0 or weight_decay < 0:
             raise UserError(
                 f"optimizer.lr={lr}, optimizer.adamw_lr={adamw_lr}, optimizer.weight_decay="
-                f"{weight_decay}: expected no number below 0"
+                f"{weight_decay}: expected numbers of at least 0"
             )
         if not (0 <= momentum < 1 and 0 <= betas[0] < 1 and 0 <= betas[1] < 1):
             raise UserError(
@@ -109,7 +110,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update all parameters; return the closure's loss."""
+        """Update all parameters; return the closure's loss, None without a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -125,7 +126,7 @@ class Muon(Optimizer):
         return loss
 
     def _kept(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
-        """State tensors of that name, one per parameter, zero at first."""
+        """Return the optimizer state called `name`, one tensor per parameter, initially zero."""
         for p in parameters:
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)

@@ -16,51 +16,53 @@ import numpy as np
 from diffusion_lab.errors import UserError
 
 SNAPSHOTS = "checkpoints/posthoc"
-"""Folder in a run folder for the stored averages, step_<number>.pt."""
+"""Subfolder of a run folder with the stored averages, step_<number>.pt."""
 MAX_WIDTH = 12**-0.5
-"""Width for gamma = 0, the mean of all weights so far; a wider profile would favour old weights."""
+"""Largest width, the plain mean of all weights (gamma = 0); wider profiles favour old weights."""
 
 Profile = tuple[float, float]
 """(step t at which the average was taken, its width sigma_rel)."""
 
 
 def check_width(sigma_rel: float, setting: str) -> None:
-    """Raise UserError, naming the setting, unless the width is from 0.001 to MAX_WIDTH."""
+    """Raise UserError, which names `setting`, unless the width is from 0.001 to MAX_WIDTH."""
     if not 0.001 <= sigma_rel <= MAX_WIDTH:
         raise UserError(
-            f"{setting}: {sigma_rel:g} is not a valid width: expected a fraction of the training "
-            f"from 0.001 to {MAX_WIDTH:.4f}, for example 0.1"
+            f"{setting}: {sigma_rel:g} is not a valid width of an average: expected a fraction of "
+            f"the training from 0.001 to {MAX_WIDTH:.4f}, for example 0.1"
         )
 
 
 def width_of(gamma: float) -> float:
-    """The width sigma_rel of an exponent: the profile's standard deviation divided by t."""
+    """Return the width sigma_rel (standard deviation / t) of the profile with exponent gamma."""
     return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
 
 
 def gamma_of(sigma_rel: float) -> float:
-    """The exponent of a width, the inverse of `width_of`.
+    """Return the exponent gamma of the average with width sigma_rel: the inverse of `width_of`.
 
-    The largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2, multiplied out.
+    Gamma is the largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2, found from
+    the coefficients of the expanded polynomial.
     """
     inverse = sigma_rel**-2
     return max(float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max()), 0.0)
 
 
 def decay_of(gamma: float, step: int) -> float:
-    """The d = (1 - 1/t)^(gamma + 1) of step t = 1, 2, ...: average = d average + (1 - d) weights.
+    """Return the decay d = (1 - 1/t)^(gamma + 1) of the average at step t = 1, 2, ...
 
-    At the first step d is 0 and the average becomes the weights, so it needs no initial value and
-    no warm-up.
+    The update is average = d average + (1 - d) weights. At the first step d is 0 and the average
+    becomes the weights, so the average needs no initial value and no warm-up.
     """
     return float((1 - 1 / step) ** (gamma + 1))
 
 
 def overlaps(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
-    """The integrals of the products of profiles, (len(a), len(b)).
+    """Return the integral of p q for every profile p of `a` and q of `b`, (len(a), len(b)).
 
-    With exponents g and h, steps t and s, and m the earlier step: (g+1)(h+1) / (g+h+1) m^(g+h+1) /
-    (t^(g+1) s^(h+1)). The code takes powers of ratios only, because those of large steps overflow.
+    With exponents g and h, steps t and s, and the earlier step m, the integral is
+    (g+1)(h+1) / (g+h+1) m^(g+h+1) / (t^(g+1) s^(h+1)). The code takes powers of ratios of steps
+    only, because powers of large steps overflow.
     """
     t, s = (np.array([step for step, _ in profiles], float) for profiles in (a, b))
     g, h = (np.array([gamma_of(width) for _, width in profiles]) for profiles in (a, b))
@@ -71,14 +73,15 @@ def overlaps(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
 
 
 def blend_weights(stored: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
-    """Fit the coefficients x (N,), of sum 1, that combine N stored averages into the wanted one.
+    """Fit coefficients x (N,) of sum 1 that combine N stored averages into the wanted average.
 
-    Least-squares fit of the profiles (algorithm 3), min |sum_i x_i p_i - p|^2, under the condition
-    that the x_i sum to 1, with a Lagrange multiplier m: A x + m = b, sum x = 1. The condition keeps
-    parameters that never changed exact, however good the fit is. The solution of least norm is
-    taken, because neighbouring profiles are very similar, and large x of both signs would amplify
-    the rounding errors of the stored averages. Returns x and the relative error of the fit,
-    |sum_i x_i p_i - p| / |p|.
+    This is the least-squares fit of the profiles in algorithm 3 of the paper, min |sum_i x_i p_i -
+    p|^2, with the condition sum_i x_i = 1 added by a Lagrange multiplier m: A x + m = b, where A
+    and b are the `overlaps` of the stored profiles with one another and with the wanted one. The
+    condition keeps parameters that never changed exact, even if the fit is poor. The solution of
+    least norm is used, because neighbouring profiles are very similar, and large coefficients of
+    both signs would amplify the rounding errors of the stored averages. Returns x and the relative
+    error of the fit, |sum_i x_i p_i - p| / |p|.
     """
     # in units of the wanted profile, so that the condition and the fit have the same scale
     own = overlaps([wanted], [wanted]).item()

@@ -1,6 +1,6 @@
-"""Read and write checkpoints; a new file replaces the old one only if it is complete and verified.
+"""Read and write checkpoints; a new file replaces an old one only after the new file was verified.
 
-`Checkpoint` lists the contents.
+`Checkpoint` lists the contents of a checkpoint.
 """
 
 import os
@@ -20,9 +20,9 @@ from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.system_errors import no_memory
 
 PARTS = ("command", "data", "model", "noise_schedule", "sampler")
-"""Nodes that the configuration of every checkpoint has."""
+"""Nodes that the configuration in every checkpoint has."""
 PREVIOUS = "previous"
-"""Name of the checkpoint that was last.ckpt before the newest one."""
+"""Name, without .ckpt, of the file that keeps the last.ckpt before the newest one."""
 
 
 class WeightAverage(TypedDict):
@@ -31,17 +31,17 @@ class WeightAverage(TypedDict):
     weights: dict[str, Tensor]
     """Averaged parameters in float32, named as in `state_dict`."""
     steps: int
-    """Optimizer steps that the average has followed."""
+    """Number of optimizer steps that the average includes."""
 
 
 class Checkpoint(TypedDict):
     """Contents of a checkpoint: plain types and tensors only.
 
-    Keys that are not required are missing where the run does not need them, or in checkpoints
-    written before the key existed.
+    A NotRequired key is missing if the run does not need it, or if the checkpoint was written
+    before the key existed.
     """
 
-    # by this project's callbacks, in callbacks/checkpoints/ and callbacks/ema.py
+    # written by this project's callbacks, in callbacks/checkpoints/ and callbacks/ema.py
     config: dict[str, Any]
     """The resolved configuration of the run (SaveConfig)."""
     data: dict[str, Any]
@@ -57,21 +57,21 @@ class Checkpoint(TypedDict):
     stopping: NotRequired[bool]
     """True if early stopping has ended the run, or will do so at min_epochs (ResumeState)."""
     gradients: NotRequired[dict[str, Tensor]]
-    """Gradients so far, by parameter, if saved within gradient accumulation (ResumeState)."""
+    """Gradients accumulated for the next step, by parameter, if there are any (ResumeState)."""
     ema: NotRequired[WeightAverage]
     """The moving average of the weights, if the run keeps one (EMA)."""
 
-    # by Lightning
+    # written by Lightning
     state_dict: dict[str, Tensor]
     """Trained weights and buffers of the module: `network.*`, and `weighting.*` if learned."""
     epoch: int
     """The epoch in which the checkpoint was saved, from 0."""
     global_step: int
-    """Optimizer steps so far."""
+    """Number of optimizer steps so far."""
     loops: dict[str, Any]
     """Progress of Lightning's loops: epochs, batches and optimizer steps."""
     callbacks: dict[str, Any]
-    """States of the callbacks, by class name, with the settings where a class may occur twice."""
+    """States of the callbacks, by class name, plus settings if a class may occur twice."""
     optimizer_states: list[dict[str, Any]]
     """The optimizer's state_dict."""
     lr_schedulers: list[dict[str, Any]]
@@ -81,15 +81,15 @@ class Checkpoint(TypedDict):
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint to a temporary file, sync it, verify it, and only then rename it.
+    """Lightning plugin that verifies a new checkpoint before the file replaces the old one.
 
-    The last.ckpt that a new one replaces is kept as previous.ckpt.
+    When a new last.ckpt is saved, the old last.ckpt is kept as previous.ckpt.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write and verify a checkpoint; Lightning calls this in the first process."""
+        """Write a checkpoint atomically and verify the file; Lightning calls this on rank 0."""
         path = Path(path)
         with replacing(path) as part:
             with part.open("wb") as file:
@@ -116,7 +116,7 @@ def _link(path: Path, to: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint to the CPU, without running any code in it.
+    """Read a checkpoint to the CPU, without running any code in the file.
 
     Raises UserError for a file that is damaged, holds more than plain types and tensors, or was
     not written by this project.
@@ -124,20 +124,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("unpacks to more than its size")  # torch does not compress
+                # torch does not compress
+                raise ValueError("its zip entries are larger than the file itself")
             # torch itself does not verify the checksums
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"wrong checksum of {damaged}")
         state: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not all(isinstance(state["config"][part], dict) for part in PARTS):
-            raise ValueError("no configuration of this project")
+            raise ValueError("the file has no configuration of this project")
         if not isinstance(state["state_dict"], dict):
-            raise ValueError("no weights")
+            raise ValueError("the file has no weights")
     except Exception as error:
         if no_memory(error):
             raise
         unsafe = isinstance(error, pickle.UnpicklingError)
-        what = "it holds more than plain data; nothing was run" if unsafe else reason_of(error)
+        what = "it holds code, which was not run" if unsafe else reason_of(error)
         beside = [path.with_stem(name) for name in (PREVIOUS, "best") if name != path.stem]
         others = [f"checkpoint={other.stem}" for other in beside if other.exists()]
         raise UserError(

@@ -15,11 +15,11 @@ from diffusion_lab.runs.load import Run
 def run_data(
     run: Run, data_dir: str | None, data_path: str | None = None, **settings: Any
 ) -> ImageDataModule:
-    """Load a run's data set, with `settings` changed.
+    """Load the data set that a run was trained on.
 
-    `data_dir` and `data_path` replace the recorded folder and the recorded data.path=. Raises
-    UserError if the recorded path does not exist any more, and if the saved configuration does not
-    build an ImageDataModule.
+    `data_dir` and `data_path` replace the folder and the data.path= that the training used, unless
+    they are None; `settings` replace other settings of the data. Raises UserError if the data.path=
+    does not exist, and if the saved configuration does not build an ImageDataModule.
     """
     recorded = run.config["data"].get("path")
     if data_path is not None and recorded is None:
@@ -37,21 +37,23 @@ def run_data(
     try:
         data = construct(run.config["data"] | given, run.trust)
     except TypeError as error:
-        raise UserError(f"the data of the saved configuration cannot be built: {error}") from error
+        raise UserError(
+            f"the saved configuration does not build a data set: {error}; use another run"
+        ) from error
     if not isinstance(data, ImageDataModule):
         raise UserError(
-            f"the data of the saved configuration are a {type(data).__name__}: expected an "
-            "ImageDataModule"
+            f"data._target_ of the saved configuration builds a {type(data).__name__}: expected "
+            "an ImageDataModule; use another run"
         )
     data.setup()
     return data
 
 
 def named_data(settings: Mapping[str, Any], data_dir: str | None) -> ImageDataModule:
-    """Build the data set of a command's `data=` option; nothing is loaded yet.
+    """Build the data module for a command's `data=` option, without loading any images.
 
     `settings` are arguments of ImageDataModule, such as those in configs/data. Raises UserError for
-    unknown or unsuitable ones.
+    unknown or invalid arguments.
     """
     node: dict[str, Any] = {
         "_target_": "diffusion_lab.data.datamodule.ImageDataModule",

@@ -40,7 +40,7 @@ _BETAS = (
 
 @dataclass
 class Pipeline:
-    """Contents of a pipeline folder, in this project's configuration."""
+    """Contents of a diffusers pipeline folder, converted to this project's configuration."""
 
     network: dict[str, Any]
     """Configuration of a UNet2D."""
@@ -56,7 +56,7 @@ class Pipeline:
 
 
 def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
-    """Read the folder of a pipeline: an unconditional UNet2DModel and a scheduler with betas.
+    """Read a diffusers pipeline with an unconditional UNet2DModel and a scheduler with betas.
 
     `setting` is the option that names the folder, for error messages. No code in the folder is run:
     weights are read from safetensors, or from a pickle of plain tensors. Raises UserError for
@@ -87,19 +87,20 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
         if no_memory(error):
             raise
         raise UserError(
-            f"{given}/unet cannot be read ({type(error).__name__}): expected config.json and "
-            "diffusion_pytorch_model.safetensors"
+            f"{given}/unet cannot be read ({type(error).__name__}): expected a folder with "
+            "config.json and diffusion_pytorch_model.safetensors"
         ) from error
     config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
     in_channels, size = config.pop("in_channels"), config.pop("sample_size")
     if config.pop("out_channels") != in_channels or not isinstance(size, int | list | tuple):
         raise UserError(
-            f"{given}: expected equal numbers of input and output channels and a sample_size"
+            f"{given}: expected a UNet2DModel with in_channels equal to out_channels, and with a "
+            "sample_size"
         )
     if config.pop("num_class_embeds") is not None or config["class_embed_type"] is not None:
         raise UserError(
-            f"{given} holds a class-conditional network: expected an unconditional one; if it was "
-            "exported from a run, use that run"
+            f"{given} holds a class-conditional network: expected an unconditional network; to "
+            "sample from a pipeline exported from a run, type run=<run folder>"
         )
     # the remaining settings are arguments of UNet2DModel
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
@@ -122,9 +123,10 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
 
 
 def load_pipeline(folder: str | Path) -> Run:
-    """Load a pipeline folder as a Run, for any sampler; the default is DDIM with 50 steps.
+    """Load a diffusers pipeline folder as a `Run`; the default sampler is DDIM with 50 steps.
 
-    Raises UserError like `read_pipeline`.
+    Raises UserError unless the folder holds a pipeline with an unconditional UNet2DModel and a
+    scheduler with betas.
     """
     pipeline = read_pipeline("pipeline", folder)
     network: UNet2D = construct(pipeline.network)
@@ -153,7 +155,7 @@ def load_pipeline(folder: str | Path) -> Run:
 
 
 def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
-    """Put the pipeline's network into the training configuration `cfg`; return `cfg` resolved.
+    """Set `cfg.network` of a training configuration to the pipeline's; return `cfg` resolved.
 
     Raises UserError if the images or an override do not fit, and warns if the training objective
     differs from the pipeline's.
@@ -166,8 +168,8 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
     if shape != pipeline.image_shape:
         raise UserError(
             f"{source} has images of shape {pipeline.image_shape} (C, H, W), but data.channels="
-            f"{shape[0]}, data.image_size={cfg.data.image_size} give {shape}: expected data of the "
-            "same shape"
+            f"{shape[0]} and data.image_size={cfg.data.image_size} give {shape}: expected data of "
+            "the pipeline's shape"
         )
     cfg.network = pipeline.network | {"num_classes": cfg.model.num_classes}
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -185,11 +187,17 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
 
 
 def load_weights(network: nn.Module, pipeline: Pipeline, source: str) -> None:
-    """Load the pipeline's weights into a UNet2D; a class embedding keeps its initial weights."""
+    """Load the pipeline's weights into a UNet2D; a class embedding keeps its initial weights.
+
+    `source` is the value of init_from=, for the error message.
+    """
     assert isinstance(network, UNet2D)
     missing, unexpected = network.unet.load_state_dict(pipeline.weights, strict=False)
     if unexpected or any(not name.startswith("class_embedding.") for name in missing):
-        raise UserError(f"init_from={source} does not fit the network: {missing + unexpected}")
+        raise UserError(
+            f"init_from={source} does not fit the network: expected weights of the same names, but "
+            f"these differ: {missing + unexpected}; type init_from=<another pipeline folder>"
+        )
 
 
 def _read_json(folder: Path, name: str, given: str) -> dict[str, Any]:
@@ -206,14 +214,17 @@ def _read_json(folder: Path, name: str, given: str) -> dict[str, Any]:
 
 
 def _how_to_use_a_run(folder: Path, given: str) -> str | None:
-    """Return advice for a run folder or one of its checkpoints; None for another folder."""
+    """Return advice if `folder` is a run folder or a checkpoint in one; None otherwise.
+
+    `given` is the override that names the folder.
+    """
     run = folder.parents[1] if folder.suffix == ".ckpt" else folder
     if not (run / ".hydra" / "config.yaml").is_file():
         return None
     if given.startswith("pipeline="):
-        return f"it is a run, type run={run}"
+        return f"it is a run folder, so type run={run}"
     return (
-        f"it is a run; export it with export.py run={run} out=<new folder>, then type "
+        f"it is a run folder; export the run with export.py run={run} out=<new folder>, then type "
         "init_from=<new folder> (possible for an unconditional UNet2DModel with a beta schedule, "
         "such as model=ddpm)"
     )

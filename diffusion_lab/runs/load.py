@@ -27,7 +27,7 @@ _TRAINING_ONLY = {"optimizer", "lr_scheduler", "pairing", "time_sampling"}
 
 @dataclass
 class Run:
-    """A trained module with its configuration, to sample from."""
+    """A trained module and its configuration, for sampling."""
 
     dir: Path
     config: dict[str, Any]
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def has_clusters(self) -> bool:
-        """True if its classes are clusters of similar images instead of the data's labels."""
+        """True if the run's classes are clusters of similar images instead of the data's labels."""
         return self.config.get("data", {}).get("clusters") is not None
 
     def sampler(self, **settings: Any) -> Sampler:
@@ -56,7 +56,7 @@ class Run:
         try:
             sampler: Sampler = construct(node, self.trust)
         except TypeError as error:
-            raise UserError(f"sampler: {error}") from error
+            raise UserError(f"the run's sampler cannot be built: {error}") from error
         sampler.check(self.module.noise_schedule)
         return sampler
 
@@ -67,7 +67,7 @@ class Run:
         guidance_interval: Sequence[float] | None = None,
         weak: DiffusionModule | None = None,
     ) -> Conditioning:
-        """Return labels and guidance for sampling; None stands for the run's default.
+        """Return class labels and guidance for sampling; None means the run's default.
 
         The default guidance_scale is 1 (no guidance) for labels="none" without `weak`, and for a
         run whose saved configuration has no guidance_scale. `weak` is the weaker model of
@@ -93,7 +93,7 @@ class Run:
         precision: str = FULL,
         **settings: Any,
     ) -> Tensor:
-        """Sample images, uint8 (N, C, H, W), on the CPU, as `scripts/sample.py` does.
+        """Sample images as `scripts/sample.py` does; return uint8 (N, C, H, W) on the CPU.
 
         Image k depends only on the seed and k.
 
@@ -134,7 +134,7 @@ class Run:
         batch_size: int = 64,
         precision: str = FULL,
     ) -> tuple[Tensor, list[Step]]:
-        """Sample like `sample`; also return up to 60 sampler steps of the first 64 images."""
+        """Sample images like `sample`; also return up to 60 steps of the first 64 images."""
         return draw(
             self.module,
             sampler,
@@ -149,7 +149,10 @@ class Run:
 
 
 def build_module(config: Mapping[str, Any], trust: Sequence[str] = ()) -> DiffusionModule:
-    """Build the untrained module of a saved configuration, without its training-only parts."""
+    """Build the untrained module of a saved configuration, for sampling only.
+
+    Parts that only training needs, such as the optimizer, are left out.
+    """
     node = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
     module: DiffusionModule = construct(node, trust)
     return module
@@ -188,7 +191,9 @@ def load_run(
     if chosen.startswith(PREFIX):
         averages[chosen] = blend_snapshots(folder, chosen, newest=state["global_step"])
     if chosen not in averages:
-        raise UserError(f"weights={weights}: expected {' or '.join(averages)}, as in {path}")
+        raise UserError(
+            f"weights={weights}: expected {' or '.join(averages)}, the weights in {path}"
+        )
     data = config["data"]
     try:
         module = build_module(config, trust)
@@ -207,6 +212,6 @@ def load_run(
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} does not fit its own configuration ({type(error).__name__}: {reason}): "
-            "use another checkpoint or run"
+            f"the weights in {path} do not fit the configuration saved with them "
+            f"({type(error).__name__}: {reason}): use another checkpoint or run"
         ) from error

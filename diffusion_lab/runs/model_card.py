@@ -7,10 +7,10 @@ log = logging.getLogger(__name__)
 
 
 def claimed_scores(folder: Path) -> dict[str, float]:
-    """Return the evaluation results of README.md's front matter, by metric: {"fid": 3.17}.
+    """Return the evaluation results in the front matter of README.md, by metric: {"fid": 3.17}.
 
-    Prefixes such as val/ are left out of the names. Empty if there is no card, no result in it, or
-    the card cannot be read, which is logged.
+    Prefixes such as val/ are removed from the names. The result is empty if there is no card, or no
+    result in the card. A warning is logged for a card that cannot be read.
     """
     card = folder / "README.md"
     if not card.is_file():

@@ -37,28 +37,35 @@ _PARTS = (
 
 
 def differing_parts(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the parts of the objective in which saved configurations differ."""
+    """Return the options of the training objective in which saved configurations differ."""
     return [part for part in _PARTS if len({str(_part(c, part)) for c in configs}) > 1]
 
 
 def objective_groups(configs: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the number of each configuration's objective, from 1 in order of appearance."""
+    """Number the training objectives from 1; return each configuration's number.
+
+    Losses are comparable between configurations of the same number.
+    """
     objectives = [tuple(str(_part(config, part)) for part in _PARTS) for config in configs]
     order = list(dict.fromkeys(objectives))
     return [order.index(objective) + 1 for objective in objectives]
 
 
 def losses_do_not_compare(parts: Sequence[str]) -> str:
-    """Return the note for a table of runs that differ in these parts of the objective."""
+    """Return the note that the losses of runs with different objectives are not comparable.
+
+    `parts` are the options in which the objectives differ.
+    """
     names = [part.removesuffix("._target_") for part in parts]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     return f"losses of different objectives are not comparable: these runs differ in {listed}"
 
 
 def mark_objectives(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add "objective", a number, to the rows of a sweep with several objectives.
+    """Add the column "objective", a number, to the table of a sweep with several objectives.
 
-    Losses are comparable between rows with the same number. "run_dir" of a row is its run folder.
+    Losses are comparable between rows of the same number. The column "run_dir" must hold the run
+    folders.
     """
     configs = [_saved(Path(row["run_dir"])) for row in rows]
     numbers = objective_groups(configs)
@@ -69,7 +76,7 @@ def mark_objectives(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def note_on_losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the note below a sweep's table if its losses do not compare, else no lines."""
+    """Return the lines of a note if the losses in a sweep's table are not comparable, else none."""
     parts = differing_parts([_saved(Path(row["run_dir"])) for row in rows])
     if not parts:
         return []
@@ -94,7 +101,7 @@ def _part(config: Mapping[str, Any], path: str) -> Any:
 
 
 def _plain(node: Any) -> Any:
-    """Return a node without null values, so that an option missing in an old run equals null."""
+    """Return a node without null values, so that a null option equals one that is missing."""
     if isinstance(node, Mapping):
         return {k: _plain(v) for k, v in sorted(node.items()) if v is not None}
     return node

@@ -19,16 +19,17 @@ POOR_FIT = 0.1
 
 
 def snapshot_steps(run_dir: Path) -> list[int]:
-    """Return the optimizer steps that have a snapshot, in order."""
+    """Return the optimizer steps at which snapshots were saved, in ascending order."""
     names = (path.stem for path in (run_dir / SNAPSHOTS).glob("step_*.pt"))
     return sorted(int(name.removeprefix("step_")) for name in names)
 
 
 def blend_snapshots(run_dir: Path, weights: str, newest: int) -> dict[str, Tensor]:
-    """Reconstruct the parameters (float32) for `posthoc:<width>` or `posthoc:<width>@<step>`.
+    """Reconstruct the EMA for `weights`, "posthoc:<width>" or "posthoc:<width>@<step>".
 
-    The default step is that of the last snapshot up to step `newest`. All snapshots up to the step
-    are combined. Raises UserError for a width or step that is not available.
+    Combines all snapshots up to <step>. Without @<step>, all snapshots up to step `newest` are
+    combined. Returns float32 parameters by name. Raises UserError for a width or step that is not
+    available.
     """
     match = re.fullmatch(r"posthoc:(\d*\.?\d+)(?:@(\d+))?", weights)
     if match is None:
@@ -46,20 +47,23 @@ def blend_snapshots(run_dir: Path, weights: str, newest: int) -> dict[str, Tenso
     reached = [step for step in steps if step <= newest]
     if match[2] is None and not reached:
         raise UserError(
-            f"weights={weights}: the first snapshot is of step {steps[0]}, the checkpoint of step "
-            f"{newest}: use a later checkpoint"
+            f"weights={weights}: the first snapshot, of step {steps[0]}, is later than the "
+            f"checkpoint, of step {newest}: use a later checkpoint"
         )
     step = int(match[2]) if match[2] else reached[-1]
     if step not in steps:
         raise UserError(
-            f"weights={weights}: no snapshot of step {step}, choose from "
+            f"weights={weights}: there is no snapshot of step {step}: choose from steps "
             f"{', '.join(map(str, steps))}"
         )
     return _blend(run_dir, [s for s in steps if s <= step], width)
 
 
 def _blend(run_dir: Path, steps: list[int], width: float) -> dict[str, Tensor]:
-    """Combine the snapshots, read one at a time because all may not fit into memory."""
+    """Return the EMA of a width as a linear combination of the snapshots at `steps`.
+
+    The snapshots are read one at a time, because all of them may not fit into memory.
+    """
     paths = [run_dir / SNAPSHOTS / f"step_{step:08d}.pt" for step in steps]
     widths = list(_read(paths[-1]))
     profiles = [(float(step), tracked) for step in steps for tracked in widths]
@@ -79,7 +83,7 @@ def _blend(run_dir: Path, steps: list[int], width: float) -> dict[str, Tensor]:
         if list(averages) != widths:
             raise UserError(
                 f"{path} has averages of widths {list(averages)}: expected {widths}, as in the "
-                "last snapshot"
+                "last snapshot; move the file away to use the other snapshots"
             )
         for tracked, coefficient in zip(widths, row, strict=True):
             for name, value in averages[tracked].items():
@@ -99,5 +103,5 @@ def _read(path: Path) -> dict[float, dict[str, Tensor]]:
             raise
         raise UserError(
             f"{path} is damaged or was not written by this project ({type(error).__name__}): move "
-            "it away to use the other snapshots"
+            "the file away to use the other snapshots"
         ) from error

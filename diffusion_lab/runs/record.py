@@ -26,12 +26,15 @@ PACKAGES = (
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of packages; this project may be a checkout that is not installed."""
+    """Return the versions of packages by name, even if this project itself is not installed."""
     return {name: __version__ if name == "diffusion-lab" else version(name) for name in names}
 
 
 class RunRecord:
-    """The record of a run, written repeatedly; a killed run leaves the status "running"."""
+    """Settings, status and results of a run, which `write` saves in its metrics.json.
+
+    The status of a killed run stays "running".
+    """
 
     def __init__(self, run_dir: Path, overrides: list[str], seed: int) -> None:
         self.path = run_dir / "metrics.json"
@@ -49,7 +52,10 @@ class RunRecord:
         }
 
     def mark_resumed(self, checkpoint: str, step: int) -> None:
-        """Keep the earlier record's overrides, start and best score, and add the new start."""
+        """Continue the record of a resumed run: keep its overrides, first start and best score.
+
+        `checkpoint` and `step` say from where the run resumes; they are added to "resumed".
+        """
         old = read_record(self.path.parent)
         if not old:
             return
@@ -60,7 +66,7 @@ class RunRecord:
         self.started -= old.get("wall_seconds", 0.0)
 
     def write(self, **news: Any) -> None:
-        """Add `news` and write the file; UserError if the run folder was removed."""
+        """Add `news` to the record and write metrics.json; UserError if the run folder is gone."""
         check_still_there(self.path.parent)
         self.content |= news
         self.content["wall_seconds"] = round(time.time() - self.started, 3)

@@ -18,13 +18,16 @@ from diffusion_lab.sampling.conditioning import Conditioning
 
 
 def check_run(cfg: DictConfig) -> None:
-    """Raise UserError if no run folder is given."""
+    """Raise UserError if the option run= is missing or empty."""
     if OmegaConf.is_missing(cfg, "run") or not cfg.run:
-        raise UserError("run= is missing: type a run folder, run=logs/runs/<name>")
+        raise UserError("run= is missing: type the folder of a run, run=logs/runs/<name>")
 
 
 def open_run(cfg: DictConfig) -> Run:
-    """Load the run that a command's `RunSource` options name; UserError if there is none."""
+    """Load the run that the options run, checkpoint, weights and trust of a command select.
+
+    Raises UserError if run= is missing or the run cannot be loaded.
+    """
     check_run(cfg)
     return load_run(cfg.run, cfg.checkpoint, cfg.weights, cfg.trust)
 
@@ -32,12 +35,13 @@ def open_run(cfg: DictConfig) -> Run:
 def open_model(cfg: DictConfig) -> Run:
     """Load the run of a command's `run=`, or the diffusers pipeline of its `pipeline=`.
 
-    Raises UserError if both or none are given, and for options that only runs have.
+    Raises UserError if both or neither of run= and pipeline= are set, and if an option that needs
+    run= is set with pipeline=.
     """
     if bool(cfg.run) == bool(cfg.pipeline):
         raise UserError(
-            "expected one of run= and pipeline=: type run=logs/runs/<name>, or pipeline=<folder> "
-            "for a diffusers pipeline"
+            "expected one of run= and pipeline=: type run=logs/runs/<name> for a run of this "
+            "project, or pipeline=<folder> for a diffusers pipeline"
         )
     if cfg.run:
         return open_run(cfg)
@@ -53,7 +57,8 @@ def open_model(cfg: DictConfig) -> Run:
 def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler]:
     """Build the sampler for a command: `sampler=<name>`, or the run's own with changed settings.
 
-    Returns its configuration and the sampler. Raises UserError if it does not fit the run.
+    `given` is the command's node `sampler`. Returns the sampler's configuration and the sampler.
+    Raises UserError if the sampler does not fit the run.
     """
     plain = cast(dict[str, Any], OmegaConf.to_container(given, resolve=True))
     settings = {key: value for key, value in plain.items() if value is not None}
@@ -74,7 +79,7 @@ def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler
 
 
 def read_conditionings(cfg: DictConfig, run: Run) -> list[Conditioning]:
-    """Return a conditioning per guidance scale; the default scale is the run's own.
+    """Return one conditioning for each scale in guidance_scale=; the default is the run's scale.
 
     Raises UserError for labels or guidance that the run does not support.
     """
@@ -85,7 +90,7 @@ def read_conditionings(cfg: DictConfig, run: Run) -> list[Conditioning]:
     numbers = [type(scale) in (int, float) for scale in scales]
     if given and not (numbers and all(numbers)):
         raise UserError(
-            f"guidance_scale={plain['guidance_scale']}: expected a number or several, "
+            f"guidance_scale={plain['guidance_scale']}: expected one or several numbers, "
             "for example guidance_scale=0,1,3"
         )
     weak = None if cfg.autoguidance is None else _weak_run(cfg.autoguidance, run, cfg.weights)
@@ -101,25 +106,29 @@ def read_conditionings(cfg: DictConfig, run: Run) -> list[Conditioning]:
     if all(conditioning.guidance_scale == 1 for conditioning in conditionings):
         if weak is not None:
             raise UserError(
-                "autoguidance= has no effect with guidance_scale=1: type for example "
-                "guidance_scale=2, or leave out autoguidance="
+                "autoguidance= has no effect with guidance_scale=1: type another scale, for "
+                "example guidance_scale=2, or leave out autoguidance="
             )
         if cfg.guidance_interval is not None:
             raise UserError(
-                "guidance_interval= has no effect with guidance_scale=1: type for example "
-                "guidance_scale=2, or leave out guidance_interval="
+                "guidance_interval= has no effect with guidance_scale=1: type another scale, for "
+                "example guidance_scale=2, or leave out guidance_interval="
             )
     return conditionings
 
 
 def _weak_run(where: str, run: Run, weights: str | None) -> Run:
-    """Load the weaker model of autoguidance: a run folder, or another checkpoint of this run."""
+    """Load the weaker model of autoguidance.
+
+    `where` is the value of autoguidance=, a run folder or the name of a checkpoint of `run`.
+    """
     folder, checkpoint = (where, "last") if Path(where).is_dir() else (run.dir, where)
     try:
         weak = load_run(folder, checkpoint, weights, run.trust)
     except UserError as error:
         raise UserError(
-            f"autoguidance={where}: {error}; expected a checkpoint of this run, or a run folder"
+            f"autoguidance={where}: {error}; expected the name of a checkpoint of this run, or a "
+            "run folder"
         ) from error
     for what, ours, weaker in (
         ("shape of images", run.image_shape, weak.image_shape),

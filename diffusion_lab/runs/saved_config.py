@@ -1,8 +1,8 @@
 """Read the configuration that a run was trained with, from its checkpoint and .hydra/config.yaml.
 
 The checkpoint holds resolved values. `.hydra/config.yaml` also holds interpolations such as
-`${paths.output_dir}`, but may have been edited: where the two disagree, the checkpoint's values are
-used. Imports torch only to read a checkpoint.
+`${paths.output_dir}`, but may have been edited: where the two files differ, the checkpoint's values
+are used. Imports torch only to read a checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,11 +47,11 @@ _OF_A_PIPELINE = ("network",)
 _OF_A_TEACHER = ("network", "noise_schedule", "prediction", "data", "model", "teacher.run")
 """Nodes that `teacher.run=` sets."""
 _UNKNOWN = object()
-"""The value of an interpolation that cannot be resolved here."""
+"""Placeholder for the value of an interpolation that cannot be resolved here."""
 
 
 class UnreadableConfig(UserError):
-    """A run folder whose .hydra/config.yaml cannot be read or is not that of a training."""
+    """Error for a .hydra/config.yaml that is unreadable or not the configuration of a training."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"{reason}: start a new run")
@@ -60,7 +60,7 @@ class UnreadableConfig(UserError):
 
 @dataclass
 class SavedConfig:
-    """The configuration of a run folder."""
+    """The configuration that a run was trained with, and warnings for the user."""
 
     config: DictConfig
     """Unresolved; it may name classes of untrusted packages."""
@@ -69,10 +69,10 @@ class SavedConfig:
 
 
 def read_config(folder: Path) -> SavedConfig:
-    """Read the configuration of a run from its checkpoint, or from its file without a checkpoint.
+    """Read a run's configuration from its checkpoint; if there is none, from .hydra/config.yaml.
 
-    Raises UserError if neither has a configuration, or if it has a node `hydra` or `defaults`,
-    which would let it run code.
+    Raises UserError if neither file has a configuration, or if the configuration has a node `hydra`
+    or `defaults`, which could run code.
     """
     path = folder / ".hydra" / "config.yaml"
     trained = _of_checkpoint(folder)
@@ -113,7 +113,10 @@ def _of_file(path: Path) -> DictConfig:
     except Exception as error:  # any error of the YAML parser
         raise UnreadableConfig(f"{path} cannot be read ({reason_of(error)})") from error
     if not isinstance(config, DictConfig) or not config.keys() >= _NEEDED:
-        raise UnreadableConfig(f"{path} is not the configuration of a training")
+        raise UnreadableConfig(
+            f"{path} is not the configuration of a training (expected the keys "
+            f"{', '.join(sorted(_NEEDED))})"
+        )
     _check_nodes(config, path)
     return OmegaConf.create(with_new_names(OmegaConf.to_container(config, resolve=False)))
 
@@ -129,16 +132,17 @@ def _check_nodes(config: Mapping[Any, Any], source: Path) -> None:
 def merge(
     written: DictConfig, trained: Mapping[str, Any], later: Sequence[DictConfig] = ()
 ) -> tuple[DictConfig, list[str]]:
-    """Merge the file's configuration with the checkpoint's values; also return differing keys.
+    """Merge the configurations of config.yaml and checkpoint; also return the keys that differ.
 
-    Interpolations of the file are kept where their values agree with the checkpoint; the data
-    folder always comes from the file. An option of MAY_CHANGE is no difference if one of `later`,
-    the configurations of resumed starts, sets the checkpoint's value.
+    The merged values are the checkpoint's, except for the folders in `paths`, which are those of
+    config.yaml. Interpolations of config.yaml are kept if they give the checkpoint's value. The
+    options in MAY_CHANGE may change when a run is resumed; such an option is not returned as a
+    differing key if a configuration in `later` has the checkpoint's value.
 
     Args:
-        written: the file's configuration, unresolved.
+        written: the configuration in .hydra/config.yaml, unresolved.
         trained: the checkpoint's configuration, resolved.
-        later: configurations in .hydra/resumed_*.
+        later: the configurations in .hydra/resumed_*, of starts that resumed the run.
 
     """
     plain: Any = OmegaConf.to_container(written, resolve=False)
@@ -170,8 +174,8 @@ def check_start(cfg: DictConfig, run_dir: Path) -> None:
 def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
     """Raise UserError if the folder holds an unfinished run with another configuration.
 
-    Unfinished runs that a start may continue are those that SLURM has requeued, which Lightning
-    resumes, and those stopped before their first checkpoint, which begin again.
+    A new start may continue two kinds of unfinished runs: Lightning resumes a run that SLURM has
+    requeued, and a run that stopped before its first checkpoint begins again.
     """
     requeued = sorted(run_dir.glob("hpc_ckpt_*.ckpt"), key=lambda path: path.stat().st_mtime)
     file = run_dir / ".hydra" / "config.yaml"
@@ -187,19 +191,20 @@ def check_same_run(cfg: DictConfig, run_dir: Path) -> None:
     if others := [key for key in keys if key not in MAY_CHANGE]:
         raise UserError(
             f"{source} belongs to a run with another configuration ({', '.join(others[:5])}): "
-            "repeat its overrides, or choose another folder with hydra.run.dir="
+            "repeat the overrides of that run, or choose another folder with hydra.run.dir=<folder>"
         )
 
 
 def _failed(run_dir: Path) -> bool:
-    """Return True if the run in a folder ended with an error, so that a new run may replace it."""
+    """Return True if a run failed or has no metrics.json, so that a new run may replace it."""
     return bool(read_record(run_dir).get("status", "failed") == "failed")
 
 
 class _Merge:
     """Recursive merge of a written configuration, its resolved values and a checkpoint's values.
 
-    `silent` are nodes whose differences are expected, `later` the values of resumed starts.
+    `silent` are nodes that may differ, `later` the configurations of resumed starts. `keys` holds
+    the names of all other nodes that differ.
     """
 
     def __init__(self, silent: tuple[str, ...], later: list[Any]) -> None:
@@ -208,7 +213,11 @@ class _Merge:
         self.keys: list[str] = []
 
     def node(self, raw: Any, value: Any, true: Any, key: str = "") -> Any:
-        """Return the merged node: `raw` as written, `value` resolved, `true` of the checkpoint."""
+        """Merge a node of two configurations; `key` is the node's full name.
+
+        `raw` is the node in config.yaml, `value` is `raw` with its interpolations resolved, and
+        `true` is the node in the checkpoint.
+        """
         if isinstance(raw, dict) and isinstance(value, dict) and isinstance(true, Mapping):
             return self._children(raw, value, true, key)
         if value == true or (value != value and true != true):  # nan
@@ -279,7 +288,7 @@ CONFIG_FOLDER = ".hydra"
 
 
 def write_config(folder: Path, cfg: DictConfig, hydra: DictConfig | None = None) -> None:
-    """Write .hydra/config.yaml, with `hydra` also hydra.yaml and overrides.yaml.
+    """Write .hydra/config.yaml; if `hydra` is given, also hydra.yaml and overrides.yaml.
 
     Interpolations are written unresolved, because a run folder may be moved.
     """

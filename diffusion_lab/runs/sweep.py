@@ -1,4 +1,4 @@
-"""Sweep folders on disk: jobs, their results and the options that vary. Imports no torch."""
+"""Sweep folders on disk: the jobs, their results, and the options that vary. Imports no torch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +22,9 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 
 
 def job_folders(sweep_dir: Path) -> list[Path]:
-    """Return the run folders of a sweep at any depth, in numerical order.
+    """Return the run folders of a sweep's jobs, in numerical order.
 
-    Folders may be nested by hydra.sweep.subdir.
+    The folders may be at any depth, because hydra.sweep.subdir may nest them.
     """
 
     def order(folder: Path) -> list[tuple[bool, int, str]]:
@@ -35,7 +35,12 @@ def job_folders(sweep_dir: Path) -> list[Path]:
 
 
 def read_jobs(sweep_dir: Path) -> list[dict[str, Any]]:
-    """Return a row per job: job, overrides, swept, status, wall_seconds, metrics, run_dir."""
+    """Return one row of a table per job of a sweep, as a dictionary.
+
+    Keys: job (relative folder), overrides, swept (the overrides that vary), status, wall_seconds,
+    every metric, error (of a failed job) and run_dir. If the jobs train different objectives, the
+    key objective is a number that is equal for jobs with comparable losses.
+    """
     rows = []
     for folder in job_folders(sweep_dir):
         overrides = OmegaConf.load(folder / ".hydra" / "overrides.yaml")

@@ -1,1 +1,1 @@
-"""Sampling of images with a module, a sampler and conditioning."""
+"""Sampling of images with a trained module, a sampler, class labels and guidance."""

@@ -16,7 +16,7 @@ from diffusion_lab.modules.diffusion import DiffusionModule
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Class labels and guidance; `Conditioning.of` checks them against a module."""
+    """Class labels and guidance for sampling; `of` builds one that is checked against a module."""
 
     labels: tuple[int, ...] = ()
     """Image k gets labels[k % len(labels)]; empty for no class."""
@@ -35,9 +35,10 @@ class Conditioning:
         interval: Sequence[float] | None = None,
         weak: DiffusionModule | None = None,
     ) -> "Conditioning":
-        """Return the conditioning, or raise UserError if the module does not support it.
+        """Build a conditioning; UserError if the module does not support the labels or guidance.
 
         `labels` is one class, several classes, "all" or "none"; None means all classes, if any.
+        `interval` is the range of noise levels sigma / alpha with guidance; None means all levels.
         """
         classes = _classes(labels, module.num_classes)
         if not math.isfinite(guidance_scale):
@@ -86,7 +87,8 @@ class Conditioning:
     ) -> list[int]:
         """Return the network evaluations (NFE) per image in each step, with all guidance branches.
 
-        Counted with a denoiser that returns zeros. The global random state does not change.
+        The evaluations are counted with a denoiser that returns zeros. The global random state does
+        not change.
         """
         evaluations: list[int] = []
 

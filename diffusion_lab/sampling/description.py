@@ -20,8 +20,8 @@ def planned(
 ) -> str:
     """Return a line with the sampling overrides and the NFE per image at each guidance scale.
 
-    NFE (network evaluations) are counted without the network, so the line can be printed before
-    sampling.
+    NFE (network evaluations) are counted without running the network, so the line can be printed
+    before sampling. `config` is the sampler's configuration.
     """
     schedule = module.noise_schedule
     evaluations = [
@@ -36,7 +36,10 @@ def planned(
 def work_line(
     num_samples: int, config: Mapping[str, Any], sampler: Sampler, num_scales: int = 1
 ) -> str:
-    """Return the line printed before sampling; `config` is the sampler's configuration."""
+    """Return a line such as "sampling 64 images with ddim in 50 steps", for the user.
+
+    `config` is the sampler's configuration, `num_scales` the number of guidance scales.
+    """
     several = f" at each of {num_scales} guidance scales" if num_scales > 1 else ""
     return (
         f"sampling {times(num_samples, 'image')}{several} with {sampler_word(config)} in "
@@ -49,7 +52,8 @@ def sampling_words(
 ) -> str:
     """Return overrides such as sampler=unipc sampler.num_steps=5 guidance_scale=1.25.
 
-    `config` is the sampler's configuration; conditionings may differ in their scale only.
+    `config` is the sampler's configuration. The guidance scales of all `conditionings` are listed;
+    the other settings of the conditionings must be equal.
     """
     scales = ",".join(f"{each.guidance_scale:g}" for each in conditionings)
     overrides = [

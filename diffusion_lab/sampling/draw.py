@@ -33,12 +33,13 @@ def draw(
     conditioning: Conditioning | None = None,
     precision: str = FULL,
 ) -> tuple[Tensor, list[Step]]:
-    """Sample uint8 images (N, C, H, W); also return up to MAX_FRAMES steps of the first SHOWN ones.
+    """Sample uint8 images (N, C, H, W), and record some steps of the first images.
 
-    Image k depends only on the seed and k. A batch that does not fit into a GPU's memory is sampled
-    in halves. The network computes in `precision`, the sampler in float32. Raises UserError for
-    numbers below 1, an unknown precision, and images that are not finite, because the conversion to
-    pixels would hide such values.
+    Returns the images and up to MAX_FRAMES sampler steps of the first SHOWN images. Image k depends
+    only on the seed and k. A batch that does not fit into a GPU's memory is sampled in halves. The
+    network computes in `precision`, the sampler in float32. Raises UserError for numbers below 1,
+    an unknown precision, and images that are not finite, because the conversion to pixels would
+    hide such values.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
@@ -80,7 +81,11 @@ def draw(
 
 @torch.inference_mode()
 def _run_sampler(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, list[Step]]:
-    """Run all steps; return the final images and the recorded steps (none if num_steps is None)."""
+    """Run all sampler steps; return the final images and recorded steps.
+
+    `num_steps` is the number of sampler steps, of which at most MAX_FRAMES are recorded. None
+    means that no steps are recorded.
+    """
     every = num_steps and -(-num_steps // MAX_FRAMES)
     recorded: list[Step] = []
     for i, step in enumerate(steps):
@@ -100,6 +105,7 @@ def _check_finite(images: Tensor, first: int, sampler: Sampler) -> None:
         broken = first + int(torch.nonzero(~finite)[0])
         raise UserError(
             f"image {broken} is not finite after {sampler.name} with {sampler.num_steps} steps: "
-            "the run may have diverged (see its metrics.json), or the sampler exceeds the range of "
-            "float32; try checkpoint=best or sampler=blend"
+            "either the run diverged (see its metrics.json), or the sampler exceeds the range of "
+            "float32; try an earlier checkpoint, for example checkpoint=best, or another sampler, "
+            "for example sampler=blend"
         )

@@ -24,7 +24,7 @@ MAX_ROWS = 16
 
 
 def grid_columns(num_classes: int | None) -> int:
-    """Return the images per row of a grid: the multiple of the number of classes nearest to 8.
+    """Return the number of images per row of a grid: about 8, and a multiple of `num_classes`.
 
     Each class then has its own columns. Without classes, or with more than 16 classes, a row has 8
     images.
@@ -42,7 +42,10 @@ def noise_schedule_figure(schedule: NoiseSchedule) -> Figure:
 
 
 def ddpm_noising_figure(pixels: Tensor) -> Figure:
-    """Show uint8 images clean, noised and clipped, and noised and rescaled to [0, 1]."""
+    """Plot DDPM's noising of uint8 images (N, C, H, W), from no noise at the left to pure noise.
+
+    Three rows: clean images, noised images clipped to the value range, noised images rescaled.
+    """
     schedule, value_range = VPSchedule(), ValueRange("minus_one_one")
     x0 = value_range.encode(pixels)
     noise = schedule.draw_noise(x0, torch.Generator().manual_seed(0))
@@ -58,12 +61,15 @@ def ddpm_noising_figure(pixels: Tensor) -> Figure:
 
 
 def visible(step: Step, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
-    """Convert x_t of a step to [0, 1] for display."""
+    """Convert the noisy images x_t of a sampler step to [0, 1] for display."""
     return visible_at(step.x_t, step.t, schedule, value_range)
 
 
 def visible_at(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, value_range: ValueRange) -> Tensor:
-    """Convert x_t at t (a scalar) to [0, 1], for VE schedules after scaling to unit variance."""
+    """Convert noisy images x_t at time t (a scalar) to [0, 1] for display.
+
+    If alpha^2 + sigma^2 exceeds 1, as in VE schedules, x_t is first scaled to unit variance.
+    """
     size = torch.hypot(schedule.alpha(t), schedule.sigma(t)).clamp(min=1)
     return value_range.to_unit(x_t / size)
 
@@ -71,7 +77,7 @@ def visible_at(x_t: Tensor, t: Tensor, schedule: NoiseSchedule, value_range: Val
 def trajectory_figure(
     steps: Sequence[Step], schedule: NoiseSchedule, value_range: ValueRange
 ) -> Figure:
-    """Show the network input and the predicted clean images of each step."""
+    """Plot the network input and the predicted clean images, one row per sampler step."""
     unit = value_range.to_unit
     return figures.trajectory(
         [visible(step, schedule, value_range) for step in steps],

@@ -18,14 +18,14 @@ EVERY = 10.0
 
 
 class Plan:
-    """Progress of work with `total` units, such as images times steps."""
+    """Progress of a command's work, counted in units such as images times steps."""
 
     def __init__(self, total: float) -> None:
         self._total, self._done = total, 0.0
         self._began, self._next = monotonic(), FIRST
 
     def advance(self, amount: float) -> None:
-        """Add finished units, and print a line when it is due."""
+        """Count finished units; print a progress line if the last line was long enough ago."""
         self._done += amount
         elapsed = monotonic() - self._began
         if elapsed < self._next or self._done <= 0:
@@ -42,7 +42,10 @@ _current: ContextVar[Plan | None] = ContextVar("plan", default=None)
 
 @contextmanager
 def planned_work(line: str | None, total: float) -> Iterator[Plan]:
-    """Print the line, if any; within the context `advance` counts towards `total`."""
+    """Print `line`, if any, and report the progress of the work within the context.
+
+    Code within the context calls `advance` or `counted`; `total` is the number of units in all.
+    """
     if line is not None:
         say(line)
     plan = Plan(total)
@@ -54,20 +57,20 @@ def planned_work(line: str | None, total: float) -> Iterator[Plan]:
 
 
 def advance(amount: float) -> None:
-    """Add finished units to the current `planned_work`, if any."""
+    """Count finished units of work towards the total of the enclosing `planned_work`, if any."""
     if (plan := _current.get()) is not None:
         plan.advance(amount)
 
 
 def counted(items: Iterable[_Item]) -> Iterator[_Item]:
-    """Yield the items; each counts as one unit of the current `planned_work`."""
+    """Yield the items; each item counts as one unit of work of the enclosing `planned_work`."""
     for item in items:
         yield item
         advance(1)
 
 
 def say(line: str) -> None:
-    """Print a line on standard output, above the bars of a terminal."""
+    """Print a line on standard output, above the progress bars."""
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
 

@@ -58,8 +58,8 @@ def choose_scorer_of_data(
     """Return a scorer for images of any origin, against a data set or published moments.
 
     `data` is the name of the data set and a function that loads its images. Without `data` and
-    `moments`, the reference stored beside the extractor's weights is used. Raises UserError as
-    `choose_scorer` does, and if neither an extractor nor a data set is given.
+    `moments`, the reference stored beside the extractor's weights is used. Raises UserError if the
+    extractor or the images are not available, and if neither `name` nor `data` is given.
     """
     if name is None and data is None:
         raise UserError(

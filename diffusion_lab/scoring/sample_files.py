@@ -39,7 +39,7 @@ def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tens
     except TypeError as error:
         raise UserError(f"{file}: images are {arrays['images'].dtype}, expected uint8") from error
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file} cannot be scored, because {error}") from error
     if images.numel() and images.max() <= 1:
         raise UserError(
             f"{file}: no pixel is above 1: expected pixels from 0 to 255; convert [0, 1] with "

@@ -1,1 +1,1 @@
-"""Files, locks, signals, devices, memory and Lightning's private parts."""
+"""Access to the system: files, locks, signals, devices, memory; and private parts of Lightning."""

@@ -11,7 +11,7 @@ from diffusion_lab.errors import UserError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; on success the file replaces `path`.
+    """Yield the path of a temporary file to write; on success, that file replaces `path`.
 
     Creates the parent folder. On an error the temporary file is removed and `path` is unchanged.
     """
@@ -37,14 +37,16 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path).absolute()
     if path.is_file():
-        raise UserError(f"out={path} is a file: give a new folder, out=<folder>")
+        raise UserError(f"out={path} is a file: type the name of a new folder, out=<folder>")
     if path.is_dir() and any(path.iterdir()):
-        raise UserError(f"out={path} already holds something: give a new folder, out=<folder>")
+        raise UserError(f"out={path} is not empty: type the name of a new folder, out=<folder>")
     part = _beside(path)
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"out={path} cannot be made: {error.strerror}") from error
+        raise UserError(
+            f"out={path} cannot be created ({error.strerror}): type another folder, out=<folder>"
+        ) from error
     try:
         yield part
         part.replace(path)

@@ -14,7 +14,7 @@ def choose_device(accelerator: str) -> torch.device:
     """Return the device that Lightning chooses for auto, cpu, gpu or mps, and turn TF32 off.
 
     Only training uses TF32; every other command multiplies in full float32. Raises UserError if
-    there is no such device or torch cannot use it.
+    the device does not exist or torch cannot use it.
     """
     device = find_device(accelerator)
     check_gpu(device)
@@ -23,7 +23,11 @@ def choose_device(accelerator: str) -> torch.device:
 
 
 def find_device(accelerator: str) -> torch.device:
-    """Return the device as `choose_device` does, without initializing a GPU: safe before a fork."""
+    """Return the device that Lightning chooses for auto, cpu, gpu or mps.
+
+    Does not initialize a GPU, so the process can still be forked. Raises UserError if the device
+    does not exist.
+    """
     try:
         return L.Fabric(accelerator=accelerator, devices=1).device
     except (RuntimeError, ValueError, ImportError) as error:
@@ -76,7 +80,7 @@ def check_gpu(device: torch.device) -> None:
 
 
 def _runs_on(capability: tuple[int, int], arch: str) -> bool:
-    """Return True if code for `arch` (sm_90, sm_90a, compute_120 ...) runs on this capability."""
+    """Return True if a GPU of this compute capability runs code for `arch`, such as sm_90."""
     digits = re.search(r"_(\d+)", arch)
     if digits is None:
         return False
@@ -87,10 +91,10 @@ def _runs_on(capability: tuple[int, int], arch: str) -> bool:
 
 
 def use_tf32(enabled: bool) -> None:
-    """Turn TF32 on or off: float32 products with 10 bits of mantissa instead of 23.
+    """Turn TF32 on or off; with TF32, float32 is multiplied with 10 bits of mantissa, not 23.
 
-    TF32 is several times as fast on tensor cores (compute capability 8.0 and later). The setting
-    holds for the whole process and affects NVIDIA GPUs only.
+    TF32 is several times as fast as float32 on tensor cores (compute capability 8.0 and later). The
+    setting holds for the whole process and affects NVIDIA GPUs only.
     """
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = enabled
@@ -99,7 +103,7 @@ def use_tf32(enabled: bool) -> None:
 
 @contextmanager
 def gpu_settings_restored() -> Iterator[None]:
-    """Restore TF32 and cudnn.benchmark on exit, as the jobs of a sweep share a process."""
+    """Restore TF32 and cudnn.benchmark on exit, because the jobs of a sweep share a process."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if not torch.cuda.is_available():
         yield

@@ -1,11 +1,14 @@
-"""Git commit of the code that made a run."""
+"""Git commit of this project's code, for the record of a run."""
 
 import subprocess
 from pathlib import Path
 
 
 def git_commit() -> str | None:
-    """Return the commit of this checkout, with "+changes" if edited; None outside a checkout."""
+    """Return the commit of this project's checkout; None if the project is an installed wheel.
+
+    The suffix "+changes" means that tracked files have uncommitted changes.
+    """
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").is_file():  # an installed wheel has no checkout
         return None

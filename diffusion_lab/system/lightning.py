@@ -14,18 +14,18 @@ C = TypeVar("C", bound=L.Callback)
 
 
 def callbacks_of(trainer: L.Trainer, kind: type[C]) -> list[C]:
-    """Return the trainer's callbacks of a class, in order."""
+    """Return the trainer's callbacks of the class `kind`, in the trainer's order."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 def accumulates(trainer: L.Trainer) -> bool:
-    """Return True if the last batch only accumulated its gradient, without an optimizer step."""
+    """Return True if the last batch only accumulated gradients, without an optimizer step."""
     return trainer.fit_loop._should_accumulate()
 
 
 def will_stop(trainer: L.Trainer) -> bool:
-    """Return True if training ends with this step, with min_epochs and min_steps respected."""
+    """Return True if training ends after this step, given max_steps, min_epochs and min_steps."""
     ended = 0 < trainer.max_steps <= trainer.global_step
     return ended or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
@@ -38,7 +38,7 @@ def validation_is_due(trainer: L.Trainer) -> bool:
 
 
 def logs_step(trainer: L.Trainer) -> bool:
-    """Return True if Lightning logs the current step."""
+    """Return True if Lightning sends metrics to the loggers at the current step."""
     return trainer._logger_connector.should_update_logs
 
 
@@ -48,19 +48,23 @@ def metrics_to_log(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def logged_step(trainer: L.Trainer) -> int:
-    """Return the step number that Lightning logs under: from 0, advanced after validation."""
+    """Return the step number, from 0, with which Lightning logs the current metrics.
+
+    Lightning increases the number after validation, not after the optimizer step.
+    """
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def move_logged_step(trainer: L.Trainer, by: int) -> None:
-    """Shift the step number that Lightning logs under."""
+    """Add `by` to the step number with which Lightning logs metrics."""
     trainer.fit_loop.epoch_loop._batches_that_stepped += by
 
 
 def gathered_batches(trainer: L.Trainer) -> int:
-    """Return the number of batches in the accumulation group of the current one.
+    """Return the number of batches whose gradients the current optimizer step accumulates.
 
-    The last group of an epoch may be smaller: Lightning takes its step at the epoch's last batch.
+    The last step of an epoch may have fewer batches than the others, because Lightning takes a step
+    at the last batch in any case.
     """
     size = trainer.accumulate_grad_batches
     first = trainer.fit_loop.batch_idx // size * size
@@ -68,7 +72,10 @@ def gathered_batches(trainer: L.Trainer) -> int:
 
 
 def was_cut(loops: Mapping[str, Any]) -> bool:
-    """Return True if a limit ended the checkpoint's epoch before its last batch."""
+    """Return True if a limit such as max_steps ended an epoch before its last batch.
+
+    `loops` is the state of Lightning's fit loop in a checkpoint.
+    """
     epoch = loops["epoch_progress"]["current"]
     return (
         epoch["processed"] == epoch["ready"] > epoch["completed"]
@@ -77,17 +84,21 @@ def was_cut(loops: Mapping[str, Any]) -> bool:
 
 
 def finished_epochs(loops: Mapping[str, Any]) -> int:
-    """Return the finished epochs of a checkpoint; an epoch cut by a limit is not finished."""
+    """Return the number of finished epochs; an epoch that a limit cut short is not finished.
+
+    `loops` is the state of Lightning's fit loop in a checkpoint.
+    """
     processed: int = loops["epoch_progress"]["current"]["processed"]
     return processed - was_cut(loops)
 
 
 def settle(loops: dict[str, Any]) -> None:
-    """Correct the epoch counts of a checkpoint saved at the end of an epoch.
+    """Correct, in place, the epoch counts of a checkpoint that was saved at the end of an epoch.
 
-    Afterwards a complete epoch counts as completed, and an epoch cut by a limit as unfinished. In a
-    checkpoint saved by the hook at the end of an epoch, Lightning has not counted the epoch as
-    completed yet, and under `max_steps` it would run the end of that epoch a second time.
+    When Lightning saves such a checkpoint, it has not yet counted the epoch as completed. A
+    resumed training with `max_steps` would then run the end of the epoch a second time. After the
+    correction a whole epoch counts as completed, and an epoch cut short by a limit as unfinished.
+    `loops` is the state of Lightning's fit loop.
     """
     cut = was_cut(loops)
     for count in loops["epoch_progress"].values():
@@ -98,10 +109,10 @@ def settle(loops: dict[str, Any]) -> None:
 
 
 class CheckpointHooks(ModelCheckpoint):
-    """ModelCheckpoint with two private decisions as public methods for subclasses."""
+    """ModelCheckpoint with public methods by which subclasses choose when a save takes place."""
 
     def is_stale(self, trainer: L.Trainer) -> bool:
-        """Return True to skip this save, as the metric has not been measured since the last."""
+        """Return True to skip a save because the metric was not measured since the last save."""
         return False
 
     def saves_at_epoch_end(self) -> bool:
@@ -116,18 +127,18 @@ class CheckpointHooks(ModelCheckpoint):
 
 
 class EarlyStoppingHooks(EarlyStopping):
-    """EarlyStopping with two private decisions as public methods for subclasses."""
+    """EarlyStopping with public methods that subclasses override to skip or to time checks."""
 
     def is_stale(self, trainer: L.Trainer) -> bool:
-        """Return True to skip this check, as the metric has not been measured since the last."""
+        """Return True to skip a check because the metric was not measured since the last check."""
         return False
 
     def checks_at_epoch_end(self) -> bool:
-        """Return True to check at the end of each training epoch instead of after validation."""
+        """Return True to check for an early stop after each epoch instead of after validation."""
         return False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Apply `checks_at_epoch_end` before training starts."""
+        """Let Lightning check at the end of epochs if `checks_at_epoch_end` returns True."""
         if self.checks_at_epoch_end():
             self._check_on_train_epoch_end = True
         super().setup(trainer, pl_module, stage)
@@ -140,7 +151,10 @@ T = TypeVar("T")
 
 
 def my_batches(trainer: L.Trainer, num_images: int, batch_size: int) -> list[tuple[int, int]]:
-    """Return (first image, count) of this process's batches, dealt out to all ranks in turn."""
+    """Split images into batches and return (first image, count) of each batch of this process.
+
+    Rank r of n processes gets batches r, r + n, r + 2n, ...
+    """
     batches = [
         (first, min(batch_size, num_images - first)) for first in range(0, num_images, batch_size)
     ]
@@ -150,8 +164,8 @@ def my_batches(trainer: L.Trainer, num_images: int, batch_size: int) -> list[tup
 def run_on_all_ranks(trainer: L.Trainer, work: Callable[[], T]) -> list[T]:
     """Run `work` in every process and return all results, in the order of the ranks.
 
-    Every process must call this function. If `work` fails in one process, all of them raise, so
-    that none waits forever. The results must be picklable.
+    Every process must call this function. If `work` fails in one process, all processes raise an
+    exception, so that none waits forever. The results must be picklable.
     """
     if trainer.world_size == 1:
         return [work()]
@@ -167,5 +181,5 @@ def run_on_all_ranks(trainer: L.Trainer, work: Callable[[], T]) -> list[T]:
         raise error
     for rank, (_, reason) in enumerate(outcomes):
         if reason is not None:
-            raise RuntimeError(f"process {rank} failed: {reason}")
+            raise RuntimeError(f"the process of rank {rank} failed: {reason}")
     return [result for result, _ in outcomes]

@@ -1,4 +1,4 @@
-"""Lock of a run folder: one process at a time.
+"""Lock of a run folder, so that only one process at a time uses the folder.
 
 Imports no torch, because the command line locks a folder before it writes anything into it.
 """
@@ -28,19 +28,20 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def is_first_process() -> bool:
-    """Return True in a single-process run and on rank 0 of a distributed one."""
+    """Return True in a run of one process, and on rank 0 of a distributed run."""
     return os.environ.get(next((name for name in _RANKS if name in os.environ), ""), "0") == "0"
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Lock a run folder, creating it if needed; UserError at once if another process has it.
+    """Lock a run folder within the context; UserError at once if another process holds the lock.
 
-    The operating system's lock (flock; LockFile on Windows) ends with the process, even after a
-    crash; the lock file stays. Other machines are excluded if the file system shares locks: NFS
-    does (after a crash the lease must expire, about 90 seconds for NFSv4), Lustre only if mounted
-    with `flock`. A file system without locks gets a warning and no lock. In a distributed run only
-    rank 0 locks, and it may lock the same folder twice.
+    Creates the folder if needed. The operating system's lock (flock; LockFile on Windows) ends with
+    the process, even after a crash; the lock file stays. Processes on other machines are excluded
+    if the file system shares locks. NFS shares them, but NFSv4 keeps the lock for about 90 seconds
+    after a crash; Lustre shares them only if mounted with `flock`. On a file system without locks,
+    a warning is logged and the folder is not locked. In a distributed run only rank 0 locks the
+    folder. A process may lock a folder twice.
     """
     if not is_first_process():
         yield
@@ -53,8 +54,8 @@ def locked(run_dir: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"{run_dir} is in use by another process{_holder(path)}: wait for it or end it, or "
-            "give another run folder"
+            f"{run_dir} is in use by another process{_holder(path)}: wait for that process or end "
+            "it, or choose another run folder"
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
@@ -81,8 +82,8 @@ def _holder(path: Path) -> str:
 
 
 def check_still_there(run_dir: Path) -> None:
-    """Raise UserError if a locked run folder was removed, even if it was created again since."""
+    """Raise UserError if a locked run folder was removed, even if a new one replaced it since."""
     if not (run_dir / NAME).exists():
         raise UserError(
-            f"{run_dir} was removed while the run used it: its files are lost, start the run again"
+            f"{run_dir} was removed during the run, so its files are lost: start the run again"
         )

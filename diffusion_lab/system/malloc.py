@@ -11,12 +11,12 @@ _LARGEST_OLD_GLIBC = 2**25  # the largest value that an older glibc accepts
 
 
 def keep_freed_memory() -> None:
-    """Make glibc's malloc keep large freed blocks, as every step needs the same sizes again.
+    """Make glibc's malloc keep large freed blocks, because each step allocates the same sizes.
 
     By default malloc returns large blocks to the system, which hands them out again page by page,
     filled with zeros: half a million page faults in a training step of 1,024 images. The setting
-    holds for the whole process, so only commands call this. No effect with another malloc, or if
-    environment variables already tune malloc.
+    holds for the whole process, so only commands call this function. It has no effect with another
+    malloc, or if environment variables already tune malloc.
     """
     tuned = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

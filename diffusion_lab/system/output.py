@@ -1,4 +1,4 @@
-"""Output folders and files of commands: created, checked and written atomically."""
+"""Create and check the output folders of commands, and write their files atomically."""
 
 import hashlib
 import json
@@ -17,9 +17,10 @@ from diffusion_lab.system.atomic import replacing
 
 
 def results_folder(out: str | None, parent: Path) -> Path:
-    """Create an empty folder for results: `out`, or one named after the time in `parent`.
+    """Create an empty folder for a command's results and return its path.
 
-    Raises UserError if the folder is not empty (nothing is overwritten) or cannot be created.
+    The folder is `out`, or if `out` is None a new folder in `parent`, named after the time. Raises
+    UserError if the folder is not empty (nothing is overwritten) or cannot be created.
     """
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
     folder = (Path(out).expanduser() if out else parent / name).absolute()
@@ -27,9 +28,11 @@ def results_folder(out: str | None, parent: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         full = any(folder.iterdir())
     except OSError as error:
-        raise UserError(f"out={folder} cannot be made: {error.strerror}") from error
+        raise UserError(
+            f"out={folder} cannot be created ({error.strerror}): type another folder, out=<folder>"
+        ) from error
     if full:
-        raise UserError(f"out={out} already holds something: give a new or an empty folder")
+        raise UserError(f"out={out} is not empty: type a new or empty folder, out=<folder>")
     return folder
 
 
@@ -37,13 +40,17 @@ def check_picture(out: Path) -> None:
     """Create the folder of a figure; UserError if `out` is no .png file or cannot be written."""
     if out.is_dir() or out.suffix.lower() != ".png":
         better = out / "figure.png" if out.is_dir() else out.with_suffix(".png")
-        raise UserError(f"{out} is not a .png file: expected for example {better}")
+        raise UserError(
+            f"{out} is not a .png file: expected a name that ends with .png, for example {better}"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+        raise UserError(
+            f"{out} cannot be written ({error.strerror}): give a file in another folder"
+        ) from error
 
 
 def file_sha256(path: Path) -> str:
@@ -53,7 +60,7 @@ def file_sha256(path: Path) -> str:
 
 
 def save_arrays(path: Path, **arrays: Tensor) -> None:
-    """Write tensors atomically as a compressed npz file."""
+    """Write tensors to a compressed npz file, atomically, under their argument names."""
     with replacing(path) as part, part.open("wb") as file:
         plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
         np.savez_compressed(file, **plain)

@@ -16,7 +16,7 @@ FULL, NARROW = "32-true", "bf16-mixed"
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Return True if the device multiplies bfloat16 in hardware; else float32 is as fast."""
+    """Return True if the device multiplies bfloat16 in hardware, which is faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # private, but the only test: mkldnn's also reports emulated bfloat16
@@ -24,22 +24,25 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def chosen_precision(precision: str, device: torch.device) -> str:
-    """Return the precision that auto means on a device; other values are returned unchanged."""
+    """Return `precision`, with auto replaced by the fastest precision of the device.
+
+    This is bf16-mixed if the device multiplies bfloat16 in hardware, else 32-true.
+    """
     if precision != AUTO:
         return precision
     return NARROW if computes_bfloat16(device) else FULL
 
 
 def forks(strategy: object) -> bool:
-    """Return True if a strategy forks its processes; no GPU may be initialized before a fork."""
+    """Return True if a Lightning strategy forks processes, so no GPU may be initialized earlier."""
     return any(word in str(strategy) for word in ("fork", "notebook"))
 
 
 def resolve_precision(cfg: "DictConfig") -> "DictConfig":
-    """Return a configuration with trainer.precision=auto replaced by the precision it means.
+    """Return the configuration with trainer.precision=auto replaced by bf16-mixed or 32-true.
 
     The run's record then names the precision that was used. With a strategy that forks, a GPU gets
-    32-true, because a query would initialize the GPU and the forked processes could not use it.
+    32-true, because a query would initialize the GPU, which the forked processes could not use.
     """
     if cfg.trainer.precision != AUTO:
         return cfg
@@ -61,7 +64,10 @@ def check_precision(precision: str) -> None:
 
 
 def drawing_in(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Return an autocast context: the network in this precision, the sampler in float32."""
+    """Return the autocast context in which the network is evaluated at a precision.
+
+    The sampler's own arithmetic stays in float32. Raises UserError for an unknown precision.
+    """
     check_precision(precision)
     narrow = chosen_precision(precision, device) == NARROW
     return torch.autocast(device.type, torch.bfloat16, enabled=narrow)

@@ -20,8 +20,8 @@ class Stopped(SystemExit):
 def signal_handlers() -> Iterator[None]:
     """Raise Stopped on SIGINT and SIGTERM within this context, in the main thread.
 
-    OmegaConf catches exceptions raised inside it and fails later with one of its own. Any exception
-    after a signal is therefore replaced by Stopped.
+    Any other exception after a signal is replaced by Stopped, because OmegaConf may catch Stopped
+    and raise an exception of its own later.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,10 +19,10 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "AL
 
 
 def fault(error: BaseException) -> str | None:
-    """Return one line for a system error, or None for any other exception.
+    """Return a one-line message for a system error, or None for any other exception.
 
-    In a chain of exceptions the first system error counts: cleaning up after it often fails with
-    another.
+    In a chain of exceptions, the system error that was raised first counts, because cleaning up
+    after it often fails with another system error.
     """
     line: str | None = None
     seen: list[BaseException] = []
@@ -35,7 +35,10 @@ def fault(error: BaseException) -> str | None:
 
 
 def no_memory(error: BaseException) -> bool:
-    """Return True if memory ran out; a file that was being read is then not damaged."""
+    """Return True for an out-of-memory error.
+
+    Code that reads files calls this, because a file that does not fit into memory is not damaged.
+    """
     allocator = isinstance(error, RuntimeError) and any(s in str(error) for s in _NO_MEMORY)
     return allocator or isinstance(error, MemoryError)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def table_text(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table as lines of text, at most 200 characters wide."""
+    """Return a table with a title and column names as text, at most 200 characters wide."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))

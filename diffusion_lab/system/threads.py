@@ -1,4 +1,4 @@
-"""Number of CPU threads."""
+"""Number of CPU threads that torch uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """Restore the number of threads on exit, as the jobs of a sweep share a process."""
+    """Restore torch's number of CPU threads on exit, because a sweep's jobs share a process."""
     before = torch.get_num_threads()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Write docs/combinations.md: compatible options, from the checks that runs make."""
+"""Write docs/combinations.md, the tables of compatible options, by the checks that runs make."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class _Notes:
-    """Footnotes, numbered in the order in which their reasons first appear."""
+    """Footnotes with reasons, numbered in the order in which the reasons first appear."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -41,7 +41,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def combinations_page() -> str:
-    """Return the page as Markdown."""
+    """Return docs/combinations.md as Markdown: which options are compatible, and why others not."""
     notes = _Notes()
     schedules = noise_schedules()
 
@@ -99,7 +99,7 @@ evaluated at a fractional time.
 
 
 def write_combinations(path: Path) -> None:
-    """Write the page to a file."""
+    """Write the tables of compatible options to a Markdown file."""
     with replacing(path) as part:
         part.write_text(combinations_page())
 

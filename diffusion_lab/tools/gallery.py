@@ -1,4 +1,4 @@
-"""Figure with a row of samples from each of several runs, from the same seed."""
+"""Make a figure with one row of samples per run, all from the same seed."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,12 +20,15 @@ def gallery(
     seed: int = 0,
     num_steps: int | None = None,
     guidance_scale: float | None = None,
+    trust: Sequence[str] = (),
 ) -> Path:
-    """Write a PNG with a row of samples per run, made by the run's own sampler.
+    """Write a PNG with a row of samples per run, made by the run's own sampler; return its path.
 
-    Rows are labelled with prediction, noise schedule and sampler. If these are equal, or
-    `num_steps` or `guidance_scale` is given, the label is the name of the run folder, or its path
-    if two folders have the same name. Raises UserError for a mistake, before any sampling.
+    With `num_steps` or `guidance_scale`, the rows are labelled with the names of the run folders;
+    a name that was used already is replaced by the folder's path. Otherwise the rows are labelled
+    with prediction, noise schedule and sampler, or with folder names if two such labels are equal.
+    None for `num_steps` or `guidance_scale` means each run's own. `trust` names packages whose
+    classes the saved configurations may use. Raises UserError for a mistake, before any sampling.
     """
     for name, number in {"num-samples": num_samples, "num-steps": num_steps}.items():
         if number is not None and number < 1:
@@ -33,7 +36,7 @@ def gallery(
     check_picture(out)
     descriptions: list[str] = []
     samples: list[Tensor] = []
-    runs = [load_run(folder) for folder in run_dirs]
+    runs = [load_run(folder, trust=trust) for folder in run_dirs]
     for run in runs:
         sampler = run.sampler()
         sampler.num_steps = num_steps or sampler.num_steps
@@ -58,6 +61,13 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=12)
     parser.add_argument("--num-steps", type=int, help="default: each run's own")
     parser.add_argument("--guidance-scale", type=float, help="default: each run's own")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="allow classes of this package in the runs; may be repeated",
+    )
     arguments = parser.parse_args()
     with cli_errors():
         figure = gallery(
@@ -66,5 +76,6 @@ def main() -> None:
             arguments.num_samples,
             num_steps=arguments.num_steps,
             guidance_scale=arguments.guidance_scale,
+            trust=arguments.trust,
         )
         print(figure.absolute())

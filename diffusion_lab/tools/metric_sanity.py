@@ -1,4 +1,4 @@
-"""Sanity check of the metrics: scores of real images and of degraded ones."""
+"""Sanity check of the metrics: print the scores of real and of degraded images."""
 
 import argparse
 import os
@@ -24,7 +24,10 @@ def _noised(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
 
 
 def degraded_images(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
-    """Return sets of images by name: real ones, and degraded ones from a fixed seed."""
+    """Return sets of labelled images by name: the real images, and degraded versions of them.
+
+    images are uint8 (N, C, H, W), labels (N,). The random degradations use a fixed seed.
+    """
     generator = torch.Generator().manual_seed(0)
     kept = labels < 7
     one_class = labels == 3
@@ -46,12 +49,12 @@ def degraded_images(images: Tensor, labels: Tensor) -> dict[str, Labelled]:
 
 
 def sanity(scorer: ImageScorer, images: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
-    """Return the scores of each set of `degraded_images`."""
+    """Return the scores of the real images and of each degraded set: set -> metric -> score."""
     return {name: scorer(*each).scores for name, each in degraded_images(images, labels).items()}
 
 
 def floors(scorer: ImageScorer, sizes: tuple[int, ...]) -> list[str]:
-    """Return the real-data baseline at several numbers of images, as lines of a table."""
+    """Return the lines of a Markdown table: the real-data baseline per number of images."""
     lines = []
     for n in sizes:
         baseline = scorer.floor(n)

@@ -17,12 +17,15 @@ from diffusion_lab.tools.race_figure import Entry, race_figure
 
 @dataclass(frozen=True)
 class Race:
-    """Recipes in the order of their first run; the first recipe is the reference for the others."""
+    """Evaluated runs in groups, one group per recipe, in the order of each recipe's first run.
+
+    Relative FIDs are ratios to the FID of the first group.
+    """
 
     groups: tuple[Group, ...]
 
     def lines(self) -> list[str]:
-        """Return a Markdown table."""
+        """Return the lines of a Markdown table with one row per recipe."""
         reference = statistics.fmean(self.groups[0].values("fid"))
         rows = [
             "| recipe | trainings | seconds | NFE | FID | relative FID | recall | "
@@ -44,7 +47,7 @@ class Race:
         return rows
 
     def save(self, out: Path) -> Path:
-        """Write the figure."""
+        """Write the figure of FID over training time to `out`; return its path."""
         entries = [
             Entry(recipe(g.runs[0]), g.recorded("wall_seconds"), tuple(g.values("fid")))
             for g in self.groups
@@ -54,30 +57,30 @@ class Race:
 
 
 def recipe(run: EvaluatedRun) -> str:
-    """Return the name of a run's experiment, or of its model."""
+    """Return the name of a run's experiment, else of its model, else of its folder."""
     experiment = run.words.get("experiment", "None")
     return run.words.get("model", run.dir.name) if experiment == "None" else experiment
 
 
 def race(named: Sequence[str]) -> Race:
-    """Read runs by folder, pattern or sweep folder, each with its newest evaluation.
+    """Read the newest evaluation of each run; `named` holds run folders, patterns or sweep folders.
 
-    Raises UserError if a run has no evaluation, or if extractor, real images or number of samples
-    differ between runs.
+    Raises UserError if a run has no evaluation, or if the feature extractor, the real images or the
+    number of samples differ between runs.
     """
     runs = [read_run(folder) for folder in find_runs(named)]
     for what in ("extractor", "reference", "num_samples"):
         different = {str(run.evaluation[what]) for run in runs}
         if len(different) > 1:
             raise UserError(
-                f"evaluations differ in {what}, {' and '.join(sorted(different))}: expected the "
-                "same for all runs; evaluate them again with the same settings"
+                f"the runs' evaluations differ in {what} ({' and '.join(sorted(different))}): "
+                f"expected one {what}; evaluate the runs again with the same settings"
             )
     return Race(tuple(group_runs(runs)))
 
 
 def _relative(ratio: float) -> str:
-    """Write a ratio of at most 1 as a fraction, 1/13."""
+    """Format a ratio of at most 1 as a fraction such as 1/13, and a larger one as a decimal."""
     return f"1/{1 / ratio:.3g}" if ratio <= 1 else f"{ratio:.3g}"
 
 
@@ -87,7 +90,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Plot FID against training time; the first run is the reference."""
+    """Plot FID over training time, and print a table with FIDs relative to the first recipe's."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", nargs="+")

@@ -1,4 +1,4 @@
-"""Figure of sample quality against training time."""
+"""Figure of sample quality over training time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffusion_lab.figures.style import (
 
 @dataclass(frozen=True)
 class Entry:
-    """Trainings of a recipe with several seeds."""
+    """A training configuration: its mean training time, and the quality of each training."""
 
     name: str
     seconds: float
@@ -30,17 +30,18 @@ class Entry:
 
     @property
     def quality(self) -> float:
-        """Mean quality."""
+        """Mean of `qualities`."""
         return sum(self.qualities) / len(self.qualities)
 
 
 def race_figure(
     entries: Sequence[Entry], ylabel: str = "FID", floor: float | None = None
 ) -> Figure:
-    """Plot a point per training and a ring at each recipe's mean, over the seconds of training.
+    """Plot quality over seconds of training: a point per training, a ring per configuration.
 
     Args:
-        entries: recipes, each labelled next to its ring.
+        entries: training configurations. The ring of each is the mean of its trainings; its name
+            is printed beside the ring.
         ylabel: name of the quality measure.
         floor: real-data baseline, drawn as a dashed line.
 

@@ -1,4 +1,4 @@
-"""Order of convergence of samplers, measured on a Gaussian with a known exact solution."""
+"""Measure the order of convergence of samplers, on a Gaussian with a known exact solution."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,11 @@ SECOND_ORDER = (
 
 
 def errors(word: str, noise_schedule: NoiseSchedule, steps: Sequence[int]) -> list[float]:
-    """Return the RMS distance to the end of the exact probability-flow ODE, per num_steps."""
+    """Return the RMS error of a sampler for each number of steps in `steps`.
+
+    `word` is the sampler's name, as in sampler=heun. The error is the distance to the exact
+    solution of the probability-flow ODE from the sampler's own starting point.
+    """
     oracle = GaussianOracle(noise_schedule, MEAN, STD)
     distances = []
     for num_steps in steps:

@@ -110,7 +110,9 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
     try:
         module.make_optimizer(module.parameters())
     except (TypeError, ValueError, IndexError) as error:  # optimizer.betas=[0.9]
-        raise UserError(f"optimizer: {error}") from error
+        raise UserError(
+            f"the optimizer cannot be built ({error}): correct the settings optimizer.<option>="
+        ) from error
     return module
 
 

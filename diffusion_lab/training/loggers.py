@@ -1,4 +1,7 @@
-"""Build the loggers, and log a run's configuration, unlogged metrics and final metrics."""
+"""Build the loggers, and log a run's configuration and its final metrics.
+
+A resumed run also logs the metrics that were lost when the run was stopped.
+"""
 
 import csv
 import logging
@@ -121,8 +124,8 @@ def keep_rows(logger: CSVLogger, first_step: int) -> None:
 def forget_hyper_parameters(log_dir: Path) -> None:
     """Remove the hyperparameters that a run logged at its end, before it was resumed.
 
-    TensorBoard's HPARAMS tab shows the first entry only, so the old limits would appear beside the
-    new metrics.
+    TensorBoard's HPARAMS tab shows only the first hyperparameters of a run. The old ones, such as
+    the old trainer.max_epochs, would therefore appear beside the new metrics.
     """
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event

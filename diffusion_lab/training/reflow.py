@@ -191,7 +191,11 @@ def read_pairs(file: Path, seed: int, noise_schedule: NoiseSchedule) -> Pairs:
 
 
 def _clashes(word: str, cfg: DictConfig, theirs: DictConfig) -> bool:
-    """Return True if an override sets a part of the teacher to another value."""
+    """Return True if an override changes an option that the teacher determines.
+
+    These options are network, noise schedule, prediction, classes and data. `word` is the override,
+    `theirs` the teacher's configuration.
+    """
     key = word.lstrip("+~").partition("=")[0]
     if key in (*_PARTS, "data"):
         return bool(cfg.command.choices[key] != theirs.command.choices.get(key))

@@ -146,7 +146,7 @@ def test_help_lists_the_parts(command):
     [
         (["parts=speed"], "parts=speed is unknown: choose from data, basic_unet"),
         (["parts=data,speed"], "parts=speed is unknown"),
-        (["parts=[]"], "parts=[]: expected some of"),
+        (["parts=[]"], "parts=[]: expected a list of one or more of data, basic_unet"),
         (["repeats=0"], "repeats=0: expected at least 1"),
         (["seconds=-1"], "seconds=-1.0: expected a number above 0"),
         (["seconds=nan"], "seconds=nan: expected a number above 0"),
@@ -155,8 +155,8 @@ def test_help_lists_the_parts(command):
         (["batch_size=0"], "batch_size=0: expected at least 1"),
         (["accelerator=cup"], "accelerator=cup"),
         (["run=nowhere"], "run=nowhere is no folder"),
-        ([f"run={OLD_RUN}", "parts=data"], "run= is used by fast_sampling only"),
-        (["data.image_size=32"], "expected 1 and 28"),
+        ([f"run={OLD_RUN}", "parts=data"], "run= is used only by the measurement fast_sampling"),
+        (["data.image_size=32"], "expected data.channels=1 data.image_size=28"),
         (["words=['trainer.nosuch=1']"], "trainer.nosuch is unknown"),
         (["speed=3"], "speed"),
         (["data=pictures"], "pictures"),
@@ -169,7 +169,7 @@ def test_mistakes_give_one_line(typed, words, message):
 def test_existing_results_are_not_overwritten(typed, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "mine.txt").write_text("kept")
-    assert_refused(typed("benchmark", "parts=data", "out=made"), "already holds something")
+    assert_refused(typed("benchmark", "parts=data", "out=made"), "is not empty")
 
 
 def test_failing_measurement_raises(typed, monkeypatch):

@@ -57,15 +57,15 @@ def test_flags_may_stand_behind_and_between_overrides(name, typed):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--model=ddpm"], ["--model=ddpm", "without dashes, model=ddpm"]),
-        (["-model=ddpm"], ["without dashes, model=ddpm"]),
+        (["--model=ddpm"], ["--model=ddpm", "without dashes; type model=ddpm"]),
+        (["-model=ddpm"], ["without dashes; type model=ddpm"]),
         (["--batch-size", "64"], ["--batch-size", "without dashes, batch_size=64"]),
         (["seed=1", "--nonsense"], ["--nonsense is no flag", "nonsense=<value>", "--multirun"]),
         (["--cfg", "everything"], ["--cfg", "everything", "'job'"]),
         (["--config-dir"], ["--config-dir", "expected one argument"]),
         (["-m", "--cfg", "job"], ["--multirun and --cfg cannot be combined", "out --multirun"]),
         (["--cfg=job", "--info"], ["--cfg and --info cannot be combined", "leave out --cfg"]),
-        (["--resolve"], ["--resolve works with --cfg", "type --cfg job --resolve"]),
+        (["--resolve"], ["--resolve needs --cfg", "type --cfg job --resolve"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -154,6 +154,7 @@ def test_an_empty_traceback_variable_asks_for_no_traceback(value, command):
     assert_refused((result.returncode, result.stdout, result.stderr), "nowhere is no folder")
 
 
+@pytest.mark.slow
 def test_hydra_full_error_shows_tracebacks(command):
     for words in (["nothing=1"], ["--nothing=1"], ["resume=nowhere"]):
         assert "Traceback" in command("train", *words, HYDRA_FULL_ERROR="1").stderr

@@ -51,7 +51,12 @@ def run(typed, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "more"),
-    [*((given, []) for given in GIVEN), ("typed", SUBFOLDER), ("a sweep", SUBFOLDER)],
+    [
+        *(pytest.param(given, [], marks=pytest.mark.slow) for given in GIVEN if given != "typed"),
+        ("typed", []),
+        ("typed", SUBFOLDER),
+        pytest.param("a sweep", SUBFOLDER, marks=pytest.mark.slow),
+    ],
 )
 def test_a_rejected_start_changes_nothing(run, typed, given, more):
     before = contents(run)
@@ -100,7 +105,7 @@ def test_a_job_requeued_by_slurm_keeps_its_configuration(run, typed, monkeypatch
     before = contents(run)
     place = "hydra.run.dir=${paths.log_dir}/fx"
     refused = typed("train", *RUN, *OTHER, place)
-    assert_refused(refused, "hpc_ckpt_1.ckpt", "data.batch_size", "repeat its overrides")
+    assert_refused(refused, "hpc_ckpt_1.ckpt", "data.batch_size", "repeat the overrides")
     assert contents(run) == before
     code, _, err = typed("train", *RUN, "trainer.max_epochs=2", place)
     assert code == 0, err

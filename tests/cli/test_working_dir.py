@@ -155,7 +155,9 @@ def test_a_class_that_cannot_be_imported_gives_one_line(own, target, expected, c
     (own / "broken.py").write_text("import not_there_either")
     (own / "spelled.py").write_text("class :")
     result = command("train", *SHORT, f"network._target_={target}")
-    assert_refused((result.returncode, result.stdout, result.stderr), f"={target}: ", expected)
+    assert_refused(
+        (result.returncode, result.stdout, result.stderr), f"={target} cannot be used: ", expected
+    )
     assert "\\n" not in result.stderr and "Error" not in result.stdout
 
 

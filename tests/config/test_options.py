@@ -143,6 +143,11 @@ LONG = (
     "network=unet_cifar",
     "logger=mlflow",
     "debug",
+    "network=unet_fast_wide",
+    "network=dit",
+    "callbacks=loss",
+    "callbacks=snap",
+    "callbacks=post",
 )
 
 

@@ -44,7 +44,7 @@ def test_the_packages_option_wins_and_the_other_is_told_of(work, caplog):
     assert read_option("sampler", "ddim")["scheduler"] == "DDIMScheduler"
     [record] = caplog.records
     hidden = work / "configs" / "sampler" / "ddim.yaml"
-    line = f"{hidden} is not used, because sampler=ddim names {CONFIG_DIR}"
+    line = f"{hidden} is not used, because sampler=ddim selects {CONFIG_DIR}"
     assert record.getMessage().startswith(line)
 
 
@@ -74,7 +74,7 @@ def test_the_search_path_of_another_program_is_left_alone(work, tmp_path):
 
 def test_an_option_made_of_another_group_is_rejected(work):
     (work / "configs" / "sampler" / "odd.yaml").write_text("defaults: [{/network: unet_fast}]\n")
-    with pytest.raises(UserError, match="expected other options of sampler in defaults"):
+    with pytest.raises(UserError, match="expected names of other sampler options"):
         read_option("sampler", "odd")
     with pytest.raises(UserError, match=r"there is no sampler/nothing\.yaml"):
         read_option("sampler", "nothing")

@@ -57,8 +57,8 @@ def test_color_images_and_tensors_are_accepted():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "mnist"}, "use another name"),
-        ({"name": "fake"}, "use another name"),
+        ({"name": "mnist"}, "type another data.name="),
+        ({"name": "fake"}, "type another data.name="),
         ({"read": ((), ())}, "data.images is a tuple: expected a function"),
         ({"num_images": 3}, "data.images.num_images="),
         ({"source": "full"}, "data.images.source="),

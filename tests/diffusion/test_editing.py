@@ -161,7 +161,7 @@ def test_image_to_image_at_full_strength_is_the_sampler():
 
 @pytest.mark.parametrize("strength", [0.0, -1.0, 1.01, math.nan])
 def test_a_strength_off_the_path_is_refused(strength):
-    with pytest.raises(UserError, match="above 0, up to 1"):
+    with pytest.raises(UserError, match="above 0 and at most 1"):
         strength_times(StraightPath(), strength, 10)
 
 

@@ -152,7 +152,7 @@ def test_without_its_file_the_reference_is_computed_from_the_training_data(
         computed = reference_for(extractor, "fake", lambda: same)
         assert_equal(computed, whole)  # of held-out images alone, though there are more
     assert len(list((tmp_path / "data" / "references").iterdir())) == 1
-    with pytest.raises(UserError, match="fake_v1 comes with no reference: name the real images"):
+    with pytest.raises(UserError, match="fake_v1 comes with no reference: type data="):
         load_reference(extractor)
 
 

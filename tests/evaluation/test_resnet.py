@@ -94,7 +94,7 @@ def test_each_image_is_cropped_and_mirrored_on_its_own(flip):
 
 @pytest.mark.parametrize("shift", [-1, 1.5, float("inf"), float("nan")])
 def test_shifts_that_are_no_whole_pixels_are_rejected(shift):
-    with pytest.raises(UserError, match="expected whole pixels"):
+    with pytest.raises(UserError, match="expected a whole number of pixels"):
         CropAndFlip(shift)
 
 
@@ -144,7 +144,7 @@ def test_the_command_trains_an_extractor_of_colour_images(typed, tmp_path):
         (["architecture=vgg"], "architecture=vgg is unknown: choose from cnn, resnet"),
         (["rotation=5"], "rotation= has no effect on architecture=resnet"),
         (["architecture=cnn", "flip=true"], "flip= has no effect on architecture=cnn"),
-        (["shift=1.5"], "shift=1.5: expected whole pixels"),
+        (["shift=1.5"], "shift=1.5: expected a whole number"),
         (["data.image_size=8"], "the images are 8x8: expected at least 16 pixels"),
         (["lr=0"], "lr=0.0: expected a number above 0"),
     ],

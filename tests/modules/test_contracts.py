@@ -116,7 +116,7 @@ def change(base, **methods):
             {"prediction": change(Velocity, to_clean=lambda self, o, x, a, s: x)()},
             "expected x0 itself",
         ),
-        ({"prediction": change(Velocity, name=None)()}, "it has no name"),
+        ({"prediction": change(Velocity, name=None)()}, "its name is no string"),
         (
             {"weighting": change(Even, weight=lambda self, a, s, p: a[:, None] * s)()},
             r"weight gives the shape \(3, 3\)",

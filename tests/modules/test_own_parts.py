@@ -12,7 +12,11 @@ WORDS = [word for word in RUN if not word.startswith(("network", "sampler", "cal
 @pytest.mark.parametrize(
     ("group", "content", "told"),
     [
-        ("network", "width: 8", "network names no class: its YAML file needs a line such as _targ"),
+        (
+            "network",
+            "width: 8",
+            "network names no class: add a line with the class to its YAML file",
+        ),
         ("sampler", "num_steps: 2", "sampler names no class"),
         ("prediction", "a: 1", "prediction names no class"),
         (
@@ -21,7 +25,7 @@ WORDS = [word for word in RUN if not word.startswith(("network", "sampler", "cal
             "network: .*Flow is no Module",
         ),
         ("weighting", "_target_: diffusion_lab.diffusion.Flow", "Flow is no Weighting"),
-        ("sampler", "_target_: diffusion_lab.diffusion.Flow", "gives a Flow: expected a diffus"),
+        ("sampler", "_target_: diffusion_lab.diffusion.Flow", "builds a Flow: expected a diffus"),
         (
             "callbacks",
             "mine: {_target_: diffusion_lab.diffusion.Flow}",

@@ -131,7 +131,7 @@ def test_parameters_and_flops_equal_a_count_by_hand():
     [
         ({"image_size": 30, "patch_size": 4}, ["patches of 4 x 4", "28 or data.image_size=32"]),
         ({"image_size": [32, 30], "patch_size": 4}, ["[32,28]", "change network.patch_size"]),
-        ({"width": 20, "heads": 2}, ["network.width=20", "multiple of 4 network.heads"]),
+        ({"width": 20, "heads": 2}, ["network.width=20", "multiple of 4 * network.heads"]),
         ({"depth": 0}, ["network.depth=0"]),
         ({"heads": 0}, ["network.heads=0"]),
         ({"positions": "sinusoidal"}, ["network.positions=sinusoidal", "rotary or learned"]),

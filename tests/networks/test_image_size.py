@@ -70,7 +70,7 @@ def test_both_sides_of_a_pair_are_rounded():
     with pytest.raises(UserError) as error:
         check_divisible([30, 32], 8, "reason", ", or else")
     assert str(error.value) == (
-        "reason: data.image_size=[30,32] is no multiple of 8; nearest possible: "
+        "reason, but data.image_size=[30,32] is no multiple of 8; nearest possible: "
         "data.image_size=[24,32] or data.image_size=[32,32], or else"
     )
     assert check_divisible((24, 32), 8, "reason") == (24, 32)

@@ -153,7 +153,7 @@ def test_fast_unet_without_time_has_the_same_layers():
     [
         (lambda: UNet2D(norm_num_groups=24), "GroupNorm"),
         (lambda: UNet2D(attention_head_dim=24), "attention"),
-        (lambda: UNet2D(block_out_channels=(32, 64)), "same number of each"),
+        (lambda: UNet2D(block_out_channels=(32, 64)), "lists of the same length"),
         (lambda: UNet2D(down_block_types=("DownBlock2D", "No", "No")), "No"),
         (lambda: FastUNet(width=7), "even width"),
     ],

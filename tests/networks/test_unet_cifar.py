@@ -78,3 +78,16 @@ def test_one_head_per_attention_matches_diffusers():
     theirs.load_state_dict(ours.unet.state_dict())
     x, time = torch.randn(2, 1, 16, 16), torch.tensor([5.0, 500])
     torch.testing.assert_close(ours(x, time), theirs(x, time).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_only_levels_with_attention_need_channels_that_heads_divide():
+    network = UNet2D(
+        image_size=16,
+        block_out_channels=(12, 16),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=8,
+    )
+    x = torch.zeros(1, 1, 16, 16)
+    assert network(x, torch.zeros(1)).shape == x.shape

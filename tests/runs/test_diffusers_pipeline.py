@@ -134,7 +134,7 @@ def test_mismatching_options_are_rejected(folder, runs, typed, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("keep")
-    assert_refused(typed("sample", pipe, f"out={full}"), "already holds")
+    assert_refused(typed("sample", pipe, f"out={full}"), "is not empty")
     assert [p.name for p in full.iterdir()] == ["mine.txt"]
 
 

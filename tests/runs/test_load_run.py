@@ -61,7 +61,7 @@ def test_checkpoint_cannot_run_foreign_code(trained, tmp_path, target):
     state["config"]["model"]["network"] = {"_target_": target, "command": f"touch {tmp_path}/ran"}
     (tmp_path / "checkpoints").mkdir()
     torch.save(state, tmp_path / "checkpoints/last.ckpt")
-    with pytest.raises(UserError, match=r"not one of this project's parts|names "):
+    with pytest.raises(UserError, match=r"neither a class that this project allows|names "):
         load_run(tmp_path)
     assert not (tmp_path / "ran").exists()
 

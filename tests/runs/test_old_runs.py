@@ -50,6 +50,7 @@ def test_old_runs_resume(old, typed, run):
     assert (record["status"], record["steps"]) == ("finished", 12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not same_kernels, reason="the runs were made with AVX2")
 @pytest.mark.parametrize("run", RUNS)
 def test_old_runs_rerun_without_a_difference(old, typed, run):

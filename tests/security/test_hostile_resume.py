@@ -65,7 +65,7 @@ FORGERIES = {
 }
 
 
-@pytest.mark.parametrize("command", ["resume", "rerun"])
+@pytest.mark.parametrize("command", ["resume", pytest.param("rerun", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_it_is_refused_in_one_line(forged, typed, tmp_path, forgery, command):
     folder = forged(FORGERIES[forgery], FORGERIES[forgery])

@@ -36,4 +36,4 @@ def test_one_process_that_fails_does_not_leave_the_other_waiting(tmp_path):
     for process in processes:
         process.join(timeout=60)
     assert errors[1] == "ValueError('out of memory')"
-    assert errors[0] == "RuntimeError('process 1 failed: ValueError: out of memory')"
+    assert errors[0] == "RuntimeError('the process of rank 1 failed: ValueError: out of memory')"

@@ -72,7 +72,7 @@ def test_similar_runs_are_labelled_by_folder(run_dir, tmp_path, monkeypatch):
 )
 def test_mistakes_are_reported_before_sampling(run_dir, words, said, monkeypatch, capsys):
     monkeypatch.chdir(run_dir.parent)
-    monkeypatch.setattr(module, "load_run", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(module, "load_run", lambda *_, **__: pytest.fail("drawn"))
     out, *more = (word.format(runs=run_dir.parent) for word in words)
     monkeypatch.setattr("sys.argv", ["gallery", out, str(run_dir), *more])
     with pytest.raises(SystemExit, match="2"):

@@ -1,1 +1,1 @@
-"""Measurements of the benchmark, one per file."""
+"""Measurements of the benchmark, and the modules that their child processes run."""

@@ -1,4 +1,4 @@
-"""Images per second from memory to a float batch on the device."""
+"""Benchmark of data loading: images per second from memory to a float batch on the device."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,10 @@ TARGET = Target(100, at_least=True)
 
 
 def data_path(settings: Settings) -> list[Row]:
-    """Compare the data module, with scaling of pixels, with torchvision's MNIST and DataLoader."""
+    """Measure images per second of the data module against torchvision's MNIST and DataLoader.
+
+    Both times include the conversion of the pixels to float32.
+    """
     data = settings.datamodule()
     root = write_torchvision_files(data, settings.scratch / "data_path")
     loader, ours = plain_loader(root, settings.batch_size), data.train_dataloader()

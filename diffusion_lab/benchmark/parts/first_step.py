@@ -1,4 +1,4 @@
-"""Report the end of the first training step to the parent process."""
+"""Callback that reports the first training step to the parent process, which times start-up."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ LINE = "first training step done"
 
 
 class FirstStep(L.Callback):
-    """Print a line after the first training step."""
+    """Print `LINE` after the first training step; the parent process waits for this line."""
 
     def on_train_batch_end(
         self,
@@ -18,6 +18,6 @@ class FirstStep(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Print the line after the first step."""
+        """Print `LINE` if this was the first optimizer step."""
         if trainer.global_step == 1:
             print(LINE, flush=True)

@@ -1,4 +1,4 @@
-"""Peak resident memory of a process that trains a few batches, against the tutorial's loop."""
+"""Benchmark of the peak memory of a process that trains a few batches."""
 
 from diffusion_lab.benchmark.settings import Settings, run_words
 from diffusion_lab.benchmark.subprocesses import last_json
@@ -18,7 +18,10 @@ PEAK = ("-m", "diffusion_lab.benchmark.parts.peak_memory")
 
 
 def memory(settings: Settings) -> list[Row]:
-    """Measure peak memory in MiB, libraries included, with the same images on both sides."""
+    """Measure the peak memory of a short training, in MiB; compare it with Hugging Face's tutorial.
+
+    Both trainings use the same images. Both values contain the memory of the imported libraries.
+    """
     val = f"data.val_size={max(1, min(500, len(settings.datamodule().pixels('train')) // 10))}"
     data = settings.datamodule(val)
     root = write_torchvision_files(data, settings.scratch / "memory")

@@ -1,7 +1,8 @@
-"""Print the peak memory of this process: `python -m diffusion_lab.benchmark.parts.peak_memory`.
+"""Train and print the peak memory: `python -m diffusion_lab.benchmark.parts.peak_memory`.
 
-`train <overrides>` runs scripts/train.py, `loop <root> <batch size> <batches> <device>` the
-tutorial's loop.
+The arguments `train <overrides>` run scripts/train.py. The arguments
+`loop <root> <batch size> <batches> <device>` run the training loop of Hugging Face's tutorial on
+the MNIST files in <root>, which torchvision reads.
 """
 
 import json
@@ -10,7 +11,10 @@ from pathlib import Path
 
 
 def resident(name: str) -> int:
-    """Return resident memory in bytes: the current ("VmRSS") or the peak value ("VmHWM")."""
+    """Return this process's resident memory in bytes, current ("VmRSS") or peak ("VmHWM").
+
+    Without /proc, as on macOS, the peak is returned for both names.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         # not getrusage, whose peak includes the parent process before exec
@@ -46,7 +50,10 @@ def _loop(root: str, batch_size: str, batches: str, device: str) -> int:
 
 
 def main() -> None:
-    """Train, then print {"imports": bytes, "peak": bytes} as JSON."""
+    """Train as the arguments say; print {"imports": bytes, "peak": bytes} as JSON.
+
+    `imports` is the resident memory before the training, `peak` the largest of the process.
+    """
     kind, *rest = sys.argv[1:]
     imports = _train(rest) if kind == "train" else _loop(*rest)
     print(json.dumps({"imports": imports, "peak": resident("VmHWM")}))

@@ -1,4 +1,4 @@
-"""Sampling speed as in scripts/sample.py, against diffusers' pipelines."""
+"""Benchmarks of sampling speed, as in scripts/sample.py, against diffusers' pipelines."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -27,7 +27,7 @@ DDPM_WORDS = ("model=ddpm", "sampler=ddim", f"sampler.num_steps={DDIM_STEPS}")
 SAME_WEIGHTS = Target(1.2, at_least=True)
 
 FAST = ("experiment=fast_classes",)
-"""Overrides of the recipe whose sampling is timed."""
+"""Overrides of scripts/train.py for the fast recipe, whose sampling is timed."""
 FAST_CALLS = 10  # NFE per image
 DDPM_STEPS = 1000
 TIMED_STEPS = 10  # of DDPM_STEPS
@@ -35,7 +35,10 @@ FAST_TARGET = Target(1000, at_least=True)
 
 
 def sampling(settings: Settings) -> list[Row]:
-    """Measure images per second of the same UNet2DModel and weights, with equal DDIM steps."""
+    """Measure images per second of DDIM sampling against diffusers' DDIMPipeline.
+
+    Both use the same UNet2DModel, the same weights and the same number of steps.
+    """
     run = untrained(settings, *DDPM_WORDS)
     sampler = run.sampler()
     unet = _pipeline_unet(settings)
@@ -69,7 +72,12 @@ def sampling(settings: Settings) -> list[Row]:
 
 
 def fast_sampling(settings: Settings) -> list[Row]:
-    """Measure images per second of the fast recipe, trained or untrained, against DDPM."""
+    """Measure images per second of sampling with few steps, against diffusers' DDPMPipeline.
+
+    The network and the sampler come from `settings.run`. Without it they come from
+    experiment=fast_classes, untrained, because weights do not affect the speed. The time of the
+    pipeline's 1,000 steps is scaled from a few steps.
+    """
     run = load_run(settings.run) if settings.run else untrained(settings, *FAST)
     run.module.to(settings.device)
     sampler, calls = _sampler_of_calls(run, FAST_CALLS, settings)
@@ -122,7 +130,7 @@ def fast_sampling(settings: Settings) -> list[Row]:
 
 
 def untrained(settings: Settings, *words: str) -> Run:
-    """Return a Run with the untrained module for these overrides."""
+    """Build a Run with untrained weights from these overrides of scripts/train.py."""
     cfg = settings.compose(*words)
     module: DiffusionModule = build(cfg.model)
     data = cfg.data
@@ -152,7 +160,10 @@ def _draw(run: Run, sampler: Sampler, settings: Settings) -> torch.Tensor:
 
 
 def _sampler_of_calls(run: Run, most: int, settings: Settings) -> tuple[Sampler, float]:
-    """Return the run's sampler with as many steps as fit in `most` network evaluations."""
+    """Return the run's sampler with as many steps as `most` allows, and the sampler's NFE.
+
+    `most` is the largest allowed number of network evaluations per image (NFE).
+    """
     one = replace(settings, num_samples=1)
     for steps in range(most, 0, -1):
         sampler = run.sampler(num_steps=steps)
@@ -161,6 +172,6 @@ def _sampler_of_calls(run: Run, most: int, settings: Settings) -> tuple[Sampler,
         if evaluated() <= most:
             return sampler, evaluated()
     raise UserError(
-        f"run={run.dir}: its sampler needs more than {most} network evaluations for a single step; "
-        "type another run, or leave out run="
+        f"run={run.dir}: the run's sampler needs more than {most} network evaluations for a single "
+        "step; type another run=, or leave out run="
     )

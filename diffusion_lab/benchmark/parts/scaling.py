@@ -1,4 +1,4 @@
-"""Growth of time with images, steps, batch size and image size, against operation counts."""
+"""Growth of training, loading and sampling time with the problem size, next to FLOP counts."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ BYTES_A_PIXEL = 2.5  # of a synthetic data set: the split copies the generated i
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds as a function of a size x."""
+    """Measured seconds at several values of a size x, such as the batch size."""
 
     name: str
     xlabel: str
@@ -44,18 +44,21 @@ class Curve:
 
     @property
     def exponent(self) -> float:
-        """Exponent of a power law fitted to all points; 1 is proportional."""
+        """Exponent p of the power law seconds ~ x^p, fitted to all points; 1 means proportional."""
         return slope(self.x, self.seconds)
 
     @property
     def bend(self) -> tuple[float, float, float]:
-        """The steepest segment between neighbouring points: exponent, first x, last x."""
+        """The exponent, first x and last x of the steepest line between neighbouring points.
+
+        The exponent is the slope of log seconds over log x.
+        """
         pieces = itertools.pairwise(zip(self.x, self.seconds, strict=True))
         return max((slope((a[0], b[0]), (a[1], b[1])), a[0], b[0]) for a, b in pieces)
 
     @property
     def line(self) -> str:
-        """The printed line."""
+        """Line to print: name, `exponent` of the whole curve, steepest exponent (`bend`), note."""
         steepest, start, end = self.bend
         text = (
             f"{self.name}: exponent {self.exponent:.2f}, steepest {steepest:.2f} "
@@ -66,7 +69,7 @@ class Curve:
         return f"{text}; {self.note}" if self.note else text
 
     def as_json(self) -> dict[str, Any]:
-        """Return all values for benchmark.json."""
+        """Return the curve as a dictionary for benchmark.json."""
         return {
             "name": self.name,
             "x": list(self.x),
@@ -80,12 +83,12 @@ class Curve:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the slope of log y over log x, by least squares."""
+    """Return the least-squares slope of log y over log x."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def scaling(settings: Settings, largest: float = math.inf) -> list[Curve]:
-    """Measure all curves; sizes above `largest` are left out, but at least two are measured."""
+    """Measure all curves at sizes up to `largest`, but at least at the two smallest sizes."""
 
     def up_to(values: Sequence[int]) -> Sequence[int]:
         kept = [v for v in values if v <= largest]
@@ -103,7 +106,11 @@ def scaling(settings: Settings, largest: float = math.inf) -> list[Curve]:
 def _passes(
     settings: Settings, works: Sequence[Callable[[], object]], budget: float
 ) -> tuple[float, ...]:
-    """Return the fastest time of each work in several passes, because other load only adds time."""
+    """Return the shortest time of each function in seconds, over several passes.
+
+    The shortest time is used because other load on the machine only adds time. There are as many
+    passes as fit in `budget` seconds, at least one and at most `settings.repeats`.
+    """
     for work in works:
         work()
     seconds = [[timed(work, settings.device) for work in works]]
@@ -113,7 +120,7 @@ def _passes(
 
 
 def _loop(settings: Settings, side: int, batch_size: int) -> BareLoop:
-    """Build a training loop of the fast recipe on synthetic images."""
+    """Build a loop that trains experiment=fast_classes on images of side x side pixels."""
     cfg = settings.compose(
         *FAST,
         "data=fake",
@@ -162,7 +169,11 @@ def _training_by_side(settings: Settings, sides: Sequence[int]) -> Curve:
 
 
 def _loading(settings: Settings, sizes: Sequence[int]) -> list[Curve]:
-    """Time an epoch of the loader and its first batch; only one data set is held at a time."""
+    """Time a whole epoch and the first batch of the data loader, for each data set size.
+
+    Only one data set is in memory at a time. The first two sizes are always measured. Of the other
+    sizes, the first that would exceed the free memory ends the measurement.
+    """
     epochs, firsts, made = [], [], []
     measured: list[int] = []
     for size in sizes:
@@ -242,7 +253,7 @@ def _sampling(settings: Settings, name: str, values: Sequence[int], *, images: b
 
 
 def _free_bytes() -> float:
-    """Return the available memory; infinite if the system does not report it."""
+    """Return the available memory in bytes, or infinity if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         [line] = [text for text in lines if text.startswith("MemAvailable")]

@@ -1,4 +1,4 @@
-"""Start-up time of the command, from the start of its process."""
+"""Benchmark of the start-up time of scripts/train.py, from the start of its process."""
 
 import subprocess
 import sys
@@ -18,7 +18,10 @@ FIRST_STEP = Target(1.5, at_least=False)
 
 
 def start_up(settings: Settings) -> list[Row]:
-    """Time `--help` and the first training step, against importing the libraries alone."""
+    """Measure the seconds until `train.py --help` ends and until the first training step is done.
+
+    The baseline is a process that only imports torch, lightning and diffusers.
+    """
     against = f'python -c "{IMPORTS}"'
     training = (
         "experiment=smoke",
@@ -48,7 +51,11 @@ def start_up(settings: Settings) -> list[Row]:
 
 
 def seconds_until(settings: Settings, arguments: Sequence[str], line: str | None) -> float:
-    """Measure the seconds from the start of a Python process to a printed line, or to its end."""
+    """Run `python <arguments>`; return the seconds until it prints `line`.
+
+    With line=None, returns the seconds until the process ends. Raises RuntimeError if the process
+    fails.
+    """
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *arguments],

@@ -51,7 +51,7 @@ VARIANTS = {
 
 
 class BareLoop:
-    """The module's own step, loader and optimizer in a plain loop that can be continued."""
+    """Plain training loop with the module's loss and optimizer, run a few steps at a time."""
 
     def __init__(
         self, module: DiffusionModule, data: ImageDataModule, device: torch.device
@@ -90,14 +90,17 @@ class PlainModule(L.LightningModule):
 
 
 def bare_loop(settings: Settings, cfg: DictConfig) -> BareLoop:
-    """Build the bare loop of a training configuration."""
+    """Build a `BareLoop` with the data and the module of a training configuration."""
     data: ImageDataModule = build(cfg.data)
     data.setup("fit")
     return BareLoop(build(cfg.model), data, settings.device)
 
 
 def overhead(settings: Settings) -> list[Row]:
-    """Measure the overhead of each of `VARIANTS` against Lightning's Trainer(barebones=True)."""
+    """Measure the trainer's overhead in ms per step, against Lightning's Trainer(barebones=True).
+
+    Returns one row for each of `VARIANTS`.
+    """
     return [_beyond(settings, what, words) for what, words in VARIANTS.items()]
 
 
@@ -106,7 +109,7 @@ def _beyond(settings: Settings, what: str, words: Sequence[str]) -> Row:
     bare = bare_loop(settings, cfg)
     bare.steps(10)
     once = timed(lambda: bare.steps(10), settings.device) / 10
-    # each side is a fit that alternates a bare loop and a trainer
+    # both measurements are a fit that alternates blocks of the bare loop and of a trainer
     steps = settings.block(*[BLOCKS * once] * 4)
     bare_seconds: list[float] = []
 

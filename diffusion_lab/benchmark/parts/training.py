@@ -1,4 +1,4 @@
-"""Training speed with callbacks, logging and progress bar, against the tutorial's loop."""
+"""Benchmark of training speed with callbacks, logging and progress bar."""
 
 import statistics
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from diffusion_lab.system.precision import chosen_precision
 
 @dataclass(frozen=True)
 class Case:
-    """A network of the tutorial, for the tutorial's loop and for this project."""
+    """A network of Hugging Face's tutorial to benchmark, with overrides and the target ratio."""
 
     part: str
     what: str
@@ -43,7 +43,10 @@ def _network(case: Case) -> nn.Module:
 
 
 def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
-    """Measure steps per second; `matmul` is the machine's rate, to compute the utilization."""
+    """Measure training steps per second; compare them with the loop of Hugging Face's tutorial.
+
+    `matmul` is the machine's FLOP/s in matrix products, used to compute the utilization.
+    """
     # both sides train on the training split without the validation images
     data = settings.datamodule(*case.words)
     root = write_torchvision_files(data, settings.scratch / case.part)
@@ -86,7 +89,11 @@ def training(case: Case, settings: Settings, matmul: float) -> list[Row]:
 
 
 def _flops(plain: PlainTraining, x: Tensor) -> int:
-    """Count the operations of the tutorial's step; ours has the same products and convolutions."""
+    """Count the FLOPs of a training step of Hugging Face's tutorial on images x (B, 1, 28, 28).
+
+    A step of this project has the same FLOPs, because both compute the same matrix products and
+    convolutions.
+    """
     x = x.to(plain.device)
     amount = x.flatten(1).mean(1)
     return flops(lambda: plain_loss(plain.net, x, x.flip(0), amount).backward())

@@ -1,1 +1,1 @@
-"""Callbacks that save checkpoints and add to their contents."""
+"""Callbacks that save checkpoints, or add entries to every checkpoint."""

@@ -1,7 +1,8 @@
-"""Lightning's ModelCheckpoint and EarlyStopping, which use each value of a metric only once.
+"""ModelCheckpoint and EarlyStopping that ignore an FID measured on earlier weights.
 
-`trainer.callback_metrics` keeps a metric until it is measured again. `val/fid` is not measured in
-every epoch: an old value does not describe the new weights, and would count as no improvement.
+Lightning keeps a metric in `trainer.callback_metrics` until it is measured again, but `val/fid` is
+not measured in every epoch. An old FID does not describe the new weights, and would count as an
+epoch without improvement.
 """
 
 import lightning as L
@@ -19,9 +20,10 @@ def _is_new(trainer: L.Trainer) -> bool:
 
 
 class ModelCheckpoint(CheckpointHooks):
-    """Lightning's ModelCheckpoint; reads an end-of-epoch metric at the end of the epoch.
+    """Lightning's ModelCheckpoint, also for the metrics that are measured at the end of an epoch.
 
-    Lightning's own would read it after validation, which may run at another time.
+    These metrics, `val/fid` and `train/loss_epoch`, are read when the epoch ends. Lightning's own
+    class would read them after validation, which may run at another time.
     """
 
     def is_stale(self, trainer: L.Trainer) -> bool:
@@ -29,14 +31,15 @@ class ModelCheckpoint(CheckpointHooks):
         return self.monitor == FID and not _is_new(trainer)
 
     def saves_at_epoch_end(self) -> bool:
-        """Return True for a metric that is measured at the end of an epoch."""
+        """Return True if the monitored metric is measured at the end of an epoch."""
         return self.monitor in _AT_EPOCH_END
 
 
 class EarlyStopping(EarlyStoppingHooks):
-    """Lightning's EarlyStopping; `patience` counts epochs for end-of-epoch metrics.
+    """Lightning's EarlyStopping, also for the metrics that are measured at the end of an epoch.
 
-    For FID it counts estimates.
+    `patience` counts epochs for `train/loss_epoch`, estimates for `val/fid`, and validations for
+    other metrics.
     """
 
     def is_stale(self, trainer: L.Trainer) -> bool:
@@ -44,5 +47,5 @@ class EarlyStopping(EarlyStoppingHooks):
         return self.monitor == FID and not _is_new(trainer)
 
     def checks_at_epoch_end(self) -> bool:
-        """Return True for a metric that is measured at the end of an epoch."""
+        """Return True if the monitored metric is measured at the end of an epoch."""
         return self.monitor in _AT_EPOCH_END

@@ -1,7 +1,7 @@
-"""last.ckpt: the newest state of a run, also saved on Ctrl-C and SIGTERM.
+"""Save last.ckpt, the newest state of a run, at regular times and on Ctrl-C or SIGTERM.
 
-Used in place of Lightning's ModelCheckpoint(save_last=True), because a checkpoint from the middle
-of gradient accumulation, or from just before a validation, does not resume exactly.
+Lightning's ModelCheckpoint(save_last=True) is not used, because it also saves in the middle of
+gradient accumulation and just before a validation, and such checkpoints do not resume exactly.
 """
 
 import logging
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 def between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Return True if a checkpoint saved after this batch resumes exactly.
+    """Return True if a run resumes exactly from a checkpoint saved after this batch.
 
-    False in the middle of gradient accumulation, and before a validation that is due, because the
-    resumed run would skip it. After that validation and at the end of an epoch saving is always
-    exact.
+    Return False in the middle of gradient accumulation, and before a validation that is due,
+    because the resumed run would skip the validation. Also return False after the last batch of an
+    epoch or of the training, because `LastCheckpoint` saves at the end of the epoch anyway.
     """
     return (
         batch_idx + 1 < trainer.num_training_batches
@@ -44,10 +44,11 @@ def is_last_epoch(trainer: L.Trainer) -> bool:
 
 
 class LastCheckpoint(Checkpoint):
-    """Save `filename` at the end of every epoch and every `every_seconds` seconds in between.
+    """Save a checkpoint at the end of every epoch, and every `every_seconds` within an epoch.
 
-    A crash loses at most that much training. On Ctrl-C or SIGTERM the current step or validation
-    is finished, a checkpoint is saved and the run ends; a second signal ends it at once.
+    The file is `dirpath`/`filename`.ckpt. A crash loses only the training since the last save. On
+    Ctrl-C or SIGTERM the current step or validation is finished, a checkpoint is saved and the run
+    ends. A second signal ends the process at once.
     """
 
     def __init__(self, dirpath: str, filename: str = "last", every_seconds: float = 60.0) -> None:
@@ -60,7 +61,7 @@ class LastCheckpoint(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count `every_seconds` from now, and install the signal handlers."""
+        """Start the clock for `every_seconds`; install handlers for Ctrl-C and SIGTERM."""
         self._saved_at = time.monotonic()
         if threading.current_thread() is not threading.main_thread():
             return
@@ -87,19 +88,22 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if `every_seconds` have passed and the run can be resumed from here."""
+        """Save if `every_seconds` have passed or a signal has arrived.
+
+        Nothing is saved after a batch from which the run would not resume exactly.
+        """
         if self._is_time(trainer) and between_steps(trainer, batch_idx):
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save after a validation within an epoch, if `every_seconds` have passed."""
+        """Save within an epoch if `every_seconds` have passed or a signal has arrived."""
         if trainer.sanity_checking or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         if self._is_time(trainer) and not accumulates(trainer) and not will_stop(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save at the end of the epoch; Lightning runs checkpoint callbacks after all others."""
+        """Save at the end of the epoch; Lightning calls checkpoint callbacks after all others."""
         self._save(trainer)
 
     def _is_time(self, trainer: L.Trainer) -> bool:
@@ -113,7 +117,7 @@ class LastCheckpoint(Checkpoint):
             raise Stopped(self.signal or signal.SIGTERM)
 
     def _any_process(self, trainer: L.Trainer, flag: bool) -> bool:
-        """Return True if the flag is set in any process: all of them must save together."""
+        """Return True if the flag is set in any process, because all processes save together."""
         if trainer.world_size == 1:
             return flag
         return trainer.strategy.reduce_boolean_decision(flag, all=False)

@@ -9,7 +9,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of Python, NumPy, torch and its devices, as plain types and tensors."""
+    """Return the random states of Python, NumPy, torch and all devices, as dicts and tensors."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -44,10 +44,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class RandomState(L.Callback):
-    """Save the random states under `random`, one entry per process.
+    """Save the random states in the checkpoint, and restore them when the run is resumed.
 
-    Also saves the number of CPU threads under `threads`: with another number the same random
-    states do not give the same bits.
+    The entry `random` of the checkpoint holds the states of each process. The entry `threads` holds
+    the number of CPU threads, because another number changes the last bits of the results.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class RandomState(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the states until training starts: setting up may still use random numbers."""
+        """Keep the states until training starts, because the set-up may use random numbers."""
         self._loaded = checkpoint.get("random", [])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -22,13 +22,13 @@ class ResumeState(L.Callback):
 
     In the checkpoint:
         metrics: the last measured metrics.
-        stopping: True if early stopping has asked for the end and waits for `min_epochs`. Ignored
-            with `was_finished`, because a finished run is resumed to train further.
+        stopping: True if early stopping has ended the run, or will end it at `min_epochs`. Ignored
+            if `was_finished` is True, because a finished run is resumed to train further.
         gradients: the gradients so far, if the checkpoint is saved in the middle of gradient
             accumulation, as `best` may be after a validation. Only with one process.
 
     A run resumes after a step, after a validation within an epoch, or at the end of an epoch. If a
-    limit ended the run within an epoch and has been raised since, it resumes within that epoch.
+    limit ended the run within an epoch and has since been raised, the run continues that epoch.
     """
 
     def __init__(self, was_finished: bool = False) -> None:
@@ -40,7 +40,7 @@ class ResumeState(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add `stopping` and `gradients` to a full checkpoint."""
+        """Add the entries `stopping` and, during accumulation, `gradients` to the checkpoint."""
         by_limit = 0 < trainer.max_steps <= trainer.global_step or any(
             left <= 0
             for timer in callbacks_of(trainer, Timer)
@@ -54,7 +54,10 @@ class ResumeState(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Find out where the run stopped, before Lightning restores its loops."""
+        """Read the entries of the checkpoint, and where in an epoch it was saved.
+
+        Counters in the checkpoint are corrected before Lightning restores them.
+        """
         loops = checkpoint["loops"]["fit_loop"]
         epoch = loops["epoch_progress"]["current"]
         batch = loops["epoch_loop.batch_progress"]["current"]
@@ -71,7 +74,7 @@ class ResumeState(L.Callback):
             trainer.should_stop = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore metrics and gradients, and correct the loops that Lightning restored."""
+        """Restore metrics and gradients, and correct the counters that Lightning has restored."""
         place, self._place = self._place, None
         known = {name: torch.tensor(value) for name, value in self._metrics.items()}
         trainer.callback_metrics.update(known)

@@ -1,4 +1,4 @@
-"""Stop training when the run folder is removed; follow it when it is moved."""
+"""Stop training if the run folder is removed; correct saved paths if the folder was moved."""
 
 from pathlib import Path
 from time import monotonic
@@ -16,11 +16,11 @@ class RunFolder(L.Callback):
     """Raise UserError once the run folder is removed, before anything creates it again.
 
     Checkpoints and figures create the folders they need, so without this check a run would
-    continue in a folder without its configuration and earlier results. Checked at the end of an
-    epoch, before a checkpoint, and ten times a second.
+    continue in a folder without its configuration and earlier results. The check runs at the end of
+    an epoch, before a checkpoint, and after a batch at most ten times a second.
 
-    If the folder was moved between two starts, the paths that other callbacks saved are corrected,
-    so that `best` continues with its earlier checkpoint.
+    If the folder was moved before the run was resumed, the paths in the saved states of other
+    callbacks are corrected, so that ModelCheckpoint finds its earlier best checkpoint.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -32,19 +32,19 @@ class RunFolder(L.Callback):
         check_still_there(self.run_dir)
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Check at most ten times a second."""
+        """Check that the run folder exists, at most ten times a second."""
         if monotonic() - self._checked_at >= _SECONDS_BETWEEN_CHECKS:
             self._checked_at = monotonic()
             self._check()
 
     def on_train_epoch_end(self, *args: Any) -> None:
-        """Check before samples and figures are written."""
+        """Check that the run folder exists, before samples and figures are written."""
         self._check()
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Replace the folder's old path in the callbacks' saved states."""
+        """Replace the old path of a moved run folder in the saved states of all callbacks."""
         saved = Path(checkpoint["config"]["paths"]["output_dir"])
         befores = {f"{saved}/", f"{saved.resolve()}/"}
         here = f"{self.run_dir.resolve()}/"  # resolved, as Lightning saves paths
@@ -61,5 +61,5 @@ class RunFolder(L.Callback):
         checkpoint["callbacks"] = moved(checkpoint["callbacks"])
 
     def on_save_checkpoint(self, *args: Any) -> None:
-        """Check before a checkpoint is written, also after an exception."""
+        """Check that the run folder exists before a checkpoint is written, even on an exception."""
         self._check()

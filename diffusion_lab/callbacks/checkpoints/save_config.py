@@ -6,9 +6,10 @@ import lightning as L
 
 
 class SaveConfig(L.Callback):
-    """Add the resolved configuration, the data's provenance and the metrics to every checkpoint.
+    """Add the resolved configuration, the data's provenance and the metrics to checkpoints.
 
-    All are plain dictionaries, so the file loads with `weights_only=True`.
+    All three are plain dictionaries, so that torch.load reads the file with `weights_only=True`.
+    Lightning calls this callback for every checkpoint except with `save_weights_only=True`.
     """
 
     def __init__(self, config: dict[str, Any], provenance: dict[str, Any]) -> None:
@@ -18,7 +19,7 @@ class SaveConfig(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add `config`, `data` and `metrics` to a full checkpoint."""
+        """Add the entries `config`, `data` and `metrics` to the checkpoint."""
         checkpoint["config"] = self.config
         checkpoint["data"] = self.provenance
         checkpoint["metrics"] = {k: v.item() for k, v in trainer.callback_metrics.items()}

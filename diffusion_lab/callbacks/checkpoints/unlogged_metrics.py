@@ -1,4 +1,4 @@
-"""Metrics in the checkpoint that Lightning logs only after saving it."""
+"""Save metrics that are not logged yet in the checkpoint, so that a resumed run can log them."""
 
 from typing import Any
 
@@ -8,28 +8,29 @@ from diffusion_lab.system.lightning import logs_step, metrics_to_log
 
 
 class PendingMetrics(L.Callback):
-    """Add metrics that Lightning has not logged yet to the checkpoint, under `pending`.
+    """Add an entry `pending` to the checkpoint, with the metrics that are not logged yet.
 
-    Lightning logs them right after the checkpoint; a process killed in between would lose that
-    point of the curves. Loggers are flushed before the checkpoint. This callback must come before
-    the callbacks that save.
+    Lightning logs these metrics right after the checkpoint is written. If the process is killed in
+    between, the loggers lack the metrics, and the resumed run can log them from the checkpoint.
+    Loggers are flushed before the checkpoint is written. This callback must come before the
+    callbacks that save checkpoints.
     """
 
     def __init__(self) -> None:
         self._due = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Remember if Lightning will log this step's metrics after the hook."""
+        """Note whether Lightning logs metrics at this step, which it does after all callbacks."""
         self._due = logs_step(trainer)
 
     def on_train_epoch_end(self, *args: Any) -> None:
-        """Remember that Lightning will log the epoch's metrics after the hook."""
+        """Remember that Lightning will log the epoch's metrics after the callbacks have run."""
         self._due = True
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Flush the loggers and add `pending` to a full checkpoint."""
+        """Flush the loggers; add the metrics not logged yet to the checkpoint, as `pending`."""
         for logger in trainer.loggers:
             logger.save()
         pending = metrics_to_log(trainer) if self._due else {}

@@ -34,22 +34,26 @@ COLUMNS = (
     "n",
     *(name for kind in _KINDS for name in (kind, f"{kind}_se")),
 )
-"""Columns of loss_by_noise.csv. For every bin: the mean squared error on the target and on x0 and
-the weighted loss, per pixel in the network's value range, each with its standard error."""
+"""Columns of loss_by_noise.csv. A row is a bin with `n` images and their means: `error` and
+`x0_error` are squared errors on the target and on x0, `loss` is the weighted loss, all per pixel in
+the network's value range. A column with `_se` is the standard error of the column before."""
 
 
 class LossByNoise(L.Callback):
-    """Sum the losses of all images in bins of log-SNR, on the device, and plot them.
+    """Average the losses of all images in bins of log-SNR, and write a table and a figure.
 
     The `bins` have equal width and cover the log-SNRs of training noise levels between the 0.1 %
-    and 99.9 % quantiles; the first and the last bin also take the images beyond. Every
-    `every_n_epochs` epochs and at the end figures/loss_by_noise.png and loss_by_noise.csv are
-    written. The training losses are those since the files were last written, and at the end, if
-    these are fewer, also those of the time before. The validation losses are those of the last
-    validation. Images whose loss is not finite are left out.
+    and 99.9 % quantiles. The first and the last bin also hold the images outside this range.
 
-    The sums of several processes are added. A checkpoint holds only those of the first process, so
-    a multi-process run resumed within an epoch has fewer images in that window.
+    Every `every_n_epochs` epochs and at the end of training, figures/loss_by_noise.png and
+    loss_by_noise.csv are written. They hold the losses of the last validation, and the training
+    losses since the files were last written. If this period has fewer images than the previous one,
+    as at the end of training, the losses of the previous period are included. Images whose loss is
+    not finite are left out.
+
+    Losses are summed on the device, and over processes when the files are written. A checkpoint
+    holds only the sums of the first process, so that a multi-process run resumed within an epoch
+    lacks the other processes' images of that period.
     """
 
     def __init__(self, bins: int = 20, every_n_epochs: int = 1) -> None:
@@ -81,7 +85,7 @@ class LossByNoise(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Add a training batch."""
+        """Add the losses of a training batch to the bins."""
         self._add("train", _diffusion(pl_module), outputs["losses"], outputs["error"], outputs["t"])
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -97,21 +101,22 @@ class LossByNoise(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add a validation batch, weighted as in training."""
+        """Add the losses of a validation batch to the bins, weighted as in training."""
         module = _diffusion(pl_module)
         self._add("val", module, outputs["losses"], outputs["error"], outputs["t"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the table and the figure and reset the sums, unless a limit cut the epoch short.
+        """Every `every_n_epochs` epochs, write the table and the figure and reset the sums.
 
-        A run that is resumed completes such an epoch.
+        The sums are kept if a limit ended the epoch early, because a resumed run continues the
+        epoch.
         """
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and trainer.is_last_batch:
             self.written = self._write(trainer, _diffusion(pl_module))
             self.sums["train"].zero_()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the table and the figure if losses were added since the last time."""
+        """Write the table and the figure if there were training steps since the last writing."""
         self._write(trainer, _diffusion(pl_module))
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,7 +125,7 @@ class LossByNoise(L.Callback):
         return {**sums, "written": self.written.tolist()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the sums, also within an epoch."""
+        """Restore the sums from a checkpoint, which may be from within an epoch."""
         loaded = {k: torch.tensor(v, dtype=torch.float64) for k, v in state_dict.items()}
         self.written = loaded.pop("written")
         self.sums = loaded
@@ -141,7 +146,7 @@ class LossByNoise(L.Callback):
         self.sums[split].index_add_(0, torch.bucketize(level, self.edges[1:-1]), row)
 
     def _write(self, trainer: L.Trainer, module: DiffusionModule) -> Tensor:
-        """Write the table and the figure; return the training sums of all processes."""
+        """Write the table and the figure; return the training sums of all processes, (bins, 7)."""
         train, val = (
             trainer.strategy.reduce(self.sums[split].clone(), reduce_op="sum").double().cpu()
             for split in _SPLITS
@@ -169,10 +174,11 @@ class LossByNoise(L.Callback):
 
 
 def table(edges: NDArray[np.float64], sums: NDArray[np.float64]) -> dict[str, list[float]]:
-    """Return the columns of the CSV except `split`, by name, with one value per bin.
+    """Compute the columns of loss_by_noise.csv except `split`: name -> one value per bin.
 
-    edges (bins + 1,), sums (bins, 7): n, the three sums, the three sums of squares. A bin without
-    images has means of nan, one with a single image has standard errors of nan.
+    `edges` (bins + 1,) are log-SNRs. `sums` (bins, 7) holds the number of images, the sums of
+    error, x0_error and loss, and the three sums of squares. The means of a bin without images are
+    nan, and so are the standard errors of a bin with fewer than two images.
     """
     low, high = edges[:-1].tolist(), edges[1:].tolist()
     columns = {"log_snr_low": [-math.inf, *low[1:]], "log_snr_high": [*high[:-1], math.inf]}
@@ -192,7 +198,12 @@ def loss_by_noise_figure(
     tables: dict[str, dict[str, list[float]]],
     implied: ImpliedWeighting,
 ) -> Figure:
-    """Plot errors on the target and on x0, fractions of the loss, and the implied weighting."""
+    """Plot the squared error of the output and of x0, the loss, and the weighting over log-SNR.
+
+    The loss is shown as a fraction of the total per unit of log-SNR, and the weighting is the one
+    that the training objective implies. `edges` (bins + 1,) are the edges of the bins, and `tables`
+    maps "train" and "val" to the columns that `table` returns.
+    """
     middles, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
     names = {"train": "training", "val": "validation"}
     present = {split: columns for split, columns in tables.items() if any(columns["n"])}

@@ -1,4 +1,4 @@
-"""Training loss of every batch and epoch, recorded without waiting for the device."""
+"""Record the training loss of every batch and epoch, without waiting for the device."""
 
 import csv
 import logging
@@ -15,11 +15,12 @@ log = logging.getLogger(__name__)
 
 
 class LossHistory(L.Callback):
-    """Record every training loss; print and log `train/loss_epoch`, the mean over batches.
+    """Record every training loss; print and log `train/loss_epoch`, the mean over an epoch.
 
-    `steps` holds the loss of every batch, `epochs` the mean of every epoch (over finite losses,
-    because steps with other losses are skipped), `validations` pairs of (step, validation loss).
-    At the end of training `steps` are written to losses.csv in the run folder.
+    `steps` holds the loss of every batch. `epochs` holds the mean over the finite losses of
+    every epoch, because steps with a non-finite loss are skipped. `validations` holds pairs of
+    (step, validation loss). At the end of training, or on an exception, `steps` is written to
+    losses.csv.
     """
 
     def __init__(self) -> None:
@@ -36,14 +37,14 @@ class LossHistory(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Record the loss on its device: .item() here would stall a GPU."""
+        """Record the loss as a tensor on its device, because .item() would wait for a GPU."""
         # Lightning has divided the loss by the number of accumulated batches
         batches = trainer.accumulate_grad_batches
         loss = outputs["loss"].detach()
         self._pending.append(loss if batches == 1 else loss * batches)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the mean over the batches, each with the same weight, as the tutorial does."""
+        """Log the epoch's mean loss, with equal weight for every batch, as in the tutorial."""
         if not self._pending:
             return
         # losses restored from a checkpoint are on the CPU
@@ -78,7 +79,7 @@ class LossHistory(L.Callback):
         self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write losses.csv."""
+        """Write the loss of every batch to losses.csv in the run folder."""
         path = Path(trainer.default_root_dir) / "losses.csv"
         # never recreate a removed run folder
         if trainer.is_global_zero and self.steps and path.parent.is_dir():
@@ -98,7 +99,7 @@ class LossHistory(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the losses of a checkpoint, also within an epoch."""
+        """Restore the losses from a checkpoint, which may be from within an epoch."""
         whole = len(state_dict["steps"]) - state_dict["pending"]
         self.steps = state_dict["steps"][:whole]
         self.epochs = list(state_dict["epochs"])

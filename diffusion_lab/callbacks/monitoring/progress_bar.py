@@ -1,6 +1,7 @@
 """Training progress: a progress bar on a terminal, plain lines elsewhere.
 
-The bar is Lightning's, with the time left of the whole training; Lightning prints no plain lines.
+The bar extends Lightning's by the time left of the whole training. The plain lines replace the bar
+in pipes and log files, where redrawing is not possible.
 """
 
 import logging
@@ -20,15 +21,32 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_DRAWS = 0.1
 
 
-def time_left(trainer: L.Trainer, module: L.LightningModule, elapsed: float) -> str:
-    """Estimate hours:minutes:seconds to the end of training; "?" before the first step."""
+class TimeLeft:
+    """Estimate of the time to the end of training, from the progress since this start."""
+
+    def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._began, self._done_before = time.monotonic(), _progress(trainer, module)
+
+    def now(self, trainer: L.Trainer, module: L.LightningModule) -> str:
+        """Return the time left as hours:minutes:seconds; "?" before the first step."""
+        done = _progress(trainer, module)
+        if done <= self._done_before:
+            return "?"
+        elapsed = time.monotonic() - self._began
+        return str(timedelta(seconds=round(elapsed * (1 - done) / (done - self._done_before))))
+
+
+def _progress(trainer: L.Trainer, module: L.LightningModule) -> float:
+    """Return the fraction of the whole training that is done, including before a resume."""
     assert isinstance(module, DiffusionModule)
-    done = module.training_progress(trainer.global_step)
-    return str(timedelta(seconds=round(elapsed * (1 - done) / done))) if done else "?"
+    return module.training_progress(trainer.global_step)
 
 
 def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
-    """Return the newest loss on a CPU, else the last logged one: reading from a GPU would wait."""
+    """Return the loss to display: on a CPU the newest, else the last logged one, if any.
+
+    Reading the newest loss from a GPU would wait for the GPU.
+    """
     if loss.device.type == "cpu":
         return loss.item() * trainer.accumulate_grad_batches
     logged = trainer.progress_bar_metrics.get("train/loss")
@@ -36,7 +54,10 @@ def _shown_loss(trainer: L.Trainer, loss: Tensor) -> float | None:
 
 
 def _batches(trainer: L.Trainer, done: int) -> int | float:
-    """Return the number of batches in this epoch, fewer if max_steps ends the training in it."""
+    """Return the number of batches in this epoch; fewer if max_steps ends training within it.
+
+    `done` is the number of batches done so far in this epoch.
+    """
     batches = trainer.num_training_batches
     if trainer.max_steps > 0:
         left = trainer.max_steps - trainer.global_step
@@ -47,13 +68,13 @@ def _batches(trainer: L.Trainer, done: int) -> int | float:
 class LiveBar(TQDMProgressBar):
     """Lightning's progress bar, redrawn ten times a second, with the time left of the training.
 
-    Lightning's own is redrawn at every step and waits for the device each time.
+    Lightning's own bar is redrawn at every step and waits for the device each time.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock for the time left."""
         super().on_train_start(trainer, pl_module)
-        self._began = time.monotonic()
+        self._left = TimeLeft(trainer, pl_module)
         self._drawn = 0.0
         self._loss: Tensor | None = None
 
@@ -77,16 +98,16 @@ class LiveBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return loss, images per second and time left."""
+        """Return the values to show beside the bar: loss, images per second and time left."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if self._loss is not None and (loss := _shown_loss(trainer, self._loss)) is not None:
             metrics["train/loss"] = loss
-        return metrics | {"left": time_left(trainer, pl_module, time.monotonic() - self._began)}
+        return metrics | {"left": self._left.now(trainer, pl_module)}
 
 
 class PlainLines(ProgressBar):
-    """Log a line of progress every `seconds`, for pipes, log files and clusters."""
+    """Log a line of progress every `seconds`, for output to pipes, log files and clusters."""
 
     def __init__(self, seconds: float = 10.0) -> None:
         super().__init__()
@@ -94,16 +115,16 @@ class PlainLines(ProgressBar):
         self._enabled = True
 
     def enable(self) -> None:
-        """Log lines; Lightning calls this in the first process."""
+        """Turn the lines on; Lightning calls this in the first process."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Log no lines; Lightning calls this in all other processes."""
+        """Turn the lines off; Lightning calls this in all processes but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clocks for the time left and for the next line."""
-        self._began = self._last = time.monotonic()
+        """Start the clocks for the time left and for the next line of progress."""
+        self._left, self._last = TimeLeft(trainer, pl_module), time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -127,10 +148,10 @@ class PlainLines(ProgressBar):
             _batches(trainer, batch_idx + 1),
             "not logged yet" if loss is None else f"{loss:.4f}",
             f", {rate:.0f} images/s" if isinstance(rate, float) else "",
-            time_left(trainer, pl_module, now - self._began),
+            self._left.now(trainer, pl_module),
         )
 
 
 def progress_bar(seconds: float = 10.0) -> ProgressBar:
-    """Return a progress bar on a terminal, elsewhere a callback that logs every `seconds`."""
+    """Return a live bar on a terminal, else a callback that logs a line every `seconds`."""
     return LiveBar() if sys.stdout.isatty() else PlainLines(seconds)

@@ -1,4 +1,4 @@
-"""Loss and speed of training steps, for loggers, progress bar and monitored metrics."""
+"""Log loss and speed of training steps to loggers, progress bar and monitored metrics."""
 
 from time import monotonic
 from typing import Any
@@ -14,11 +14,11 @@ SECONDS_BETWEEN_SAVES = 5.0
 
 
 class StepLog(L.Callback):
-    """Log `train/loss` and `images_per_second` every `log_every_n_steps` and at the end.
+    """Log `train/loss` and `images_per_second` every `log_every_n_steps` steps and at the end.
 
-    Replaces `LightningModule.log`, which keeps an object per metric, visits all of them at every
-    step and flushes the loggers every time it logs. Here the loggers are flushed every five
-    seconds, and by `PendingMetrics` before a checkpoint. Must come before the callbacks that save.
+    Replaces `LightningModule.log`, which is slower: it updates an object per metric at every step,
+    and flushes the loggers whenever it logs. Here the loggers are flushed every five seconds, and
+    by `PendingMetrics` before a checkpoint. This callback must come before the callbacks that save.
     """
 
     # saves 0.75 ms per step compared with `LightningModule.log`, where a step takes 4.1 ms
@@ -30,14 +30,17 @@ class StepLog(L.Callback):
         self._saved = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find the trainer's metrics and the `Throughput` callback."""
+        """Keep references to the trainer's metrics and to the `Throughput` callback."""
         self._metrics = trainer.callback_metrics  # the trainer's own dictionary
         self._throughput = callbacks_of(trainer, Throughput)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Publish the loss as a metric; log it if it is due, only then waiting for the device."""
+        """Update the metric `train/loss`; log loss and speed every `log_every_n_steps` steps.
+
+        Only a logged step waits for the device.
+        """
         loss = outputs["loss"].detach()
         batches = trainer.accumulate_grad_batches  # Lightning has divided the loss by it
         self._metrics["train/loss"] = loss = loss if batches == 1 else loss * batches

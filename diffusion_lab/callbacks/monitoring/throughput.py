@@ -9,10 +9,10 @@ import lightning as L
 class Throughput(L.Callback):
     """Measure `images_per_second`, summed over processes, which `StepLog` logs with the loss.
 
-    Measured over the wall time between two logged steps, without validation and sampling. A GPU
-    queues its work, so the value is right on average and not for a single interval.
+    The value is measured over the wall time between two logged steps, without validation and
+    sampling. A GPU queues its work, so a single value may be off, but the average is right.
 
-    Not Lightning's ThroughputMonitor, because that gives the metric another name.
+    Lightning's ThroughputMonitor is not used, because it gives the metric another name.
     """
 
     def __init__(self) -> None:
@@ -24,21 +24,21 @@ class Throughput(L.Callback):
         self._began = time.perf_counter()
 
     def measured(self) -> float:
-        """Return images per second since the last call, epoch start or end of a validation."""
+        """Return images per second since the clock was last restarted, and restart the clock."""
         rate = self._images / (time.perf_counter() - self._began)
         self._restart()
         return rate
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock here too: in a run resumed within an epoch, no epoch start is called."""
+        """Start the clock, because a run resumed within an epoch skips on_train_epoch_start."""
         self._restart()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restart the clock: samples may have been made since the last step."""
+        """Restart the clock, to leave out sampling at the end of the previous epoch."""
         self._restart()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restart the clock after a validation."""
+        """Restart the clock, to leave out the validation."""
         self._restart()
 
     def on_train_batch_end(

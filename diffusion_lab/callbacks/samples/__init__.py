@@ -1,1 +1,1 @@
-"""Callbacks that sample during training, within a fraction of the training time."""
+"""Callbacks that sample during training, with a limit on their fraction of the time."""

@@ -1,4 +1,4 @@
-"""Estimated time for sampling and scoring images, from a few network evaluations."""
+"""Estimate the time for sampling and scoring images from a few network evaluations."""
 
 from collections.abc import Iterator
 from time import monotonic
@@ -14,9 +14,10 @@ _STEPS = 3  # sampler steps; only the last one counts, because the first may inc
 
 
 class Forecast:
-    """Network evaluations (NFE) of a sampler, guidance included, and their measured time.
+    """Estimate of the cost of sampling: network evaluations (NFE) and seconds per image.
 
-    The module must be in evaluation mode. Uses its own random generators only.
+    Evaluations for guidance are included. The caller puts the module into evaluation mode first.
+    The global random states do not change.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Forecast:
             sampler, module.noise_schedule, data.image_shape
         )
         self.num_calls = sum(self._calls)
-        """NFE per image; with guidance both branches count."""
+        """NFE per image; with guidance, conditional and unconditional evaluations both count."""
 
     def _steps(self, count: int) -> Iterator[Step]:
         return sample_steps(
@@ -48,7 +49,7 @@ class Forecast:
     def seconds_per_image(self, extractor: Extractor, batch_size: int) -> float:
         """Measure the seconds for sampling an image and extracting its features.
 
-        Tries batches from 16 images up to `batch_size`, until one takes 0.3 seconds.
+        Batches from 16 images up to `batch_size` are tried, until one takes at least 0.3 seconds.
         """
         size, took = min(16, batch_size), 0.0
         while True:

@@ -1,4 +1,4 @@
-"""Evaluation mode with averaged weights, for callbacks that sample during training."""
+"""Evaluation mode with the averaged weights, for callbacks that sample during training."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from diffusion_lab.sampling.conditioning import Conditioning
 
 
 def parts(trainer: L.Trainer, module: L.LightningModule) -> tuple[DiffusionModule, ImageDataModule]:
-    """Return the module and the trainer's data module as this project's types."""
+    """Return the module and the trainer's data module, asserted to be of this project's types."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(module, DiffusionModule)
     assert isinstance(data, ImageDataModule)
@@ -39,7 +39,7 @@ def conditioning_of(
     guidance_scale: float,
     guidance_interval: Sequence[float] | None,
 ) -> Conditioning:
-    """Return labels and guidance for samples during training.
+    """Return class labels and guidance for samples during training.
 
     Image k has class k % num_classes if there are classes. Raises UserError for a sampler or
     guidance that does not fit the module.

@@ -1,4 +1,4 @@
-"""FID during training, within a fraction of the training time."""
+"""Estimate FID during training, in at most a given fraction of the training time."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -39,18 +39,20 @@ class FIDEstimate(L.Callback):
 
     Args:
         sampler: the sampler of the images.
-        num_samples: number of images; FID falls with it, so compare only at equal numbers.
+        num_samples: number of images. More images give a lower FID, so compare FIDs only at equal
+            numbers.
         every_n_epochs: epochs between estimates.
         share: maximum fraction of the training's wall time, above 0 and at most 1; None for no
             limit.
-        extractor: name or path as `load_extractor` takes it; None for the data set's shipped one.
+        extractor: name or path of the feature extractor, as for `load_extractor`; None for the
+            extractor shipped for the data set.
         batch_size: images sampled at once.
         seed: random seed of the images.
         guidance_scale: classifier-free guidance; 1 for none.
         guidance_interval: noise levels sigma / alpha with guidance; None for all.
 
     Raises:
-        UserError: for a number out of range; before the first step if no extractor fits.
+        UserError: a number is out of range; or, before the first step, no extractor fits the data.
 
     """
 
@@ -83,7 +85,11 @@ class FIDEstimate(L.Callback):
         self._due = self._has_put_off = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Load the extractor and the reference moments; UserError if they do not fit the data."""
+        """Load the feature extractor and the feature statistics of the test images.
+
+        Raises UserError if these do not fit the data, or if the sampler or the guidance does not
+        fit the module.
+        """
         module, data = parts(trainer, pl_module)
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
@@ -95,14 +101,17 @@ class FIDEstimate(L.Callback):
         num_features = self.extractor.num_features
         if self.num_samples <= num_features:
             raise UserError(
-                f"callbacks.fid.num_samples={self.num_samples}: expected more than the "
-                f"{num_features} features of {self.extractor.name}, for example "
-                f"{max(2000, 2 * num_features)}"
+                f"callbacks.fid.num_samples={self.num_samples}: expected more samples than the "
+                f"{num_features} features of {self.extractor.name}; type for example "
+                f"callbacks.fid.num_samples={max(2000, 2 * num_features)}"
             )
         self.real = reference_for(self.extractor, data.dataset, lambda: data).test_moments
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the budget's clock; time a few network evaluations; log the time of an estimate."""
+        """Start the clock of the time budget, and log the expected time of an FID estimate.
+
+        The expected time is computed from a few timed network evaluations.
+        """
         self.budget.start()
         with self.budget.spending():
             (calls, self._expected), *_ = run_on_all_ranks(
@@ -119,13 +128,16 @@ class FIDEstimate(L.Callback):
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Estimate FID if it is due and within the time budget; checkpoint callbacks run later."""
+        """Estimate FID if it is due and within the time budget, and always in the last epoch.
+
+        Checkpoint callbacks run later and can use the value.
+        """
         self._due |= (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if is_last_epoch(trainer) or (self._due and self._has_time(trainer)):
             pl_module.log(FID, self._estimate(trainer, pl_module), sync_dist=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compute the final FID if training ended unexpectedly, for example by early stopping."""
+        """Compute the final FID if the current weights have none yet, as after early stopping."""
         if self.is_new(trainer):
             return
         value = self._estimate(trainer, pl_module)
@@ -134,7 +146,7 @@ class FIDEstimate(L.Callback):
             logger.log_metrics({FID: value}, trainer.global_step - 1)
 
     def is_new(self, trainer: L.Trainer) -> bool:
-        """Return True if the last estimate was made with the current weights."""
+        """Return True if the last FID estimate was made with the current weights."""
         return bool(self.estimates) and self.estimates[-1][0] == trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,7 +161,7 @@ class FIDEstimate(L.Callback):
         self.budget.load_state_dict(state_dict["budget"])
 
     def _has_time(self, trainer: L.Trainer) -> bool:
-        """Return True if one more estimate is within the budget, by the first process's clock."""
+        """Return True if one more estimate fits into the time budget of the first process."""
         fits: bool = trainer.strategy.broadcast(self.budget.allows(self._expected))
         if not fits and not self._has_put_off:
             self._has_put_off = True

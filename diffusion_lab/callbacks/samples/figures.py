@@ -35,7 +35,10 @@ from diffusion_lab.system.lightning import callbacks_of
 
 
 def figures_folder(trainer: L.Trainer) -> Path:
-    """Return the run's folder figures/; FileNotFoundError if the run folder was removed."""
+    """Return the run's folder figures/, and create it if necessary.
+
+    Raises FileNotFoundError if the run folder was removed.
+    """
     folder = Path(trainer.default_root_dir) / "figures"
     folder.mkdir(exist_ok=True)
     return folder
@@ -56,9 +59,11 @@ def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
 
 
 class Figures(L.Callback):
-    """Figures of a finished run, saved in figures/ and sent to the loggers.
+    """Make figures at the end of training, save them in figures/ and send them to the loggers.
 
-    With `tutorial` also the tutorial's figures: loss next to samples, and DDPM's noise schedule.
+    The figures show data, noised images, predictions, the noise schedule, a sampling trajectory,
+    samples and losses. With `tutorial` two of the tutorial's figures are added: the loss next to
+    samples, and DDPM's noise schedule with noised images.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Grids of samples during training, within a fraction of the training time."""
+"""Sample grids of images during training, in at most a given fraction of the training time."""
 
 import logging
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ from diffusion_lab.sampling.progress import duration
 log = logging.getLogger(__name__)
 
 _NEGLIGIBLE = 1.0
-"""Seconds; a grid that takes less is always made."""
+"""Seconds; a grid that takes no longer is made regardless of the time budget."""
 
 
 class SampleGrid(L.Callback):
     """Sample a grid of images every `every_n_epochs` epochs, always from the same noise.
 
     `share` is the maximum fraction of the training's wall time spent on grids, above 0 and at most
-    1; None for no limit. The time of a grid is estimated from its first two sampler steps: if it
-    exceeds the limit, and a second, the grid is left out. At the end of training `Figures` samples.
+    1; None for no limit. The time of a grid is estimated from its first two sampler steps. A grid
+    is left out if it would take more than one second and exceed the limit.
     """
 
     def __init__(
@@ -54,7 +54,10 @@ class SampleGrid(L.Callback):
         self.budget = Budget(share, "callbacks.samples.share")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Count the network evaluations; UserError if sampler or guidance do not fit the module."""
+        """Count the network evaluations per sampler step.
+
+        Raises UserError if the sampler or the guidance does not fit the module.
+        """
         module, data = parts(trainer, pl_module)
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
@@ -69,7 +72,7 @@ class SampleGrid(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """Key of the state in a checkpoint, distinct for several grids in a run."""
+        """Key of this callback's state in a checkpoint, different for each grid of a run."""
         settings = {
             "sampler": self.sampler.name,
             "num_samples": self.num_samples,
@@ -79,7 +82,7 @@ class SampleGrid(L.Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sample, save and log a grid."""
+        """Every `every_n_epochs` epochs, sample, save and log a grid if the time budget allows."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         module, data = parts(trainer, pl_module)

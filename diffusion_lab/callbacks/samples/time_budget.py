@@ -1,4 +1,4 @@
-"""Time budget of a callback as a fraction of the training time."""
+"""Time budget of a callback, as a fraction of the training time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,11 @@ from diffusion_lab.errors import UserError
 
 
 class Budget:
-    """Limit on the fraction of a training's wall time, counted over all resumed starts.
+    """Limit on a callback's wall time, as a fraction of the whole training's wall time.
 
-    `share` is above 0 and at most 1; None for no limit. Raises UserError, with the option's name
-    `setting`, for another value.
+    The times before a run was resumed count too. `share` is the fraction, above 0 and at most 1, or
+    None for no limit. Raises UserError for any other `share`; the message names the option,
+    `setting`.
     """
 
     def __init__(self, share: float | None, setting: str) -> None:
@@ -22,7 +23,7 @@ class Budget:
             )
         self.share = share
         self.spent = 0.0
-        """Seconds."""
+        """Seconds that the callback has used so far."""
         self._before = 0.0  # seconds of training before this start
         self._began: float | None = None
 
@@ -32,7 +33,7 @@ class Budget:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training, including `spent`."""
+        """Seconds of training so far, with the callback's own time and the time before a resume."""
         return self._before + (0.0 if self._began is None else monotonic() - self._began)
 
     @contextmanager
@@ -45,16 +46,16 @@ class Budget:
             self.spent += monotonic() - began
 
     def taken(self, more: float = 0.0) -> float:
-        """Return the fraction spent, or to be spent after `more` seconds."""
+        """Return the callback's fraction of the training time after it spends `more` seconds."""
         total = self.elapsed + more
         return min(1.0, (self.spent + more) / total) if total else 0.0
 
     def allows(self, more: float) -> bool:
-        """Return True if `more` seconds stay within the budget."""
+        """Return True if spending `more` seconds stays within the limit."""
         return self.share is None or self.taken(more) <= self.share
 
     def state_dict(self) -> dict[str, float]:
-        """Return seconds spent and elapsed, for a checkpoint."""
+        """Return the seconds used by the callback and the seconds of training, for a checkpoint."""
         return {"spent": self.spent, "elapsed": self.elapsed}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:

@@ -134,7 +134,11 @@ def _squared(difference: Tensor) -> Tensor:
 
 
 def _level(split: str, t: Tensor, level: Tensor, errors: Tensor) -> Level:
-    """Build a Level from the errors of network and ideal denoiser on n images, (2, n)."""
+    """Compute means and standard errors over n images at one noise level.
+
+    `level` is the log-SNR at time t. `errors` (2, n) holds the squared errors per image of the
+    network and of the ideal denoiser.
+    """
     rows = torch.cat([errors, errors[:1] - errors[1:]])
     n = rows.shape[1]
     means, spread = rows.mean(1).tolist(), (rows.std(1) / n**0.5).tolist()

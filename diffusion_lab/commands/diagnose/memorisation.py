@@ -42,10 +42,11 @@ class Memorisation:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """Statistics of `closeness` for samples and held-out training images (`val`).
+        """Statistics of the distances from images to their nearest training images.
 
-        Distances to the training images are compared with the distances of the test images. The
-        values of the held-out training images are the ones to expect for new images.
+        `samples`, and `val` for held-out training images, hold the results of `closeness` in
+        comparison with test images. Samples that copy no training image are expected to have the
+        values of `val`. `test_median` is the median distance of the test images.
         """
         result: dict[str, Any] = {"samples": closeness(self.samples, self.test)}
         result["val"] = None if self.val is None else closeness(self.val, self.test)
@@ -61,11 +62,11 @@ def memorisation(
     seed: int,
     describe: Describe = in_pixels,
 ) -> Memorisation:
-    """Find the nearest training images of the samples, uint8 (N, C, H, W), and held-out images.
+    """Find the training images nearest to `samples`, uint8 (N, C, H, W), and to real images.
 
-    The seed chooses up to `num_held_out` test images and up to `num_held_out` held-out training
-    images. `describe` maps images to the features that are compared. Raises UserError for a run
-    with a single training image.
+    The real images are up to `num_held_out` test images and as many validation images, chosen by
+    the seed; the run was not trained on these. `describe` maps images to the features that are
+    compared. Raises UserError for a run with a single training image.
     """
     if len(data.pixels("train")) < 2:
         raise UserError(

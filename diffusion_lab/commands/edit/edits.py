@@ -81,10 +81,10 @@ class Edit(ABC):
         """Edit the encoded images x0 (N, C, H, W), on the module's device."""
 
     def denoiser(self, first: int, count: int = 1) -> Denoise:
-        """Return a denoiser conditioned on the classes of results first to first + count - 1.
+        """Return a denoiser conditioned on the classes of `count` results, from number `first`.
 
-        labels= gives the classes. With count=1 the denoiser accepts batches of any size, in which
-        all images have the class of this one result.
+        The classes come from labels=. With count=1 the denoiser accepts batches of any size, and
+        all images of a batch have the class of result `first`.
         """
         return self.conditioning.denoiser(self.run.module, first, count)
 

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Ladder:
-    """Results of all trainings of a ladder."""
+    """Results of scripts/ladder.py: scores of configurations that each add one change."""
 
     results: list[RungResult]
     floor: dict[str, Summary]

@@ -52,13 +52,15 @@ def ladder_figure(
     """Plot the scores of all rungs, a point for each seed, above a row of samples for each rung.
 
     Args:
-        rows: the rungs, lowest first. An interval that reaches below 0 is cut off at the axis.
+        rows: the rungs (training configurations), lowest first. The line for a confidence interval
+            that reaches below 0 is cut off at the axis.
         floor: score of the same number of real images, drawn as a dashed line.
         ylabel: name of the score.
         title: heading of the figure.
 
     Raises:
-        ValueError: for no rows, samples of different shapes, and images that `grid_tensor` rejects.
+        ValueError: for no rows, and for samples that differ in shape, are not (N, C, H, W), or have
+            N = 0.
 
     """
     if not rows:

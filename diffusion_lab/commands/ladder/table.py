@@ -39,7 +39,7 @@ class Scored:
 
 @dataclass
 class RungResult:
-    """Results of a rung over its seeds."""
+    """Results of one configuration of a ladder (a rung), over its training seeds."""
 
     rung: Rung
     runs: list[Scored]

@@ -19,7 +19,7 @@ class Estimate:
 
     `__init__` times a few training steps and a few samples of each rung, and the scorer. These
     times leave out start-up, saving and validation, so `note` scales the estimate by the times of
-    finished runs. `lowest` holds one run of each rung.
+    finished runs. `lowest` holds one run of each rung, with the first seed.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class RungRun:
         return self.record().get("status") == "finished"
 
     def check(self) -> None:
-        """Raise UserError if the folder holds another training, or for an untrusted class."""
+        """Raise UserError for a folder of a different training, or a class that is not trusted."""
         config = cast(dict[str, Any], OmegaConf.to_container(self.config, resolve=True))
         check_targets([config["model"], config["sampler"], config["data"]], self.trust)
         if not (self.folder / ".hydra" / "config.yaml").is_file():

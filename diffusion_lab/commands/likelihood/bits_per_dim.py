@@ -70,9 +70,10 @@ def level_width(value_range: ValueRange) -> float:
 
 
 def _part(progress: Progress, done: float, size: float) -> Progress:
-    """Return a callback that takes the finished fraction of the next `size` images.
+    """Return a callback for one batch, which takes the finished fraction of the batch.
 
-    The callback calls `progress` with the number of finished images, of which `done` came before.
+    The callback calls `progress` with the number of images finished so far: `done` before the
+    batch, and the fraction times `size` within the batch.
     """
     return lambda fraction: progress(done + fraction * size)
 

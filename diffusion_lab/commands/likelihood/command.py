@@ -183,7 +183,7 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
 
 
 def _images(cfg: DictConfig, run: Run) -> Images:
-    """Choose num_images images of the split at random, with their labels for labels=own."""
+    """Choose num_images= images of the split at random, and with labels=own also their labels."""
     if cfg.labels == "own" and run.module.num_classes is None:
         raise UserError(
             "labels=own needs a run with classes, but this run is unconditional: leave out labels="

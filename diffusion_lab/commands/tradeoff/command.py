@@ -121,7 +121,7 @@ class _Work:
         self.settings = content["settings"]
 
     def plan(self, cells: Sequence[SamplerSetting]) -> str:
-        """Return the line that is printed before the work begins."""
+        """Return a line on the planned work: number of settings, finished settings, images."""
         done = sum(cell.name in self.content.get("scores", {}) for cell in cells)
         seeds = times(len(self.settings["seeds"]), "seed")
         return (

@@ -38,7 +38,7 @@ class SamplerResult:
     def of_cells(
         cls, cells: Sequence[tuple[SamplerSetting, float, float, Sequence[Mapping[str, float]]]]
     ) -> "list[SamplerResult]":
-        """Build the results from tuples (setting, NFE, milliseconds, scores of each seed)."""
+        """Build results from tuples (setting, NFE, milliseconds per image, scores of each seed)."""
         summaries = [
             {k: summary([s[k] for s in scores], bounds_of(k)) for k in scores[0] if k != "seed"}
             for *_, scores in cells

@@ -25,7 +25,7 @@ class SamplerSetting:
 
     @property
     def curve(self) -> str:
-        """Name of the curve, shared by all numbers of steps: "unipc leading"."""
+        """Name of a curve over the number of steps: sampler and spacing, "unipc leading"."""
         return f"{self.word} {self.spacing}" if self.spacing else self.word
 
     @property
@@ -75,7 +75,8 @@ def make_settings(
                 except UserError as error:
                     if samplers:
                         raise UserError(
-                            f"{name} steps: {error}; or leave out {word} in samplers="
+                            f"the sampler setting '{name}' cannot be used: {error}; or leave out "
+                            f"{word} in samplers="
                         ) from error
                     skipped[name] = str(error)
                 else:
@@ -87,7 +88,7 @@ def make_settings(
         )
     if not cells:
         raise UserError(
-            f"none of the default samplers is compatible with this run: "
-            f"{next(iter(skipped.values()))}"
+            "none of the default samplers is compatible with this run and num_steps= "
+            f"({next(iter(skipped.values()))}): type other samplers=, or other num_steps="
         )
     return cells, skipped

@@ -1,7 +1,8 @@
-"""Schemas of all configurations: a key that is missing here is an error in YAML and in overrides.
+"""Schemas of all commands: a key that a schema lacks is an error in YAML files and overrides.
 
-Groups with a `_target_` are left open here, because their keys are arguments of that class;
-`config.validate` checks these against its signature. Imports neither torch nor lightning.
+Groups with a `_target_` accept any key here, because their keys are arguments of a class;
+`config.validate` checks such keys against the signature of the class. Imports neither torch nor
+lightning.
 """
 
 from hydra.core.config_store import ConfigStore
@@ -61,7 +62,7 @@ _SCHEMAS: dict[str, dict[str, type]] = {
 
 
 def register(command: str) -> None:
-    """Store the schemas of a command in Hydra, under the names in the defaults of its YAML files.
+    """Store a command's schemas in Hydra, under the names in the defaults lists of its YAML files.
 
     Only one command's schemas are stored, because Hydra copies its whole store for every group
     that `--help` lists. A saved configuration of a run needs no schema.

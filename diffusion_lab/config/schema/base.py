@@ -10,21 +10,21 @@ LARGEST_SEED = 2**32 - 1
 
 
 def limited(default: Any, least: int, most: int | None = None) -> Any:
-    """Declare a whole number from `least` to `most`; null is valid if it is the default.
+    """Declare a dataclass field for an integer from `least` to `most` (None for no upper limit).
 
-    `config.validate.validate` checks the limits.
+    null is valid if it is the default. `config.validate.validate` checks the limits.
     """
     return field(default=default, metadata={"least": least, "most": most})
 
 
 def seed_field(default: Any = 0) -> Any:
-    """Declare a seed, from 0 to LARGEST_SEED."""
+    """Declare a dataclass field for a seed, from 0 to LARGEST_SEED."""
     return limited(default, 0, LARGEST_SEED)
 
 
 @dataclass
 class RunSource:
-    """Options that name the trained run a command reads."""
+    """Options that select a trained run, its checkpoint and its weights."""
 
     run: str = MISSING
     checkpoint: str = "last"
@@ -34,7 +34,7 @@ class RunSource:
 
 @dataclass
 class RunDataConfig:
-    """Folder of the run's data; null for the folder recorded in training."""
+    """Folder that holds the run's data set; null for the folder that the training used."""
 
     data_dir: str | None = None
     data_path: str | None = None

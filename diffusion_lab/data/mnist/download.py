@@ -1,7 +1,7 @@
-"""Download of the published files: several mirrors, deadlines, atomic replacement.
+"""Download of the published files, with several mirrors, deadlines and atomic replacement.
 
-Used in place of torchvision's download, which waits without limit for a silent server and writes
-the files in place.
+This replaces torchvision's download, which waits without limit for a silent server and leaves
+incomplete files if it is interrupted.
 """
 
 import gzip
@@ -33,11 +33,11 @@ CHUNK = 1 << 16
 
 
 class DownloadError(Exception):
-    """Download failure on all mirrors; the message is one line with the reason for each."""
+    """Raised if a download failed on all mirrors; the message is one line with all reasons."""
 
 
 def download_missing(name: str, files: Sequence[IdxFile]) -> None:
-    """Download the missing files, one process at a time.
+    """Download the missing files of a data set, in one process at a time.
 
     Args:
         name: mnist, fashion_mnist or kmnist.
@@ -59,18 +59,18 @@ def download_missing(name: str, files: Sequence[IdxFile]) -> None:
                     _put(_fetch(file, packed_md5[file.path.name], mirrors), file.path)
     except Timeout as error:
         raise UserError(
-            f"another process has held {error.lock_file} for {LOCK_TIMEOUT / 60:.0f} minutes: "
-            "stop that process, then start again"
+            f"another process has held the lock {error.lock_file} for {LOCK_TIMEOUT / 60:.0f} "
+            "minutes: stop that process, then start again"
         ) from error
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or folder} ({error.strerror or error}): "
-            "give a folder that can be written, paths.data_dir=<folder>"
+            "type paths.data_dir=<a folder that can be written>"
         ) from error
 
 
 def _put(data: bytes, path: Path) -> None:
-    """Write to a temporary file, then rename it to `path` atomically."""
+    """Write `data` to a temporary file, then rename the file to `path` atomically."""
     partial = path.parent.parent / ".partial"
     # One fixed folder under the lock, so that leftovers of a killed process are removed.
     shutil.rmtree(partial, ignore_errors=True)
@@ -83,9 +83,10 @@ def _put(data: bytes, path: Path) -> None:
 
 
 def _fetch(file: IdxFile, packed_md5: str, mirrors: list[str]) -> bytes:
-    """Return the unpacked file from the first mirror with a correct copy.
+    """Return the unpacked bytes of a file from the first mirror with a correct copy.
 
-    That mirror is moved to the front, so that the timeout of a silent mirror is paid once only.
+    That mirror is moved to the front of `mirrors`, so that a silent mirror is waited for only once.
+    Raises DownloadError if no mirror has a correct copy.
     """
     failures = []
     for mirror in list(mirrors):
@@ -108,9 +109,9 @@ def _fetch(file: IdxFile, packed_md5: str, mirrors: list[str]) -> bytes:
 
 
 def _unpack(packed: bytes, packed_md5: str, file: IdxFile) -> bytes:
-    """Return the unpacked bytes; ValueError for a wrong hash, size or header."""
+    """Return the unpacked bytes of a .gz file; ValueError for a wrong hash, size or header."""
     if md5_of(packed) != packed_md5:
-        raise ValueError(f"{len(packed)} bytes with the wrong MD5")
+        raise ValueError(f"the downloaded file ({len(packed)} bytes) has the wrong MD5")
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
         data = stream.read(idx_size(file.shape) + 1)
     if fault := idx_fault(data, len(data), file.shape):
@@ -121,10 +122,11 @@ def _unpack(packed: bytes, packed_md5: str, file: IdxFile) -> bytes:
 
 
 def _get_within_deadline(url: str, limit: int) -> bytes:
-    """Return the content of the URL, or raise TimeoutError after FILE_DEADLINE.
+    """Return the content of the URL, or raise TimeoutError after FILE_DEADLINE seconds.
 
-    The request runs in its own thread, because a socket's timeout limits a single read only, not
-    the look-up of the host, nor a server that sends its headers byte by byte.
+    `limit` is the largest accepted size in bytes. The request runs in its own thread, because a
+    socket's timeout limits single reads only. It limits neither the look-up of the host nor the
+    total time of a server that sends its headers byte by byte.
     """
     deadline = time.monotonic() + FILE_DEADLINE
     outcome: queue.Queue[bytes | Exception] = queue.Queue()
@@ -139,7 +141,7 @@ def _get_within_deadline(url: str, limit: int) -> bytes:
     try:
         result = outcome.get(timeout=FILE_DEADLINE)
     except queue.Empty:
-        raise TimeoutError(f"not done after {FILE_DEADLINE:g} s") from None
+        raise TimeoutError(f"the download was not done after {FILE_DEADLINE:g} s") from None
     if isinstance(result, Exception):
         raise result
     return result
@@ -153,7 +155,7 @@ def _get(url: str, limit: int, deadline: float) -> bytes:
         while chunk := response.read1(CHUNK):
             data += chunk
             if len(data) > limit:
-                raise ValueError(f"more than {limit} bytes")
+                raise ValueError(f"the file has more than the expected {limit} bytes")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not done after {FILE_DEADLINE:g} s")
+                raise TimeoutError(f"the download was not done after {FILE_DEADLINE:g} s")
     return bytes(data)

@@ -1,4 +1,4 @@
-"""The published data sets: names, files, sizes and hashes."""
+"""Names, files, sizes and hashes of MNIST, Fashion-MNIST and KMNIST as published."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,11 @@ class IdxFile:
     data_dir: Path
 
     def find(self) -> Path | None:
-        """Return the file, unpacked or .gz, at `path` or in the data folder; None if missing."""
+        """Return the path of the unpacked file or of its .gz; None if neither is found.
+
+        Searches the folder of `path`, then `data_dir`. In `data_dir` an unpacked file counts only
+        if its MD5 is known, because other data sets use the same file names.
+        """
         if self.path.exists():
             return self.path
         flat = self.data_dir / self.path.name
@@ -75,7 +79,7 @@ def torchvision_resources(name: str) -> tuple[list[str], dict[str, str]]:
 
 
 def idx_files(name: str, data_dir: Path) -> list[IdxFile]:
-    """Return train images, train labels, test images, test labels of a published data set."""
+    """Return the four files of a data set: train images and labels, test images and labels."""
     folder = data_dir / TORCHVISION_CLASS[name] / "raw"
     shapes: dict[str, tuple[int, ...]] = {
         "train-images-idx3-ubyte": (NUM_TRAIN, SIDE, SIDE),

@@ -2,8 +2,8 @@
 
 A file is a header (two zero bytes, the element type, the number of dimensions, then each dimension
 as a big-endian 32-bit number) and the bytes of the array. The expected shape, and thus the header,
-is known in advance: the content of a file never decides how much memory is allocated, as it does
-in torchvision's reader.
+is known in advance, so the content of a file never decides how much memory is allocated. In
+torchvision's reader it does.
 """
 
 import gzip
@@ -31,7 +31,7 @@ def idx_size(shape: tuple[int, ...]) -> int:
 
 
 def idx_fault(head: bytes | bytearray, size: int, shape: tuple[int, ...]) -> str | None:
-    """Describe the error in a file of `size` bytes that starts with `head`; None if it is valid.
+    """Describe what is wrong with the header or size of an IDX file; None if both are correct.
 
     Args:
         head: the first bytes of the file, at least as many as the header of `shape` has.
@@ -80,7 +80,7 @@ def read_idx(
     try:
         if not path.is_file():
             state = "is not a file" if path.exists() else "is not there"
-            raise UserError(f"{path} {state}: put the IDX file or its .gz there")
+            raise UserError(f"{path} {state}: put the IDX file, or its .gz file, at this path")
         data, fault = read(path, shape, packed_md5)
     except OSError as error:
         raise UserError(
@@ -90,8 +90,8 @@ def read_idx(
         fault = f"has the MD5 {md5_of(data)}, expected {md5}"
     if fault is not None:
         raise UserError(
-            f"{path} {fault}: it is damaged or belongs to another data set; restore it, or move it "
-            "away so that it is downloaded"
+            f"{path} {fault}: the file is damaged or belongs to another data set; restore it, or "
+            "move it away so that it is downloaded"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=len(idx_header(shape))).reshape(shape)
 
@@ -99,7 +99,10 @@ def read_idx(
 def _read_plain(
     path: Path, shape: tuple[int, ...], packed_md5: str | None
 ) -> tuple[bytearray, str | None]:
-    """Return the bytes and a description of the error, if any; a wrong size is not read."""
+    """Return the file's bytes, and None or a description of what is wrong with the file.
+
+    The bytes are empty if the header or the size is wrong.
+    """
     with path.open("rb") as file:
         size = path.stat().st_size
         if fault := idx_fault(file.read(len(idx_header(shape))), size, shape):
@@ -112,7 +115,7 @@ def _read_plain(
 def _read_packed(
     path: Path, shape: tuple[int, ...], packed_md5: str | None
 ) -> tuple[bytearray, str | None]:
-    """Return the unpacked bytes (at most one too many) and a description of the error, if any."""
+    """Return the unpacked bytes and a description of the error, if any."""
     if packed_md5 is not None:
         with path.open("rb") as file:
             actual = hashlib.file_digest(

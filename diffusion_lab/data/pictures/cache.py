@@ -1,8 +1,8 @@
 """Decode pictures once, in parallel, into memory-mapped uint8 files.
 
 A cache is a folder with `train.bin` and `test.bin` (uint8, N x C x H x W), their labels and
-`record.json`, written last. It is named by the hash of what it was made from, so changed pictures
-or settings get a new one.
+`record.json`, which is written last. The folder is named by a hash of the pictures and settings, so
+changed pictures or settings get a new cache.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 _ALONE = 2_000
-"""Up to this number of pictures one process decodes as fast as several, which have to start."""
+"""Largest number of pictures that one process decodes faster than several, which must start."""
 _BATCH = 64
 _SECONDS_BETWEEN_LINES = 30
 MAX_TEST = 10_000
@@ -44,11 +44,11 @@ Fault = Unreadable | WrongSize | OSError  # the last says nothing about the pict
 
 
 class Reader(Protocol):
-    """Pictures of a split that can be decoded one by one, also in another process."""
+    """Interface of the pictures of a split, decoded one by one, also in another process."""
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int64."""
+        """Labels of the pictures, (N,) int64."""
 
     def name(self, index: int) -> str:
         """Return the name of a picture, for messages."""
@@ -59,14 +59,14 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cache is made of.
+    """Pictures and settings from which a cache is built.
 
     Attributes:
         name: name of the data set.
-        train, test: the pictures; with test=None a tenth of the others, at most 10,000, is held
-            out, by a fixed random order.
-        wanted: format of every picture.
-        skip: leave unreadable pictures out instead of stopping.
+        train, test: pictures of the two splits; with test=None a fixed random tenth of the training
+            pictures, at most 10,000, is held out.
+        wanted: format that every picture is converted to.
+        skip: True to leave unreadable pictures out, False to stop with an error.
 
     """
 
@@ -78,20 +78,23 @@ class Plan:
 
 
 def default_folder() -> Path:
-    """Return the folder of all caches, in the user's cache folder."""
+    """Return the default folder of all caches: diffusion_lab in ~/.cache or XDG_CACHE_HOME."""
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "diffusion_lab"
 
 
 def cache_folder(cache_dir: str | Path | None, about: Mapping[str, Any]) -> Path:
-    """Return the folder of the cache that is made from `about`, which JSON can hold."""
+    """Return the folder of a cache, below `cache_dir` or, for None, the default folder.
+
+    The folder's name is a hash of `about`, which describes the pictures and the settings.
+    """
     text = json.dumps({"version": VERSION, **about}, sort_keys=True)
     root = Path(cache_dir).expanduser() if cache_dir else default_folder()
     return root / f"images_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def is_complete(folder: Path) -> bool:
-    """Return True for a cache whose files have the sizes that its record states."""
+    """Return True if the files of a cache exist and have the sizes in its record.json."""
     try:
         record = json.loads((folder / "record.json").read_text())
         return all(
@@ -105,7 +108,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def open_cache(folder: Path, name: str, source: str, classes: tuple[str, ...]) -> ImageSet:
-    """Map the files of a complete cache into memory; nothing is read until it is used."""
+    """Open a complete cache with memory-mapped images, which are read when they are used."""
     record = json.loads((folder / "record.json").read_text())
 
     def images(split: str) -> Tensor:
@@ -129,11 +132,12 @@ def open_cache(folder: Path, name: str, source: str, classes: tuple[str, ...]) -
 
 
 def build_cache(folder: Path, plan: Plan) -> None:
-    """Decode all pictures of a plan into `folder`, which appears complete or not at all.
+    """Decode all pictures of a plan into `folder`, which is created only when it is complete.
 
     Raises:
-        UserError: if the folder cannot be written or has too little room, for an unreadable
-            picture (unless `plan.skip`), and for one of another size without a rule for resizing.
+        UserError: if the folder cannot be written, if its disk has too little room, if a picture is
+            unreadable and plan.skip is False, or if a picture has another size and the format has
+            no rule for resizing.
 
     """
     try:
@@ -199,7 +203,10 @@ def _fill(folder: Path, plan: Plan) -> None:
                         skipped.append(_skipped(pixels, reader.name(index), plan))
             counts[split] = len(labels)
             if not labels:
-                raise UserError(f"{plan.name} has no readable picture for its {split} split")
+                raise UserError(
+                    f"{plan.name} has no readable picture for its {split} split: expected at least "
+                    "one; check the files"
+                )
             array = np.asarray(labels, np.int64)
             np.save(folder / f"{split}_labels.npy", array)
             digest.update(array.astype(np.uint8).data)
@@ -216,7 +223,10 @@ def _fill(folder: Path, plan: Plan) -> None:
 
 
 def _skipped(fault: Fault, name: str, plan: Plan) -> str:
-    """Return the message for a picture that is left out; UserError unless it may be."""
+    """Return a note for record.json: the name of an unreadable picture, and what is wrong with it.
+
+    Raises UserError for a wrong size, and unless the user chose to skip unreadable pictures.
+    """
     wanted = plan.wanted
     if isinstance(fault, OSError):
         raise UserError(
@@ -224,19 +234,19 @@ def _skipped(fault: Fault, name: str, plan: Plan) -> str:
         )
     if isinstance(fault, WrongSize):
         raise UserError(
-            f"{name} is {fault} pixels, not {as_option([wanted.height, wanted.width])}: type "
+            f"{name} is {fault}, expected {as_option([wanted.height, wanted.width])}: type "
             "data.resize=crop, pad or stretch, or another size"
         )
     if not plan.skip:
         raise UserError(
-            f"{name} cannot be read as a picture ({fault}): mend or remove it, or type "
+            f"{name} cannot be read as a picture ({fault}): repair or remove the file, or type "
             "data.unreadable=skip to leave such files out"
         )
     return f"{name} ({fault})"
 
 
 class _Pictures(Dataset[Any]):
-    """The pictures of a reader in some order, for a DataLoader."""
+    """The pictures of a reader in the order of `indices`, for a DataLoader."""
 
     def __init__(self, reader: Reader, indices: np.ndarray) -> None:
         self.reader, self.indices = reader, indices
@@ -255,7 +265,7 @@ class _Pictures(Dataset[Any]):
 def _decoded(
     reader: Reader, indices: np.ndarray, progress: "_Progress"
 ) -> Iterator[tuple[int, np.ndarray | Fault]]:
-    """Yield (index, picture or fault) in the given order, decoded by several processes."""
+    """Decode pictures in several processes; yield (index, pixels or exception) in order."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     loader = DataLoader(
         _Pictures(reader, indices),
@@ -271,7 +281,7 @@ def _decoded(
 
 
 class _Progress:
-    """A bar on a terminal, elsewhere a line every half minute."""
+    """Progress of decoding: a bar on a terminal, elsewhere a log line every half minute."""
 
     def __init__(self, total: int) -> None:
         self._bar = tqdm(total=total, desc="decoding", unit=" pictures", disable=None, leave=False)

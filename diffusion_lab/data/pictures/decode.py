@@ -1,4 +1,4 @@
-"""One picture of any kind -> uint8 (C, H, W): orientation, bit depth, colours, size."""
+"""Decode picture files to uint8 (C, H, W): orientation, bit depth, colours, size."""
 
 import errno
 import warnings
@@ -16,7 +16,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".webp", ".avif"),
     *(".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".npy"),
 )
-"""Files that count as pictures; all others are passed over. A fixed list, because what Pillow can
+"""Files that count as pictures; all others are ignored. A fixed list, because what Pillow can
 read depends on how it was built."""
 RESIZE = ("crop", "pad", "stretch")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -25,23 +25,23 @@ _FILTER = Image.Resampling.BICUBIC
 
 
 class Unreadable(Exception):
-    """A file that is no picture that can be used; the message is the reason."""
+    """Raised for a file that cannot be used as a picture; the message is the reason."""
 
 
 class WrongSize(Exception):
-    """A picture of another size than the data set's, where no rule says how to resize it."""
+    """Raised for a picture of another size without a rule for resizing; the message is its size."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """What every picture is made into.
+    """Format that every picture is converted to.
 
     Args:
         height, width: size in pixels.
-        channels: 1 (gray), 3 (RGB) or 4 (RGBA); any number for .npy files, which hold them.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); any number for .npy files.
         resize: crop (scale the shorter side, cut the middle out), pad (scale the longer side, fill
-            with `background`), stretch, or None: pictures of another size are an error.
-        background: colour behind transparent pixels, and of the padding: a name or #rrggbb.
+            with `background`) or stretch. None does not resize: another size is an error.
+        background: colour behind transparent pixels and of the padding, a name or #rrggbb.
 
     """
 
@@ -53,11 +53,11 @@ class Format:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Shape (C, H, W) of a picture."""
         return self.channels, self.height, self.width
 
     def check(self) -> None:
-        """Raise UserError for an unknown rule or colour."""
+        """Raise UserError for an unknown `resize` or an unknown `background`."""
         if self.resize is not None and self.resize not in RESIZE:
             raise UserError(unknown_name("data.resize", self.resize, RESIZE))
         try:
@@ -72,8 +72,9 @@ class Format:
 def decode(root: Path | zipfile.ZipFile, name: str, wanted: Format) -> np.ndarray:
     """Decode a picture of a folder or an open zip file -> uint8 (C, H, W).
 
-    Raises Unreadable for a file that is damaged or of an unsupported kind, WrongSize, and OSError
-    for one that the system does not let read.
+    Raises Unreadable for a file that is damaged or of an unsupported kind, WrongSize for a picture
+    of another size if `wanted.resize` is None, and OSError for a file that the system does not let
+    read.
     """
     try:
         opened = root.open(name) if isinstance(root, zipfile.ZipFile) else (root / name).open("rb")
@@ -86,7 +87,7 @@ def decode(root: Path | zipfile.ZipFile, name: str, wanted: Format) -> np.ndarra
     except (Unreadable, WrongSize):
         raise
     except UnidentifiedImageError as error:
-        raise Unreadable("empty, damaged, or of an unknown kind") from error
+        raise Unreadable("the file is empty, damaged, or of an unknown kind") from error
     except Exception as error:  # Pillow, NumPy and zipfile raise many types for damaged files
         if is_of_the_system(error):
             raise
@@ -103,7 +104,9 @@ def is_of_the_system(error: Exception) -> bool:
 def to_array(image: Image.Image, wanted: Format) -> np.ndarray:
     """Convert an open picture -> uint8 (C, H, W). Raises Unreadable and WrongSize."""
     if wanted.channels not in MODES:
-        raise Unreadable(f"a picture has 1, 3 or 4 channels, not {wanted.channels}: use .npy files")
+        raise Unreadable(
+            f"data.channels={wanted.channels}: expected 1, 3 or 4, except for .npy files"
+        )
     image = ImageOps.exif_transpose(image)
     image = _resized(_coloured(_in_eight_bits(image), wanted), wanted)
     pixels = np.asarray(image)
@@ -111,19 +114,19 @@ def to_array(image: Image.Image, wanted: Format) -> np.ndarray:
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 bits per pixel to 8; Pillow's own conversion cuts off at 255."""
+    """Scale 16 bits per pixel to 8, because Pillow's own conversion clips at 255."""
     if image.mode == "F":
-        raise Unreadable("it holds floating-point pixels; expected 8 or 16 bits")
+        raise Unreadable("the pixels are floating-point; expected 8 or 16 bits per channel")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        raise Unreadable("it holds 32-bit pixels; expected 8 or 16 bits")
+        raise Unreadable("the pixels have 32 bits; expected 8 or 16 bits per channel")
     return Image.fromarray(np.rint(values / 257).astype(np.uint8))
 
 
 def _coloured(image: Image.Image, wanted: Format) -> Image.Image:
-    """Convert to the wanted channels, transparent pixels in front of the background."""
+    """Convert a picture to the wanted channels, with the background behind transparent pixels."""
     mode = MODES[wanted.channels]
     if mode != "RGBA" and image.has_transparency_data:
         behind = Image.new("RGBA", image.size, wanted.background)
@@ -142,16 +145,18 @@ def _resized(image: Image.Image, wanted: Format) -> Image.Image:
         return ImageOps.pad(image, size, _FILTER, color=colour)
     if wanted.resize == "stretch":
         return image.resize(size, _FILTER)
-    raise WrongSize(f"{image.height} x {image.width}")
+    raise WrongSize(f"{image.height} x {image.width} pixels")
 
 
 def _fitted_array(pixels: Any, wanted: Format) -> np.ndarray:
-    """Check an array (H, W) or (H, W, C) -> (C, H, W)."""
+    """Check the shape and type of an array (H, W) or (H, W, C) of a .npy file -> (C, H, W)."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise Unreadable(f"an array {pixels.dtype} {pixels.shape}; expected uint8 (H, W, C)")
+        raise Unreadable(
+            f"the array is {pixels.dtype} {pixels.shape}; expected uint8 (H, W) or (H, W, C)"
+        )
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     if len(pixels) != wanted.channels:
-        raise Unreadable(f"{len(pixels)} channels; expected {wanted.channels}")
+        raise Unreadable(f"the array has {len(pixels)} channels; expected {wanted.channels}")
     if pixels.shape != wanted.shape:
-        raise WrongSize(f"{pixels.shape[1]} x {pixels.shape[2]}")
+        raise WrongSize(f"{pixels.shape[1]} x {pixels.shape[2]} pixels")
     return np.ascontiguousarray(pixels)

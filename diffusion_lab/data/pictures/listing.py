@@ -49,16 +49,17 @@ class Listing:
 
 
 def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
-    """List the pictures below `path`.
+    """List the pictures of a folder or zip file, with their splits and classes.
 
     Folders named train and test (or val) on the top level are the splits. Within a split each
-    folder is a class, named in alphabetical order, unless pictures lie beside the folders or
-    `labelled` is False; labelled=True demands classes. Other files are passed over.
+    folder is a class, numbered in alphabetical order. Pictures that are not in folders have no
+    classes. With labelled=False folders are no classes; labelled=True requires classes. Other files
+    are ignored.
 
     Raises:
-        UserError: for a path without pictures, a damaged zip file or one whose names lead out of
-            it, pictures both in and beside class folders, a single class, an empty class folder,
-            and test classes that the training pictures do not have.
+        UserError: for a path without pictures, a damaged zip file, a zip file with unsafe names, a
+            split with pictures both in class folders and beside them, a single class or too many,
+            an empty class folder, or a test class without training pictures.
 
     """
     root = Path(path).expanduser()
@@ -85,18 +86,24 @@ def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
 
 
 def _entries(root: Path, folders: set[str], others: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield the name and stamp of every picture, sorted; collect folders and other files."""
+    """Yield (name, state) of every picture, sorted by name; collect folders and other files.
+
+    The state is the file's size and modification time, or its size and checksum in a zip file.
+    """
     if root.is_dir():
         yield from sorted(_walk(root, "", folders, others))
         return
     if not root.exists():
-        raise UserError(f"data.path={root} does not exist: type a folder of pictures or a zip file")
+        raise UserError(
+            f"data.path={root} does not exist: type data.path=<folder of pictures or zip file>"
+        )
     try:
         with zipfile.ZipFile(root) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(
-            f"data.path={root} is neither a folder nor a readable zip file ({error}): copy it again"
+            f"data.path={root} is neither a folder nor a readable zip file ({error}): copy the zip "
+            "file again, or type another data.path="
         ) from error
     found = []
     for info in infos:
@@ -104,7 +111,7 @@ def _entries(root: Path, folders: set[str], others: list[str]) -> Iterator[tuple
         if place.is_absolute() or ".." in place.parts or "\\" in info.filename:
             raise UserError(
                 f"data.path={root}: the name {info.filename!r} leads out of the zip file; expected "
-                "plain names, make the file anew"
+                "relative names without '..': make the zip file again"
             )
         if _hidden(place.parts):
             continue
@@ -149,7 +156,7 @@ def _hidden(parts: Iterable[str]) -> bool:
 
 
 def _splits(path: str, names: list[str]) -> list[tuple[str, list[str]]]:
-    """Return (folder with a slash, names in it) of the training and, if any, the test split."""
+    """Return (folder prefix, picture names) of the training split and, if any, the test split."""
     tops = {name.partition("/")[0] for name in names if "/" in name}
     train = sorted(top for top in tops if top.lower() in _TRAIN)
     test = sorted(top for top in tops if top.lower() in _TEST)
@@ -157,15 +164,15 @@ def _splits(path: str, names: list[str]) -> list[tuple[str, list[str]]]:
         return [("", names)]
     if len(train) > 1 or len(test) > 1:
         raise UserError(
-            f"data.path={path} holds the folders {', '.join([*train, *test])}: expected one for "
-            "training and one for testing; data.val_size= splits validation pictures off"
+            f"data.path={path} holds the folders {', '.join([*train, *test])}: expected at "
+            "most one for training and one for testing; type data.val_size= for validation pictures"
         )
     chosen = [f"{top}/" for top in [*train, *test]]
     others = [name for name in names if not name.startswith(tuple(chosen))]
     if others:
         raise UserError(
             f"data.path={path}: {others[0]} lies beside {chosen[0]}: expected all pictures in "
-            f"{' and '.join(chosen)}, move it or give another folder"
+            f"{' and '.join(chosen)}; move the picture there, or type another data.path="
         )
     return [(top, [name for name in names if name.startswith(top)]) for top in chosen]
 
@@ -173,7 +180,7 @@ def _splits(path: str, names: list[str]) -> list[tuple[str, list[str]]]:
 def _classes(
     path: str, splits: list[tuple[str, list[str]]], folders: set[str], demanded: bool
 ) -> tuple[str, ...]:
-    """Return the sorted names of the class folders; none for pictures without class folders."""
+    """Return the sorted names of the class folders; empty for pictures without class folders."""
     found: list[set[str]] = []
     for prefix, names in splits:
         below = [name.removeprefix(prefix) for name in names]
@@ -187,16 +194,16 @@ def _classes(
             return ()
         if loose:
             raise UserError(
-                f"data.path={path}: {prefix}{loose[0]} lies beside folders with pictures: move it "
-                "into a class folder, or type data.labelled=false to ignore the folders"
+                f"data.path={path}: {prefix}{loose[0]} lies beside folders with pictures: move the "
+                "picture into a class folder, or type data.labelled=false to ignore the folders"
             )
         found.append({name.partition("/")[0] for name in below})
     classes = found[0]
     first = splits[0][0]
     if len(classes) == 1:
         raise UserError(
-            f"data.path={path} has the only class folder {next(iter(classes))}: expected two or "
-            "more, or type data.labelled=false for pictures without classes"
+            f"data.path={path} has only one class folder, {next(iter(classes))}: expected two or "
+            "more; for pictures without classes type data.labelled=false"
         )
     if len(classes) > MAX_CLASSES:
         raise UserError(
@@ -214,13 +221,13 @@ def _classes(
     )
     if empty:
         raise UserError(
-            f"data.path={path}: the class folder {first}{min(empty)} holds no pictures; remove it, "
-            "or put pictures into it"
+            f"data.path={path}: the class folder {first}{min(empty)} holds no pictures; remove the "
+            "folder, or put pictures into it"
         )
     if len(found) > 1 and (unknown := found[1] - classes):
         raise UserError(
             f"data.path={path}: the class {min(unknown)} has test pictures but no training "
-            "pictures; expected the same class folders in both"
+            "pictures; expected the same class folders in both splits"
         )
     return tuple(sorted(classes))
 

@@ -1,4 +1,4 @@
-"""Sources of images: which one the options of a data set ask for."""
+"""Choose the source of images (files, generated, downloaded) from the options of data=."""
 
 from collections.abc import Mapping
 from inspect import signature
@@ -11,15 +11,15 @@ from diffusion_lab.errors import UserError, near, unknown_name
 
 
 class Source(Protocol):
-    """A data set that can be fetched and read."""
+    """Interface of a data set that can be downloaded or decoded, and read."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the images as they are read; smaller ones are padded."""
+        """(height, width) of the images if data.image_size= is not set."""
 
     @property
     def num_classes(self) -> int | None:
-        """Labels are 0 to num_classes - 1; None for unlabelled images, whose labels are 0."""
+        """Number of classes; labels are 0 to num_classes - 1. None if all labels are 0."""
 
     def prepare(self) -> None:
         """Download or decode what is missing; called in one process per machine."""
@@ -49,7 +49,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """Options of data= that only some sources have."""
 BY_NAME = ("pictures", "npz", "huggingface")
-"""Sources that data.source= names; the others follow from data.name=."""
+"""Sources that are chosen by data.source=; all other sources are chosen by data.name=."""
 
 
 def make_source(
@@ -68,10 +68,10 @@ def make_source(
         data_dir: the data folder, None for the default.
         channels: channels of an image.
         image_size: side, or height and width; None for the original size.
-        options: the given ones of OPTIONS; None is left out.
+        options: values of those options in OPTIONS that the user set.
 
     Raises:
-        UserError: for an option that the source does not have, or with an invalid value.
+        UserError: for an option that the source does not have, or an option with an invalid value.
 
     """
     check_channels(channels)
@@ -80,8 +80,8 @@ def make_source(
         if option not in OPTIONS[kind]:
             if kind == "own":
                 raise UserError(
-                    f"data.{option} has no effect on {name}: pass it to your function, "
-                    f"data.images.{option}=..."
+                    f"data.{option} has no effect on {name}: leave out data.{option}=, or pass it "
+                    f"to your function by data.images.{option}="
                 )
             takers = [word for word, own in OPTIONS.items() if option in own]
             if not takers:
@@ -95,8 +95,8 @@ def make_source(
                     + (f"did you mean {' or '.join(meant)}?" if meant else f"choose from {known}")
                 )
             raise UserError(
-                f"data.{option} has no effect on the data set {name}: leave it out; it belongs to "
-                f"{' and '.join(_WORDS[taker] for taker in takers)}"
+                f"data.{option} has no effect on the data set {name}: leave it out, because "
+                f"data.{option}= belongs to {' and '.join(_WORDS[taker] for taker in takers)}"
             )
     if kind == "own":
         from diffusion_lab.data.sources.own import OwnImages
@@ -116,8 +116,8 @@ def make_source(
         return PublishedImages(name, source, data_dir, channels, image_size)
     if image_size is None:
         raise UserError(
-            f"data.image_size=null: expected the size that the images of {name} get, for example "
-            "data.image_size=32"
+            f"data.image_size=null: expected a size for the images of {name}; type for example "
+            "data.image_size=32, or data.image_size=[24,32] for height and width"
         )
     if kind == "npz":
         from diffusion_lab.data.sources.npz import NpzImages
@@ -146,10 +146,12 @@ BUILT_IN = (*TORCHVISION_CLASS, *TORCHVISION, "fake")
 def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
     if "images" in options or source in BY_NAME:
         if name in BUILT_IN:
-            other = "type the full name, <owner>/<name>, or the folder's path, ./<name>"
+            other = "type another data.name="
+            if source == "huggingface":
+                other = "type the full name, <owner>/<name>, or the folder's path, ./<name>"
             raise UserError(
                 f"data.name={name} is a built-in data set, whose statistics would be used to "
-                f"score your images: {other if source == 'huggingface' else 'use another name'}"
+                f"score your images: {other}"
             )
         return "own" if "images" in options else source
     if source not in SOURCES and source not in BY_NAME:

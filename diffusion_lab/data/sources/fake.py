@@ -70,7 +70,7 @@ def _pixels(size: tuple[int, int], shift: Tensor, angle: Tensor, brightness: Ten
 
 
 class FakeImages:
-    """The source of data=fake."""
+    """Source of the synthetic images of data=fake."""
 
     num_classes = NUM_CLASSES
 

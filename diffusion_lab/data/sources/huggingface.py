@@ -30,7 +30,7 @@ from diffusion_lab.networks.image_size import height_and_width
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a split, decoded one by one."""
+    """Rows of a split of a Hugging Face data set, decoded one by one."""
 
     rows: Any
     image_key: str
@@ -38,7 +38,7 @@ class _Rows:
     wanted: Format
 
     def name(self, index: int) -> str:
-        """Return a name of a row."""
+        """Return the name of a row, for messages."""
         return f"row {index}"
 
     def read(self, index: int) -> np.ndarray:
@@ -62,9 +62,9 @@ class HuggingFaceImages:
         image_size: side, or height and width.
         config: configuration on the Hub; None for the only one.
         split: split to train on.
-        test_split: split to test on; None: a tenth of the other is held out.
-        image_key: column of the images; None for the only one.
-        label_key: column of the classes; None for the only one, if there is one.
+        test_split: split to test on; None to hold out a tenth of `split`.
+        image_key: column of the images; None for the only column of images.
+        label_key: column of the classes; None for the only such column, or no classes.
         resize, background, unreadable, cache_dir: as for `PictureFiles`.
 
     """
@@ -96,7 +96,7 @@ class HuggingFaceImages:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes of the label column; None without one."""
+        """Number of classes of the label column; None without a label column."""
         return len(self._classes) or None
 
     def prepare(self) -> None:
@@ -108,7 +108,7 @@ class HuggingFaceImages:
         build_cache(self._folder, Plan(self.name, train, test, self.wanted, self.skip))
 
     def read(self) -> ImageSet:
-        """Map the cache into memory, after decoding what is missing."""
+        """Return the memory-mapped images of the cache, which is built if it is missing."""
         self.prepare()
         return open_cache(self._folder, self.name, "huggingface", self._classes)
 
@@ -129,7 +129,7 @@ class HuggingFaceImages:
             raise UserError(
                 f"data.name={self.name} cannot be loaded ({reason_of(error)}): expected the name "
                 "of a data set on the Hub, with data.config= if it has several configurations, or "
-                "a folder written by its save_to_disk"
+                "a folder written by save_to_disk"
             ) from error
 
     def _table(self, option: str, split: str) -> Any:
@@ -139,7 +139,7 @@ class HuggingFaceImages:
 
     @cached_property
     def _keys(self) -> tuple[str, str | None]:
-        """Columns of the images and of the classes."""
+        """Names of the columns of the images and of the classes (None without classes)."""
         from datasets import ClassLabel, Image
 
         features = self._table("split", self.split).features
@@ -170,7 +170,7 @@ class HuggingFaceImages:
         if len(names) > MAX_CLASSES:
             raise UserError(
                 f"data.label_key={label_key} has {len(names)} classes: expected at most "
-                f"{MAX_CLASSES}"
+                f"{MAX_CLASSES}, or another data.label_key="
             )
         return names
 
@@ -184,9 +184,10 @@ class HuggingFaceImages:
                 )
         given = [0] * len(table) if label_key is None else list(table[label_key])
         if len(given) < 2 or any(label is None or label < 0 for label in given):
+            fault = f"{len(given)} rows" if len(given) < 2 else "rows without a label"
             raise UserError(
-                f"data.{option}={split} of {self.name} has {len(given)} rows, or rows without a "
-                "label: expected at least two labelled rows"
+                f"data.{option}={split} of {self.name} has {fault}: expected at least two rows, "
+                f"all with a label; type another data.{option}="
             )
         labels = np.asarray(given)
         return _Rows(table, image_key, labels.astype(np.int64), self.wanted)

@@ -18,11 +18,11 @@ _KEYS = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}
 
 
 class NpzImages:
-    """The source of data=npz: `images` uint8 (N, C, H, W) and, if labelled, `labels` (N,).
+    """Source of data=npz: arrays `images` uint8 (N, C, H, W) and, if labelled, `labels` (N,).
 
-    `test_images` and `test_labels` are the test split; without them a tenth of the images, by a
-    fixed random order, is held out. sample.py writes such a file (`samples.npz`). Channels may also
-    come last, (N, H, W, C), as in the files that other projects publish (`arr_0`, `arr_1`).
+    The test split is in `test_images` and `test_labels`. Without these arrays a fixed random tenth
+    of the images is held out. The script sample.py writes such a file (`samples.npz`). Channels may
+    also come last, (N, H, W, C), as in the files that other projects publish (`arr_0`, `arr_1`).
     """
 
     def __init__(self, name: str, channels: int, image_size: ImageSize, path: str = "") -> None:
@@ -35,20 +35,20 @@ class NpzImages:
 
     @cached_property
     def num_classes(self) -> int | None:
-        """One more than the largest label; None without labels."""
+        """Number of classes, one more than the largest label; None without labels."""
         labels = self._arrays(("labels",)).get("labels")
         return None if labels is None else int(self._labels("labels", labels).max()) + 1
 
     def prepare(self) -> None:
-        """Do nothing."""
+        """Do nothing, because the file is only read."""
 
     def read(self) -> ImageSet:
-        """Read the arrays."""
+        """Read the images and labels of both splits."""
         arrays = self._arrays(("images", "labels", "test_images", "test_labels"))
         if "images" not in arrays:
             raise UserError(
-                f"data.path={self.path} holds no array images: expected images uint8 "
-                "(N, C, H, W), and labels (N,) if there are classes"
+                f"data.path={self.path} has no array `images`: expected `images` uint8 "
+                "(N, C, H, W), and `labels` (N,) if there are classes"
             )
         images, labels = self._split(arrays, "images", "labels")
         if "test_images" in arrays:
@@ -71,7 +71,7 @@ class NpzImages:
         )
 
     def _arrays(self, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Read the named arrays that there are, none of which may hold objects."""
+        """Read those of the named arrays that the file has; UserError for arrays of objects."""
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 found: dict[str, Any] = {}
@@ -99,13 +99,15 @@ class NpzImages:
                 f"(N, {', '.join(map(str, wanted))}), or other data.channels= and data.image_size="
             )
         if len(pixels) < 2:
-            raise UserError(f"data.path={self.path}: {images} holds {len(pixels)} images")
+            raise UserError(
+                f"data.path={self.path}: {images} holds {len(pixels)} images, expected at least 2"
+            )
         given = arrays.get(labels)
         classes = np.zeros(len(pixels), np.int64) if given is None else self._labels(labels, given)
         if len(classes) != len(pixels):
             raise UserError(
                 f"data.path={self.path} holds {len(pixels)} {images} and {len(classes)} {labels}: "
-                "expected the same number of both"
+                "expected one label for each image"
             )
         return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(classes)
 

@@ -32,7 +32,7 @@ def own_images(
         num_classes: labels are 0 to num_classes - 1.
 
     Raises:
-        UserError: if the function fails or returns anything but images and labels of two splits.
+        UserError: if the function fails, or does not return images and labels of two splits.
 
     """
     function = _name(read)
@@ -51,7 +51,7 @@ def own_images(
     if train[0].shape[1:] != test[0].shape[1:]:
         raise UserError(
             f"data.images: {function} returned train images {tuple(train[0].shape[1:])} and test "
-            f"images {tuple(test[0].shape[1:])}: expected one shape (C, H, W)"
+            f"images {tuple(test[0].shape[1:])}: expected the same shape (C, H, W)"
         )
     return ImageSet(*train, *test, name=name, source="function", note=f"by {function}")
 
@@ -69,7 +69,7 @@ def _checked(
     shape: tuple[int, int, int],
     num_classes: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the images as (N, C, H, W) and the labels as int64 (N,) of a split."""
+    """Check a split; return its images uint8 (N, C, H, W) and labels int64 (N,)."""
 
     def wrong(given: str, expected: str) -> UserError:
         return UserError(f"data.images: {function} returned {split} {given}: expected {expected}")
@@ -89,9 +89,9 @@ def _checked(
         size = height if height == width else [height, width]
         raise wrong(
             f"images of shape {tuple(pixels.shape)}",
-            f"(N, {channels}, {height}, {width}) by data.channels={channels} and "
-            f"data.image_size={size}, or images smaller by an even number of pixels; set "
-            "data.channels= and data.image_size= to fit your images",
+            f"(N, {channels}, {height}, {width}), or smaller images to pad equally on both sides, "
+            f"because data.channels={channels} and data.image_size={size}; change these options to "
+            "fit your images",
         )
     if classes.is_floating_point() or classes.is_complex() or classes.ndim != 1:
         raise wrong(f"labels of {classes.dtype} {tuple(classes.shape)}", "whole numbers (N,)")
@@ -109,7 +109,7 @@ def _checked(
 
 
 class OwnImages:
-    """The source of data.images=, a function of the user's."""
+    """Source of images that a user-defined function returns, data.images=."""
 
     def __init__(
         self,
@@ -127,12 +127,13 @@ class OwnImages:
             )
         if image_size is None:
             raise UserError(
-                f"data.image_size=null: expected the side of the images of {name}, for example 28"
+                f"data.image_size=null: expected the size of the images of {name}, for example "
+                "data.image_size=28"
             )
         if source != "auto":
             raise UserError(
-                f"data.source has no effect on {name}: pass it to your function, "
-                "data.images.source=..."
+                f"data.source={source} has no effect on {name}: leave out data.source=, or pass it "
+                "to your function by data.images.source="
             )
         check_whole_number("num_classes", num_classes, least=1)
         if num_classes > MAX_CLASSES:

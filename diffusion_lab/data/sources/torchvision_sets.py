@@ -20,10 +20,10 @@ _CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10}
 
 
 class TorchvisionImages:
-    """The source of data=cifar10, cifar100 and svhn: colour, 32 x 32.
+    """Source of data=cifar10, cifar100 and svhn: colour images of 32 x 32 pixels.
 
-    Files in the data folder are used where they lie as torchvision leaves them, and verified by
-    their MD5 before they are read, as CIFAR's are pickled.
+    Files are expected in the data folder in torchvision's layout. Their MD5 is verified before they
+    are read, because CIFAR's files are pickles.
     """
 
     size = (_SIDE, _SIDE)
@@ -51,15 +51,15 @@ class TorchvisionImages:
         """What `prepare` has read, until `read` takes it."""
 
     def prepare(self) -> None:
-        """Download the files unless they are there."""
+        """Download the files unless the data folder has them."""
         self._verified = self._found()
         if self._verified is not None:
             return
         if not may_write(self.folder):
             raise UserError(
                 f"{self.name} is not in {self.folder}, which holds {contents(self.folder)}; "
-                "nothing is downloaded into a folder of other files: give the folder of "
-                f"{self.name}, or a new one, paths.data_dir=<folder>"
+                "nothing is downloaded into a folder of other files: type "
+                f"paths.data_dir=<folder of {self.name}, or a new folder>"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -81,10 +81,13 @@ class TorchvisionImages:
             ) from error
 
     def read(self) -> ImageSet:
-        """Read both splits."""
+        """Read the training and the test split."""
         found, self._verified = self._verified or self._found(), None
         if found is None:
-            raise UserError(f"{self.name} is not in {self.folder}, or is damaged: download it anew")
+            raise UserError(
+                f"{self.name} is not in {self.folder}, or its files are damaged: remove damaged "
+                "files and start again, to download the data set"
+            )
         train, test = found
         return ImageSet(
             *_tensors(train),
@@ -113,7 +116,7 @@ class TorchvisionImages:
 
 
 def _tensors(dataset: Any) -> tuple[Tensor, Tensor]:
-    """Return uint8 (N, 3, 32, 32) and int64 (N,)."""
+    """Return a torchvision data set as images uint8 (N, 3, 32, 32) and labels int64 (N,)."""
     pixels = dataset.data
     if pixels.shape[-1] == 3:  # CIFAR's have the channels last
         pixels = pixels.transpose(0, 3, 1, 2)

@@ -1,7 +1,7 @@
 """Log-likelihood of images under a trained model, by the probability-flow ODE.
 
-Images are (B, C, H, W) in the network's range, d = C H W. Log densities are in nats. Of the model
-only the denoiser is needed: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
+Images are (B, C, H, W) in the network's range, d = C H W. Log densities are in nats. The model is
+given by its denoiser: (x_t (B, C, H, W), t (B,)) -> E[x0 | x_t].
 """
 
 import math
@@ -28,20 +28,21 @@ class Density(NamedTuple):
     log_density: Tensor
     """float64 (P, B), in nats: log density of x_t / alpha at the start level, for each probe."""
     num_calls: Tensor
-    """(B,) denoiser evaluations (NFE) until this image was finished."""
+    """(B,) number of denoiser evaluations (NFE) until the image was finished."""
 
 
 def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
     """Raise UserError if the model has no density at the noise level `ratio`, sigma / alpha.
 
     The noise must be Gaussian. The level must be at least the cleanest level of the training, and
-    below the noisy end. It must also be above 0: without noise, images on a low-dimensional set
-    have no density.
+    below the noisy end. The level must also be above 0, because images without noise may lie on a
+    low-dimensional set, and then they have no density.
     """
     if noise_schedule.noise != "gaussian":
         raise UserError(
-            f"this noise schedule's noise is {noise_schedule.noise}: a likelihood needs Gaussian "
-            "noise; give another run, for example one of model=flow, ddpm, edm or score_matching"
+            f"the run was trained with {noise_schedule.noise} noise, but a likelihood needs "
+            "Gaussian noise: give another run=, for example one of model=flow, ddpm, edm or "
+            "score_matching"
         )
     low, high = noise_schedule.min_ratio, noise_schedule.max_ratio
     if not max(low, 1e-6) <= ratio < high:
@@ -52,9 +53,9 @@ def check_start(noise_schedule: NoiseSchedule, ratio: float) -> None:
 
 
 def rademacher(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw random probes of -1 and 1, for every image from its own generator.
+    """Draw P random probes of -1 and 1 for every image, from the image's own generator.
 
-    `shape` is (P, C, H, W). -> (P, B, C, H, W).
+    The argument `shape` is (P, C, H, W). With B generators, the result is (P, B, C, H, W).
     """
     draws = [torch.randint(0, 2, tuple(shape), generator=g, device=g.device) for g in generators]
     return torch.stack(draws, dim=1).float() * 2 - 1
@@ -70,9 +71,10 @@ def log_density(
     tolerance: float,
     progress: Progress | None = None,
 ) -> Density:
-    """Log density of images, taken as x_t / alpha at the level start_ratio, by the ODE.
+    """Compute the log density of images by the probability-flow ODE.
 
-    Song et al. 2020 (arXiv 2011.13456), eq. 39, in bounded variables that are the same for every
+    The images are taken as x_t / alpha at the noise level sigma / alpha = start_ratio. Song et al.
+    2020 (arXiv 2011.13456), eq. 39, is solved in bounded variables that are the same for every
     noise schedule: the angle a = atan(sigma / alpha) and z = x_t / hypot(alpha, sigma), which is
     cos(a) x0 + sin(a) noise. In these variables
 
@@ -81,9 +83,9 @@ def log_density(
     The two equations are solved up to the noisy end, where z has the distribution of a sampler's
     first noise. The trace of the Jacobian J of x0_hat is estimated by the mean of v^T J v (eq. 40)
     over Hutchinson's probes v (P, B, C, H, W), E[v v^T] = 1, which do not change from step to step.
-    The solver is Dormand and Prince's 5(4) pair. Every image has its own step size, so its result
-    depends on the rest of the batch by rounding only. A step is accepted if its error estimate is
-    below tolerance (1 + size): in root mean square for z, and in nats per dimension for the log
+    The solver is Dormand and Prince's 5(4) pair. Every image has its own step size, so the other
+    images of the batch change its result only by rounding. A step is accepted if its error estimate
+    is below tolerance (1 + size): in root mean square for z, and in nats per dimension for the log
     density.
 
     Raises UserError if the step size vanishes.
@@ -92,7 +94,11 @@ def log_density(
     first, last = math.atan(start_ratio), math.atan(noise_schedule.max_ratio)
 
     def slope(angle: Tensor, state: Tensor) -> Tensor:
-        """Derivative of z and of the integrated divergence per dimension. -> (B, d + P)."""
+        """Derivative of `state` with respect to the angle, (B, d + P).
+
+        The state holds the d values of z and, for each of the P probes, the divergence per
+        dimension, integrated over the angle.
+        """
         t = noise_schedule.time_at_noise_ratio(angle.tan().float().to(images.device))
         own = torch.hypot(noise_schedule.alpha(t), noise_schedule.sigma(t)).cpu()
         sin, cos = angle.sin()[:, None], angle.cos()[:, None]
@@ -135,10 +141,10 @@ def _solve(
     ends: tuple[float, float],
     progress: Progress | None,
 ) -> tuple[Tensor, Tensor]:
-    """Integrate the state (B, S), float64, between two positive ends -> final state, NFE (B,).
+    """Integrate an ODE from ends[0] > 0 up to ends[1]; return the final state and the NFE (B,).
 
-    Every row has its own position and step size, which SciPy's solvers do not offer. The
-    coefficients of the pair are SciPy's.
+    The state is (B, S) in float64. Every row has its own position and step size, which
+    SciPy's solvers do not offer. The Runge-Kutta coefficients are those of SciPy's RK45.
     """
     a, b, c, e = (torch.as_tensor(v).to(state) for v in (RK45.A, RK45.B, RK45.C, RK45.E))
     first, last = ends

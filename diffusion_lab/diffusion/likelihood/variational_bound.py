@@ -22,15 +22,15 @@ class Bound(NamedTuple):
     """The terms of the variational bound on -log P(image), float64 (B,) nats each."""
 
     prior: Tensor
-    """L_T."""
+    """L_T, the KL divergence of the noised image at the last timestep from pure noise."""
     steps: Tensor
-    """The sum of L_1 .. L_{T-1}."""
+    """The sum L_1 + .. + L_{T-1} of the KL divergences of the denoising steps."""
     decoder: Tensor
-    """L_0."""
+    """L_0, the negative log-likelihood of the pixels in the last denoising step."""
 
     @property
     def total(self) -> Tensor:
-        """The bound, (B,)."""
+        """The sum of all terms, the bound (B,)."""
         return self.prior + self.steps + self.decoder
 
 
@@ -45,7 +45,7 @@ def variational_bound(
     num_timesteps: int | None = None,
     progress: Progress | None = None,
 ) -> Bound:
-    """The bound on -log P(image) of ancestral sampling from a VP model, for pixels of 256 levels.
+    """Compute the variational bound on -log P(image) for a VP model and pixels of 256 levels.
 
     Ho et al. 2020 (arXiv 2006.11239), eq. 5: L_T + L_1 + .. + L_{T-1} + L_0, with one sample of x_t
     per term, the means of eq. 7, and step variances beta_t ("fixed_large") or beta~_t
@@ -54,10 +54,11 @@ def variational_bound(
     over value_range.
 
     With num_timesteps below T - 1, the sum L_1 + .. + L_{T-1} is estimated without bias from
-    num_timesteps of its terms. They are drawn by systematic sampling (evenly spaced quantiles with
-    one random offset) from a distribution over t that is half uniform and half proportional to
-    log(sigma_t^2 / sigma_{t-1}^2), which is large where the terms are large. The noise and the
-    offset of an image come from its own generator. Raises UserError as `check_bound` does.
+    num_timesteps of its terms. These terms are drawn by systematic sampling (evenly spaced
+    quantiles with one random offset) from a distribution over t that is half uniform and half
+    proportional to log(sigma_t^2 / sigma_{t-1}^2), which is large where the terms are large. The
+    noise and the offset of an image come from the image's own generator. Raises UserError for a
+    noise schedule without betas, an unknown `variance`, or num_timesteps out of range.
     """
     path = check_bound(noise_schedule, variance, num_timesteps)
     alpha_bar = path.alphas_cumprod.cpu().double()
@@ -110,25 +111,33 @@ def variational_bound(
 def check_bound(
     noise_schedule: NoiseSchedule, variance: str, num_timesteps: int | None
 ) -> VPSchedule:
-    """Return the noise schedule as a VPSchedule; UserError if the bound is undefined."""
+    """Return the noise schedule, after checking that the bound can be computed with it.
+
+    Raises UserError for a noise schedule that is not a VPSchedule, an unknown `variance`, or
+    num_timesteps out of range.
+    """
     if not isinstance(noise_schedule, VPSchedule):
         raise UserError(
-            "the variational bound needs a noise schedule made from betas, and this run's has no "
-            "betas: use method=ode, or another run, for example one of model=ddpm"
+            "the variational bound needs a noise schedule made from betas, but this run has a "
+            f"{type(noise_schedule).__name__}: use method=ode, or another run=, for example one of "
+            "model=ddpm"
         )
     if variance not in VARIANCES:
         raise UserError(unknown_name("variance", variance, VARIANCES))
     terms = noise_schedule.num_train_timesteps - 1
     if num_timesteps is not None and not 1 <= num_timesteps <= terms:
         raise UserError(
-            f"num_timesteps={num_timesteps}: expected 1 to {terms}, the number of terms of this "
-            "run's bound, or null for all"
+            f"num_timesteps={num_timesteps}: expected a number from 1 to {terms}, the number of "
+            "terms of this run's bound, or null for all terms"
         )
     return noise_schedule
 
 
 def _log_bin(x: Tensor, mean: Tensor, std: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Log probability of pixel level x of 256 under N(mean, std^2); the outer bins are open."""
+    """Return the log probability of the bin around x, one of 256 levels, under N(mean, std^2).
+
+    The lowest and the highest bin extend to infinity.
+    """
     low, high = value_range
     half = (high - low) / 255 / 2
     lower = torch.where(x < low + half, -torch.inf, (x - half - mean) / std)

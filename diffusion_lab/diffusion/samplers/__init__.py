@@ -1,4 +1,4 @@
-"""Samplers: from noise to images with a denoiser and a noise schedule."""
+"""Samplers, which turn noise into images with a denoiser and a noise schedule."""
 
 from diffusion_lab.diffusion.samplers.base import Denoise, Sampler, Step, sample_steps
 from diffusion_lab.diffusion.samplers.from_diffusers import DiffusersSampler

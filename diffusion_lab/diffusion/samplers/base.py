@@ -1,4 +1,4 @@
-"""Samplers: from noise to images along a noise schedule, one yielded step at a time.
+"""Interface of samplers, which turn noise into images and yield every step.
 
 A sampler never sees the network or its prediction type, only `denoise(x_t, t) -> x0_hat`.
 """
@@ -28,14 +28,14 @@ class Step(NamedTuple):
     denoised: Tensor
     """The denoiser's estimate of the clean images."""
     x_next: Tensor
-    """Result of the step; in the last step the images."""
+    """Result of the step; in the last step the sampled images."""
 
 
 class Sampler(ABC):
-    """A sampler of `num_steps` steps from noise to images; stochastic ones add fresh noise.
+    """A sampler of `num_steps` steps from noise to images.
 
-    The fresh noise is Gaussian, so a stochastic sampler is right only if the schedule's noise is
-    Gaussian too.
+    Stochastic samplers add fresh Gaussian noise in their steps, so they are correct only if the
+    noise of the noise schedule is Gaussian too.
     """
 
     stochastic = False
@@ -66,11 +66,11 @@ class Sampler(ABC):
         noise: Tensor,
         generators: Sequence[torch.Generator],
     ) -> Iterator[Step]:
-        """Yield every step from noise (B, C, H, W) of unit scale; one generator per image."""
+        """Yield every step, from noise (B, C, H, W) of unit scale; one generator per image."""
 
 
 class LevelDenoiser:
-    """A trained denoiser at the noise levels of any other noise schedule.
+    """Wrapper that evaluates a trained denoiser at the noise levels of another noise schedule.
 
     Up to a factor, alpha x0 + sigma noise equals the x_t of the trained noise schedule at the same
     ratio sigma / alpha. The conversion is exact if the denoiser was trained at that ratio.
@@ -81,7 +81,11 @@ class LevelDenoiser:
         self.noise_schedule = noise_schedule
 
     def __call__(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Denoise x (B, C, H, W) at alpha (), sigma (). -> t () of the training, x_t, denoised."""
+        """Denoise x (B, C, H, W) at the noise level alpha (), sigma ().
+
+        Returns the time t () in the trained noise schedule, the denoiser's input x_t and its
+        estimate of the clean images.
+        """
         t = self.noise_schedule.time_at_noise_ratio(sigma / alpha)
         own = torch.hypot(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t))
         x_t = x * (own / torch.hypot(alpha, sigma))
@@ -89,7 +93,7 @@ class LevelDenoiser:
 
 
 def fresh_noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Gaussian noise for every image from its own generator. (B, C, H, W)."""
+    """Draw Gaussian noise for every image from its own generator. -> (B, C, H, W)."""
     draws = [torch.randn(like.shape[1:], generator=g, device=g.device) for g in generators]
     return torch.stack(draws).to(like)
 
@@ -97,18 +101,19 @@ def fresh_noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 def first_noise(
     noise_schedule: NoiseSchedule, shape: torch.Size, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Noise of unit scale that a sampler begins with, for every image from its own generator.
+    """Draw the noise that a sampler begins with, for every image from its own generator.
 
-    `shape` is (C, H, W) of an image. -> (B, C, H, W), on the CPU.
+    The noise has unit scale, and `shape` is (C, H, W) of an image. -> (B, C, H, W), on the CPU.
     """
     one = torch.empty(shape)
     return torch.stack([noise_schedule.draw_noise(one, g) for g in generators])
 
 
 def image_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
-    """One CPU generator per image: image k of a seed is the same in all batches and on all devices.
+    """Make the CPU generators of images first .. first + count - 1 of a seed.
 
-    Seed and index are hashed together, so that image 1 of seed 0 is not image 0 of seed 1.
+    Image k of a seed is therefore the same in all batches and on all devices. Seed and k are
+    hashed, so that image 1 of seed 0 is not image 0 of seed 1.
     """
     states = (
         np.random.SeedSequence((seed, k)).generate_state(1, np.uint64)[0]
@@ -129,7 +134,10 @@ def sample_steps(
     first: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[Step]:
-    """Sample images first .. first + num_images - 1 of a seed, (C, H, W) each, step by step."""
+    """Yield the sampler's steps for images first .. first + num_images - 1 of a seed.
+
+    `shape` is (C, H, W) of an image. Raises UserError if the sampler rejects the noise schedule.
+    """
     sampler.check(noise_schedule)
     generators = image_generators(seed, first, num_images)
     noise = first_noise(noise_schedule, torch.Size(shape), generators).to(device)

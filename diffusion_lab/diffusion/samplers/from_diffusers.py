@@ -43,10 +43,10 @@ class DiffusersSampler(Sampler):
 
     `scheduler` is the name of the scheduler's class. Further keywords are options of its
     configuration (for example `solver_order=3`; scheduler_options.py lists them), and `eta` is
-    passed to its `step`. `timestep_spacing` is for schedulers made from betas. Every batch gets a
-    fresh scheduler, because schedulers carry state from step to step. Every step ends at the noise
-    level where the next step begins. The last step ends at a clean image, even where the scheduler
-    itself would leave noise in the image.
+    passed to its `step`. Only schedulers made from betas have a `timestep_spacing`. Every batch
+    gets a fresh scheduler, because schedulers carry state from step to step. Every step ends at the
+    noise level where the next step begins. The last step ends at a clean image, even where the
+    scheduler itself would leave noise in the image.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class DiffusersSampler(Sampler):
         return self.scheduler_class.__name__
 
     def make_scheduler(self, noise_schedule: NoiseSchedule) -> Any:
-        """Make a fresh scheduler with its timesteps set."""
+        """Make a fresh diffusers scheduler for num_steps steps of this noise schedule."""
         ratio = noise_schedule.max_ratio
         if self.space.vp:
             scheduler = self.scheduler_class.from_config(
@@ -132,11 +132,11 @@ class DiffusersSampler(Sampler):
         return scheduler
 
     def _keep_to_table(self, scheduler: Any) -> None:
-        """Give the scheduler num_steps distinct timesteps in [0, T), where diffusers does not.
+        """Correct the scheduler's timesteps to n = num_steps distinct timesteps in [0, T).
 
-        The trailing spacing of diffusers is arange(T, 0, -T / n) - 1. For 62 of the n up to 1,000
-        its rounding adds a timestep -1, which is read as the last entry of the table: pure noise.
-        Some solvers repeat a timestep at n = T.
+        diffusers computes trailing timesteps as arange(T, 0, -T / n) - 1. Rounding may add a
+        timestep -1, which as an index means the last entry of the table: pure noise. This happens
+        for 62 values of n up to 1,000. With n = T, some solvers repeat a timestep.
         """
         times, trained = scheduler.timesteps, scheduler.config.num_train_timesteps
         sigmas: Any = getattr(scheduler, "sigmas", None)  # DDPM and DDIM have none
@@ -168,8 +168,8 @@ class DiffusersSampler(Sampler):
                 )
             if zero_snr and self.eta:
                 raise UserError(
-                    f"sampler.eta={self.eta} divides by alpha, which is 0 at zero terminal SNR: "
-                    "use sampler.eta=0"
+                    f"sampler.eta={self.eta}: DDIM with eta above 0 divides by alpha, which is 0 "
+                    "at zero terminal SNR: use sampler.eta=0"
                 )
         scheduler = self.make_scheduler(noise_schedule)
         times = scheduler.timesteps
@@ -200,11 +200,12 @@ class DiffusersSampler(Sampler):
             self._check_first_step(*levels[:2].tolist())
 
     def _check_first_step(self, begin: float, after: float | None = None) -> None:
-        """Raise UserError if Heun's first step in sigma is so long that it leaves noise in samples.
+        """Raise UserError if Heun's first step is so long that samples would keep noise.
 
-        For pixels of standard deviation s the step's error is s^2 begin / (4 after^3), as a
-        fraction of sigma. With s = 1/2, as assumed here, this is 60 % at 20 steps of the cosine
-        schedule, whose noisy end is at 2e4.
+        The step goes from noise level sigma / alpha = `begin` to `after`. For pixels of standard
+        deviation s, here assumed to be 1/2, its error is s^2 begin / (4 after^3), as a fraction of
+        sigma. At most 10 % is allowed. With 20 steps of the cosine schedule, which begins at 2e4,
+        the error is 60 %.
         """
         if after is not None and begin / (16 * after**3) > 0.1:
             raise UserError(
@@ -214,14 +215,14 @@ class DiffusersSampler(Sampler):
             )
 
     def _ratios(self, scheduler: Any) -> Tensor:
-        """The ratio sigma / alpha of every denoiser evaluation of a scheduler. -> (NFE,)."""
+        """Return the ratio sigma / alpha of every denoiser evaluation of a scheduler, (NFE,)."""
         levels = [self.space.level(scheduler, i, t) for i, t in enumerate(scheduler.timesteps)]
         return torch.stack([sigma / alpha for alpha, sigma in levels])
 
     def _check_gaps(self, times: list[int], trained: int) -> None:
-        """Raise UserError if DDIM would step to other levels than those of its next timesteps.
+        """Raise UserError unless each step of DDIM ends at the scheduler's next timestep.
 
-        diffusers' step goes to t - trained // num_steps, not to the scheduler's next timestep.
+        DDIM's step in diffusers ends at t - trained // num_steps, not at the next timestep.
         """
         gap = trained // self.num_steps
         if any(t - gap != after for t, after in pairwise(times)) or times[-1] >= gap:
@@ -234,7 +235,7 @@ class DiffusersSampler(Sampler):
                 f"timesteps, but sampler.timestep_spacing={self.config['timestep_spacing']} has "
                 "other gaps: use sampler.timestep_spacing=leading, or "
                 f"sampler.timestep_spacing=trailing with sampler.num_steps={near}, or "
-                "sampler=blend, which takes the same step to any timestep"
+                "sampler=blend, which allows gaps of any length"
             )
 
     def steps(

@@ -20,7 +20,7 @@ from diffusion_lab.errors import UserError
 SamplerFunction = Callable[..., Tensor]
 """(denoise, x, sigmas, **options) -> images (B, C, H, W): see FunctionSampler."""
 LARGEST_SIGMA = 80.0
-"""First sigma in place of the infinite one of pure noise: EDM's sigma_max."""
+"""First sigma, EDM's sigma_max, for schedules whose first sigma would be infinite."""
 
 
 class FunctionSampler(Sampler):
@@ -38,7 +38,7 @@ class FunctionSampler(Sampler):
     The deterministic samplers of k-diffusion are such functions and can be used unchanged. A
     function with a parameter `noise_sampler` is stochastic: `noise_sampler(*levels)` returns fresh
     Gaussian noise like x, for every image from its own generator. `options` are further keywords.
-    In a trajectory every call of `denoise` is one step.
+    Every call of `denoise` is yielded as one step of the sampler.
     """
 
     def __init__(self, function: SamplerFunction, num_steps: int, **options: Any) -> None:
@@ -80,7 +80,7 @@ class FunctionSampler(Sampler):
         if images.shape != noise.shape:
             raise UserError(
                 f"sampler {self.name} returned a tensor of shape {list(images.shape)}: expected "
-                f"the images, {list(noise.shape)}"
+                f"the images, of shape {list(noise.shape)}"
             )
         following = [x_t for _, x_t, _ in seen[1:]] + [images]
         for (t, x_t, denoised), x_next in zip(seen, following, strict=True):
@@ -88,7 +88,7 @@ class FunctionSampler(Sampler):
 
 
 def sigmas_of(noise_schedule: NoiseSchedule, num_steps: int) -> Tensor:
-    """Ratios sigma / alpha of the schedule's timesteps, falling, then 0. -> (num_steps + 1,)."""
+    """Return the falling sigma / alpha of the schedule's timesteps, then 0. -> (num_steps + 1,)."""
     times = noise_schedule.timesteps(num_steps)
     sigmas = noise_schedule.sigma(times) / noise_schedule.alpha(times)
     if noise_schedule.max_ratio == torch.inf:  # an alpha of 0 may be rounded up
@@ -98,10 +98,11 @@ def sigmas_of(noise_schedule: NoiseSchedule, num_steps: int) -> Tensor:
 
 
 def function_sampler(function: SamplerFunction) -> Callable[..., FunctionSampler]:
-    """Decorate a function of FunctionSampler's form, to make samplers of it.
+    """Decorator that turns a function (denoise, x, sigmas, **options) -> images into a sampler.
 
-    In a configuration the function is named like a class: `_target_: my_module.my_sampler`,
-    `num_steps: 20`, and further keywords of the function.
+    The decorated function takes `num_steps` and its own options, and returns a FunctionSampler. In
+    a configuration it is named like a class: `_target_: my_module.my_sampler`, `num_steps: 20`, and
+    options of the function.
     """
 
     def make(num_steps: int, **options: Any) -> FunctionSampler:

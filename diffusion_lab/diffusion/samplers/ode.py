@@ -1,8 +1,8 @@
 """Euler and Heun solvers of the probability-flow ODE, for any noise schedule.
 
-Both integrate dx = x0_hat dalpha + noise_hat dsigma with noise_hat = (x_t - alpha x0_hat) / sigma.
-This ordinary differential equation (ODE) moves the distribution of x_t along the noise levels. It
-does not need Gaussian noise, and can also be solved from an image to its noise.
+Both solvers integrate dx = x0_hat dalpha + noise_hat dsigma, where noise_hat is (x_t - alpha
+x0_hat) / sigma. This ordinary differential equation (ODE) moves the distribution of x_t along the
+noise levels. It does not need Gaussian noise, and can also be solved from an image to its noise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ from diffusion_lab.diffusion.samplers.base import Denoise, Sampler, Step
 
 
 class Levels(NamedTuple):
-    """The n + 1 noise levels of n steps, in their order; every field is (n + 1,)."""
+    """The n + 1 noise levels of n steps, in the order of the steps; every field is (n + 1,)."""
 
     times: Tensor
-    """The clean end repeats its neighbour's time, because not every schedule has a t for it."""
+    """Times t; the clean end repeats its neighbour's, because not every schedule has a t there."""
     alphas: Tensor
     sigmas: Tensor
 
     def flip(self) -> "Levels":
-        """Reverse the order."""
+        """Return the levels in reverse order."""
         return Levels(*(values.flip(0) for values in self))
 
 
 def levels_to_clean(noise_schedule: NoiseSchedule, times: Tensor) -> Levels:
-    """The levels of the times, noisiest first, followed by the clean end: alpha 1, sigma 0."""
+    """Return the levels at `times`, noisiest first, then the clean end (alpha 1, sigma 0)."""
     alphas, sigmas = noise_schedule.alpha(times), noise_schedule.sigma(times)
     return Levels(
         torch.cat([times, times[-1:]]),
@@ -46,11 +46,12 @@ def solve(
     *,
     second_order: bool,
 ) -> Iterator[Step]:
-    """Solve the ODE for x (B, C, H, W) from the first level to the last, in either direction.
+    """Solve the probability-flow ODE for x (B, C, H, W) from the first level to the last.
 
-    The denoiser is not evaluated at the clean end. At the clean end x0_hat is x itself, and
-    noise_hat is the mean of the noise, because x does not determine the noise at sigma = 0. The
-    step to the clean end is Euler's even with `second_order`, so that it ends on the prediction.
+    The levels may become cleaner or noisier. Steps are Heun's with `second_order`, else Euler's.
+    The denoiser is not evaluated at the clean end, where x0_hat is x itself and noise_hat is the
+    expected noise (`noise_schedule.noise_mean`), because x contains no noise there. The step to the
+    clean end is always Euler's, so that its result is the predicted clean image.
     """
     times, alphas, sigmas = levels
     clean = (sigmas == 0).tolist()
@@ -79,10 +80,11 @@ def solve(
 class BlendSampler(Sampler):
     """Predict the clean image and re-noise it: x_next = alpha' x0_hat + sigma' noise_hat.
 
-    This is Euler's step of the ODE. On the straight path it is the tutorial's blend, which moves x
-    by 1 / (steps left) towards the prediction, and rectified flow's Euler step. With a VP schedule
-    it is DDIM with eta 0 (Song et al. 2020, arXiv 2010.02502, eq. 12), with a VE schedule Euler's
-    step in sigma. The last step returns the prediction itself.
+    This is Euler's step of the ODE. With StraightPath it is rectified flow's Euler step and the
+    sampler of Hugging Face's tutorial, which moves x by 1 / (steps left) of the way to the
+    prediction. With a VP schedule it is DDIM with eta 0 (Song et al. 2020, arXiv 2010.02502, eq.
+    12), and with a VE schedule Euler's step in sigma. The last step returns the predicted clean
+    image.
     """
 
     second_order = False  # True: correct each step with the slope at its end
@@ -108,8 +110,8 @@ class HeunSampler(BlendSampler):
     """Heun's second-order step, with the mean of the slopes at both ends of an Euler step.
 
     Karras et al. 2022 (arXiv 2206.00364), algorithm 1 without churn, for any noise schedule. Every
-    step has two denoiser evaluations, except the last, which has one and ends on the prediction:
-    NFE = 2 num_steps - 1.
+    step has two denoiser evaluations, except the last, which has one and returns the predicted
+    clean image: NFE = 2 num_steps - 1.
     """
 
     second_order = True

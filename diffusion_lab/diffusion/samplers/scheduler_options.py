@@ -1,6 +1,6 @@
-"""Options of diffusers' schedulers that a sampler accepts: each one works and changes the result.
+"""Options of diffusers' schedulers that a sampler accepts, each of which changes the samples.
 
-A scheduler of diffusers takes many keywords that it ignores, that only make sense with a model
+A scheduler of diffusers also takes keywords that it ignores, that only make sense with a model
 trained another way, or that contradict the noise schedule of the run. Such keywords are rejected
 with the reason, because the samples would not be those that the user expects.
 """
@@ -28,11 +28,11 @@ OF_THE_NOISE_SCHEDULE = frozenset(
 REJECTED = {
     "final_sigmas_type": "samples always end on the clean image",
     "set_alpha_to_one": "samples always end on the clean image",
-    "stochastic_sampling": "fresh noise around each prediction is right for consistency models "
-    "only, use sampler=reverse_sde",
-    "use_dynamic_shifting": "it depends on the size of latent images, use sampler.shift=",
+    "stochastic_sampling": "adding fresh noise to each prediction is correct for consistency "
+    "models only, use sampler=reverse_sde",
+    "use_dynamic_shifting": "dynamic shifting needs the size of latent images, use sampler.shift=",
 }
-"""Reasons for rejected options; all other rejected options have no effect."""
+"""Reason for each rejected option; a rejected option that is not listed here has no effect."""
 SIGMA_GRIDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 """Options that choose the noise levels of the steps; diffusers allows one of them at a time."""
 SPACINGS = ("leading", "linspace", "trailing")
@@ -43,17 +43,17 @@ class Option:
     """Valid values of an option, and the settings without which it has no effect."""
 
     words: tuple[str, ...] = ()
-    """The words to choose from; empty for a number or for true and false."""
+    """The allowed words; empty for a number or for true and false."""
     above: float | None = None
     """For a number: its lower limit, excluded; None for true and false."""
     integer: bool = False
     most: float = math.inf
     """For a number: its upper limit, included."""
     needs: tuple[tuple[str, Any], ...] = ()
-    """Pairs (option, value), one of which must be set."""
+    """Pairs (option, value), one of which must be set for this option to have an effect."""
 
     def expected(self) -> str:
-        """Describe the valid values."""
+        """Describe the valid values for an error message, such as "a number above 0"."""
         if self.words:
             return f"one of {list(self.words)}"
         if self.above is None:
@@ -162,11 +162,11 @@ OPTIONS: dict[str, dict[str, Option]] = {
         **_THRESHOLDING,
     },
 }
-"""The accepted options of every scheduler that a sampler can be made of."""
+"""The accepted options of each supported scheduler."""
 
 
 def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
-    """Check the options of a scheduler, `timestep_spacing` among them.
+    """Check the options of a scheduler, except `timestep_spacing`, which the sampler checks.
 
     Raises UserError for an option that is unknown, belongs to the noise schedule, has no effect
     with the other settings, or has an invalid value.
@@ -180,8 +180,8 @@ def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
             continue
         if key in OF_THE_NOISE_SCHEDULE:
             raise UserError(
-                f"sampler.{key}={_typed(value)}: a sampler takes this from the run's "
-                "noise_schedule and prediction; leave it out"
+                f"sampler.{key}={_typed(value)}: the noise schedule and prediction of the run set "
+                f"{key}; leave out sampler.{key}="
             )
         if key in parameters and value == parameters[key].default:
             continue  # the default, which a sampler's yaml file may state

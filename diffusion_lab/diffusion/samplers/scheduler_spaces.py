@@ -1,4 +1,7 @@
-"""Coordinates of diffusers' schedulers: the noise level of x, and the model output they expect."""
+"""Scaling of x in diffusers' schedulers, and the model output that they expect.
+
+In every scheduler x = alpha x0 + sigma noise, but families of schedulers differ in alpha and sigma.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,7 +17,7 @@ Level = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Space:
-    """The coordinates of a family of schedulers, and the model output that they expect."""
+    """Conventions of a family of schedulers: the noise level of x and the expected model output."""
 
     prediction_type: str | None
     """The scheduler's prediction_type; None if it has no such option."""
@@ -23,11 +26,11 @@ class Space:
     output: Callable[[Tensor, Tensor, Level, Any], Tensor]
     """(x0_hat, x, level, scheduler) -> the model output that corresponds to x0_hat."""
     vp: bool = False
-    """True for schedulers made from betas, whose timesteps can be spaced."""
+    """True for schedulers made from betas, which have an option timestep_spacing."""
 
 
 def table_ratio(scheduler: Any, timestep: Tensor) -> Tensor:
-    """The ratio sigma / alpha at an integer timestep of the scheduler's own table. () -> ()."""
+    """Return the ratio sigma / alpha at an integer timestep of the scheduler's table. () -> ()."""
     alpha_bar = scheduler.alphas_cumprod[timestep.long()]
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
@@ -35,8 +38,8 @@ def table_ratio(scheduler: Any, timestep: Tensor) -> Tensor:
 def is_in_table(scheduler: Any, step: int, timestep: Tensor) -> bool:
     """Return True if the noise level of a step is that of an integer timestep.
 
-    Grids such as Karras's choose the noise levels of the steps by sigma, between the levels that
-    the run was trained on. Some schedulers report rounded timesteps for such levels.
+    Sigmas such as those of Karras et al. lie between the noise levels of integer timesteps. Some
+    schedulers round the timestep that they report for such a sigma, so the sigma is compared too.
     """
     if timestep.item() != int(timestep.item()):
         return False
@@ -46,7 +49,10 @@ def is_in_table(scheduler: Any, step: int, timestep: Tensor) -> bool:
 
 
 def at_sigma(scheduler: Any, sigma: Tensor) -> Level:
-    """Return alpha and sigma of the level that a VP solver calls `sigma`. () -> (), ()."""
+    """Return alpha () and sigma () of x for an entry () of a VP scheduler's array `sigmas`.
+
+    The entry is the ratio sigma / alpha, or sigma itself with use_flow_sigmas=True.
+    """
     if scheduler.config.use_flow_sigmas:
         return 1 - sigma, sigma
     alpha = (1 + sigma**2) ** -0.5

@@ -21,7 +21,7 @@ from diffusion_lab.errors import UserError
 
 
 class _ScoreSampler(Sampler):
-    """Base class with geometrically spaced noise levels, within those of the noise schedule."""
+    """Base class for samplers whose noise levels are geometrically spaced."""
 
     stochastic = True
 
@@ -35,7 +35,10 @@ class _ScoreSampler(Sampler):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def _ladder(self, noise_schedule: NoiseSchedule, levels: int) -> Tensor:
-        """Geometrically spaced ratios sigma / alpha, from high to low. -> (levels,)."""
+        """Return geometrically spaced ratios sigma / alpha, from high to low, (levels,).
+
+        They are between sigma_min and sigma_max, within the range of the noise schedule.
+        """
         high = math.log(min(self.sigma_max, noise_schedule.max_ratio))
         low = math.log(max(self.sigma_min, noise_schedule.min_ratio))
         return torch.linspace(high, low, levels).exp()
@@ -44,8 +47,8 @@ class _ScoreSampler(Sampler):
 class ReverseSDESampler(_ScoreSampler):
     """Euler-Maruyama on the reverse-time SDE: Song et al. 2021 (arXiv 2011.13456), appendix F.
 
-    A step from ratio r to r' is x += (r^2 - r'^2) score + sqrt(r^2 - r'^2) z, with fresh noise z.
-    The last step, to r' = 0, adds no noise.
+    With r = sigma / alpha, a step to a lower r' is x += (r^2 - r'^2) score + sqrt(r^2 - r'^2) z,
+    where z is fresh noise. The last step, to r' = 0, adds no noise.
     """
 
     def steps(
@@ -73,9 +76,9 @@ class LangevinSampler(_ScoreSampler):
     """Annealed Langevin dynamics: Song & Ermon 2019 (arXiv 1907.05600), algorithm 1.
 
     At each level r = sigma / alpha, a step is x += step/2 score + sqrt(step) z, with fresh noise z
-    and step = step_size r^2. Each level has `steps_per_level` of them. One denoising step follows
-    at the end (Jolicoeur-Martineau et al. 2020, arXiv 2009.05475).
-    `num_steps` is the NFE, one more than a multiple of steps_per_level.
+    and step = step_size r^2. Each level has `steps_per_level` steps. One denoising step follows at
+    the end (Jolicoeur-Martineau et al. 2020, arXiv 2009.05475). The number of all steps,
+    `num_steps`, is therefore one more than a multiple of steps_per_level, and equals the NFE.
     """
 
     def __init__(
@@ -95,8 +98,8 @@ class LangevinSampler(_ScoreSampler):
         if num_steps < 2 or (num_steps - 1) % steps_per_level:
             raise UserError(
                 f"sampler.num_steps={num_steps}, sampler.steps_per_level={steps_per_level}: "
-                "expected num_steps to be 1 more than a multiple of steps_per_level, because the "
-                "last step only denoises, for example "
+                "expected sampler.num_steps to be 1 more than a multiple of "
+                "sampler.steps_per_level, because the last step only denoises, for example "
                 f"sampler.num_steps={20 * steps_per_level + 1}"
             )
         if not 0 < step_size < 4:

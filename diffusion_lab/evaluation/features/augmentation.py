@@ -34,7 +34,9 @@ class Affine:
 
     def __post_init__(self) -> None:
         if not 0 <= self.shift < math.inf:
-            raise UserError(f"shift={self.shift}: expected pixels, at least 0, for example shift=2")
+            raise UserError(
+                f"shift={self.shift}: expected a number of pixels, at least 0, for example shift=2"
+            )
         if not 0 <= self.rotation <= 180:
             raise UserError(f"rotation={self.rotation}: expected degrees from 0 to 180")
         if not 0 <= self.scale < 1:
@@ -43,7 +45,10 @@ class Affine:
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Transform float images (N, C, H, W) in which black is 0, with a CPU generator."""
+        """Shift, rotate and scale float images (N, C, H, W) at random; black has to be 0.
+
+        `generator` is on the CPU, the images are on any device.
+        """
         n, _, height, width = images.shape
         x, y, turn, size = torch.rand(4, n, generator=generator).mul(2).sub(1).to(images.device)
         angle = turn * math.radians(self.rotation)
@@ -65,14 +70,14 @@ class Affine:
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """Random crop of the reflected-padded image, and a mirror image of every second on average.
+    """Random crop of the image padded by reflection, mirrored left to right half of the time.
 
     Args:
         shift: largest shift along each axis, in whole pixels.
-        flip: False for images that a mirror turns into others, such as digits.
+        flip: False for no mirroring, for example of digits, which would become other signs.
 
     Raises:
-        UserError: for a shift that is not a whole number or below 0.
+        UserError: for a shift that is not a whole number of at least 0.
 
     """
 
@@ -82,13 +87,14 @@ class CropAndFlip:
     def __post_init__(self) -> None:
         if not float(self.shift).is_integer() or self.shift < 0:
             raise UserError(
-                f"shift={self.shift}: expected whole pixels, at least 0, for example shift=2"
+                f"shift={self.shift}: expected a whole number of pixels, at least 0, for example "
+                "shift=2"
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Transform float images (N, C, H, W) with a CPU generator.
 
-        Raises UserError if the images are not larger than the shift.
+        Raises UserError unless height and width of the images are larger than `shift`.
         """
         n, _, height, width = images.shape
         border = int(self.shift)

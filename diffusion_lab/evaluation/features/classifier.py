@@ -36,9 +36,9 @@ MIN_SIDE = 9
 class Classifier(FeatureNetwork):
     """Convolutional classifier for small gray images such as digits, with 120,000 parameters.
 
-    Five convolutions, each with batch normalisation and ReLU; two of them halve the image. The
-    features are the mean of the last one over all pixels, all >= 0, so any size from 9 x 9 is
-    accepted.
+    The network has five convolutions, each with batch normalisation and ReLU; two of them halve the
+    image. The features are the outputs of the last convolution averaged over all pixels, so they
+    are at least 0, and images of any size from 9 x 9 are accepted.
 
     Args:
         channels: channels of the images.
@@ -63,7 +63,7 @@ class Classifier(FeatureNetwork):
 def convolution(
     inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1, padding: int | None = None
 ) -> nn.Sequential:
-    """Return a convolution with batch normalisation and ReLU; None pads to keep the size."""
+    """Return a convolution with batch normalisation and ReLU; padding=None keeps the size."""
     padding = kernel_size // 2 if padding is None else padding
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size, stride, padding, bias=False),

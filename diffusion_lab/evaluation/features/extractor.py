@@ -18,7 +18,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.classifier import FeatureNetwork
 
 NAMED_SOURCES = ("full", "bundled", "fake", "function")
-"""Sources of data sets that have a name of their own."""
+"""Sources of data sets that are identified by their name."""
 MAX_BORDER = 32.0
 """Largest mean pixel value (of 255) of a border that counts as black."""
 
@@ -56,7 +56,7 @@ class Extractor(ABC):
         name: name for `load_extractor`.
         sha256: SHA-256 (hex) of the weights' file.
         num_features: number of features F.
-        num_classes: number of classes K; 0 if its classes are not those of the data.
+        num_classes: number of classes K; 0 if the network's classes are not those of the data.
         image_shape: (C, H, W) of the network's input.
 
     """
@@ -83,9 +83,9 @@ class Extractor(ABC):
         """Convert uint8 (N, C, H, W) to the network's input size; UserError if unsupported."""
 
     def unpad(self, images: Tensor) -> Tensor:
-        """Cut off the border that data.image_size added to images (N, C, H, W), black or not.
+        """Cut off the border that data.image_size= added to images (N, C, H, W), black or not.
 
-        Images are unchanged if the extractor accepts every size.
+        The images are returned unchanged if the extractor accepts every size.
         """
         return images
 
@@ -121,8 +121,8 @@ class TrainedExtractor(Extractor):
 
     Args:
         network: the classifier.
-        record: content of its JSON file: version, sha256, image_shape, data ...
-        folder: folder of its files.
+        record: content of the extractor's JSON file: version, sha256, image_shape, data ...
+        folder: folder of the extractor's files.
 
     """
 
@@ -151,10 +151,11 @@ class TrainedExtractor(Extractor):
         """Provenance of the training data; the held-out images are the first of its order."""
 
     def trained_on(self, data: str, sha256: str | None = None) -> bool:
-        """Return True if it was trained on this data set.
+        """Return True if the extractor was trained on the data set called `data`.
 
-        The name decides for published and synthetic data and for those of a function; folders and
-        files of images have no name of their own, so their content decides: `sha256`, if given.
+        Published data sets, synthetic data sets and data sets that a user's function returns
+        (data.images=) are compared by name. Folders and files of images are compared by
+        `sha256`, the hash of their content, because their names do not identify them.
         """
         if has_own_name(self.trained):
             return bool(self.trained["dataset"] == data)
@@ -167,7 +168,7 @@ class TrainedExtractor(Extractor):
         channels, height, width = self.image_shape
         if images.shape[1] != channels:
             raise UserError(
-                f"the images have {images.shape[1]} channels, extractor {self.name} takes "
+                f"the images have {images.shape[1]} channels, but extractor {self.name} takes "
                 f"{channels}: use extractor=inception, or train an extractor for such images "
                 "with python scripts/train_extractor.py data=..."
             )
@@ -187,7 +188,7 @@ class TrainedExtractor(Extractor):
 
 
 def has_own_name(provenance: Mapping[str, Any]) -> bool:
-    """Return True if the name of a data set identifies it, as the word `images` does not."""
+    """Return True if a data set is identified by its name; a folder of images is not."""
     return provenance.get("source", "full") in NAMED_SOURCES
 
 
@@ -207,23 +208,24 @@ def check_pixels(images: Tensor) -> None:
 
 
 def unpadded(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """Cut off the padding of data.image_size: images (N, C, H, W) -> their centre.
+    """Cut off the border that data.image_size= added: images (N, C, H, W) -> (N, C, h, w).
 
-    Raises UserError if padding `image_shape` equally on opposite sides cannot give their size.
+    `image_shape` is the shape (C, h, w) without the border. Raises UserError if equal borders on
+    opposite sides cannot give the size of the images.
     """
     _, height, width = image_shape
     down, right = images.shape[2] - height, images.shape[3] - width
     if min(down, right) < 0 or down % 2 or right % 2:
         raise UserError(
             f"the images are {images.shape[2]}x{images.shape[3]}: expected {height}x{width}, or "
-            "this with equal black padding on opposite sides, for example "
+            f"{height}x{width} with an equal black border on opposite sides, for example "
             f"{height + 4}x{width + 4} (data.image_size={height} or {height + 4})"
         )
     top, left = down // 2, right // 2
     return images[:, :, top : top + height, left : left + width]
 
 
-RESTORE = "restore it (a shipped one by git or pip), or train another version"
+RESTORE = "restore it (a shipped file by git or pip), or train another version"
 
 
 def verified(file: Path, expected: str) -> bytes:
@@ -236,7 +238,7 @@ def verified(file: Path, expected: str) -> bytes:
     if actual != expected:
         raise UserError(
             f"{file} has been altered: its sha256 begins with {actual[:8]}, expected "
-            f"{str(expected)[:8]} from its record: {RESTORE}"
+            f"{str(expected)[:8]} as in its record; {RESTORE}"
         )
     return content
 

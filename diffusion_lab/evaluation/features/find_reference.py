@@ -1,4 +1,4 @@
-"""Find the reference of a data set: beside the extractor's weights, in a cache, or computed."""
+"""Find reference features beside the extractor's weights or in a cache, or compute them."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ from diffusion_lab.system.atomic import replacing
 log = logging.getLogger(__name__)
 
 NUM_TRAINING = 50_000
-"""Training images whose moments papers compare with, at most."""
+"""Largest number of training images in `training_moments`, as in papers."""
 
 
 class Data(Protocol):
@@ -43,8 +43,8 @@ def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> 
     """Return the reference features of the data set `data` for an extractor.
 
     An extractor that was trained on the data may have its reference beside its weights. Otherwise
-    the images are read with `read`, and the reference is cached. Raises UserError if the extractor
-    rejects such images.
+    `read` returns the data module of the images, and the reference is computed and cached. Raises
+    UserError if the extractor rejects such images.
     """
     if _has_reference(extractor, data):
         return load_reference(extractor)
@@ -56,10 +56,10 @@ def reference_for(extractor: Extractor, data: str, read: Callable[[], Data]) -> 
 
 
 def training_moments(extractor: Extractor, read: Callable[[], Data]) -> Reference:
-    """Return the moments of the training images, with which papers compare, from the cache.
+    """Return the feature moments of the training images, with which papers compare samples.
 
-    At most NUM_TRAINING images are used, the first of their fixed order. Raises UserError if the
-    extractor rejects such images.
+    They are read from a cache, or computed and cached. At most NUM_TRAINING images are used, the
+    first of their fixed order. Raises UserError if the extractor rejects such images.
     """
     module = read()
     images = module.image_set()
@@ -89,9 +89,9 @@ def _has_reference(extractor: Extractor, data: str, sha256: str | None = None) -
 
 
 def _cache_beside(data_dir: Path) -> Path:
-    """Return the folder of cached references: in the data folder, or in the user's cache.
+    """Return the folder of cached references: in the data folder, or else in the user's cache.
 
-    Nothing is written into a data folder that holds other files of the user.
+    The user's cache is taken if the data folder cannot be written or holds other files of the user.
     """
     if may_write(data_dir) and os.access(_first_existing(data_dir), os.W_OK):
         return data_dir / REFERENCES

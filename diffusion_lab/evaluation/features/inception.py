@@ -1,7 +1,7 @@
 """Inception v3 with the weights behind published FIDs, ported from TensorFlow's graph of 2015.
 
-The network is torchvision's, changed where TensorFlow's graph differs, so that it needs no package
-more. torch-fidelity has the same network, but unpickles the file of the weights.
+The network is torchvision's, changed where TensorFlow's graph differs, so no further package is
+needed. The package torch-fidelity has the same network, but loads its weights by unpickling.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ NUM_FEATURES = 2048
 NUM_CLASSES = 1008
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
-"""Names of the one file in the downloads of pytorch-fid and of torch-fidelity."""
+"""Names of the weights' file as downloaded by pytorch-fid and by torch-fidelity."""
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILES[0]}"
 
 
@@ -67,11 +67,11 @@ class InceptionExtractor(Extractor):
 def load_inception(
     file: Path | None = None, device: torch.device | str = "cpu"
 ) -> InceptionExtractor:
-    """Load the weights behind published FIDs; never downloads, and takes no other weights.
+    """Load Inception with the weights behind published FIDs, without downloading them.
 
     Args:
-        file: the file that pytorch-fid and torch-fidelity download; None to look for it in torch's
-            download folder under both of their names.
+        file: the file of the weights, as pytorch-fid and torch-fidelity download it; None to look
+            for it in torch's download folder, under the file name of either package.
         device: device of the network.
 
     Raises:
@@ -85,8 +85,8 @@ def load_inception(
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"extractor={INCEPTION} needs its weights in {path} ({error.strerror}): put {URL} "
-            f"there, or give its path, extractor=<folder>/{FILES[0]}"
+            f"extractor={INCEPTION} needs its weights in {path} ({error.strerror}): download "
+            f"{URL} to this path, or type extractor=<folder>/{FILES[0]}"
         ) from error
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != SHA256:
@@ -98,7 +98,10 @@ def load_inception(
     try:
         network.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
     except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"{path} cannot be loaded ({type(error).__name__})") from error
+        raise UserError(
+            f"{path} cannot be loaded ({type(error).__name__}): check the versions of torch and "
+            "torchvision"
+        ) from error
     network.fc = nn.Identity()
     return InceptionExtractor(network, sha256, device)
 
@@ -117,7 +120,7 @@ def fid_inception() -> Inception3:
 
 
 class _MaxPooled(InceptionE):
-    """The last block, in which TensorFlow's graph takes the maximum in place of the mean."""
+    """The last block, whose pooling is a maximum in TensorFlow's graph, not a mean."""
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         *others, _ = super()._forward(x)
@@ -125,7 +128,7 @@ class _MaxPooled(InceptionE):
 
 
 def _mean_inside(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
-    """Turn a 3 x 3 mean with zeros beyond the edge into the mean of the pixels inside."""
+    """Correct a zero-padded 3 x 3 mean, so that it averages only the pixels within the image."""
     (x,) = inputs
     inside = F.avg_pool2d(torch.ones_like(x[:1, :1]), kernel_size=3, stride=1, padding=1)
     return x / inside
@@ -134,7 +137,8 @@ def _mean_inside(module: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
 def resized_like_tensorflow(x: Tensor, side: int) -> Tensor:
     """Resize (B, C, H, W) to side x side as TensorFlow 1's resize_bilinear does.
 
-    Pixel i of n is read at i H / n, not at the centres of pixels, and without antialiasing.
+    Output pixel i of n is interpolated at the input position i H / n, as TensorFlow 1 ignores that
+    pixels have their centres at + 0.5. There is no antialiasing.
     """
     for dim in (3, 2):
         size = x.shape[dim]

@@ -38,8 +38,8 @@ def extractor_for(data: str, setting: str = "extractor") -> str:
             f"give its folder, {setting}=<folder>"
         )
     raise UserError(
-        f"no extractor comes with data={data}: train one, python scripts/train_extractor.py "
-        f"data={data} version={data}_v1, and give its folder, {setting}=<folder>; or use "
+        f"no extractor comes with data={data}: train one by python scripts/train_extractor.py "
+        f"data={data} version={data}_v1 and type {setting}=<its folder>, or use "
         f"{setting}={INCEPTION}"
     )
 
@@ -49,8 +49,8 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
 
     Args:
         name: a shipped extractor, such as mnist_v1; a folder written by
-            scripts/train_extractor.py; inception, for published FIDs; or the file of its weights,
-            <path>.pth.
+            scripts/train_extractor.py; inception, for published FIDs; or <path>.pth, a file of
+            Inception's weights.
         device: device of Inception; the small networks stay on the CPU.
 
     Raises:
@@ -78,9 +78,8 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
     try:
         network.load_state_dict(unpacked(load(verified(weights, record["sha256"]))))
     except (SafetensorError, RuntimeError, KeyError) as error:
-        architecture = record.get("architecture", CNN)
         raise UserError(
-            f"{weights} does not hold the weights of architecture={architecture}: {RESTORE}"
+            f"{weights} does not hold the weights of the network in {record_file}: {RESTORE}"
         ) from error
     return TrainedExtractor(network, record, folder)
 
@@ -109,7 +108,7 @@ def _record_file(name: str) -> Path:
     except OSError:
         records = []
     if len(records) != 1:
-        reason = f"holds {len(records)} records, expected one" if records else "is no extractor"
+        reason = f"has {len(records)} JSON files, expected one" if records else "is no extractor"
         raise UserError(
             f"extractor={name} {reason}: choose from {', '.join(shipped_versions())}, "
             f"{INCEPTION}, or a folder written by scripts/train_extractor.py"

@@ -1,4 +1,4 @@
-"""Read published moments of real images: npz files with mu and sigma, as EDM and clean-fid have."""
+"""Read published moments of real images from npz files with mu and sigma, EDM's format."""
 
 import hashlib
 import io
@@ -18,8 +18,8 @@ _EXPECTED = "expected an npz with mu (F,) and sigma (F, F), the mean and covaria
 def read_moments(file: str | Path, extractor: Extractor) -> Reference:
     """Read the moments of real images' features as a reference that has no features.
 
-    Nothing is unpickled. The file does not tell which extractor it was computed with: only the
-    number of features can be checked.
+    Nothing is unpickled. The file does not record the extractor that it was computed with, so only
+    the number of features can be checked.
 
     Args:
         file: npz with mu (F,) and sigma (F, F); other arrays in it are not read.
@@ -48,7 +48,7 @@ def read_moments(file: str | Path, extractor: Extractor) -> Reference:
 
 
 def reference_of_moments(moments: Moments, name: str, extractor: Extractor) -> Reference:
-    """Return a reference without features, called `name`."""
+    """Return a Reference called `name` that has moments but no features."""
     empty = Features(np.empty((0, len(moments.mean))), np.empty((0, extractor.num_classes)))
     none = np.empty(0, dtype=np.int64)
     return Reference(
@@ -78,14 +78,18 @@ def _checked(
         )
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError(f"{setting}: mu or sigma is not finite, the file is damaged")
+        raise UserError(
+            f"{setting}: mu or sigma is not finite: expected finite numbers; copy the file again"
+        )
     if not _is_covariance(covariance):
-        raise UserError(f"{setting}: sigma is no covariance, expected a symmetric matrix")
+        raise UserError(
+            f"{setting}: sigma is no covariance: expected a symmetric matrix with a diagonal >= 0"
+        )
     return Moments(mean, covariance)
 
 
 def _is_covariance(matrix: Array) -> bool:
-    """Symmetric to float32 rounding, with a diagonal of variances."""
+    """Return True if a matrix is symmetric up to float32 rounding, with a diagonal >= 0."""
     scale = np.abs(matrix).max(initial=0.0)
     symmetric = np.abs(matrix - matrix.T).max(initial=0.0) <= 1e-5 * scale
     return bool(symmetric and (np.diag(matrix) >= 0).all())

@@ -1,4 +1,4 @@
-"""The networks of trained extractors by name, and their weights as they are stored."""
+"""Networks of trained extractors, by name, and the format in which weights are stored."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ NETWORKS = (CNN, RESNET)
 _MAX_SIDE = 32
 """Longest side of gray images for which the small classifier is enough."""
 _SCALE = ".scale"
-"""Suffix of the names of scales in a file."""
+"""Suffix of the names of the filters' scales in a file."""
 
 
 def network_for(image_shape: tuple[int, int, int]) -> str:
@@ -35,9 +35,10 @@ def build_network(
 
 
 def packed(network: FeatureNetwork) -> dict[str, Tensor]:
-    """Return the weights for the file: a ResNet's filters in 8 bits, with a scale per filter.
+    """Return the weights in the format of the file.
 
-    The small classifier's stay as they are.
+    The filters of a ResNet are stored in 8 bits with one scale per filter. The weights of the small
+    classifier are unchanged.
     """
     weights: dict[str, Tensor] = network.state_dict()
     if isinstance(network, Classifier):
@@ -54,7 +55,7 @@ def packed(network: FeatureNetwork) -> dict[str, Tensor]:
 
 
 def unpacked(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights in single precision, as the network takes them."""
+    """Convert weights from the format of the file to single precision, for the network."""
     return {
         name: tensor.float() * _per_row(stored[f"{name}{_SCALE}"], tensor)
         if tensor.dtype == torch.int8

@@ -39,8 +39,8 @@ class Reference:
     """Features of the real images of a data set, by one extractor.
 
     Features are rounded to half precision and probabilities to single precision, as in the file;
-    the moments are computed before rounding. Where only published moments are known, the features
-    are empty, (0, F), and the moments of both splits are those.
+    the moments are computed before rounding. If only published moments are known, the features are
+    empty, (0, F), and `test_moments` and `train_moments` both hold the published moments.
     """
 
     data: str
@@ -65,7 +65,7 @@ def make_reference(
     test: tuple[Tensor, Tensor],
     train: tuple[Tensor, Tensor],
 ) -> Reference:
-    """Compute the reference of a data set.
+    """Compute the features and moments of a data set's real images, to score samples against.
 
     Args:
         extractor: the feature extractor.
@@ -74,14 +74,14 @@ def make_reference(
         train: images and labels of training images that the extractor was not trained on, N > 1.
 
     Raises:
-        UserError: if the extractor rejects such images, or there are fewer than two.
+        UserError: if the extractor rejects such images, or a split has fewer than two images.
 
     """
     for split, (images, _) in {"test": test, "held-out training": train}.items():
         if len(images) < 2:
             raise UserError(
-                f"{data} has {len(images)} {split} images: a reference needs at least two of the "
-                "test and of the held-out training images, for example data.val_size=500"
+                f"{data} has {len(images)} {split} images: expected at least two test images and "
+                "two held-out training images, for example by data.val_size=500"
             )
     tested, held_out = extractor(test[0]), extractor(train[0])
     return Reference(
@@ -101,13 +101,13 @@ def load_reference(extractor: Extractor) -> Reference:
     """Read the reference beside an extractor's weights.
 
     Raises:
-        UserError: if there is none, or the file does not match its record.
+        UserError: if there is no reference, or its file does not match the extractor's record.
 
     """
     if not isinstance(extractor, TrainedExtractor) or not extractor.reference_file.is_file():
         raise UserError(
-            f"extractor {extractor.name} comes with no reference: name the real images, "
-            "data=<data set>, or moments of their features, reference=<file>.npz"
+            f"extractor {extractor.name} comes with no reference: type data=<data set> for the "
+            "real images, or reference=<file>.npz for the moments of their features"
         )
     file = extractor.reference_file
     verified(file, extractor.record["reference_sha256"])
@@ -124,9 +124,9 @@ def cached_reference(
 ) -> Reference:
     """Return the reference for an extractor and a data set, from the cache if possible.
 
-    The reference uses the first n images of the test split, and the first n of the fixed order of
-    training images, which begins with the validation images of every run. For an extractor that was
-    trained on this data set these are no more than its held-out images.
+    The reference uses the first n images of the test split, and the first n of the training split
+    in the fixed order of `split_order`, in which the validation images come first. For an extractor
+    that was trained on this data set, only training images that it has not seen are used.
 
     Args:
         extractor: any feature extractor.
@@ -162,7 +162,7 @@ def cached_reference(
 
 
 def warn_of_no_cache(file: Path, error: OSError) -> None:
-    """Log that a cache cannot be written."""
+    """Log a warning that a reference cannot be cached in `file`."""
     log.warning(
         "the reference cannot be kept in %s (%s): it is computed again each time",
         file.parent,
@@ -171,7 +171,7 @@ def warn_of_no_cache(file: Path, error: OSError) -> None:
 
 
 def _unseen(extractor: Extractor, images: ImageSet) -> int:
-    """Return how many training images, the first of the split's order, the extractor never saw."""
+    """Count the images at the start of `split_order` that the extractor was not trained on."""
     trained = extractor.trained if isinstance(extractor, TrainedExtractor) else {}
     own = trained.get("sha256") == images.sha256
     return int(trained["num_val"]) if own else len(images.train_labels)
@@ -226,9 +226,13 @@ def _read(file: Path) -> Reference:
             expected = about.pop("sha256")
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error})") from error
+        raise UserError(
+            f"{file} is damaged ({error}): expected reference features in safetensors format"
+        ) from error
     if expected != _digest(arrays, about) or about["format"] != FORMAT:
-        raise UserError(f"{file} is damaged or of another format")
+        raise UserError(
+            f"{file} is damaged or outdated: expected reference features, format {FORMAT}"
+        )
 
     def features(split: str) -> Features:
         values, probabilities = arrays[f"{split}.values"], arrays[f"{split}.probabilities"]

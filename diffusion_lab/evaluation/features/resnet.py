@@ -10,20 +10,20 @@ WIDTHS = (64, 128)
 """Channels of the first stages; the last stage has as many as there are features."""
 MIN_SIDE = 16
 _SIDE = 32
-"""Shorter side, about, of the images' maps after the stem."""
+"""Approximate shorter side, in pixels, of the feature maps after the stem."""
 _COMPONENTS = 12
 SAMPLE = 500
-"""Images, with about a thousand patches each, for the principal components."""
+"""Number of images, of about a thousand patches each, from which `whiten` computes the stem."""
 
 
 class ResNet(FeatureNetwork):
     """Residual classifier of images of any size from 16 x 16.
 
     The stem projects overlapping patches onto their whitened principal components, with both signs,
-    as in Jordan 2024, arXiv 2404.00498, section 3.1. `whiten` computes it from images; it is not
-    trained. Each of three stages convolves, halves the image and ends in a residual block of one
-    convolution (He et al. 2015, arXiv 1512.03385). The features, all >= 0, are the maximum of the
-    last one over all pixels.
+    as in Jordan 2024, arXiv 2404.00498, section 3.1. The stem is not trained: `whiten` computes it
+    from images. Each of three stages convolves, halves the image and ends in a residual block of
+    one convolution (He et al. 2015, arXiv 1512.03385). The features are the maxima of the last
+    stage over all pixels, and at least 0.
 
     Args:
         channels: channels of the images.
@@ -52,7 +52,7 @@ class ResNet(FeatureNetwork):
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
-        """Compute the stem from images (N, C, H, W) in [0, 1]; SAMPLE of them are enough."""
+        """Compute the stem's filters from a sample of 500 or more images (N, C, H, W) in [0, 1]."""
         stem = self.body[0]
         assert isinstance(stem, nn.Conv2d)
         (side, _), (stride, _) = stem.kernel_size, stem.stride
@@ -65,7 +65,7 @@ class ResNet(FeatureNetwork):
 
 
 class _Stage(nn.Module):
-    """Convolve, halve the image, add a convolution of the result to it."""
+    """Convolution that halves the image, followed by a residual block of one convolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -79,5 +79,5 @@ class _Stage(nn.Module):
 
 
 def stride_for(height: int, width: int) -> int:
-    """Return the stride of the stem that makes the shorter side of the maps about 32."""
+    """Return a stride of the stem for which the shorter side of its output is about 32."""
     return max(1, round(min(height, width) / _SIDE))

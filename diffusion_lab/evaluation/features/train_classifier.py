@@ -50,7 +50,7 @@ class Training:
         if not 0 < self.lr < math.inf:
             raise UserError(f"lr={self.lr}: expected a number above 0, for example lr=0.004")
         if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"weight_decay={self.weight_decay}: expected at least 0")
+            raise UserError(f"weight_decay={self.weight_decay}: expected a number of at least 0")
 
     def __call__(
         self,
@@ -62,8 +62,8 @@ class Training:
     ) -> FeatureNetwork:
         """Train a classifier and return it, on the CPU, with the weights of its best epoch.
 
-        The best epoch has the fewest errors on held-out images, the latest if several are equal.
-        The test images are not used.
+        The best epoch is the one with the fewest errors on the held-out images; of equal epochs it
+        is the latest. The test images are not used.
 
         Args:
             train: shuffled uint8 images and their labels.
@@ -99,7 +99,10 @@ class Training:
                 total += loss.detach().cpu()
             mean = float(total) / len(train)
             if not math.isfinite(mean):
-                raise Diverged(f"the loss is {mean} after epoch {epoch}: try lr={self.lr / 3:.2g}")
+                raise Diverged(
+                    f"the loss is {mean} after epoch {epoch}: lower lr=, for example "
+                    f"lr={self.lr / 3:.2g}"
+                )
             errors = count_errors(network, held_out)
             if errors <= fewest:
                 best, fewest = copy.deepcopy(network.state_dict()), errors
@@ -109,7 +112,7 @@ class Training:
         return network.eval().to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings by their names in configs/train_extractor.yaml, for a record."""
+        """Return the settings as a dict with the names of configs/train_extractor.yaml."""
         named = asdict(self)
         return named | named.pop("augmentation")
 
@@ -136,7 +139,11 @@ class Training:
         )
 
     def resized(self, images: Tensor, progress: float) -> Tensor:
-        """Return images (B, C, H, W) in the size of this part of the training, from 0 to 1."""
+        """Return the images (B, C, H, W) in the size used at this point of the training.
+
+        `progress` is the finished fraction of the training. This class never resizes images, but a
+        subclass may.
+        """
         return images
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -146,7 +153,7 @@ class Training:
 
 @torch.no_grad()
 def count_errors(network: FeatureNetwork, images: InMemoryLoader) -> int:
-    """Count the misclassified images."""
+    """Count the images that the network misclassifies."""
     network.eval()
     device = network.head.weight.device
     encode = ValueRange("zero_one").encode

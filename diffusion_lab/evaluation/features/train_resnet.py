@@ -17,19 +17,19 @@ from diffusion_lab.optim.lr_schedule import OneCycle
 from diffusion_lab.optim.muon import Muon
 
 _SIZES = (0.75, 0.875, 1.0)
-"""Size of the images in each third of the training: small images are cheaper."""
+"""Relative size of the images in each third of the training: small images are cheaper."""
 _LABEL_SMOOTHING = 0.1
 _RATIO = 0.08
-"""Learning rate of vectors and of the last layer over that of the filters."""
+"""Learning rate of vectors and of the last layer, relative to that of the filters."""
 
 
 @dataclass(frozen=True)
 class ResNetTraining(Training):
-    """Muon with a one-cycle schedule on cropped and mirrored images, small ones at first.
+    """Muon with a one-cycle schedule on cropped, mirrored images that grow during training.
 
     Args:
         max_epochs: number of epochs.
-        lr: highest learning rate of the cycle, of the filters.
+        lr: highest learning rate of the cycle, for the convolution filters.
         weight_decay: weight decay of the optimizer.
         augmentation: random transformation of the images.
         seed: seed of the initial weights and of the augmentation.
@@ -51,7 +51,7 @@ class ResNetTraining(Training):
         if min(height, width) < MIN_SIDE:
             raise UserError(
                 f"the images are {height}x{width}: expected at least {MIN_SIDE} pixels on each "
-                "side for architecture=resnet; type architecture=cnn"
+                "side for architecture=resnet; type architecture=cnn, or a larger data.image_size="
             )
 
     def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:

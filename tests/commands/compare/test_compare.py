@@ -219,7 +219,7 @@ def test_evaluations_with_different_settings_are_rejected(typed, tmp_path, chang
         (["runs=a,b", "metrics=beauty"], ["metrics=beauty", "fid, kid"]),
         (["runs=a,b", "metrics=[]"], ["metrics=[]", "fid, kid"]),
         (["runs=a,b", "baseline=c"], ["baseline=c", "baseline=a"]),
-        (["runs=a,b", "out=a"], ["out=a already holds something"]),
+        (["runs=a,b", "out=a"], ["out=a is not empty"]),
         (["runs=a,b", "+colour=red"], ["colour is unknown"]),
         (["runs=a,b", "num_samples=many"], ["num_samples", "many"]),
         (["runs=a,b", "sampler=brush"], ["sampler=brush is unknown", "blend", "heun"]),

@@ -74,7 +74,7 @@ def test_an_edit_is_reproducible_and_overwrites_nothing(command, trained, typed,
     assert code == 0, err
     first, second = (np.load(Path(d) / "edit.npz")["edited"] for d in (out, again.split()[-1]))
     assert np.abs(first[:, :1].astype(int) - second.astype(int)).max() <= 1  # sample k by itself
-    assert_refused(typed("edit", *arguments, "out=mine"), "out=mine", "already holds something")
+    assert_refused(typed("edit", *arguments, "out=mine"), "out=mine", "is not empty")
 
 
 def test_image_files_are_converted_to_the_runs_channels(typed, trained, tmp_path):
@@ -171,7 +171,7 @@ def test_every_edit_has_an_option_and_every_option_an_edit():
         (["run={ddpm}", "edit=invert", "num_steps=1001"], ["error: num_steps", "1000 timesteps"]),
         (["run={run}", "edit=interpolate", "images=test:0-2"], ["even number", "got 3"]),
         (["run={run}", "edit=interpolate", "num_points=1"], ["num_points=1"]),
-        (["run={run}", "edit=image_to_image", "strength=0"], ["strength=0", "above 0, up to 1"]),
+        (["run={run}", "edit=image_to_image", "strength=0"], ["strength=0", "at most 1"]),
         (["run={run}", "edit=image_to_image", "strength=1.5"], ["strength=1.5"]),
         (["run={run}", "edit=image_to_image", "strength=x"], ["strength"]),
         (["run={run}", "edit=image_to_image", "num_samples=0"], ["num_samples=0"]),

@@ -78,7 +78,7 @@ def test_the_fingerprint_follows_the_files(tmp_path, place):
     ("names", "labelled", "words"),
     [
         ([], "auto", ["holds no pictures", ".png"]),
-        (["cat/1.png"], "auto", ["only class folder cat", "data.labelled=false"]),
+        (["cat/1.png"], "auto", ["only one class folder, cat", "data.labelled=false"]),
         (["cat/1.png", "dog/2.png", "3.png"], "auto", ["3.png lies beside", "labelled=false"]),
         (["1.png"], True, ["no class folders", "data.labelled=true"]),
         (["train/a/1.png", "train/b/2.png", "3.png"], "auto", ["3.png lies beside train/"]),

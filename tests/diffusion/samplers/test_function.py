@@ -102,7 +102,7 @@ def test_something_else_than_images_is_returned():
         return x[0, 0]
 
     with pytest.raises(
-        UserError, match=r"wrong returned .*\[32, 32\]: expected the images, \[8, 1"
+        UserError, match=r"wrong returned .*\[32, 32\]: expected the images, of shape \[8, 1"
     ):
         images(FunctionSampler(wrong, num_steps=1), noise_schedules()["edm"])
 
