@@ -181,7 +181,8 @@ def test_a_data_set_of_the_users_own_has_no_extractor():
 
 
 def test_references_go_to_the_users_cache_beside_other_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "holiday.jpg").touch()

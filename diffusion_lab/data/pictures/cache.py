@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from diffusion_lab.data.folder import user_cache
 from diffusion_lab.data.image_set import ImageSet
-from diffusion_lab.data.pictures.decode import Format, Unreadable, WrongSize
+from diffusion_lab.data.pictures.decode import Fault, Format, Unreadable, WrongSize
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError
 from diffusion_lab.networks.image_size import as_option
@@ -38,9 +39,6 @@ _ALONE = 2_000
 _BATCH = 64
 _SECONDS_BETWEEN_LINES = 30
 MAX_TEST = 10_000
-
-
-Fault = Unreadable | WrongSize | OSError  # the last says nothing about the picture's content
 
 
 class Reader(Protocol):
@@ -77,19 +75,13 @@ class Plan:
     skip: bool
 
 
-def default_folder() -> Path:
-    """Return the default folder of all caches: diffusion_lab in ~/.cache or XDG_CACHE_HOME."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "diffusion_lab"
-
-
 def cache_folder(cache_dir: str | Path | None, about: Mapping[str, Any]) -> Path:
     """Return the folder of a cache, below `cache_dir` or, for None, the default folder.
 
     The folder's name is a hash of `about`, which describes the pictures and the settings.
     """
     text = json.dumps({"version": VERSION, **about}, sort_keys=True)
-    root = Path(cache_dir).expanduser() if cache_dir else default_folder()
+    root = Path(cache_dir).expanduser() if cache_dir else user_cache()
     return root / f"images_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -32,6 +32,10 @@ class WrongSize(Exception):
     """Raised for a picture of another size without a rule for resizing; the message is its size."""
 
 
+Fault = Unreadable | WrongSize | OSError
+"""Why a picture could not be decoded; an OSError says nothing about its content."""
+
+
 @dataclass(frozen=True)
 class Format:
     """Format that every picture is converted to.

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from diffusion_lab.data.folder import REFERENCES, may_write
+from diffusion_lab.data.folder import REFERENCES, may_write, user_cache
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.split import first_indices
 from diffusion_lab.errors import UserError
@@ -95,8 +95,7 @@ def _cache_beside(data_dir: Path) -> Path:
     """
     if may_write(data_dir) and os.access(_first_existing(data_dir), os.W_OK):
         return data_dir / REFERENCES
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches, "diffusion_lab", REFERENCES)
+    return user_cache() / REFERENCES
 
 
 def _first_existing(folder: Path) -> Path:
