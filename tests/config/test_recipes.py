@@ -43,7 +43,8 @@ def test_what_has_no_classes_is_not_guided(name):
 @pytest.mark.parametrize("name", OTHER_DATA)
 def test_a_recipe_for_other_images_has_the_settings_of_its_original(name):
     cfg, original = (compose_config([f"experiment={n}"]) for n in (name, OTHER_DATA[name]))
-    for node in ("network", "optimizer", "sampler", "guidance_scale", "time_sampling"):
+    assert cfg.network.width == original.network.width
+    for node in ("optimizer", "sampler", "guidance_scale", "time_sampling"):
         assert cfg[node] == original[node]
     assert cfg.trainer.max_time == original.trainer.max_time
 
