@@ -202,7 +202,7 @@ def write_reference(reference: Reference, file: Path) -> None:
         arrays |= {
             f"{split}.values": features.values.astype(np.float16),
             f"{split}.probabilities": features.probabilities.astype(np.float32),
-            f"{split}.labels": getattr(reference, f"{split}_labels").astype(np.uint8),
+            f"{split}.labels": _smallest(getattr(reference, f"{split}_labels")),
             f"{split}.mean": moments.mean,
             f"{split}.covariance": moments.covariance,
         }
@@ -260,6 +260,11 @@ def _digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
+
+
+def _smallest(labels: np.ndarray) -> np.ndarray:
+    """Convert labels to uint8 if all fit, else to int32."""
+    return labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int32)
 
 
 def _rounded(features: Features) -> Features:

@@ -165,7 +165,7 @@ def test_every_edit_has_an_option_and_every_option_an_edit():
         (["run={run}", "edit=invert", "images=[]"], ["images=[]", "test:3"]),
         (["run={run}", "edit=invert", "images=3"], ["images=3", "test:3"]),
         (["run={run}", "edit=invert", "num_steps=0"], ["num_steps=0"]),
-        (["run={run}", "edit=invert", "checkpoint=first"], ["best and last"]),
+        (["run={run}", "edit=invert", "checkpoint=first"], ["best or last"]),
         (["run={run}", "edit=invert", "accelerator=gpu"], ["accelerator=gpu"]),
         (["run={run}", "edit=invert", "out=/proc/nowhere"], ["out=/proc/nowhere"]),
         (["run={ddpm}", "edit=invert", "num_steps=1001"], ["error: num_steps", "1000 timesteps"]),

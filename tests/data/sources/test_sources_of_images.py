@@ -61,7 +61,7 @@ def test_npz_without_labels_or_test_split(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"pixels": pixels(9, 5, 5)}, ["no array images"]),
+        ({"pixels": pixels(9, 5, 5)}, ["no array `images`"]),
         ({"images": pixels(9, 5, 5).astype(float)}, ["images is float64 (9, 1, 5, 5)"]),
         ({"images": pixels(9, 6, 5)}, ["images is uint8 (9, 1, 6, 5)", "(N, 1, 5, 5)"]),
         ({"images": pixels(9, 5, 5), "labels": np.arange(8)}, ["9 images and 8 labels"]),
