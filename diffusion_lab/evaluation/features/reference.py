@@ -58,6 +58,11 @@ class Reference:
     test_moments: Moments
     train_moments: Moments
 
+    @property
+    def has_features(self) -> bool:
+        """False if only moments of the real images are known."""
+        return len(self.test) > 0
+
 
 def make_reference(
     extractor: Extractor,

@@ -191,6 +191,7 @@ def test_options_select_the_newest_matching_evaluation(typed, tmp_path):
     [
         ({"extractor": {"name": "mine", "sha256": "cd" * 32}}, ["mnist_v1 (abababab)", "mine"]),
         ({"reference": {"data": "kmnist", "n": 10000}}, ["reference", "kmnist"]),
+        ({"reference": {"data": "x.npz", "n": None}}, ["with reference", "x.npz (moments)"]),
         ({"num_calls": 79.0}, ["NFE 40", "79"]),
         ({"scores": []}, ["evaluation.json is damaged", "no sampler settings or no scores"]),
         ({"scores": [{"seed": 0, "fid": "low"}]}, ["evaluation.json is", "fid is not a number"]),

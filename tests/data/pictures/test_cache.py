@@ -139,7 +139,8 @@ def test_a_killed_build_leaves_no_cache(folder):
 def test_an_unreadable_picture_stops_or_is_left_out(folder, caplog):
     (folder / "b" / "1.png").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"b/1.png cannot be read as a picture \(the file is empty, .*unreadable=skip"
+        UserError,
+        match=r"b/1.png cannot be read as a picture \(the file is empty, .*unreadable=skip",
     ):
         loaded(folder)
     module = loaded(folder, unreadable="skip")

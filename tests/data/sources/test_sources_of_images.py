@@ -3,6 +3,8 @@
 import hashlib
 import pickle
 import tarfile
+from dataclasses import fields
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -12,8 +14,16 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from diffusion_lab.config.schema.data import SourceConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.sources import OPTIONS
+from diffusion_lab.data.sources.fake import FakeImages
+from diffusion_lab.data.sources.huggingface import HuggingFaceImages
+from diffusion_lab.data.sources.npz import NpzImages
+from diffusion_lab.data.sources.own import OwnImages
+from diffusion_lab.data.sources.picture_files import PictureFiles
+from diffusion_lab.data.sources.published import PublishedImages
+from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
 from diffusion_lab.errors import UserError
 from tests.support.forked import ROOT
 
@@ -328,3 +338,21 @@ def test_a_configuration_on_the_hub_is_asked_for(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"data\.config="):
             loaded(name="a/b", source="huggingface", channels=3, image_size=8, config=config)
     assert asked == [("a/b", None), ("a/b", "small")]
+
+
+@pytest.mark.parametrize("kind", [*OPTIONS])
+def test_options_are_the_arguments_of_the_source(kind):
+    """The table, the schema and the constructors name the same options."""
+    made = {
+        "fake": FakeImages,
+        "own": OwnImages,
+        "published": PublishedImages,
+        "torchvision": TorchvisionImages,
+        "npz": NpzImages,
+        "pictures": PictureFiles,
+        "huggingface": HuggingFaceImages,
+    }[kind]
+    common = {"name", "source", "data_dir", "channels", "image_size"}
+    assert {*OPTIONS[kind]} == signature(made).parameters.keys() - common
+    in_schema = {field.name for field in fields(SourceConfig)} | {"num_test_images"}
+    assert {*OPTIONS[kind]} <= in_schema
