@@ -75,7 +75,6 @@ def _globals(node: ast.stmt, file: Path) -> list[tuple[str, str]]:
     if not isinstance(node, ast.Assign | ast.AnnAssign):
         return []
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    names = [
-        part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)
-    ]
-    return [(name, str(file)) for name in names]
+    parts = [part for target in targets for part in ast.walk(target)]
+    names = [part for part in parts if isinstance(part, ast.Name)]
+    return [(name.id, str(file)) for name in names if isinstance(name.ctx, ast.Store)]
