@@ -109,7 +109,7 @@ def _read_image(
             f"{channels}: expected an index of the run's data, for example images=test:3"
         )
     try:
-        return torch.from_numpy(decode(path.parent, path.name, wanted))
+        return torch.from_numpy(decode(path.parent, path.name, wanted).copy())  # writable
     except WrongSize as error:
         raise UserError(
             f"{option}={file}: expected {height} x {width} pixels (height x width) like this run's "
