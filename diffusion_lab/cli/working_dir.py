@@ -12,7 +12,7 @@ PATHS = (
     *("init_from", "teacher.run", "replay"),
 )
 """Options of a training that name a file or a folder."""
-NAMES_OR_PATHS = ("callbacks.fid.extractor", "data.name")
+NAMES_OR_PATHS = ("callbacks.fid.extractor", "latents", "data.latents", "data.name")
 """Options whose value is a path or a name, such as the name of a shipped feature extractor."""
 _DATA = "data"  # the default data folder
 

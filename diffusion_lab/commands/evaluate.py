@@ -14,7 +14,7 @@ from diffusion_lab.config.validate import validate
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.scorer import ImageScorer
+from diffusion_lab.evaluation.scorer import Scorer
 from diffusion_lab.runs.data import named_data
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.model_card import claimed_scores
@@ -85,7 +85,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
         conditioning.weak.to(device)
     out = results_folder(cfg.out, run.dir / "evaluation")
     about = {
-        "sampling": planned(config, sampler, [conditioning], run.module, run.image_shape),
+        "sampling": planned(config, sampler, [conditioning], run.module, run.value_shape),
         "run": str(run.dir),
         "checkpoint": cfg.checkpoint if cfg.run else None,
         **({"claimed": claimed_scores(run.dir)} if cfg.pipeline else {}),
@@ -118,7 +118,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
     line = (
         f"sampling {times(n, 'image')} for each of {times(len(seeds), 'seed')} with "
         f"{sampler_word(config)} in "
-        f"{times(sampler.num_steps, 'step')}, then scoring them with {scorer.extractor.name}"
+        f"{times(sampler.num_steps, 'step')}, then scoring them with {scorer.name}"
     )
     with planned_work(line, len(seeds) * n * sampler.num_steps):
         return score_sets(scorer, draws, about, out)
@@ -140,7 +140,9 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
             f"leave out {given[0]}="
         )
     files = [plain["images"]] if isinstance(plain["images"], str) else plain["images"]
-    sets = [read_samples(file, cfg.num_samples) for file in files]
+    data = _named(cfg)
+    pixels = data is None or data.value_range.is_pixels
+    sets = [read_samples(file, cfg.num_samples, pixels=pixels) for file in files]
     if len({images.shape for images, _ in sets}) > 1 or len({a is None for _, a in sets}) > 1:
         shapes = [tuple(images.shape) for images, _ in sets]
         raise UserError(
@@ -151,35 +153,42 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     if len(images) < 2:
         raise UserError(f"images={files[0]} holds {len(images)} images: expected at least 2")
     channels, height, width = images.shape[1:]
-    scorer = _scorer_of_data(cfg, choose_device(cfg.accelerator), (channels, height, width))
+    device = choose_device(cfg.accelerator)
+    scorer = _scorer_of_data(cfg, device, (channels, height, width), data)
     for each, _ in sets:
-        scorer.extractor.fit(each)  # raises UserError for images that the extractor cannot take
+        scorer.check_samples(each)
     _check_number(len(images), scorer)
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
     draws = [partial(SampleSet, images, asked) for images, asked in sets]
-    say(
-        f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with "
-        f"{scorer.extractor.name}"
-    )
+    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with {scorer.name}")
     return score_sets(scorer, draws, about, out)
 
 
-def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> ImageScorer:
+def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> Scorer:
     """Build the scorer: a run is scored against its own data, a pipeline against data=."""
     if "data" not in run.config:
-        return _scorer_of_data(cfg, device, run.image_shape)
+        return _scorer_of_data(cfg, device, run.image_shape, _named(cfg))
     return choose_scorer(cfg.extractor, run, **cfg.paths, moments=cfg.reference, device=device)
 
 
+def _named(cfg: DictConfig) -> ImageDataModule | None:
+    """Build the data set of data=, of which nothing is loaded yet; None if it is not given."""
+    if cfg.data is None:
+        return None
+    settings = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
+    return named_data(settings, cfg.paths.data_dir)
+
+
 def _scorer_of_data(
-    cfg: DictConfig, device: torch.device, image_shape: tuple[int, int, int]
-) -> ImageScorer:
-    """Build a scorer of images (C, H, W) against the real images of data= or reference=."""
-    data = None
-    if cfg.data is not None:
-        settings = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
-        module = named_data(settings, cfg.paths.data_dir)
+    cfg: DictConfig,
+    device: torch.device,
+    image_shape: tuple[int, int, int],
+    module: ImageDataModule | None,
+) -> Scorer:
+    """Build a scorer of images (C, H, W) against those of a data set, or against reference=."""
+    data, pixels = None, True
+    if module is not None:
         if module.image_shape != image_shape:
             channels, height, width = module.image_shape
             raise UserError(
@@ -188,8 +197,10 @@ def _scorer_of_data(
                 f"data.channels={image_shape[0]} 'data.image_size={list(image_shape[1:])}', or "
                 "choose another data set with data="
             )
-        data = module.dataset, partial(_fetched, module)
-    scorer = choose_scorer_of_data(cfg.extractor, data, moments=cfg.reference, device=device)
+        data, pixels = (module.dataset, partial(_fetched, module)), module.value_range.is_pixels
+    scorer = choose_scorer_of_data(
+        cfg.extractor, data, pixels=pixels, moments=cfg.reference, device=device
+    )
     scorer.check(image_shape)
     return scorer
 
@@ -200,14 +211,13 @@ def _fetched(module: ImageDataModule) -> ImageDataModule:
     return module
 
 
-def _check_number(num_samples: int, scorer: ImageScorer) -> None:
+def _check_number(num_samples: int, scorer: Scorer) -> None:
     """Raise UserError if FID is the only metric and needs more samples.
 
     FID is the only metric for a reference of moments, without real images.
     """
-    least = scorer.extractor.num_features + 1
-    if not len(scorer.reference.test) and num_samples < least:
+    if not scorer.num_test and num_samples < scorer.least:
         raise UserError(
-            f"num_samples={num_samples}: expected at least {least:,} with reference=, because FID "
-            f"needs more images than extractor {scorer.extractor.name} has features"
+            f"num_samples={num_samples}: expected at least {scorer.least:,} with reference=, "
+            f"because FID needs more images than extractor {scorer.name} has features"
         )

@@ -13,12 +13,14 @@ from diffusion_lab.config.groups import make_sampler, refusal, words
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.latents.decoder import sizes_of_latents
 from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.contracts import check_range
 from diffusion_lab.modules.cost import cost
 from diffusion_lab.sampling.description import planned
-from diffusion_lab.training.checks import check_guidance
+from diffusion_lab.training.checks import check_guidance, check_network
 
 log = logging.getLogger(__name__)
 
@@ -40,32 +42,44 @@ def _doc(part: object) -> str:
     return (type(part).__doc__ or "").strip().partition("\n")[0]
 
 
+def _times(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def explain(cfg: DictConfig) -> Explanation:
     """Write explanation.md and weighting.png for a training configuration, without training."""
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     check_config(config)
-    module: DiffusionModule = build(cfg.model)
+    data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
+    check_network(config)
+    with sizes_of_latents(cfg.data):
+        module: DiffusionModule = build(cfg.model)
     own = build(cfg.sampler)
     own.check(module.noise_schedule)
     conditioning = check_guidance(cfg, module)
-    data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
-    shape = data.image_shape
+    shape = data.value_shape
+    check_range(own, data.value_range)
     figure = cost(module, shape, cfg.data.batch_size)
     fits, refused = [], []
     for word in words("sampler"):
         try:
-            reason = refusal(make_sampler(word), module.noise_schedule)
-        except UserError as error:  # a broken sampler in the user's own folder
+            sampler = make_sampler(word)
+            reason = refusal(sampler, module.noise_schedule)
+            check_range(sampler, data.value_range)
+        except UserError as error:  # it clips, or is a broken one in the user's own folder
             reason = str(error)
         fits.append(word) if reason is None else refused.append(f"- {word}: {reason}")
     schedule = module.noise_schedule
     ends = schedule.span(2)
     alphas, sigmas = schedule.alpha(ends).tolist(), schedule.sigma(ends).tolist()
+    stored = str(cfg.data.value_range)
+    if shape != data.image_shape:
+        stored = f"standardised latents of {_times(shape)} (images of {_times(data.image_shape)})"
     speed = cfg.data.batch_size / figure["step_seconds"]
     facts = {
         "noise schedule": f"{_doc(schedule)} alpha {alphas[0]:.4g} to {alphas[1]:.4g}, sigma "
         f"{sigmas[0]:.4g} to {sigmas[1]:.4g}; {schedule.noise} noise, data in "
-        f"{cfg.data.value_range}",
+        f"{stored}",
         "target": f"{module.prediction.name}. {_doc(module.prediction)}",
         "weighting": _doc(module.weighting),
         "noise levels": _doc(module.time_sampling),

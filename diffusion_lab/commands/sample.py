@@ -11,9 +11,9 @@ from torch import Tensor
 from diffusion_lab.config.schema import SampleConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
+from diffusion_lab.runs.data import figures_of_run
 from diffusion_lab.runs.sampling_options import chosen_sampler, open_model, read_conditionings
 from diffusion_lab.sampling.description import planned, work_line
-from diffusion_lab.sampling.figures import grid_columns, write_figures, write_guidance_figure
 from diffusion_lab.sampling.progress import planned_work
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.output import results_folder, save_arrays, write_json
@@ -25,7 +25,10 @@ class Samples:
     """Result of sample.py: images, their labels and the output folder."""
 
     images: Tensor
-    """uint8, (N, C, H, W), on the CPU; grouped by guidance scale if there are several."""
+    """(N, C, H, W), on the CPU; grouped by guidance scale if there are several.
+
+    uint8, or float32 for data of an unbounded range.
+    """
     labels: Tensor | None
     """Class or cluster of each image, (N,); None for unconditional samples."""
     out: Path
@@ -76,13 +79,13 @@ def sample(cfg: DictConfig) -> Samples:
         conditionings[0].labels_of(0, cfg.num_samples),
         [g.guidance_scale for g in conditionings],
     )
-    schedule, value_range = run.module.noise_schedule, run.value_range
-    nrow = grid_columns(len(conditionings[0].labels))
-    write_figures(out, by_scale[0], steps[0], schedule, value_range, cfg.trajectory_steps, nrow)
+    classes = conditionings[0].labels
+    drawn = figures_of_run(run)
+    drawn.write_sampling(out, by_scale[0], steps[0], run.module, cfg.trajectory_steps, len(classes))
     arrays: dict[str, Tensor] = {"images": torch.cat(by_scale)}
     if labels is not None:
         kind = "cluster" if run.has_clusters else "class"
-        write_guidance_figure(out / "guidance.png", by_scale, conditionings[0].labels, scales, kind)
+        drawn.write_guidance(out / "guidance.png", by_scale, classes, scales, kind)
         # evaluate.py compares "labels" with the classes that a classifier predicts, never clusters
         arrays["clusters" if run.has_clusters else "labels"] = labels.repeat(len(conditionings))
     if len(conditionings) > 1:
@@ -106,5 +109,5 @@ def sample(cfg: DictConfig) -> Samples:
         },
     )
     labels = arrays.get("clusters", arrays.get("labels"))
-    line = planned(config, sampler, conditionings, run.module, run.image_shape)
+    line = planned(config, sampler, conditionings, run.module, run.value_shape)
     return Samples(arrays["images"], labels, out, (line,))

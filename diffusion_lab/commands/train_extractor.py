@@ -82,6 +82,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     device = choose_device(cfg.accelerator)
     given = {k: v for k, v in settings["data"].items() if (k, v) != ("batch_size", None)}
     data = named_data(given, None)
+    data.value_range.check_pixels("a feature extractor", "give data= with images")
     if data.num_classes is None:
         raise UserError(
             f"data={data.dataset} has no labels: expected labelled images, because an extractor "

@@ -21,7 +21,7 @@ class Clusters:
     network's features).
 
     Args:
-        images: uint8 (N, C, H, W).
+        images: uint8 or real numbers, (N, C, H, W).
         count: number of clusters, at least 2.
 
     Raises:
@@ -66,7 +66,7 @@ class Clusters:
         return labels
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Assign uint8 images (N, C, H, W) to clusters: int64 (N,) in 0..count - 1."""
+        """Assign images (N, C, H, W) to clusters: int64 (N,) in 0..count - 1."""
         return (self._distances(_coarse(images)) + self._offsets).argmin(1)
 
     def _distances(self, x: Tensor) -> Tensor:
@@ -75,5 +75,6 @@ class Clusters:
 
 
 def _coarse(images: Tensor) -> Tensor:
-    """Average 2 x 2 pixels and flatten: (N, C, H, W) -> (N, D)."""
-    return F.avg_pool2d(images.float() / 255, 2).flatten(1)
+    """Average 2 x 2 pixels, if there are as many, and flatten: (N, C, H, W) -> (N, D)."""
+    values = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return (F.avg_pool2d(values, 2) if min(values.shape[2:]) > 1 else values).flatten(1)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class InMemoryLoader:
-    """Loader of batches (images (B, C, H, W) uint8, labels (B,) int64) from tensors in memory.
+    """Loader of batches (images (B, C, H, W), labels (B,) int64) from tensors in memory.
 
     With `noise`, a batch has a third tensor: the noise (B, C, H, W) its images were generated from.
 
@@ -31,7 +31,7 @@ class InMemoryLoader:
     extended by its first images, or cut off if `drop_last` is set.
 
     Args:
-        images: uint8 (N, C, H, W), on the device of the batches.
+        images: (N, C, H, W), uint8 or floats, on the device of the batches.
         labels: int64 (N,), on the same device.
         batch_size: images in a batch of one process; the last batch may be smaller.
         shuffle: True for a new order every epoch, False for the order of the tensors.

@@ -52,6 +52,20 @@ def split_indices(
     return order[:val_size], order[val_size : val_size + count]
 
 
+def check_pairs(count: int, val_size: int, train_size: int | None) -> None:
+    """Raise UserError if `count` reflow pairs leave none to train on, or if train_size is set."""
+    if train_size is not None:
+        raise UserError(
+            f"data.train_size={train_size}: expected null with teacher.run=, "
+            "because teacher.num_pairs= sets the number of pairs"
+        )
+    if count <= val_size:
+        raise UserError(
+            f"data.val_size={val_size}: expected less than {count}, the number of pairs; "
+            "lower data.val_size=, or raise teacher.num_pairs="
+        )
+
+
 def check_padding(image_size: ImageSize, original: int) -> None:
     """Raise UserError unless padding square images on all sides equally can give image_size."""
     for side in height_and_width(image_size):

@@ -24,6 +24,10 @@ class Nearest:
     index: NDArray[np.int64]
     """(M,) index of the nearest reference."""
 
+    def order(self) -> NDArray[np.int64]:
+        """Return the indices of the queries by increasing distance, (M,)."""
+        return np.argsort(self.distance, kind="stable")
+
 
 def nearest(
     queries: NDArray[np.floating],

@@ -43,6 +43,9 @@ METRICS = {
     "class_entropy": Metric("class entropy (bits)", "real", _POSITIVE),
     "class_tv": Metric("class total variation", "lower", _FRACTION),
     "confidence": Metric("classifier confidence", "real", _FRACTION),
+    "energy_distance": Metric("energy distance", "lower", _POSITIVE),
+    "log_density": Metric("log density (nats)", "real"),
+    "support": Metric("fraction on the support", "higher", _FRACTION),
     "label_agreement": Metric("agreement with the label", "higher", _FRACTION),
 }
 

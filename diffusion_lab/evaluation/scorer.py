@@ -1,14 +1,18 @@
-"""Score generated images with a feature extractor and reference statistics."""
+"""Score samples against real data: images with a feature extractor and reference statistics."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from diffusion_lab import figures
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.evaluation.features.reference import Reference
@@ -28,18 +32,71 @@ class Judged:
     """Seconds for "features" and for "metrics"."""
 
 
-class ImageScorer:
+class Scorer(ABC):
+    """Score sets of samples of one kind of data against real ones."""
+
+    primary: str
+    """The metric by which samplers are ordered, one of METRICS of which lower is better."""
+    name: str
+    """Name of the feature extractor, or "coordinates" for points."""
+    sha256: str
+    """Hash of the extractor's weights, or of the points; scores of other hashes do not compare."""
+    data: str
+    """Name of the real data."""
+    num_train: int
+    """Number of real training images or points, for the baseline; 0 if there are none."""
+    num_test: int
+    """Number of real test images or points; 0 if only their moments are known."""
+    least: int
+    """Smallest number of samples for which the primary metric is defined."""
+
+    @property
+    @abstractmethod
+    def against(self) -> str:
+        """Line for the head of a table: the features and the real data that scores refer to."""
+
+    def about(self) -> dict[str, Any]:
+        """Return the entries `extractor` and `reference` of evaluation.json."""
+        return {
+            "extractor": {"name": self.name, "sha256": self.sha256},
+            "reference": {"data": self.data, "n": self.num_test or None},
+        }
+
+    @abstractmethod
+    def check(self, image_shape: tuple[int, int, int]) -> None:
+        """Raise UserError, before any sampling, for samples (C, H, W) that cannot be scored."""
+
+    @abstractmethod
+    def check_samples(self, images: Tensor) -> None:
+        """Raise UserError for existing samples (N, C, H, W) that cannot be scored."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, asked: Tensor | None = None) -> Judged:
+        """Score samples (N, C, H, W) with requested classes `asked` (N,), if any."""
+
+    @abstractmethod
+    def floor(self, num_samples: int) -> dict[str, Summary]:
+        """Return the scores of num_samples real training images or points, or of all there are."""
+
+    @abstractmethod
+    def write_samples(self, images: Tensor, path: Path, shown: int) -> None:
+        """Write a figure of samples (N, C, H, W); a grid has at most `shown` images."""
+
+
+class ImageScorer(Scorer):
     """Score sets of images with an extractor against a reference.
 
     Args:
         extractor: the feature extractor.
-        reference: features of real images, by the same extractor.
+        reference: features of real images, or their moments, by the same extractor.
         padded: True to cut off the border that data.image_size= added to the images.
 
     Raises:
         UserError: if the reference was computed by another extractor.
 
     """
+
+    primary = "fid"
 
     def __init__(self, extractor: Extractor, reference: Reference, padded: bool = False) -> None:
         if reference.extractor_sha256 != extractor.sha256:
@@ -49,8 +106,29 @@ class ImageScorer:
                 f"{extractor.name} ({extractor.sha256[:8]}): expected the same extractor"
             )
         self.extractor, self.reference, self.padded = extractor, reference, padded
+        self.name, self.sha256, self.data = extractor.name, extractor.sha256, reference.data
+        self.num_train, self.num_test = len(reference.train), len(reference.test)
+        self.least = extractor.num_features + 1
         self.scorer = FeatureScorer(reference)
         self._floors: dict[int, dict[str, Summary]] = {}
+
+    @property
+    def against(self) -> str:
+        """Line for the head of a table: the extractor and the reference images."""
+        real = (
+            f"{self.num_test:,} test images of {self.data}; real-data baseline from training images"
+            if self.num_test
+            else f"moments of real images: {self.data}"
+        )
+        return f"extractor {self.name} (sha256 {self.sha256[:8]}), against {real}"
+
+    def check_samples(self, images: Tensor) -> None:
+        """Raise UserError for images that the extractor rejects."""
+        self.extractor.fit(images)
+
+    def write_samples(self, images: Tensor, path: Path, shown: int) -> None:
+        """Write a grid of the first images."""
+        figures.save_grid(images[:shown].float() / 255, path)
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError, before any sampling, if the extractor rejects images (C, H, W)."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import FunctionSampler, NoiseSchedule, Prediction, Sampler, Weighting
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError
@@ -49,6 +50,16 @@ def check_contracts(
         finally:
             module.train(training)
     return True
+
+
+def check_range(sampler: Sampler, value_range: ValueRange) -> None:
+    """Raise UserError for a sampler that clips to the range of pixels, if there is no range."""
+    if sampler.clips and not value_range.bounded:
+        raise UserError(
+            f"{sampler.name} clips to the range of pixels, but these data are "
+            f"{value_range.kind}: type sampler.clip_sample=false, and leave out "
+            "sampler.thresholding="
+        )
 
 
 def check_sampler(

@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import construct
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run
+from diffusion_lab.sampling.choose_figures import figures_of
+from diffusion_lab.sampling.data_figures import DataFigures
 
 
 def run_data(
@@ -45,8 +49,22 @@ def run_data(
             f"data._target_ of the saved configuration builds a {type(data).__name__}: expected "
             "an ImageDataModule; use another run"
         )
+    # with the VAE and the statistics of the training; other settings are in the configuration
+    data.value_range = run.value_range
     data.setup()
     return data
+
+
+def figures_of_run(run: Run) -> DataFigures:
+    """Return the figures of a run's kind of data; points are drawn over those of its data set."""
+
+    def real() -> Tensor | None:
+        try:
+            return run_data(run, None).pixels("test")
+        except UserError:  # the user's own data set may have moved
+            return None
+
+    return figures_of(run.value_range, real)
 
 
 def named_data(settings: Mapping[str, Any], data_dir: str | None) -> ImageDataModule:

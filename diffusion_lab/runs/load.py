@@ -8,11 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from diffusion_lab.config.trusted import construct
+from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler, Step
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.modules.contracts import check_range
 from diffusion_lab.runs.checkpoint import read_checkpoint
 from diffusion_lab.runs.post_hoc_ema import PREFIX, blend_snapshots
 from diffusion_lab.runs.state import checkpoint_file
@@ -43,6 +45,11 @@ class Run:
     """Packages, besides this project, whose classes the saved configuration may name."""
 
     @property
+    def value_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the network gets: images, or their latents."""
+        return self.value_range.shape(self.image_shape)
+
+    @property
     def has_clusters(self) -> bool:
         """True if the run's classes are clusters of similar images instead of the data's labels."""
         return self.config.get("data", {}).get("clusters") is not None
@@ -58,6 +65,7 @@ class Run:
         except TypeError as error:
             raise UserError(f"the run's sampler cannot be built: {error}") from error
         sampler.check(self.module.noise_schedule)
+        check_range(sampler, self.value_range)
         return sampler
 
     def conditioning(
@@ -95,7 +103,7 @@ class Run:
     ) -> Tensor:
         """Sample images as `scripts/sample.py` does; return uint8 (N, C, H, W) on the CPU.
 
-        Image k depends only on the seed and k.
+        Image k depends only on the seed and k. Data of an unbounded range are float32.
 
         Args:
             num_samples: N.
@@ -138,7 +146,7 @@ class Run:
         return draw(
             self.module,
             sampler,
-            self.image_shape,
+            self.value_shape,
             self.value_range,
             num_samples=num_samples,
             batch_size=batch_size,
@@ -196,13 +204,15 @@ def load_run(
         )
     data = config["data"]
     try:
+        value_range = range_of(data)
+        value_range.use_record(state.get("data", {}))
         module = build_module(config, trust)
         module.load_state_dict(raw | averages[chosen])
         return Run(
             dir=folder,
             config=config,
             module=module.eval().requires_grad_(False),
-            value_range=ValueRange(data["value_range"]),
+            value_range=value_range,
             image_shape=image_shape(data),
             weights=chosen,
             trust=trust,

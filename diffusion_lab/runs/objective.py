@@ -29,6 +29,7 @@ _PARTS = (
     "data.image_size",
     "data.channels",
     "data.value_range",
+    "data.latents",
     "data.val_size",
     "data.num_images",
     "data.clusters",

@@ -11,7 +11,7 @@ from diffusion_lab.config.trusted import construct, trusted
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
-from diffusion_lab.modules.contracts import check_sampler
+from diffusion_lab.modules.contracts import check_range, check_sampler
 from diffusion_lab.runs.diffusers_pipeline import load_pipeline
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Conditioning
@@ -74,7 +74,8 @@ def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler
         check_config({"sampler": config}, partial(trusted, trust=run.trust))
         sampler = construct(config, run.trust)
     sampler.check(run.module.noise_schedule)
-    check_sampler(sampler, run.module.noise_schedule, run.image_shape)
+    check_range(sampler, run.value_range)
+    check_sampler(sampler, run.module.noise_schedule, run.value_shape)
     return config, sampler
 
 
@@ -132,7 +133,7 @@ def _weak_run(where: str, run: Run, weights: str | None) -> Run:
         ) from error
     for what, ours, weaker in (
         ("shape of images", run.image_shape, weak.image_shape),
-        ("value range", run.value_range.name, weak.value_range.name),
+        ("value range", repr(run.value_range), repr(weak.value_range)),
         ("noise schedule", run.config["noise_schedule"], weak.config["noise_schedule"]),
         ("set of clusters", read_clusters(run), read_clusters(weak)),
     ):

@@ -37,6 +37,8 @@ MAY_CHANGE = (
     "data.path",
     "data.cache_dir",
     "data.on_device",
+    "latents",
+    "data.latents",
 )
 """Options that may change when a run is resumed, because the experiment stays the same."""
 _NEEDED = {"command", "model", "paths"}

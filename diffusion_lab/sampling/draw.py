@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MAX_FRAMES = 60  # recorded steps, the frames of the animation
 SHOWN = 64  # images in the grid and the animation
+MANY = 2000  # points in the animation
 
 
 def draw(
@@ -35,7 +36,8 @@ def draw(
 ) -> tuple[Tensor, list[Step]]:
     """Sample uint8 images (N, C, H, W), and record some steps of the first images.
 
-    Returns the images and up to MAX_FRAMES sampler steps of the first SHOWN images. Image k depends
+    Returns the images and up to MAX_FRAMES sampler steps of the first SHOWN images. Data of an
+    unbounded range are float32, and the steps are those of the first MANY of them. Image k depends
     only on the seed and k. A batch that does not fit into a GPU's memory is sampled in halves. The
     network computes in `precision`, the sampler in float32. Raises UserError for numbers below 1,
     an unknown precision, and images that are not finite, because the conversion to pixels would
@@ -47,6 +49,7 @@ def draw(
     conditioning = conditioning or Conditioning()
     images: list[Tensor] = []
     recorded: list[Step] = []
+    shown = SHOWN if value_range.is_pixels else MANY
     bar = tqdm(total=num_samples, unit=" images", disable=None, leave=False)  # on terminals only
     while (first := sum(map(len, images))) < num_samples:
         count = min(batch_size, num_samples - first)
@@ -62,7 +65,9 @@ def draw(
                 device=module.device,
             )
             with drawing_in(precision, module.device):
-                last, frames = _run_sampler(steps, sampler.num_steps if first == 0 else None)
+                wanted = first == 0 or (first < shown and not value_range.is_pixels)
+                num_steps = sampler.num_steps if wanted else None
+                last, frames = _run_sampler(steps, num_steps, shown - first)
         except torch.OutOfMemoryError:
             if count == 1:
                 raise
@@ -71,7 +76,7 @@ def draw(
                 "out of memory for %d images at once: continuing with %d", count, batch_size
             )
             continue
-        recorded += frames
+        recorded = _joined(recorded, frames)
         _check_finite(last, first, sampler)
         images.append(value_range.decode(last).cpu())
         bar.update(count)
@@ -80,8 +85,10 @@ def draw(
 
 
 @torch.inference_mode()
-def _run_sampler(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, list[Step]]:
-    """Run all sampler steps; return the final images and recorded steps.
+def _run_sampler(
+    steps: Iterator[Step], num_steps: int | None, shown: int
+) -> tuple[Tensor, list[Step]]:
+    """Run all sampler steps; return the final images and steps of the first `shown` images.
 
     `num_steps` is the number of sampler steps, of which at most MAX_FRAMES are recorded. None
     means that no steps are recorded.
@@ -91,8 +98,18 @@ def _run_sampler(steps: Iterator[Step], num_steps: int | None) -> tuple[Tensor, 
     for i, step in enumerate(steps):
         advance(len(step.x_next))
         if every and i % every == 0:
-            recorded.append(Step(step.t.cpu(), *(tensor[:SHOWN].cpu() for tensor in step[1:])))
+            recorded.append(Step(step.t.cpu(), *(tensor[:shown].cpu() for tensor in step[1:])))
     return step.x_next, recorded
+
+
+def _joined(recorded: list[Step], frames: list[Step]) -> list[Step]:
+    """Append the recorded steps of a further batch to those of the batches before."""
+    if not recorded or not frames:
+        return recorded or frames
+    return [
+        Step(before.t, *(torch.cat(pair) for pair in zip(before[1:], after[1:], strict=True)))
+        for before, after in zip(recorded, frames, strict=True)
+    ]
 
 
 def _check_finite(images: Tensor, first: int, sampler: Sampler) -> None:

@@ -11,11 +11,25 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import check_pixels
 
 
-def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tensor, Tensor | None]:
+def check_numbers(samples: Tensor) -> None:
+    """Raise UserError unless `samples` are finite floats (N, C, H, W)."""
+    if samples.ndim != 4 or not samples.is_floating_point():
+        raise UserError(
+            f"the samples are {samples.dtype} of shape {tuple(samples.shape)}: expected real "
+            "numbers, float32 (N, C, H, W), for example (N, 2, 1, 1) for points"
+        )
+    if not bool(samples.isfinite().all()):
+        raise UserError("the samples hold NaN or infinity: expected finite numbers")
+
+
+def read_samples(
+    file: str | Path, num_samples: int | None = None, *, pixels: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Read the first `num_samples` images of an npz, such as samples.npz of scripts/sample.py.
 
     None reads all images. Returns the images, uint8 (N, C, H, W), and their intended classes (N,)
-    or None. Raises UserError for a missing or unsuitable file, and for a file with fewer images.
+    or None. With pixels=False they are real numbers, float32 (N, C, H, W). Raises UserError for a
+    missing or unsuitable file, and for a file with fewer images.
     """
     try:
         with np.load(file, allow_pickle=False) as npz:
@@ -35,12 +49,12 @@ def read_samples(file: str | Path, num_samples: int | None = None) -> tuple[Tens
         )
     try:
         images = torch.from_numpy(arrays["images"])
-        check_pixels(images)
+        check_pixels(images) if pixels else check_numbers(images)
     except TypeError as error:
         raise UserError(f"{file}: images are {arrays['images'].dtype}, expected uint8") from error
     except UserError as error:
         raise UserError(f"{file} cannot be scored, because {error}") from error
-    if images.numel() and images.max() <= 1:
+    if pixels and images.numel() and images.max() <= 1:
         raise UserError(
             f"{file}: no pixel is above 1: expected pixels from 0 to 255; convert [0, 1] with "
             "(images * 255).round().astype(numpy.uint8)"

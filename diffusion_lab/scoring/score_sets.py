@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab import figures
 from diffusion_lab.config.validate import check_seed
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.score import METRICS
-from diffusion_lab.evaluation.scorer import ImageScorer, summaries
+from diffusion_lab.evaluation.scorer import Scorer, summaries
 from diffusion_lab.evaluation.statistics import Summary
 from diffusion_lab.sampling.draw import SHOWN
 from diffusion_lab.scoring.draw_set import SampleSet
@@ -35,12 +34,13 @@ class Evaluation:
     """Real-data baseline: the same metrics for real training images."""
     out: Path
     """The folder with evaluation.json and samples.png."""
+    against: str
+    """Line for the head of the table: the features and the real data that scores refer to."""
 
     @property
     def lines(self) -> list[str]:
         """The lines of the printed table."""
         n, seeds = self.record["num_samples"], self.record["seeds"]
-        extractor, reference = self.record["extractor"], self.record["reference"]
         real = self.record["floor"]["num_samples"]
         rows = [
             f"{METRICS[name].title:28} {score_text(score):>20} "
@@ -48,16 +48,10 @@ class Evaluation:
             for name, score in self.summary.items()
         ]
         several = f"{len(seeds)} seeds" if len(seeds) > 1 else "1 seed, no spread"
-        against = (
-            f"{reference['n']:,} test images of {reference['data']}; real-data baseline from "
-            "training images"
-            if reference["n"]
-            else f"moments of real images: {reference['data']}"
-        )
         baseline = f"{real:,} real images" if real else ""
         return [
             *([self.record["sampling"]] if "sampling" in self.record else []),
-            f"extractor {extractor['name']} (sha256 {extractor['sha256'][:8]}), against {against}",
+            self.against,
             f"{'':28} {f'{n:,} images, {several}':>20} {baseline:>20}".rstrip(),
             *rows,
             *self._against_the_card(),
@@ -99,7 +93,7 @@ def read_seeds(given: Any) -> list[int]:
 
 
 def score_sets(
-    scorer: ImageScorer, draws: Sequence[Callable[[], SampleSet]], about: dict[str, Any], out: Path
+    scorer: Scorer, draws: Sequence[Callable[[], SampleSet]], about: dict[str, Any], out: Path
 ) -> Evaluation:
     """Score sets of images, one at a time to save memory; write evaluation.json and samples.png.
 
@@ -121,9 +115,10 @@ def score_sets(
         for part, took in (score.seconds | {"sampling": samples.seconds or 0.0}).items():
             seconds[part] += took
         if len(scores) == 1:
-            figures.save_grid(samples.images[:SHOWN].float() / 255, out / "samples.png")
+            scorer.write_samples(samples.images, out / "samples.png", SHOWN)
             calls = samples.num_calls
-        log.info("seed %s: FID %.4g", seed, score.scores.get("fid", float("nan")))
+        title, value = METRICS[scorer.primary].title, score.scores.get(scorer.primary)
+        log.info("seed %s: %s %.4g", seed, title, float("nan") if value is None else value)
     began = time.perf_counter()
     floor = scorer.floor(about["num_samples"])
     seconds["floor"] = time.perf_counter() - began
@@ -131,15 +126,14 @@ def score_sets(
     images = about["num_samples"] * len(scores)
     record = about | {
         "num_calls": calls,
-        "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
-        "reference": {"data": scorer.reference.data, "n": len(scorer.reference.test) or None},
+        **scorer.about(),
         "scores": scores,
         "summary": {name: asdict(of) for name, of in summary.items()},
         "floor": {name: asdict(of) for name, of in floor.items()}
-        | {"num_samples": min(about["num_samples"], len(scorer.reference.train))},
+        | {"num_samples": min(about["num_samples"], scorer.num_train)},
         "seconds": {part: round(took, 3) for part, took in seconds.items()},
         "milliseconds_per_image": 1000 * seconds["sampling"] / images if calls else None,
         "git_commit": git_commit(),
     }
     write_json(out / NAME, record)
-    return Evaluation(record, summary, floor, out)
+    return Evaluation(record, summary, floor, out, scorer.against)

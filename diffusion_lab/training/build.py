@@ -112,6 +112,9 @@ def load_data(
     Raises UserError if a resumed run was trained on other images.
     """
     cfg = start.cfg
+    datamodule.value_range.prepare(trainer.strategy.root_device)
+    if start.checkpoint is not None:
+        datamodule.value_range.use_record(start.checkpoint.content["data"])
     datamodule.prepare_data()
     datamodule.setup("fit")
     num_pairs = cfg.teacher.num_pairs if initial.pairs_file else None

@@ -13,10 +13,25 @@ from diffusion_lab.callbacks import (
     LossHistory,
 )
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.latents.decoder import LatentDecoder
+from diffusion_lab.data.shape import image_shape
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import NoiseSchedule, VESchedule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.sampling.conditioning import Conditioning
+
+
+def check_network(config: Mapping[str, Any]) -> None:
+    """Raise UserError for points (images of one pixel) and a network of this project for images."""
+    data, network = config["data"], str(config["network"].get("_target_"))
+    if ValueRange(data["value_range"]).is_pixels or image_shape(data)[1:] != (1, 1):
+        return
+    package, _, name = network.rpartition(".")
+    if package.startswith("diffusion_lab.networks") and name != "MLP":
+        raise UserError(
+            f"{name} is a network for images, but data={data['name']} has points: type network=mlp"
+        )
 
 
 def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
@@ -141,15 +156,19 @@ def limit_warning(trainer: L.Trainer, num_batches: int) -> str | None:
 
 
 def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> str | None:
-    """Return a warning if the noise schedule does not end in pure noise, which biases samples."""
-    if noise_schedule.signal_at_end <= 0.05:
+    """Return a warning if the noise schedule does not end in pure noise, which biases samples.
+
+    Latents are standardised, so that their mean is not biased.
+    """
+    if noise_schedule.signal_at_end <= 0.05 or isinstance(datamodule.value_range, LatentDecoder):
         return None
     images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
     mean, std = images.mean().item(), images.std().item()
+    what = "pixel" if datamodule.value_range.is_pixels else "coordinate"
     longer = "sigma_max" if isinstance(noise_schedule, VESchedule) else "beta_end"
+    biased = noise_schedule.sampled_mean(mean, std)
     return (
         f"the noise schedule ends at alpha = {noise_schedule.signal_at_end:.2g}, but sampling "
-        "starts from pure noise: expect a mean pixel of about "
-        f"{noise_schedule.sampled_mean(mean, std):.2f} in samples instead of {mean:.2f}; "
-        f"a larger noise_schedule.{longer} reduces this bias"
+        f"starts from pure noise: expect a mean {what} of about {biased:.2f} in samples instead of "
+        f"{mean:.2f}; a larger noise_schedule.{longer} reduces this bias"
     )

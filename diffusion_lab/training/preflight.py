@@ -10,6 +10,7 @@ from diffusion_lab.config.limits import check_limits, seconds_of
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_config, validate
 from diffusion_lab.errors import UserError
+from diffusion_lab.training.checks import check_network
 from diffusion_lab.training.initialization import InitialState, read_initial_state
 from diffusion_lab.training.resume import Start
 
@@ -43,6 +44,7 @@ def preflight(start: Start) -> InitialState:
         start.cfg, start.config, start.run_dir, continued, start.trust
     )
     check_config(start.config)
+    check_network(start.config)
     check_limits(start.cfg)
     if not continued:  # options of a resumed run were accepted at its start
         check_trainer_options(start.cfg)

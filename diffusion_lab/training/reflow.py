@@ -24,6 +24,7 @@ from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError, reason_of
+from diffusion_lab.modules.contracts import check_range
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.system.atomic import replacing
@@ -50,7 +51,7 @@ class Pairs:
     """Pairs of noise and the images that the teacher samples from it."""
 
     images: Tensor
-    """uint8 (N, C, H, W)."""
+    """(N, C, H, W): uint8, or float32 of an unbounded range."""
     labels: Tensor
     """Classes of the images, int64 (N,); zeros for an unconditional teacher."""
     noise: Tensor
@@ -102,6 +103,11 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     Returns `cfg` resolved. Raises UserError for an override that conflicts with the teacher.
     """
     theirs = OmegaConf.create(run.config)
+    if cfg.get("latents") or cfg.data.get("latents") or run.config["data"].get("latents"):
+        raise UserError(
+            f"teacher.run={cfg.teacher.run} with latents=: expected a teacher and a training on "
+            "pixels, because the teacher's pairs are saved as images"
+        )
     clashes = [word for word in cfg.command.overrides if _clashes(word, cfg, theirs)]
     if clashes:
         raise UserError(
@@ -218,6 +224,7 @@ def _sampler(run: Run, cfg: DictConfig) -> Sampler:
         return run.sampler()
     sampler: Sampler = build(cfg.teacher.sampler)
     sampler.check(run.module.noise_schedule)
+    check_range(sampler, run.value_range)
     return sampler
 
 

@@ -91,6 +91,7 @@ class FIDEstimate(L.Callback):
         fit the module.
         """
         module, data = parts(trainer, pl_module)
+        data.value_range.check_pixels("FID", "leave out callbacks=fid")
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )
@@ -208,7 +209,7 @@ class FIDEstimate(L.Callback):
                     self._conditioning.denoiser(module, first, count),
                     module.noise_schedule,
                     self.sampler,
-                    data.image_shape,
+                    data.value_shape,
                     num_images=count,
                     seed=self.seed,
                     first=first,

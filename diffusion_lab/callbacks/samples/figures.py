@@ -17,7 +17,6 @@ from diffusion_lab.callbacks.monitoring.loss_history import LossHistory
 from diffusion_lab.callbacks.samples.evaluation_mode import conditioning_of, evaluating, parts
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import (
-    BlendSampler,
     Sampler,
     Step,
     VPSchedule,
@@ -25,11 +24,11 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.sampling.choose_figures import figures_of_data
 from diffusion_lab.sampling.figures import (
     ddpm_noising_figure,
     grid_columns,
     noise_schedule_figure,
-    trajectory_figure,
 )
 from diffusion_lab.system.lightning import callbacks_of
 
@@ -86,7 +85,9 @@ class Figures(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raise UserError for a sampler or guidance that does not fit the module."""
-        module, _ = parts(trainer, pl_module)
+        module, data = parts(trainer, pl_module)
+        if self.tutorial:
+            data.value_range.check_pixels("callbacks.figures.tutorial=true", "leave it out")
         self._conditioning = conditioning_of(
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )
@@ -107,25 +108,7 @@ class Figures(L.Callback):
     def _figures(
         self, trainer: L.Trainer, module: DiffusionModule, data: ImageDataModule
     ) -> Iterator[tuple[str, Figure | Tensor]]:
-        unit = data.value_range.to_unit
         schedule = module.noise_schedule
-        x0, labels = data.examples(8)
-        t = schedule.span(len(x0))
-        amounts = [f"t = {value:.2g}" if value <= 1 else f"t = {value}" for value in t.tolist()]
-        x_t = schedule.add_noise(x0, schedule.draw_noise(x0, torch.Generator().manual_seed(0)), t)
-        denoised = module.denoise(
-            x_t.to(module.device),
-            t.to(module.device),
-            module.network_labels(labels.to(module.device)),
-        ).cpu()
-        yield "data", figures.image_row(unit(x0))
-        yield "corruption", figures.image_row(unit(x_t), labels=amounts)
-        yield (
-            "predictions",
-            figures.labelled_rows(
-                {"input": unit(x0), "corrupted": unit(x_t), "predicted x0": unit(denoised)}
-            ),
-        )
         yield "noise_schedule", noise_schedule_figure(schedule)
 
         def solve(sampler: Sampler, num_images: int) -> list[Step]:
@@ -133,17 +116,21 @@ class Figures(L.Callback):
                 self._conditioning.denoiser(module, 0, num_images),
                 schedule,
                 sampler,
-                data.image_shape,
+                data.value_shape,
                 num_images=num_images,
                 seed=0,
                 device=module.device,
             )
             return [Step(*(tensor.cpu() for tensor in step)) for step in steps]
 
-        path = solve(BlendSampler(self.trajectory_steps), 8)
-        yield "trajectory", trajectory_figure(path, schedule, data.value_range)
-        samples = unit(solve(self.sampler, self.num_samples)[-1].x_next)
-        yield "samples", samples
+        samples = torch.empty(0)
+        drawn = figures_of_data(data)
+        for name, figure in drawn.of_training(
+            module, data, solve, self.sampler, self.num_samples, self.trajectory_steps
+        ):
+            if name == "samples" and isinstance(figure, Tensor):
+                samples = figure
+            yield name, figure
         ylim = (0.0, 0.1) if self.tutorial else None
         for history in callbacks_of(trainer, LossHistory):
             losses, val = history.steps, history.validations
@@ -153,4 +140,4 @@ class Figures(L.Callback):
                 yield "loss_and_samples", figures.loss_and_grid(losses, samples, title)
         if self.tutorial:
             yield "ddpm_schedule", noise_schedule_figure(VPSchedule())
-            yield "ddpm_noising", ddpm_noising_figure(data.value_range.decode(x0))
+            yield "ddpm_noising", ddpm_noising_figure(data.value_range.decode(data.examples(8)[0]))

@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from diffusion_lab import figures
 from diffusion_lab.callbacks.samples.evaluation_mode import conditioning_of, evaluating, parts
 from diffusion_lab.callbacks.samples.figures import figures_folder, log_picture
 from diffusion_lab.callbacks.samples.time_budget import Budget
@@ -16,7 +15,8 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion import Sampler, Step, sample_steps
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.sampling.figures import grid_columns
+from diffusion_lab.sampling.choose_figures import figures_of_data
+from diffusion_lab.sampling.data_figures import DataFigures
 from diffusion_lab.sampling.progress import duration
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,10 @@ _NEGLIGIBLE = 1.0
 class SampleGrid(L.Callback):
     """Sample a grid of images every `every_n_epochs` epochs, always from the same noise.
 
-    `share` is the maximum fraction of the training's wall time spent on grids, above 0 and at most
-    1; None for no limit. The time of a grid is estimated from its first two sampler steps. A grid
-    is left out if it would take more than one second and exceed the limit.
+    Points are plotted instead. `share` is the maximum fraction of the training's wall time spent on
+    grids, above 0 and at most 1; None for no limit. The time of a grid is estimated from its first
+    two sampler steps. A grid is left out if it would take more than one second and exceed the
+    limit.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class SampleGrid(L.Callback):
         self.seed = seed
         self.guidance_scale, self.guidance_interval = guidance_scale, guidance_interval
         self.budget = Budget(share, "callbacks.samples.share")
+        self._drawn: DataFigures | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the network evaluations per sampler step.
@@ -63,7 +65,7 @@ class SampleGrid(L.Callback):
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )
         self._calls = self._conditioning.network_calls(
-            self.sampler, module.noise_schedule, data.image_shape
+            self.sampler, module.noise_schedule, data.value_shape
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -92,8 +94,9 @@ class SampleGrid(L.Callback):
             if last is None:
                 return
             path = figures_folder(trainer) / f"samples_epoch_{trainer.current_epoch:03d}.png"
-            images = data.value_range.to_unit(last.x_next)
-            figures.save_grid(images, path, grid_columns(module.num_classes))
+            samples = data.value_range.decode(last.x_next).cpu()
+            self._drawn = self._drawn or figures_of_data(data)
+            self._drawn.write_samples(samples, path, module.num_classes)
             log_picture(trainer, "samples", path)
 
     def _sample(self, module: DiffusionModule, data: ImageDataModule, epoch: int) -> Step | None:
@@ -102,7 +105,7 @@ class SampleGrid(L.Callback):
             self._conditioning.denoiser(module, 0, self.num_samples),
             module.noise_schedule,
             self.sampler,
-            data.image_shape,
+            data.value_shape,
             num_images=self.num_samples,
             seed=self.seed,
             device=module.device,

@@ -34,6 +34,7 @@ from diffusion_lab.sampling.progress import counted, planned_work, times
 from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.output import results_folder, write_json
 
+_DEFAULT = ("fid", "kid", "precision", "recall")
 _COLUMNS = (
     *("group", "metric", "over", "n", "mean", "std", "low", "high"),
     *("difference", "difference_low", "difference_high", "p", "p_holm", "verdict"),
@@ -73,7 +74,7 @@ def compare(cfg: DictConfig) -> Compared:
     with planned_work(f"reading the evaluations of {times(len(folders), 'run')}", len(folders)):
         runs = [read_run(folder, sampler, cfg.num_samples) for folder in counted(folders)]
     check_comparable(runs)
-    metrics = _metrics(_list(cfg, "metrics"), runs)
+    metrics = _metrics(None if cfg.metrics is None else _list(cfg, "metrics"), runs)
     groups = group_runs(runs)
     baseline = _baseline(cfg.baseline, groups)
     groups = [baseline, *(group for group in groups if group is not baseline)]
@@ -109,15 +110,18 @@ def _list(cfg: DictConfig, name: str) -> list[str]:
     return [str(item) for item in (given if OmegaConf.is_list(given) else [given])]
 
 
-def _metrics(asked: list[str], runs: Sequence[EvaluatedRun]) -> list[str]:
+def _metrics(asked: list[str] | None, runs: Sequence[EvaluatedRun]) -> list[str]:
     """Return the metrics that metrics= names, without duplicates.
 
-    Raises UserError for a metric that an evaluation lacks, and for an empty list.
+    None means the metrics of _DEFAULT, or all metrics if the evaluations have none of these. Raises
+    UserError for a metric that an evaluation lacks, and for an empty list.
     """
     common = [key for key in runs[0].scores[0] if key != "seed"]
     for run in runs:
         for scores in run.scores:
             common = [key for key in common if key in scores]
+    if asked is None:
+        asked = list(_DEFAULT) if set(_DEFAULT) & set(common) else common
     for metric in asked:
         if metric not in common:
             raise UserError(

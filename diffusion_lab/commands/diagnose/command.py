@@ -26,7 +26,6 @@ from diffusion_lab.commands.diagnose.memorisation import (
     distances_figure,
     in_pixels,
     memorisation,
-    nearest_figure,
     write_nearest,
 )
 from diffusion_lab.config.schema import DiagnoseConfig
@@ -38,6 +37,7 @@ from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.sampling_options import chosen_sampler, open_run
+from diffusion_lab.sampling.choose_figures import figures_of_data
 from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.sampling.progress import planned_work, times
@@ -111,7 +111,9 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
     run = open_run(cfg)
     config, sampler = chosen_sampler(run, cfg.sampler)
     conditioning = run.conditioning()
-    given = None if cfg.samples is None else _read_samples(cfg.samples, run.image_shape)
+    given = None if cfg.samples is None else _read_samples(cfg.samples, run)
+    if cfg.extractor is not None:
+        run.value_range.check_pixels("an extractor", "leave out extractor=")
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
     describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # UserError for an unfit shape
     data = run_data(run, **cfg.paths)
@@ -138,12 +140,12 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         samples = given
         if samples is None:
             samples = _sample(cfg, run, sampler, conditioning)
-            result.sampling = planned(config, sampler, [conditioning], run.module, run.image_shape)
+            result.sampling = planned(config, sampler, [conditioning], run.module, run.value_shape)
         record["memorisation"] = {
             "samples_from": cfg.samples,
             "sampler": config if given is None else None,
             "guidance_scale": conditioning.guidance_scale if given is None else None,
-            **_memorisation(cfg, samples, data, describe, result),
+            **_memorisation(cfg, samples, data, describe, result, run),
         }
         seconds["memorisation"] = time.perf_counter() - began
     record["notes"] = result.notes
@@ -177,8 +179,9 @@ def _losses(cfg: DictConfig, run: Run, data: ImageDataModule, result: Diagnosis)
     }
 
 
-def _read_samples(file: str, shape: tuple[int, int, int]) -> Tensor:
-    images, _ = read_samples(file)
+def _read_samples(file: str, run: Run) -> Tensor:
+    images, _ = read_samples(file, pixels=run.value_range.is_pixels)
+    shape = run.image_shape
     if tuple(images.shape[1:]) != shape or not len(images):
         raise UserError(
             f"samples={file}: expected images of this run's shape, (N, "
@@ -200,15 +203,21 @@ def _sample(cfg: DictConfig, run: Run, sampler: Sampler, conditioning: Condition
 
 
 def _memorisation(
-    cfg: DictConfig, samples: Tensor, data: ImageDataModule, describe: Describe, result: Diagnosis
+    cfg: DictConfig,
+    samples: Tensor,
+    data: ImageDataModule,
+    describe: Describe,
+    result: Diagnosis,
+    run: Run,
 ) -> dict[str, Any]:
     measured = memorisation(
         samples, data, num_held_out=cfg.num_held_out, seed=cfg.seed, describe=describe
     )
     result.memorisation = measured
-    what = "pixels in [0, 1]" if cfg.extractor is None else f"features of {cfg.extractor}"
+    own = "pixels in [0, 1]" if run.value_range.is_pixels else "coordinates"
+    what = own if cfg.extractor is None else f"features of {cfg.extractor}"
     write_nearest(measured.samples, result.out / "nearest.csv")
-    figure = nearest_figure(samples, data.pixels("train"), measured.samples)
+    figure = figures_of_data(data).nearest(samples, data.pixels("train"), measured.samples)
     figures.save_figure(figure, result.out / "nearest.png")
     curves = {"samples": measured.samples, "test images": measured.test}
     if measured.val is None:

@@ -20,15 +20,14 @@ from diffusion_lab.evaluation.nearest import Nearest, closeness, nearest
 from diffusion_lab.sampling.progress import advance, planned_work, times
 from diffusion_lab.system.atomic import replacing
 
-SHOWN = 10
 Describe = Callable[[Tensor], NDArray[np.floating]]
-"""uint8 images (N, C, H, W) -> features (N, F), compared by Euclidean distance."""
+"""images (N, C, H, W) -> features (N, F), compared by Euclidean distance."""
 
 
 def in_pixels(images: Tensor) -> NDArray[np.floating]:
-    """Flatten images to pixels in [0, 1]: uint8 (N, C, H, W) -> float32 (N, C * H * W)."""
-    values: NDArray[np.floating] = images.flatten(1).numpy().astype(np.float32) / 255
-    return values
+    """Flatten uint8 images to pixels in [0, 1], others as they are: float32 (N, C * H * W)."""
+    values: NDArray[np.floating] = images.flatten(1).numpy().astype(np.float32)
+    return values / 255 if images.dtype == torch.uint8 else values
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def memorisation(
     seed: int,
     describe: Describe = in_pixels,
 ) -> Memorisation:
-    """Find the training images nearest to `samples`, uint8 (N, C, H, W), and to real images.
+    """Find the training images nearest to `samples` (N, C, H, W), and to real images.
 
     The real images are up to `num_held_out` test images and as many validation images, chosen by
     the seed; the run was not trained on these. `describe` maps images to the features that are
@@ -107,22 +106,6 @@ def write_nearest(neighbours: Nearest, path: Path) -> None:
             zip(neighbours.index, neighbours.distance, neighbours.second, strict=True)
         ):
             rows.writerow([k, f"train:{index}", *map(float, distances)])
-
-
-def _unit(image: Tensor) -> Tensor:
-    return image[None].float() / 255
-
-
-def nearest_figure(samples: Tensor, train: Tensor, neighbours: Nearest) -> Figure:
-    """Plot the samples closest to a training image, each above its nearest training image."""
-    order = np.argsort(neighbours.distance, kind="stable")[:SHOWN]
-    images = [_unit(samples[k]) for k in order]
-    twins = [_unit(train[neighbours.index[k]]) for k in order]
-    return figures.labelled_table(
-        {"sample": images, "nearest training image": twins},
-        [f"{neighbours.distance[k]:.2f}" for k in order],
-        "samples nearest to a training image, and the distance",
-    )
 
 
 def distances_figure(neighbours: Mapping[str, Nearest], what: str) -> Figure:

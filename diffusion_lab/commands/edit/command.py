@@ -32,6 +32,7 @@ def edit(cfg: DictConfig) -> Edited:
     kind = EDITS[cfg.edit]
     validate(cfg, kind.schema)
     run = open_run(cfg)
+    run.value_range.check_pixels("edit.py")
     try:
         run.module.noise_schedule.timesteps(cfg.num_steps)
     except UserError as error:  # the message names a sampler's option
@@ -39,7 +40,9 @@ def edit(cfg: DictConfig) -> Edited:
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     names, pixels = read_images(settings["images"], run, **settings["paths"])
     work = kind(cfg, run, names, pixels)
-    run.module.to(choose_device(cfg.accelerator))
+    device = choose_device(cfg.accelerator)
+    run.module.to(device)
+    run.value_range.prepare(device)
     out = results_folder(cfg.out, run.dir / "edits")
 
     began = time.perf_counter()

@@ -14,14 +14,14 @@ from torch import Tensor
 from diffusion_lab.commands.ladder.rungs import Rung, differences
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import check_targets
+from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
-from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.runs.saved_config import UnreadableConfig, read_config
 from diffusion_lab.runs.state import read_record
-from diffusion_lab.scoring.choose_scorer import choose_scorer
+from diffusion_lab.scoring.choose_scorer import choose_image_scorer
 from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.score_sets import NAME, score_sets
 from diffusion_lab.system.device import choose_device
@@ -149,13 +149,13 @@ def choose_ladder_scorer(
         dir=Path(config["paths"]["output_dir"]),
         config=config,
         module=build(cfg.model),
-        value_range=ValueRange(data["value_range"]),
+        value_range=range_of(data),
         image_shape=image_shape(data),
         weights="raw",
         trust=trust,
     )
     device = choose_device(config["trainer"]["accelerator"])
-    return choose_scorer(name, untrained, data_dir, device=device)
+    return choose_image_scorer(name, untrained, data_dir, device=device)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from diffusion_lab.diffusion.samplers.base import image_generators
 from diffusion_lab.runs.load import Run
 
 LEVELS = 256
+EXACT_DIMS = 16
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class Images:
     indices: list[int]
     """Indices of the images in the split, (N,)."""
     pixels: Tensor
-    """uint8 (N, C, H, W)."""
+    """(N, C, H, W): uint8, or real numbers of an unbounded range."""
     labels: Tensor | None
     """Classes to condition the denoiser on, int64 (N,); None for no class."""
+    true_density: Tensor | None = None
+    """Bits per dimension of the distribution that they were drawn from, (N,); None if unknown."""
 
     def batches(self, size: int) -> Iterator["Images"]:
         """Yield the images in batches of up to `size`."""
@@ -65,8 +68,26 @@ def dequantise(pixels: Tensor, uniform: Tensor, value_range: ValueRange) -> Tens
 
 
 def level_width(value_range: ValueRange) -> float:
-    """Return the distance between neighbouring pixel levels in the network's value range."""
-    return (value_range.high - value_range.low) / (LEVELS - 1)
+    """Return the distance between neighbouring pixel levels in the network's value range.
+
+    The distance is 1 for real numbers, whose bits per dimension are those of their density.
+    """
+    return (value_range.high - value_range.low) / (LEVELS - 1) if value_range.is_pixels else 1.0
+
+
+def has_exact_trace(run: Run) -> bool:
+    """Return True for data of so few numbers that the trace of the Jacobian is computed exactly."""
+    return not run.value_range.is_pixels and math.prod(run.image_shape) <= EXACT_DIMS
+
+
+def _exact_probes(shape: tuple[int, int, int], count: int) -> Tensor:
+    """Return probes v whose mean of v^T J v is the trace of J: unit vectors times sqrt(d).
+
+    The shape is (C, H, W), and d = C H W. -> (d, count, C, H, W).
+    """
+    dims = math.prod(shape)
+    vectors = math.sqrt(dims) * torch.eye(dims).view(dims, 1, *shape)
+    return vectors.expand(dims, count, *shape)
 
 
 def _part(progress: Progress, done: float, size: float) -> Progress:
@@ -94,10 +115,12 @@ def bits_by_ode(
 
     The bits are -log2 of the density at the noise level `start_ratio` = sigma / alpha. By Jensen's
     inequality their mean over the dequantisation noise is an upper bound on -log2 P(image) of a
-    sampler that stops at this level. `probes` is the number of Hutchinson probes per image, `draws`
-    the number of dequantisation noises per image. Returns the entries of likelihood.json.
+    sampler that stops at this level. Real numbers (of an unbounded range) have a density as they
+    are, and are not dequantised. `probes` is the number of Hutchinson probes per image, without
+    effect where the trace is exact, and `draws` the number of dequantisation noises per image.
+    Returns the entries of likelihood.json.
     """
-    shape, dims = run.image_shape, math.prod(run.image_shape)
+    shape, dims, exact = run.image_shape, math.prod(run.image_shape), has_exact_trace(run)
     bits: list[Tensor] = []
     calls: list[Tensor] = []
     done = 0.0
@@ -105,24 +128,30 @@ def bits_by_ode(
         generators = batch.generators(seed)
         of_draws = []
         for _ in range(draws):
-            uniform = torch.stack([torch.rand(shape, generator=g) for g in generators])
-            size = len(uniform) / draws
+            values = run.value_range.encode(batch.pixels)
+            if run.value_range.is_pixels:
+                uniform = torch.stack([torch.rand(shape, generator=g) for g in generators])
+                values = dequantise(batch.pixels, uniform, run.value_range)
+            size = len(values) / draws
             density = log_density(
                 batch.denoiser(run),
                 run.module.noise_schedule,
-                dequantise(batch.pixels, uniform, run.value_range).to(run.module.device),
-                rademacher((probes, *shape), generators),
+                values.to(run.module.device),
+                _exact_probes(shape, len(values))
+                if exact
+                else rademacher((probes, *shape), generators),
                 start_ratio=start_ratio,
                 tolerance=tolerance,
                 progress=_part(progress, done, size),
             )
             done += size
             nats = -density.log_density / dims - math.log(level_width(run.value_range))
+            nats = nats.mean(0, keepdim=True) if exact else nats
             of_draws.append(nats / math.log(2))
             calls.append(density.num_calls)
         bits.append(torch.stack(of_draws))
     every, num_calls = torch.cat(bits, dim=2), torch.cat(calls)  # (draws, probes, images)
-    return _summary(every.mean((0, 1))) | {
+    return summary(every.mean((0, 1))) | {
         "tolerance": tolerance,
         "start_ratio": start_ratio,
         "probes": probes,
@@ -175,7 +204,7 @@ def bits_by_bound(
         done += len(batch.indices)
     terms = Bound(*(torch.cat(values) / unit for values in zip(*bounds, strict=True)))
     of_timesteps = schedule.num_train_timesteps - 1
-    return _summary(terms.total) | {
+    return summary(terms.total) | {
         "terms": {name: values.mean().item() for name, values in terms._asdict().items()},
         "variance": variance,
         "num_timesteps": num_timesteps or of_timesteps,
@@ -188,7 +217,7 @@ def _clipped(denoise: Denoise, low: float, high: float) -> Denoise:
     return lambda x_t, t: denoise(x_t, t).clamp(low, high)
 
 
-def _summary(bits: Tensor) -> dict[str, Any]:
+def summary(bits: Tensor) -> dict[str, Any]:
     """Return the mean of bits (N,) and its standard error, which is None for a single image."""
     error = bits.std().item() / math.sqrt(len(bits)) if len(bits) > 1 else None
     return {"bits_per_dim": bits.mean().item(), "standard_error": error}

@@ -17,10 +17,13 @@ from diffusion_lab.commands.likelihood.bits_per_dim import (
     Images,
     bits_by_bound,
     bits_by_ode,
+    has_exact_trace,
     level_width,
+    summary,
 )
 from diffusion_lab.config.schema import LikelihoodConfig
 from diffusion_lab.config.validate import validate
+from diffusion_lab.data.latents.decoder import LatentDecoder
 from diffusion_lab.diffusion import VPSchedule
 from diffusion_lab.diffusion.likelihood.ode import Progress, check_start
 from diffusion_lab.diffusion.likelihood.variational_bound import check_bound
@@ -40,6 +43,9 @@ TITLES = {"ode": "probability-flow ODE", "bound": "variational bound"}
 FINEST_TOLERANCE = 1e-7
 """Smallest tolerance that an ODE with a float32 network can meet."""
 
+FINEST_RATIO = 0.002
+"""Lowest noise level sigma / alpha for real numbers, unless the schedule's is higher."""
+
 
 @dataclass
 class Likelihood:
@@ -56,11 +62,14 @@ class Likelihood:
         record = self.record
         labels = f", labels={record['labels']}" if record["labels"] else ""
         lines = [
-            f"{record['num_images']} images of {record['split']}, {record['weights']} weights"
-            f"{labels}, seed {record['seed']}; bits/dim ± standard error over images"
+            f"{record['num_images']} {record['data']} of {record['split']}, {record['weights']} "
+            f"weights{labels}, seed {record['seed']}; bits/dim ± standard error over "
+            f"{record['data']}"
         ]
         for method, result in record["methods"].items():
             lines.append(f"{TITLES[method]:20}  {_bits(result)}  {_DETAILS[method](result)}")
+        if record["true_density"] is not None:
+            lines.append(f"{'true density':20}  {_bits(record['true_density'])}")
         return lines
 
 
@@ -112,6 +121,11 @@ def likelihood(cfg: DictConfig) -> Likelihood:
             f"labels={cfg.labels}: expected labels=none, or labels=own for each image's own class"
         )
     run = open_run(cfg)
+    if isinstance(run.value_range, LatentDecoder):
+        raise UserError(
+            f"run={cfg.run} was trained on latents ({run.value_range.vae.name}): a VAE gives no "
+            "density of the pixels, only a bound with a further term; expected a run on pixels"
+        )
     methods = _methods(cfg, run)
     images = _images(cfg, run)
     run.module.to(choose_device(cfg.accelerator))
@@ -135,7 +149,9 @@ def likelihood(cfg: DictConfig) -> Likelihood:
         "num_images": cfg.num_images,
         "seed": cfg.seed,
         "labels": None if run.module.num_classes is None else cfg.labels,
+        "data": "images" if run.value_range.is_pixels else "points",
         "methods": results,
+        "true_density": None if images.true_density is None else summary(images.true_density),
         "images": images.indices,
         "device": str(run.module.device),
         "threads": torch.get_num_threads(),
@@ -153,11 +169,19 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
     """Return a function for each method that method= chooses; UserError for unsuitable settings."""
     schedule = run.module.noise_schedule
     both = cfg.method == "all"
+    pixels = run.value_range.is_pixels
+    for name, reason in (
+        ("draws", None if pixels else "real numbers are not dequantised"),
+        ("probes", "the trace is exact for points" if has_exact_trace(run) else None),
+    ):
+        if reason is not None and cfg[name] != 1:
+            raise UserError(f"{name}={cfg[name]} has no effect, as {reason}: leave out {name}=")
     methods: dict[str, Work] = {}
     if both or cfg.method == "ode":
         start = cfg.start_ratio
         if start is None:  # noise with the same variance as the dequantisation
-            start = max(schedule.min_ratio, level_width(run.value_range) / math.sqrt(12))
+            least = level_width(run.value_range) / math.sqrt(12) if pixels else FINEST_RATIO
+            start = max(schedule.min_ratio, least)
         check_start(schedule, start)
         methods["ode"] = partial(
             bits_by_ode,
@@ -169,7 +193,9 @@ def _methods(cfg: DictConfig, run: Run) -> dict[str, Work]:
             seed=cfg.seed,
             batch_size=cfg.batch_size,
         )
-    if cfg.method == "bound" or (both and isinstance(schedule, VPSchedule)):
+    if cfg.method == "bound":
+        run.value_range.check_pixels("method=bound", "type method=ode")
+    if cfg.method == "bound" or (both and pixels and isinstance(schedule, VPSchedule)):
         check_bound(schedule, cfg.variance, cfg.num_timesteps)
         methods["bound"] = partial(
             bits_by_bound,
@@ -200,7 +226,12 @@ def _images(cfg: DictConfig, run: Run) -> Images:
     # at random, because data sets may be sorted and the standard error needs independent images
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(cfg.seed))
     chosen = order[: cfg.num_images].sort().values
-    return Images(chosen.tolist(), pixels[chosen], labels[chosen] if cfg.labels == "own" else None)
+    own = labels[chosen] if cfg.labels == "own" else None
+    bits = None
+    if own is None and (known := data.image_set().distribution) is not None:
+        points = pixels[chosen].flatten(1)
+        bits = -known.log_density(points) / (points.shape[1] * math.log(2))
+    return Images(chosen.tolist(), pixels[chosen], own, bits)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from diffusion_lab.config.schema import TradeoffConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.errors import UserError
-from diffusion_lab.evaluation.scorer import ImageScorer
+from diffusion_lab.evaluation.scorer import Scorer
 from diffusion_lab.runs.load import Run
 from diffusion_lab.runs.sampling_options import open_run
 from diffusion_lab.sampling.conditioning import Conditioning
@@ -29,6 +29,7 @@ from diffusion_lab.system.git import git_commit
 from diffusion_lab.system.output import file_sha256, results_folder, write_json
 
 NAME = "tradeoff.json"
+FID = "fid"
 ROUNDS = 3
 """Number of timed rounds, after one round for warm-up."""
 
@@ -61,13 +62,14 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         _names(plain["spacings"]),
         _numbers_of_steps(plain["num_steps"]),
         run.module.noise_schedule,
+        run.value_range,
     )
     device = choose_device(cfg.accelerator)
     scorer = choose_scorer(cfg.extractor, run, **cfg.paths, device=device)
-    if cfg.num_samples <= scorer.extractor.num_features:
+    if cfg.num_samples < scorer.least:
         raise UserError(
-            f"num_samples={cfg.num_samples}: expected more than {scorer.extractor.num_features}, "
-            f"because FID needs more images than {scorer.extractor.name} has features"
+            f"num_samples={cfg.num_samples}: expected more than {scorer.least - 1}, because "
+            f"FID needs more images than {scorer.name} has features"
         )
     run.module.to(device)
     content: dict[str, Any] = {
@@ -88,8 +90,8 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
             "seeds": seeds,
             "batch_size": min(cfg.batch_size, cfg.num_samples),
             "device": str(device),
-            "extractor": {"name": scorer.extractor.name, "sha256": scorer.extractor.sha256},
-            "reference": {"data": scorer.reference.data, "n": len(scorer.reference.test)},
+            **scorer.about(),
+            **({} if scorer.primary == FID else {"metric": scorer.primary}),
         },
         "git_commit": git_commit(),
         "skipped": skipped,
@@ -112,7 +114,7 @@ class _Work:
         self,
         run: Run,
         conditioning: Conditioning,
-        scorer: ImageScorer,
+        scorer: Scorer,
         content: dict[str, Any],
         out: Path,
     ) -> None:
@@ -194,7 +196,8 @@ class _Work:
                 (cell, costs[cell.name]["calls"], costs[cell.name]["milliseconds"], scores[name])
                 for cell in cells
                 if (name := cell.name) in scores
-            ]
+            ],
+            self.settings.get("metric", FID),
         )
 
     def _sample(self, cell: SamplerSetting, num_samples: int, seed: int) -> SampleSet:

@@ -10,8 +10,9 @@ from diffusion_lab import figures
 from diffusion_lab.commands.tradeoff.figure import Point, tradeoff_figure
 from diffusion_lab.commands.tradeoff.sampler_grid import SamplerSetting
 from diffusion_lab.evaluation.pareto import pareto_front
-from diffusion_lab.evaluation.score import bounds_of
+from diffusion_lab.evaluation.score import METRICS, bounds_of
 from diffusion_lab.evaluation.statistics import Summary, summary
+from diffusion_lab.scoring.score_sets import score_text
 from diffusion_lab.system.atomic import replacing
 from diffusion_lab.system.tables import table_text
 
@@ -29,25 +30,38 @@ class SamplerResult:
     milliseconds: float
     """Time for one image of a batch."""
     scores: dict[str, Summary]
+    metric: str
+    """Name of the metric of the fronts, "fid" for images."""
     front_calls: bool
-    """True on the Pareto front of NFE and FID."""
+    """True on the Pareto front of NFE and the metric."""
     front_milliseconds: bool
-    """True on the Pareto front of time and FID."""
+    """True on the Pareto front of time and the metric."""
+
+    @property
+    def score(self) -> Summary:
+        """The metric of the fronts."""
+        return self.scores[self.metric]
 
     @classmethod
     def of_cells(
-        cls, cells: Sequence[tuple[SamplerSetting, float, float, Sequence[Mapping[str, float]]]]
+        cls,
+        cells: Sequence[tuple[SamplerSetting, float, float, Sequence[Mapping[str, float]]]],
+        metric: str,
     ) -> "list[SamplerResult]":
-        """Build results from tuples (setting, NFE, milliseconds per image, scores of each seed)."""
+        """Build results from tuples (setting, NFE, milliseconds per image, scores of each seed).
+
+        The Pareto fronts are those of cost and `metric`, of which lower is better.
+        """
         summaries = [
             {k: summary([s[k] for s in scores], bounds_of(k)) for k in scores[0] if k != "seed"}
             for *_, scores in cells
         ]
-        fid = [of["fid"].mean for of in summaries]
-        by_calls = pareto_front([calls for _, calls, _, _ in cells], fid)
-        by_time = pareto_front([milliseconds for _, _, milliseconds, _ in cells], fid)
+        quality = [of[metric].mean for of in summaries]
+        by_calls = pareto_front([calls for _, calls, _, _ in cells], quality)
+        by_time = pareto_front([milliseconds for _, _, milliseconds, _ in cells], quality)
+        fronts = list(zip(by_calls.tolist(), by_time.tolist(), strict=True))
         return [
-            cls(cell, calls, milliseconds, summaries[i], bool(by_calls[i]), bool(by_time[i]))
+            cls(cell, calls, milliseconds, summaries[i], metric, *fronts[i])
             for i, (cell, calls, milliseconds, _) in enumerate(cells)
         ]
 
@@ -66,7 +80,7 @@ def write_csv(results: Sequence[SamplerResult], skipped: Mapping[str, str], path
                 "num_steps": of.cell.num_steps,
                 "calls": of.calls,
                 "milliseconds": of.milliseconds,
-                "seeds": of.scores["fid"].n,
+                "seeds": of.score.n,
                 "front_calls": of.front_calls,
                 "front_milliseconds": of.front_milliseconds,
             }
@@ -80,31 +94,33 @@ def write_csv(results: Sequence[SamplerResult], skipped: Mapping[str, str], path
 
 
 def draw_tradeoff(results: Sequence[SamplerResult], floor: Mapping[str, float], path: Path) -> None:
-    """Plot FID over NFE and over time per image, and save the figure."""
+    """Plot the metric of the fronts over NFE and over time per image, and save the figure."""
     curves: dict[str, list[Point]] = {}
     for of in results:
         front = (of.front_calls, of.front_milliseconds)
-        point = Point(of.calls, of.milliseconds, of.scores["fid"].mean, front)
+        point = Point(of.calls, of.milliseconds, of.score.mean, front)
         curves.setdefault(of.cell.curve, []).append(point)
-    figures.save_figure(tradeoff_figure(curves, "FID", floor.get("fid")), path)
+    metric = results[0].metric
+    figures.save_figure(tradeoff_figure(curves, METRICS[metric].title, floor.get(metric)), path)
 
 
 def lines(results: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[str]:
     """Format the printed table and its notes; `content` is the content of tradeoff.json."""
     settings = content["settings"]
-    several = len(settings["seeds"]) > 1
+    several, metric = len(settings["seeds"]) > 1, results[0].metric
+    title = METRICS[metric].title
     table = table_text(
         f"{settings['num_samples']:,} images per seed, {len(settings['seeds'])} sampling "
         f"seed{'s' * several}, {settings['extractor']['name']}, "
         f"guidance_scale={settings['guidance_scale']:g}",
-        ["sampler", "steps", "NFE", "ms per image", "FID", "Pareto front"],
+        ["sampler", "steps", "NFE", "ms per image", title, "Pareto front"],
         [
             [
                 of.cell.curve,
                 str(of.cell.num_steps),
                 f"{of.calls:g}",
                 f"{of.milliseconds:.3g}",
-                _fid(of.scores["fid"]),
+                score_text(of.score),
                 ", ".join(
                     name
                     for name, on in (("NFE", of.front_calls), ("ms", of.front_milliseconds))
@@ -119,7 +135,7 @@ def lines(results: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[
         reasons.setdefault(reason, []).append(name)
     return [
         table,
-        f"real training images: FID {content['floor']['fid']:.4g}",
+        f"real training images: {title} {content['floor'][metric]:.4g}",
         f"time per image in a batch of {settings['batch_size']} on {settings['device']}: median "
         "of 3 rounds over all samplers in turn, after one for warm-up",
         "the Pareto fronts use mean scores: settings closer than their spread may swap places"
@@ -127,7 +143,3 @@ def lines(results: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[
         else "one seed per setting: the spread is unknown, type seeds=3 to measure it",
         *(f"incompatible: {', '.join(names)}: {reason}" for reason, names in reasons.items()),
     ]
-
-
-def _fid(of: Summary) -> str:
-    return f"{of.mean:.4g}" + ("" if of.std is None else f" ± {of.std:.2g}")

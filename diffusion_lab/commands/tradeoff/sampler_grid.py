@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffusion_lab.config.groups import make_sampler, spacings, words
+from diffusion_lab.config.groups import make_sampler, sampler_config, spacings, words
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import NoiseSchedule, Sampler
 from diffusion_lab.diffusion.samplers.scheduler_options import SPACINGS
 from diffusion_lab.errors import UserError, unknown_name
+from diffusion_lab.modules.contracts import check_range
 
 DEFAULT = ("blend", "heun", "ddim", "dpm_solver", "unipc", "euler_ancestral")
 """First- and second-order ODE solvers, the usual multistep solvers, an ancestral sampler."""
+PIXELS = ValueRange("zero_one")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def make_settings(
     asked_spacings: Sequence[str] | None,
     num_steps: Sequence[int],
     noise_schedule: NoiseSchedule,
+    value_range: ValueRange = PIXELS,
 ) -> tuple[list[SamplerSetting], dict[str, str]]:
     """Build every compatible combination of sampler, spacing and number of steps.
 
@@ -48,6 +52,7 @@ def make_settings(
             sampler's default.
         num_steps: numbers of steps, at least 1.
         noise_schedule: the schedule that the samplers must support.
+        value_range: that of the data; samplers do not clip data that are no pixels.
 
     Returns:
         The settings, and the incompatible ones: name -> reason.
@@ -62,6 +67,11 @@ def make_settings(
     for word in samplers or ():
         if word not in words("sampler"):
             raise UserError(unknown_name("samplers", word, words("sampler")))
+
+    def unclipped(word: str) -> dict[str, bool]:
+        clips = not value_range.bounded and "clip_sample" in sampler_config(word)
+        return {"clip_sample": False} if clips else {}
+
     cells: list[SamplerSetting] = []
     skipped: dict[str, str] = {}
     for word in dict.fromkeys(samplers or DEFAULT):
@@ -70,8 +80,9 @@ def make_settings(
             for steps in num_steps:
                 name = " ".join(filter(None, (word, spacing, str(steps))))
                 try:
-                    sampler = make_sampler(word, spacing, num_steps=steps)
+                    sampler = make_sampler(word, spacing, num_steps=steps, **unclipped(word))
                     sampler.check(noise_schedule)
+                    check_range(sampler, value_range)
                 except UserError as error:
                     if samplers:
                         raise UserError(

@@ -35,6 +35,10 @@ class SourceConfig:
     test_split: str | None = None
     image_key: str | None = None
     label_key: str | None = None
+    distribution: str | None = None
+    num_points: int | None = None
+    num_test_points: int | None = None
+    points_seed: int | None = None
 
 
 @dataclass
@@ -44,6 +48,7 @@ class DataConfig(SourceConfig):
     _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
     _convert_: str = "all"
     value_range: str = "zero_one"
+    latents: str | None = "${absolute_folder:${latents}}"
     flip: bool = False
     clusters: int | None = None
     on_device: Any = "auto"

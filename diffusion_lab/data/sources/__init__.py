@@ -1,6 +1,6 @@
 """Choose the source of images (files, generated, downloaded) from the options of data=."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from inspect import signature
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "own": ("images", "num_classes"),
     "published": (),
     "torchvision": (),
+    "points": ("distribution", "num_points", "num_test_points", "points_seed"),
     "npz": ("path",),
     "pictures": ("path", "labelled", "resize", "background", "unreadable", "cache_dir"),
     "huggingface": (
@@ -59,6 +60,7 @@ def make_source(
     channels: int,
     image_size: ImageSize | None,
     options: Mapping[str, Any],
+    also: Collection[str] = (),
 ) -> Source:
     """Return the source that the options ask for, without reading anything.
 
@@ -69,6 +71,7 @@ def make_source(
         channels: channels of an image.
         image_size: side, or height and width; None for the original size.
         options: values of those options in OPTIONS that the user set.
+        also: options that are valid for every source, because the caller reads them.
 
     Raises:
         UserError: for an option that the source does not have, or an option with an invalid value.
@@ -76,6 +79,7 @@ def make_source(
     """
     check_channels(channels)
     kind = _kind(name, source, options)
+    options = {k: v for k, v in options.items() if k in OPTIONS[kind] or k not in also}
     for option in options:
         if option not in OPTIONS[kind]:
             if kind == "own":
@@ -106,6 +110,10 @@ def make_source(
         from diffusion_lab.data.sources.fake import FakeImages
 
         return FakeImages(channels, 28 if image_size is None else image_size, **options)
+    if kind == "points":
+        from diffusion_lab.data.sources.points import Points
+
+        return Points(channels, image_size, **options)
     if kind == "torchvision":
         from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
 
@@ -135,12 +143,14 @@ def make_source(
 _WORDS = {
     "fake": "data=fake",
     "own": "data.images=<your function>",
+    "points": "data=points",
     "npz": "data=npz",
     "pictures": "data=images",
     "huggingface": "data=hf",
 }
+GENERATED = ("fake", "points")
 TORCHVISION = ("cifar10", "cifar100", "svhn")
-BUILT_IN = (*TORCHVISION_CLASS, *TORCHVISION, "fake")
+BUILT_IN = (*TORCHVISION_CLASS, *TORCHVISION, *GENERATED)
 
 
 def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
@@ -158,6 +168,6 @@ def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
         raise UserError(unknown_name("data.source", source, [*SOURCES, *BY_NAME]))
     if name not in BUILT_IN:
         raise UserError(unknown_name("data", name, [*BUILT_IN, "images", "npz", "hf"]))
-    if name == "fake":
-        return "fake"
+    if name in GENERATED:
+        return name
     return "torchvision" if name in TORCHVISION else "published"

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_lab.data.disk_cache import cache_folder
 from diffusion_lab.data.image_set import MAX_CLASSES, ImageSet
 from diffusion_lab.data.pictures.cache import (
     Plan,
     build_cache,
-    cache_folder,
     is_complete,
     open_cache,
 )
@@ -203,4 +203,4 @@ class HuggingFaceImages:
             "format": asdict(self.wanted),
             "skip": self.skip,
         }
-        return cache_folder(self.cache_dir, about)
+        return cache_folder("images", self.cache_dir, about)

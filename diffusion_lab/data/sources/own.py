@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.image_set import MAX_CLASSES, ImageSet
+from diffusion_lab.data.image_set import FLOATS, MAX_CLASSES, ImageSet
 from diffusion_lab.data.loader import check_whole_number
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError
@@ -16,6 +16,7 @@ ReadImages = Callable[[], Any]
 """() -> ((train images, train labels), (test images, test labels)), NumPy arrays or tensors.
 
 Images are uint8 (N, C, H, W), or (N, H, W) for one channel; labels are whole numbers (N,) from 0.
+With data.value_range=unbounded images are float32 or float16 (N, C, H, W).
 """
 _EXAMPLE = "data.images={_target_: my_data.images, _partial_: true}"
 
@@ -75,8 +76,12 @@ def _checked(
         return UserError(f"data.images: {function} returned {split} {given}: expected {expected}")
 
     pixels, classes = torch.as_tensor(images), torch.as_tensor(labels)
-    if pixels.dtype != torch.uint8:
-        raise wrong(f"images of {pixels.dtype}", "torch.uint8, values from 0 to 255")
+    if pixels.dtype not in (torch.uint8, *FLOATS):
+        raise wrong(
+            f"images of {pixels.dtype}",
+            "torch.uint8, values from 0 to 255; or torch.float32 with data.value_range=unbounded "
+            "for numbers that are no pixels",
+        )
     if pixels.ndim == 3:
         pixels = pixels.unsqueeze(1)
     channels, height, width = shape
@@ -85,7 +90,9 @@ def _checked(
         if pixels.ndim == 4
         else [-1]
     )
-    if pixels.ndim != 4 or pixels.shape[1] != channels or any(b < 0 or b % 2 for b in borders):
+    unpadded = pixels.dtype != torch.uint8 and any(borders)
+    bad = any(b < 0 or b % 2 for b in borders) or unpadded
+    if pixels.ndim != 4 or pixels.shape[1] != channels or bad:
         size = height if height == width else [height, width]
         raise wrong(
             f"images of shape {tuple(pixels.shape)}",

@@ -9,11 +9,11 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
+from diffusion_lab.data.disk_cache import cache_folder
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.pictures.cache import (
     Plan,
     build_cache,
-    cache_folder,
     is_complete,
     open_cache,
 )
@@ -124,7 +124,7 @@ class PictureFiles:
             "format": asdict(self.wanted),
             "skip": self.skip,
         }
-        return cache_folder(self.cache_dir, about)
+        return cache_folder("images", self.cache_dir, about)
 
     def prepare(self) -> None:
         """Decode the pictures, unless a complete cache exists."""

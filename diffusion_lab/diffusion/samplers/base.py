@@ -50,6 +50,11 @@ class Sampler(ABC):
         """Name of the sampler in errors."""
         return type(self).__name__
 
+    @property
+    def clips(self) -> bool:
+        """True if estimates of the clean images are clipped to the range of pixels, [-1, 1]."""
+        return False
+
     def check(self, noise_schedule: NoiseSchedule) -> None:
         """Raise UserError if this sampler cannot be used with the noise schedule."""
         if self.stochastic and noise_schedule.noise != "gaussian":

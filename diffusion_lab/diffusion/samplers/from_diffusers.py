@@ -15,6 +15,7 @@ from diffusion_lab.diffusion.samplers.scheduler_options import (
     SIGMA_GRIDS,
     SPACINGS,
     check_options,
+    clips,
 )
 from diffusion_lab.diffusion.samplers.scheduler_spaces import (
     FLOW,
@@ -96,6 +97,10 @@ class DiffusersSampler(Sampler):
     @property
     def name(self) -> str:
         return self.scheduler_class.__name__
+
+    @property
+    def clips(self) -> bool:
+        return clips(self.scheduler_class, self.config)
 
     def make_scheduler(self, noise_schedule: NoiseSchedule) -> Any:
         """Make a fresh diffusers scheduler for num_steps steps of this noise schedule."""

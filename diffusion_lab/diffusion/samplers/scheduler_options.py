@@ -165,6 +165,15 @@ OPTIONS: dict[str, dict[str, Option]] = {
 """The accepted options of each supported scheduler."""
 
 
+def clips(scheduler_class: type, config: Mapping[str, Any]) -> bool:
+    """Return True if a scheduler with these options clips estimates of the clean images."""
+    parameters = inspect.signature(scheduler_class).parameters
+    return any(
+        config.get(name, name in parameters and parameters[name].default)
+        for name in ("clip_sample", "thresholding")
+    )
+
+
 def check_options(scheduler_class: type, config: Mapping[str, Any]) -> None:
     """Check the options of a scheduler, except `timestep_spacing`, which the sampler checks.
 

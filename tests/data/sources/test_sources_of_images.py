@@ -22,6 +22,7 @@ from diffusion_lab.data.sources.huggingface import HuggingFaceImages
 from diffusion_lab.data.sources.npz import NpzImages
 from diffusion_lab.data.sources.own import OwnImages
 from diffusion_lab.data.sources.picture_files import PictureFiles
+from diffusion_lab.data.sources.points import Points
 from diffusion_lab.data.sources.published import PublishedImages
 from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
 from diffusion_lab.errors import UserError
@@ -346,6 +347,7 @@ def test_options_are_the_arguments_of_the_source(kind):
     made = {
         "fake": FakeImages,
         "own": OwnImages,
+        "points": Points,
         "published": PublishedImages,
         "torchvision": TorchvisionImages,
         "npz": NpzImages,

@@ -1,0 +1,1 @@
+"""Points in the plane, drawn from distributions whose density is known."""
