@@ -93,8 +93,8 @@ class NpzImages:
         if pixels.dtype not in _TYPES or pixels.ndim != 4 or pixels.shape[1:] != wanted:
             raise UserError(
                 f"data.path={self.path}: {images} is {pixels.dtype} {pixels.shape}; expected uint8 "
-                f"(N, {', '.join(map(str, wanted))}), or other data.channels= and data.image_size=; "
-                "for real numbers float32 with data.value_range=unbounded"
+                f"(N, {', '.join(map(str, wanted))}), or other data.channels= and "
+                "data.image_size=; for real numbers float32 with data.value_range=unbounded"
             )
         if len(pixels) < 2:
             raise UserError(
