@@ -116,7 +116,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
         for seed in seeds
     ]
     line = (
-        f"sampling {times(n, 'image')} for each of {times(len(seeds), 'seed')} with "
+        f"sampling {times(n, scorer.unit)} for each of {times(len(seeds), 'seed')} with "
         f"{sampler_word(config)} in "
         f"{times(sampler.num_steps, 'step')}, then scoring them with {scorer.name}"
     )
@@ -161,7 +161,9 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
     draws = [partial(SampleSet, images, asked) for images, asked in sets]
-    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with {scorer.name}")
+    say(
+        f"scoring {times(len(sets), 'set')} of {times(len(images), scorer.unit)} with {scorer.name}"
+    )
     return score_sets(scorer, draws, about, out)
 
 

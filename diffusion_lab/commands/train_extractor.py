@@ -14,6 +14,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from diffusion_lab.config.schema import TrainExtractorConfig
+from diffusion_lab.config.schema.data import SourceConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
@@ -82,7 +83,12 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     device = choose_device(cfg.accelerator)
     given = {k: v for k, v in settings["data"].items() if (k, v) != ("batch_size", None)}
     data = named_data(given, None)
-    data.value_range.check_pixels("a feature extractor", "give data= with images")
+    data.value_range.check_pixels("a feature extractor", "type data= with a data set of images")
+    if data.value_range.name != SourceConfig.value_range:
+        raise UserError(
+            f"data.value_range={data.value_range.name} has no effect on an extractor, "
+            "whose network takes pixels in [0, 1]: leave out data.value_range="
+        )
     if data.num_classes is None:
         raise UserError(
             f"data={data.dataset} has no labels: expected labelled images, because an extractor "

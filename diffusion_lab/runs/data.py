@@ -4,16 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import construct
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run
-from diffusion_lab.sampling.choose_figures import figures_of
-from diffusion_lab.sampling.data_figures import DataFigures
 
 
 def run_data(
@@ -53,18 +49,6 @@ def run_data(
     data.value_range = run.value_range
     data.setup()
     return data
-
-
-def figures_of_run(run: Run) -> DataFigures:
-    """Return the figures of a run's kind of data; points are drawn over those of its data set."""
-
-    def real() -> Tensor | None:
-        try:
-            return run_data(run, None).pixels("test")
-        except UserError:  # the user's own data set may have moved
-            return None
-
-    return figures_of(run.value_range, real)
 
 
 def named_data(settings: Mapping[str, Any], data_dir: str | None) -> ImageDataModule:

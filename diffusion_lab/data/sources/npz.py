@@ -15,6 +15,7 @@ from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.networks.image_size import height_and_width
 
 _KEYS = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}
+_TYPES = (np.uint8, np.float32, np.float16)
 
 
 class NpzImages:
@@ -23,6 +24,7 @@ class NpzImages:
     The test split is in `test_images` and `test_labels`. Without these arrays a fixed random tenth
     of the images is held out. The script sample.py writes such a file (`samples.npz`). Channels may
     also come last, (N, H, W, C), as in the files that other projects publish (`arr_0`, `arr_1`).
+    With data.value_range=unbounded the images are float32 or float16.
     """
 
     def __init__(self, name: str, channels: int, image_size: ImageSize, path: str = "") -> None:
@@ -93,10 +95,11 @@ class NpzImages:
             pixels = pixels[:, None]
         if pixels.ndim == 4 and pixels.shape[1:] == (*self.size, self.channels) != wanted:
             pixels = pixels.transpose(0, 3, 1, 2)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != wanted:
+        if pixels.dtype not in _TYPES or pixels.ndim != 4 or pixels.shape[1:] != wanted:
             raise UserError(
                 f"data.path={self.path}: {images} is {pixels.dtype} {pixels.shape}; expected uint8 "
-                f"(N, {', '.join(map(str, wanted))}), or other data.channels= and data.image_size="
+                f"(N, {', '.join(map(str, wanted))}), or other data.channels= and "
+                "data.image_size=; for real numbers float32 with data.value_range=unbounded"
             )
         if len(pixels) < 2:
             raise UserError(
