@@ -158,8 +158,9 @@ def latent_words(factory: pytest.TempPathFactory) -> tuple[str, ...]:
     with FileLock(f"{vae}.lock"):
         if not vae.exists():
             save_vae(vae)
-    small = (*PICTURED, "model=flow", "network.width=8", "network.depth=1", "trainer.max_epochs=2")
-    return (*small, f"latents={vae}", f"data.cache_dir={vae.parent / 'cache'}")
+    small = (*PICTURED, "model=flow", "network=dit", "network.patch_size=2", "network.width=16")
+    of_vae = (f"latents={vae}", f"data.cache_dir={vae.parent / 'cache'}")
+    return (*small, "network.depth=1", "network.heads=2", "trainer.max_epochs=2", *of_vae)
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,8 @@ def network_size(image_size: Any, latents: str | None) -> Any:
         return image_size
     vae = find_vae(latents)
     _, height, width = vae.latent_shape((vae.channels, *height_and_width(image_size)))
-    return height if height == width else [height, width]
+    # a plain list is no value that OmegaConf.resolve can write
+    return height if height == width else OmegaConf.create([height, width])
 
 
 _OF_LATENTS: dict[str, Callable[..., Any]] = {

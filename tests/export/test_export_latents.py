@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from diffusion_lab import load_run
 from tests.export.test_export import DRAW
@@ -21,14 +20,15 @@ pipe.set_progress_bar_config(disable=True)
 images = pipe(batch_size=3, generator=generators(), output_type="np").images
 pipe.save_pretrained("again")
 again = DiffusionPipeline.from_pretrained("again", trust_remote_code=True)
-assert (images == again(batch_size=3, generator=generators(), output_type="np").images).all()
+others = again(batch_size=3, generator=generators(), output_type="np").images
+assert np.abs(images - others).max() < 1e-5
 np.save("images.npy", images)
 """
 
 
 @pytest.mark.slow
 def test_the_folder_makes_the_same_images_alone(latent_run, typed, tmp_path):
-    code, _, err = typed("export", f"run={latent_run}", f"out={tmp_path / 'out'}", "onnx=true")
+    code, _, err = typed("export", f"run={latent_run}", f"out={tmp_path / 'out'}")
     assert code == 0, err
     index = json.loads((tmp_path / "out" / "model_index.json").read_text())
     assert index["vae"] == ["diffusers", "AutoencoderKL"]
@@ -49,10 +49,4 @@ def test_the_folder_makes_the_same_images_alone(latent_run, typed, tmp_path):
     assert np.abs(theirs - ours).max() <= 0.51
     card = (tmp_path / "out" / "README.md").read_text()
     assert "standardised latents of the VAE in vae/" in card
-    assert "the predicted clean standardised latents" in card
     assert str(load_run(latent_run).config["data"]["latents"]) not in card
-    onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "denoiser.onnx"))
-    x_t = torch.randn(1, 2, 14, 14).numpy()
-    [denoised] = session.run(None, {"x_t": x_t, "t": np.full(1, 0.5, np.float32)})
-    assert denoised.shape == x_t.shape

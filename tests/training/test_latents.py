@@ -11,7 +11,8 @@ from tests.cli.test_bad_input import assert_refused
 from tests.conftest import TINY, latent_words, trained_once
 from tests.support.tiny_vae import save_vae
 
-QUICK = (*TINY, "network=unet_fast", "network.width=8", "network.depth=1")
+DIT = ("network=dit", "network.patch_size=2", "network.width=16", "network.heads=2")
+QUICK = (*TINY, *DIT, "network.depth=1")
 
 
 def folder(code, out, err):
@@ -63,6 +64,7 @@ def test_fid_during_a_training_is_that_of_evaluate(typed, tmp_path, bars):
     assert scores["fid"] == pytest.approx(during, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_on_pixels_stays_one(half, typed):
     words = ("trainer.max_epochs=2", "latents=vae")
     said = "latents=vae: this run was trained on pixels: leave it out"
@@ -75,16 +77,23 @@ REFUSED = {
     ("latents=empty",): "empty has no config.json: expected a folder written by AutoencoderKL.save",
     ("latents=vae", "data.channels=3"): "data.channels=3: the VAE of latents=",
     ("latents=vae", "data.image_size=27"): "multiples of 2, for example data.image_size=28",
-    ("latents=vae", "data.image_size=12"): "(the network gets the latents of latents=",
+    ("latents=vae", "data.image_size=10"): "(the network gets the latents of latents=",
     ("latents=vae", "data.flip=true"): "data.flip=true with latents=",
     ("latents=vae", "data.value_range=unbounded"): "needs pixels, but these data are real",
     ("latents=vae", "model=ddpm"): "clips to the range of pixels, but these data are latents of",
     ("latents=vae", "model.clipped_to=zero_one"): "model.clipped_to=zero_one: ",
     ("latents=vae", "data.cache_dir=file/in"): "data.cache_dir=<a folder that can be written>",
 }
+QUICKLY = 2  # of these, as each is a command
 
 
-@pytest.mark.parametrize("words", REFUSED)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, marks=[pytest.mark.slow] if number >= QUICKLY else [])
+        for number, words in enumerate(reversed(REFUSED))
+    ],
+)
 def test_bad_input_is_told_before_anything_is_trained(words, typed, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     save_vae(tmp_path / "vae")
