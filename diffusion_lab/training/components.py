@@ -38,6 +38,7 @@ from diffusion_lab.config.instantiate import build, build_part, no_class
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import find_object
 from diffusion_lab.config.validate import OWN_KEYS
+from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, TimeSampling, Weighting
 from diffusion_lab.errors import UserError
@@ -76,6 +77,7 @@ _KINDS: dict[str, type] = {
     "prediction": Prediction,
     "weighting": Weighting,
     "time_sampling": TimeSampling,
+    "augment": Augmentation,
 }
 
 
@@ -104,6 +106,11 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
     sampler: Sampler = build_part("sampler", cfg.sampler, Sampler)
     sampler.check(module.noise_schedule)
     shape = image_shape(cfg.data)
+    if module.augment is not None and min(shape[1:]) == 1:
+        raise UserError(
+            f"augment= needs pictures, but data.image_size={cfg.data.image_size} is one pixel wide "
+            "or high: leave out augment="
+        )
     if check_contracts(module, sampler, shape):
         _note_export(module)
     check_guidance(cfg, module)
