@@ -1,4 +1,4 @@
-"""Check the limits of a training (epochs, steps, time) before it begins. Imports no torch."""
+"""Limits of a training (epochs, steps, time), and options that resume= may change. No torch."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +10,29 @@ from omegaconf import DictConfig
 from diffusion_lab.errors import UserError
 
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+
+LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+MAY_CHANGE = (
+    *LIMITS,
+    "trainer.accelerator",
+    "trainer.compile",
+    "trainer.compile_mode",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+    "callbacks.finite_loss.skip",
+    "callbacks.last.every_seconds",
+    "callbacks.last.every_epoch",
+    "callbacks.progress.seconds",
+    "paths.data_dir",
+    "data.data_dir",
+    "data.path",
+    "data.cache_dir",
+    "data.on_device",
+    "latents",
+    "data.latents",
+)
+"""Options that may change when a run is resumed, because the experiment stays the same."""
 
 
 def seconds_of(max_time: Any) -> float | None:
