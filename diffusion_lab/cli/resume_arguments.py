@@ -121,7 +121,8 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
         if not word.lstrip("+").partition("=")[0].startswith((*MAY_CHANGE, "hydra.", "--")):
             raise UserError(
                 f"{word} cannot be changed with {command}=, because the run would become another "
-                f"experiment; only these options can be changed: {', '.join((*MAY_CHANGE, 'trust'))}"
+                "experiment; only these options can be changed: "
+                + ", ".join((*MAY_CHANGE, "trust"))
             )
     return folder, others, trust
 
