@@ -294,9 +294,7 @@ def test_too_few_images_and_extractors_without_a_reference_are_rejected():
 
 
 def test_a_reference_of_another_network_is_rejected(fake_extractor, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(fake_extractor, copy)
-    extractor = load_extractor(str(copy))
+    extractor = load_extractor(str(shutil.copytree(fake_extractor, tmp_path / "copy")))
     extractor.sha256 = "0" * 64
     with pytest.raises(UserError, match="computed by another network"):
         load_reference(extractor)
