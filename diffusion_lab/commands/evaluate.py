@@ -116,7 +116,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
         for seed in seeds
     ]
     line = (
-        f"sampling {times(n, 'image')} for each of {times(len(seeds), 'seed')} with "
+        f"sampling {times(n, scorer.unit)} for each of {times(len(seeds), 'seed')} with "
         f"{sampler_word(config)} in "
         f"{times(sampler.num_steps, 'step')}, then scoring them with {scorer.name}"
     )
@@ -161,7 +161,9 @@ def _evaluate_files(cfg: DictConfig) -> Evaluation:
     out = results_folder(cfg.out, Path(files[0]).expanduser().parent / "evaluation")
     about = {"images": files, "num_samples": len(images), "seeds": files}
     draws = [partial(SampleSet, images, asked) for images, asked in sets]
-    say(f"scoring {times(len(sets), 'set')} of {times(len(images), 'image')} with {scorer.name}")
+    say(
+        f"scoring {times(len(sets), 'set')} of {times(len(images), scorer.unit)} with {scorer.name}"
+    )
     return score_sets(scorer, draws, about, out)
 
 
@@ -169,9 +171,7 @@ def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> Scorer:
     """Build the scorer: a run is scored against its own data, a pipeline against data=."""
     if "data" not in run.config:
         return _scorer_of_data(cfg, device, run.image_shape, _named(cfg))
-    return choose_scorer(
-        cfg.extractor, run, cfg.paths.data_dir, moments=cfg.reference, device=device
-    )
+    return choose_scorer(cfg.extractor, run, **cfg.paths, moments=cfg.reference, device=device)
 
 
 def _named(cfg: DictConfig) -> ImageDataModule | None:

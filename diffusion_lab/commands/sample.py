@@ -11,8 +11,12 @@ from torch import Tensor
 from diffusion_lab.config.schema import SampleConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.errors import UserError
-from diffusion_lab.runs.data import figures_of_run
-from diffusion_lab.runs.sampling_options import chosen_sampler, open_model, read_conditionings
+from diffusion_lab.runs.sampling_options import (
+    chosen_sampler,
+    figures_of_run,
+    open_model,
+    read_conditionings,
+)
 from diffusion_lab.sampling.description import planned, work_line
 from diffusion_lab.sampling.progress import planned_work
 from diffusion_lab.system.device import choose_device

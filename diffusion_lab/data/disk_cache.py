@@ -3,16 +3,20 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from filelock import FileLock
+from torch import Tensor
 from tqdm import tqdm
 
+from diffusion_lab.data.folder import user_cache
 from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -21,19 +25,13 @@ VERSION = 1
 _SECONDS_BETWEEN_LINES = 30
 
 
-def default_folder() -> Path:
-    """Return the folder of all caches, in the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "diffusion_lab"
-
-
 def cache_folder(kind: str, cache_dir: str | Path | None, about: Mapping[str, Any]) -> Path:
     """Return the folder of the cache that is made from `about`, which JSON can hold.
 
     `kind` begins the folder's name, `cache_dir` is its parent, None for the default.
     """
     text = json.dumps({"version": VERSION, **about}, sort_keys=True)
-    root = Path(cache_dir).expanduser() if cache_dir else default_folder()
+    root = Path(cache_dir).expanduser() if cache_dir else user_cache()
     return root / f"{kind}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -75,6 +73,15 @@ def check_room(folder: Path, needed: int, what: str, remedy: str) -> None:
             f"{free / 2**20:,.0f} MiB free: type data.cache_dir=<a folder with more room>, or "
             f"{remedy}"
         )
+
+
+def mapped(file: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Tensor:
+    """Map a file of numbers into memory as a tensor that must not be changed.
+
+    It is mapped read-only, because Linux refuses a writable mapping larger than the memory.
+    """
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch's, of that
+        return torch.from_numpy(np.memmap(file, kind, "r", shape=shape))
 
 
 class Progress:

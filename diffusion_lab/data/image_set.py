@@ -14,6 +14,8 @@ from diffusion_lab.errors import UserError
 FLOATS = (torch.float32, torch.float16)
 """Types of data that are no pixels."""
 _PIECE = 100_000  # images checked at once
+MAX_CLASSES = 256
+"""Largest number of classes, because the hash of a data set takes a label as one byte."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,14 @@ def split_order(num_images: int) -> Tensor:
     return torch.randperm(num_images, generator=generator)
 
 
+def first_indices(num_images: int, count: int, shuffled: bool = False) -> Tensor | slice:
+    """Return the first `count` of the fixed order: validation images of a run, then training ones.
+
+    Int64 indices, or a slice of images that are shuffled already (`ImageSet.shuffled`).
+    """
+    return slice(count) if shuffled else split_order(num_images)[:count]
+
+
 def split_indices(
     num_images: int, val_size: int, train_size: int | None, shuffled: bool = False
 ) -> tuple[Tensor | slice, Tensor | slice]:

@@ -19,9 +19,10 @@ def mean_distance(x: Points, y: Points) -> float:
 class EnergyDistance:
     """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| of points x to the points y (M, F).
 
-    Székely & Rizzo 2013, "Energy statistics", equation 5, for the two distributions that give each
-    point the same probability: at least 0, and 0 for equal sets only. For two samples of one
-    distribution its expected value falls like 1/N + 1/M, so compare only at equal numbers.
+    Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances". The means
+    are over all pairs of points, each point paired with itself too, so that the distance is at
+    least 0, and 0 for equal sets only. For two samples of one distribution its expected value falls
+    like 1/N + 1/M: compare distances of equal numbers of points only.
     """
 
     def __init__(self, y: Points) -> None:

@@ -25,6 +25,7 @@ class PointScorer(Scorer):
 
     primary = "energy_distance"
     name = "coordinates"
+    unit = "point"
     least = 2
 
     def __init__(self, images: ImageSet) -> None:

@@ -47,6 +47,8 @@ class Scorer(ABC):
     """Number of real training images or points, for the baseline; 0 if there are none."""
     num_test: int
     """Number of real test images or points; 0 if only their moments are known."""
+    unit = "image"
+    """Word for one sample."""
     least: int
     """Smallest number of samples for which the primary metric is defined."""
 

@@ -156,7 +156,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
                 )
             x = x_next
 
-        images = self._decode(x).clamp(0, 1)
+        images: Any = self._decode(x).clamp(0, 1)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()
             if output_type == "pil":

@@ -1,9 +1,8 @@
 """Load the data set that a run was trained on, or one that the command line names."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import construct
@@ -11,18 +10,30 @@ from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run
-from diffusion_lab.sampling.choose_figures import figures_of
-from diffusion_lab.sampling.data_figures import DataFigures
 
 
-def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule:
+def run_data(
+    run: Run, data_dir: str | None, data_path: str | None = None, **settings: Any
+) -> ImageDataModule:
     """Load the data set that a run was trained on.
 
-    `data_dir` replaces the folder that the training used, unless it is None; `settings` replace
-    other settings of the data. Raises UserError if the saved configuration does not build an
-    ImageDataModule.
+    `data_dir` and `data_path` replace the folder and the data.path= that the training used, unless
+    they are None; `settings` replace other settings of the data. Raises UserError if the data.path=
+    does not exist, and if the saved configuration does not build an ImageDataModule.
     """
-    given = settings | ({} if data_dir is None else {"data_dir": data_dir})
+    recorded = run.config["data"].get("path")
+    if data_path is not None and recorded is None:
+        raise UserError(
+            f"paths.data_path={data_path} has no effect, because the run has no data.path=: leave "
+            "it out"
+        )
+    if data_path is None and recorded is not None and not Path(recorded).expanduser().exists():
+        raise UserError(
+            f"data.path={recorded} of the run does not exist here: type paths.data_path=<where its "
+            "images lie now>"
+        )
+    moved = {"data_dir": data_dir, "path": data_path}
+    given = settings | {key: place for key, place in moved.items() if place is not None}
     try:
         data = construct(run.config["data"] | given, run.trust)
     except TypeError as error:
@@ -38,18 +49,6 @@ def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule
     data.value_range = run.value_range
     data.setup()
     return data
-
-
-def figures_of_run(run: Run) -> DataFigures:
-    """Return the figures of a run's kind of data; points are drawn over those of its data set."""
-
-    def real() -> Tensor | None:
-        try:
-            return run_data(run, None).pixels("test")
-        except UserError:  # the user's own data set may have moved
-            return None
-
-    return figures_of(run.value_range, real)
 
 
 def named_data(settings: Mapping[str, Any], data_dir: str | None) -> ImageDataModule:

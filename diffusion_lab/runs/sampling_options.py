@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from diffusion_lab.config.instantiate import build_part
 from diffusion_lab.config.trusted import construct, trusted
@@ -12,9 +13,12 @@ from diffusion_lab.config.validate import check_config
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.contracts import check_range, check_sampler
+from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.diffusers_pipeline import load_pipeline
 from diffusion_lab.runs.load import Run, load_run
+from diffusion_lab.sampling.choose_figures import figures_of
 from diffusion_lab.sampling.conditioning import Conditioning
+from diffusion_lab.sampling.data_figures import DataFigures
 
 
 def check_run(cfg: DictConfig) -> None:
@@ -116,6 +120,18 @@ def read_conditionings(cfg: DictConfig, run: Run) -> list[Conditioning]:
                 "example guidance_scale=2, or leave out guidance_interval="
             )
     return conditionings
+
+
+def figures_of_run(run: Run) -> DataFigures:
+    """Return the figures of a run's kind of data; points are drawn over those of its data set."""
+
+    def real() -> Tensor | None:
+        try:
+            return run_data(run, None).pixels("test")
+        except UserError:  # the user's own data set may have moved
+            return None
+
+    return figures_of(run.value_range, real)
 
 
 def _weak_run(where: str, run: Run, weights: str | None) -> Run:

@@ -13,6 +13,7 @@ from diffusion_lab.evaluation.score import METRICS
 from diffusion_lab.evaluation.scorer import Scorer, summaries
 from diffusion_lab.evaluation.statistics import Summary
 from diffusion_lab.sampling.draw import SHOWN
+from diffusion_lab.sampling.progress import times
 from diffusion_lab.scoring.draw_set import SampleSet
 from diffusion_lab.system.git import git_commit
 from diffusion_lab.system.output import write_json
@@ -36,6 +37,8 @@ class Evaluation:
     """The folder with evaluation.json and samples.png."""
     against: str
     """Line for the head of the table: the features and the real data that scores refer to."""
+    unit: str
+    """Word for one sample, image or point."""
 
     @property
     def lines(self) -> list[str]:
@@ -48,11 +51,11 @@ class Evaluation:
             for name, score in self.summary.items()
         ]
         several = f"{len(seeds)} seeds" if len(seeds) > 1 else "1 seed, no spread"
-        baseline = f"{real:,} real images" if real else ""
+        baseline = times(real, f"real {self.unit}") if real else ""
         return [
             *([self.record["sampling"]] if "sampling" in self.record else []),
             self.against,
-            f"{'':28} {f'{n:,} images, {several}':>20} {baseline:>20}".rstrip(),
+            f"{'':28} {f'{times(n, self.unit)}, {several}':>20} {baseline:>20}".rstrip(),
             *rows,
             *self._against_the_card(),
         ]
@@ -136,4 +139,4 @@ def score_sets(
         "git_commit": git_commit(),
     }
     write_json(out / NAME, record)
-    return Evaluation(record, summary, floor, out, scorer.against)
+    return Evaluation(record, summary, floor, out, scorer.against, scorer.unit)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.limits import check_an_end
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.data.sources.published import SOURCES
+from diffusion_lab.data.mnist.files import SOURCES
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.optim.lr_schedule import Constant

@@ -82,6 +82,16 @@ def test_batches_are_the_numbers_themselves():
     assert data.example_images(99, split="test").shape == (8, 2, 1, 1)
 
 
+def test_numbers_are_read_from_npz_too(tmp_path):
+    np.savez(tmp_path / "a.npz", images=POINTS)
+    settings = {"channels": 2, "image_size": 1, "value_range": "unbounded", "val_size": 5}
+    data = ImageDataModule("mine", source="npz", path=str(tmp_path / "a.npz"), **settings)
+    data.setup()
+    both = torch.cat([data.pixels(split) for split in ("train", "val", "test")])
+    assert both.shape == (40, 2, 1, 1)
+    np.testing.assert_array_equal(np.sort(both.flatten()), np.sort(POINTS.flatten()))
+
+
 def test_the_value_range_must_fit_the_type_of_the_data():
     data = of_points(value_range="zero_one")
     with pytest.raises(

@@ -126,21 +126,22 @@ def test_likelihood_beside_the_true_density(run, typed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", options("model"))
-def test_every_model_trains_on_points(model, typed, tmp_path):
-    words = [*PLAIN, f"model={model}", f"paths.output_dir={tmp_path / 'run'}"]
+def test_every_model_trains_on_points(model, typed):
+    words = [*PLAIN, f"model={model}"]
     words += ["sampler=blend"] if model == "score_matching" else []
     if model == "ddpm":
+        words += ["sampler.num_steps=2"]
         told = typed("train", *words)
         assert_refused(told, "DDIMScheduler clips to the range of pixels", "clip_sample=false")
-        words += ["sampler.clip_sample=false", "sampler.num_steps=2"]
+        words += ["sampler.clip_sample=false"]
     out = typed_folder(typed, "train", *words)
     points = load_run(out).sample(5)
     assert points.dtype == torch.float32 and points.isfinite().all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(DISTRIBUTIONS))
-def test_the_recipe_trains_on_every_distribution(name, typed):
+@pytest.mark.parametrize("name", ["checkerboard", "swiss_roll"])
+def test_the_recipe_trains_on_distributions_without_classes(name, typed):
     words = ("experiment=points", f"data.distribution={name}", *PICTURED[2:])
     out = typed_folder(typed, "train", *words)
     assert (out / "figures" / "vector_field.png").is_file()
@@ -168,9 +169,9 @@ def test_compare_diagnose_and_explain(run, conditional, typed, tmp_path):
         if folder != run:
             train(compose_config([*PLAIN, *FLOW, "seed=1"], folder))
         typed_folder(typed, "evaluate", f"run={folder}", "num_samples=40", "seeds=2")
-    code, out, err = typed("compare", f"runs={run},{run.parent / 'other'}")
-    assert code == 0, err
-    assert "energy distance" in out and "log density" in out
+    out = typed_folder(typed, "compare", f"runs={run},{run.parent / 'other'}")
+    compared = json.loads((out / "comparison.json").read_text())["comparisons"]
+    assert {each["metric"] for each in compared} == {"energy_distance", "log_density"}
 
     out = typed_folder(
         *(typed, "diagnose", f"run={run}", "levels=3", "num_images=20", "num_samples=20")

@@ -116,7 +116,7 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         run.value_range.check_pixels("an extractor", "leave out extractor=")
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
     describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # UserError for an unfit shape
-    data = run_data(run, cfg.paths.data_dir)
+    data = run_data(run, **cfg.paths)
     if cfg.parts != "memorisation":
         check_classes(run, data, cfg.num_images, cfg.seed)
     run.module.to(choose_device(cfg.accelerator))

@@ -38,7 +38,7 @@ def edit(cfg: DictConfig) -> Edited:
     except UserError as error:  # the message names a sampler's option
         raise UserError(str(error).removeprefix("sampler.")) from error
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    names, pixels = read_images(settings["images"], run, cfg.paths.data_dir)
+    names, pixels = read_images(settings["images"], run, **settings["paths"])
     work = kind(cfg, run, names, pixels)
     device = choose_device(cfg.accelerator)
     run.module.to(device)

@@ -216,7 +216,7 @@ def _images(cfg: DictConfig, run: Run) -> Images:
         )
     if cfg.labels == "none":
         Conditioning.of(run.module, "none")
-    data = run_data(run, cfg.paths.data_dir)
+    data = run_data(run, **cfg.paths)
     pixels, labels = data.pixels(cfg.split), data.labels(cfg.split)
     if cfg.num_images > len(pixels):
         raise UserError(

@@ -19,6 +19,7 @@ class SourceConfig:
     val_size: int | None = 5000
     train_size: int | None = None
     seed: int = "${seed}"  # type: ignore[assignment]
+    value_range: str = "zero_one"
 
     # options of some data sets only, see diffusion_lab/data/sources
     num_images: int | None = None
@@ -30,6 +31,7 @@ class SourceConfig:
     background: str | None = None
     unreadable: str | None = None
     cache_dir: str | None = None
+    config: str | None = None
     split: str | None = None
     test_split: str | None = None
     image_key: str | None = None
@@ -46,7 +48,6 @@ class DataConfig(SourceConfig):
 
     _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
     _convert_: str = "all"
-    value_range: str = "zero_one"
     latents: str | None = "${absolute_folder:${latents}}"
     flip: bool = False
     clusters: int | None = None

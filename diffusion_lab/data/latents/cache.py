@@ -13,7 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.disk_cache import Progress, build_folder, cache_folder, check_room
+from diffusion_lab.data.disk_cache import (
+    Progress,
+    build_folder,
+    cache_folder,
+    check_room,
+    mapped,
+)
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.latents.decoder import LatentDecoder
 from diffusion_lab.data.split import padded
@@ -95,12 +101,11 @@ def encoded(
     if decoder.statistics is None:
         decoder.set_statistics(**_read(folder))
 
-    def mapped(split: str) -> Tensor:
-        place, all_shape = folder / f"{split}.bin", (len(splits[split]), *shape)
-        # copy on write: a mapped file is never changed, and torch wants a writable array
-        return torch.from_numpy(np.memmap(place, np.float16, "c", shape=all_shape))
-
-    return LatentSet(mapped("train"), mapped("test"))
+    train, test = (
+        mapped(folder / f"{split}.bin", np.float16, (len(splits[split]), *shape))
+        for split in ("train", "test")
+    )
+    return LatentSet(train, test)
 
 
 class _Moments:

@@ -110,7 +110,7 @@ class VAE:
                 f"({len(strange)} weights, such as {strange[0]}): expected the files of "
                 "AutoencoderKL.save_pretrained"
             )
-        return vae.eval().requires_grad_(False)  # type: ignore[no-any-return]
+        return vae.eval().requires_grad_(False)
 
 
 def _size(sides: list[int]) -> int | str:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffusion_lab.data.disk_cache import Progress, build_folder, check_room
+from diffusion_lab.data.disk_cache import Progress, build_folder, check_room, mapped
 from diffusion_lab.data.image_set import ImageSet
-from diffusion_lab.data.pictures.decode import Format, Unreadable, WrongSize
+from diffusion_lab.data.pictures.decode import Fault, Format, Unreadable, WrongSize
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError
+from diffusion_lab.networks.image_size import as_option
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Reader(Protocol):
         """Return the name of a picture, for messages."""
 
     def read(self, index: int) -> np.ndarray:
-        """Decode a picture -> uint8 (C, H, W). Raises Unreadable or WrongSize."""
+        """Decode a picture -> uint8 (C, H, W). Raises one of Fault."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,7 @@ def open_cache(folder: Path, name: str, source: str, classes: tuple[str, ...]) -
 
     def images(split: str) -> Tensor:
         shape = (record[split], *record["shape"])
-        # copy on write: a mapped file is never changed, and torch wants a writable array
-        return torch.from_numpy(np.memmap(folder / f"{split}.bin", np.uint8, "c", shape=shape))
+        return mapped(folder / f"{split}.bin", np.uint8, shape)
 
     return ImageSet(
         images("train"),
@@ -172,16 +172,20 @@ def _fill(folder: Path, plan: Plan) -> None:
     (folder / "record.json").write_text(json.dumps(record, indent=1))
 
 
-def _skipped(fault: Unreadable | WrongSize, name: str, plan: Plan) -> str:
+def _skipped(fault: Fault, name: str, plan: Plan) -> str:
     """Return a note for record.json: the name of an unreadable picture, and what is wrong with it.
 
     Raises UserError for a wrong size, and unless the user chose to skip unreadable pictures.
     """
     wanted = plan.wanted
+    if isinstance(fault, OSError):
+        raise UserError(
+            f"{name} cannot be opened ({fault.strerror}): check its permissions and its disk"
+        )
     if isinstance(fault, WrongSize):
         raise UserError(
-            f"{name} is {fault}, expected {wanted.height} x {wanted.width} from "
-            "data.image_size=: type data.resize=crop, pad or stretch, or another data.image_size="
+            f"{name} is {fault}, expected {as_option([wanted.height, wanted.width])}: type "
+            "data.resize=crop, pad or stretch, or another size"
         )
     if not plan.skip:
         raise UserError(
@@ -200,17 +204,17 @@ class _Pictures(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[int, np.ndarray | Unreadable | WrongSize]:
+    def __getitem__(self, position: int) -> tuple[int, np.ndarray | Fault]:
         index = int(self.indices[position])
         try:
             return index, self.reader.read(index)
-        except (Unreadable, WrongSize) as fault:
+        except (Unreadable, WrongSize, OSError) as fault:
             return index, fault
 
 
 def _decoded(
     reader: Reader, indices: np.ndarray, progress: Progress
-) -> Iterator[tuple[int, np.ndarray | Unreadable | WrongSize]]:
+) -> Iterator[tuple[int, np.ndarray | Fault]]:
     """Decode pictures in several processes; yield (index, pixels or exception) in order."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     loader = DataLoader(

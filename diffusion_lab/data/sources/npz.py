@@ -1,5 +1,6 @@
 """Images in a NumPy archive (.npz)."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.image_set import MAX_CLASSES, ImageSet
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.networks.image_size import height_and_width
 
 _KEYS = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}
-MAX_CLASSES = 256
+_TYPES = (np.uint8, np.float32, np.float16)
 
 
 class NpzImages:
@@ -23,6 +24,7 @@ class NpzImages:
     The test split is in `test_images` and `test_labels`. Without these arrays a fixed random tenth
     of the images is held out. The script sample.py writes such a file (`samples.npz`). Channels may
     also come last, (N, H, W, C), as in the files that other projects publish (`arr_0`, `arr_1`).
+    With data.value_range=unbounded the images are float32 or float16.
     """
 
     def __init__(self, name: str, channels: int, image_size: ImageSize, path: str = "") -> None:
@@ -33,7 +35,7 @@ class NpzImages:
         if not self.path.is_file():
             raise UserError(f"data.path={path} is no file: type data.path=<file>.npz")
 
-    @property
+    @cached_property
     def num_classes(self) -> int | None:
         """Number of classes, one more than the largest label; None without labels."""
         labels = self._arrays(("labels",)).get("labels")
@@ -54,6 +56,11 @@ class NpzImages:
         if "test_images" in arrays:
             test_images, test_labels = self._split(arrays, "test_images", "test_labels")
             note = "the test split of the file"
+            if self.num_classes is not None and test_labels.max() >= self.num_classes:
+                raise UserError(
+                    f"data.path={self.path}: test_labels go to {test_labels.max()}, labels only to "
+                    f"{self.num_classes - 1}; expected test images of the training classes"
+                )
         else:
             order = split_order(len(images))
             held_out = max(1, len(images) // 10)
@@ -88,10 +95,11 @@ class NpzImages:
             pixels = pixels[:, None]
         if pixels.ndim == 4 and pixels.shape[1:] == (*self.size, self.channels) != wanted:
             pixels = pixels.transpose(0, 3, 1, 2)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != wanted:
+        if pixels.dtype not in _TYPES or pixels.ndim != 4 or pixels.shape[1:] != wanted:
             raise UserError(
                 f"data.path={self.path}: {images} is {pixels.dtype} {pixels.shape}; expected uint8 "
-                f"(N, {', '.join(map(str, wanted))}), or other data.channels= and data.image_size="
+                f"(N, {', '.join(map(str, wanted))}), or other data.channels= and "
+                "data.image_size=; for real numbers float32 with data.value_range=unbounded"
             )
         if len(pixels) < 2:
             raise UserError(
