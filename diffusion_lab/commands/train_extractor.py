@@ -20,7 +20,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.evaluation.features.augmentation import Affine, CropAndFlip
-from diffusion_lab.evaluation.features.extractor import INCEPTION, TrainedExtractor
+from diffusion_lab.evaluation.features.extractor import DINOV2, INCEPTION, TrainedExtractor
 from diffusion_lab.evaluation.features.load import shipped_versions
 from diffusion_lab.evaluation.features.networks import (
     CNN,
@@ -197,7 +197,7 @@ def _check_version(cfg: DictConfig) -> None:
             f"version={cfg.version}: expected letters, digits, '_', '.' and '-', for example "
             "version=mnist_v2"
         )
-    taken = (*shipped_versions(), INCEPTION)
+    taken = (*shipped_versions(), INCEPTION, DINOV2)
     if cfg.version in taken:
         name = cfg.version.rstrip("0123456789")
         number = int(cfg.version.removeprefix(name) or 1) + 1

@@ -243,4 +243,4 @@ def verified(file: Path, expected: str) -> bytes:
     return content
 
 
-INCEPTION = "inception"
+INCEPTION, DINOV2 = "inception", "dinov2"

@@ -12,6 +12,7 @@ from safetensors.torch import load
 from diffusion_lab.data.sources import BUILT_IN
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import (
+    DINOV2,
     INCEPTION,
     RESTORE,
     Extractor,
@@ -49,9 +50,10 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
 
     Args:
         name: a shipped extractor, such as mnist_v1; a folder written by
-            scripts/train_extractor.py; inception, for published FIDs; or <path>.pth, a file of
-            Inception's weights.
-        device: device of Inception; the small networks stay on the CPU.
+            scripts/train_extractor.py; inception, for published FIDs, or <path>.pth, a file of
+            Inception's weights; dinov2, for published FD-DINOv2, or <path>.safetensors, a file of
+            DINOv2's weights.
+        device: device of Inception and DINOv2; the small networks stay on the CPU.
 
     Raises:
         UserError: if there is no such extractor, or its weights do not match its record.
@@ -61,6 +63,10 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
         from diffusion_lab.evaluation.features.inception import load_inception
 
         return load_inception(None if name == INCEPTION else Path(name), device)
+    if name == DINOV2 or name.endswith(".safetensors"):
+        from diffusion_lab.evaluation.features.dinov2 import load_dinov2
+
+        return load_dinov2(None if name == DINOV2 else Path(name), device)
     record_file = _record_file(name)
     folder = record_file.parent
     try:
@@ -111,6 +117,6 @@ def _record_file(name: str) -> Path:
         reason = f"has {len(records)} JSON files, expected one" if records else "is no extractor"
         raise UserError(
             f"extractor={name} {reason}: choose from {', '.join(shipped_versions())}, "
-            f"{INCEPTION}, or a folder written by scripts/train_extractor.py"
+            f"{INCEPTION}, {DINOV2}, or a folder written by scripts/train_extractor.py"
         )
     return records[0]
