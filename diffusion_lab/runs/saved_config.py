@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "trainer.profiler",
     "callbacks.finite_loss.skip",
     "callbacks.last.every_seconds",
+    "callbacks.last.every_epoch",
     "callbacks.progress.seconds",
     "paths.data_dir",
     "data.data_dir",
