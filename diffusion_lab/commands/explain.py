@@ -83,6 +83,7 @@ def explain(cfg: DictConfig) -> Explanation:
         "target": f"{module.prediction.name}. {_doc(module.prediction)}",
         "weighting": _doc(module.weighting),
         "noise levels": _doc(module.time_sampling),
+        **({} if module.augment is None else {"augmentation": _doc(module.augment)}),
         "sampler": f"{_doc(own)} {planned(config['sampler'], own, [conditioning], module, shape)}",
         "compatible samplers": ", ".join(fits),
         "parameters": f"{figure['parameters']:,}",

@@ -38,6 +38,7 @@ from diffusion_lab.config.instantiate import build, build_part, no_class
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import find_object
 from diffusion_lab.config.validate import OWN_KEYS
+from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.latents.decoder import range_of, sizes_of_latents
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, TimeSampling, Weighting
@@ -77,6 +78,7 @@ _KINDS: dict[str, type] = {
     "prediction": Prediction,
     "weighting": Weighting,
     "time_sampling": TimeSampling,
+    "augment": Augmentation,
 }
 
 
@@ -111,6 +113,10 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
         raise UserError(
             f"model.clipped_to={module.clipped_to.name}: these data have no black and white to "
             "clip to; leave it out"
+        )
+    if module.augment is not None and not value_range.bounded:
+        raise UserError(
+            "augment= transforms pixels, but these data are points or latents: leave out augment="
         )
     if check_contracts(module, sampler, value_range.shape(image_shape(cfg.data))):
         _note_export(module)

@@ -51,7 +51,9 @@ class InitialState:
         if self.pipeline is not None:
             load_weights(module.network, self.pipeline, cfg.init_from)
         if self.teacher is not None:
-            module.load_state_dict(self.teacher.module.state_dict())
+            weights = self.teacher.module.state_dict()
+            weights.pop("augment_embedding.weight", None)  # pairs are not augmented
+            module.load_state_dict(weights)
 
     def use_pairs(
         self,

@@ -117,6 +117,12 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
         )
     if cfg.pairing.get("_target_") != "diffusion_lab.diffusion.independent":
         raise UserError("teacher.run= provides the pairs of noise and image: leave out pairing=")
+    if cfg.get("augment") is not None or cfg.data.get("flip"):
+        option = "data.flip=true" if cfg.data.get("flip") else "augment="
+        raise UserError(
+            f"teacher.run= provides pairs of noise and image, and {option} would change only the "
+            f"images of these pairs: leave out {option}"
+        )
     cfg.command.choices = dict(cfg.command.choices) | {
         group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")
     }

@@ -62,6 +62,7 @@ class TrainConfig:
     weighting: Any = MISSING
     time_sampling: Any = MISSING
     pairing: Any = MISSING
+    augment: Any = None
     sampler: Any = MISSING
     optimizer: Any = MISSING
     lr_scheduler: Any = MISSING
