@@ -1,5 +1,7 @@
 """augment=edm: the condition of the networks, and training, resuming, sampling, export with it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,33 +9,37 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from diffusion_lab import compose_config, train
-from diffusion_lab.config.instantiate import build
+from diffusion_lab.data.augmentation import EDMAugmentation
+from diffusion_lab.diffusion import Flow, StraightPath
+from diffusion_lab.modules import DiffusionModule
+from diffusion_lab.networks import MLP, DiT, FastUNet, UNet2D
 from diffusion_lab.runs.load import load_run
 from diffusion_lab.training.replay import replay
 from diffusion_lab.training.rerun import compare_runs
-from tests.conftest import RUN, TINY_UNET_WORDS
+from tests.conftest import RUN, TINY_UNET
 
-SHAPE = ("data=fake", "data.image_size=8")
 NETWORKS = {
-    "unet_fast": ["network=unet_fast", "network.width=4"],
-    "unet2d": ["network=unet2d", *TINY_UNET_WORDS],
-    "dit": ["network=dit", "network.width=16", "network.depth=1"],
-    "mlp": ["network=mlp", "network.width=16", "network.depth=1"],
+    "unet_fast": partial(FastUNet, width=4, depth=1),
+    "unet2d": partial(UNet2D, **TINY_UNET),
+    "dit": partial(DiT, width=16, depth=1),
+    "mlp": partial(MLP, width=16, depth=1),
 }
+POINTS = ("data=npz", "data.path=points.npz", "data.image_size=1", "network=mlp")
 X, T = torch.rand(4, 1, 8, 8), torch.tensor([0.1, 0.4, 0.6, 0.9])
 VALUES = torch.rand(4, 9)
 
 
-def module_of(*words):
+def module_of(network, augment=None, num_classes=None):
     torch.manual_seed(0)
-    return build(compose_config([*SHAPE, "model=flow", *words]).model)
+    made = NETWORKS[network](in_channels=1, image_size=8, num_classes=num_classes)
+    return DiffusionModule(made, StraightPath(), Flow(), num_classes=num_classes, augment=augment)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("classes", [[], ["model.num_classes=10"]])
-def test_the_description_is_a_condition_that_starts_at_zero(network, classes):
-    words = [*NETWORKS[network], *classes]
-    plain, module = module_of(*words), module_of(*words, "augment=edm")
+@pytest.mark.parametrize("num_classes", [None, 10])
+def test_the_description_is_a_condition_that_starts_at_zero(network, num_classes):
+    plain = module_of(network, num_classes=num_classes)
+    module = module_of(network, EDMAugmentation(), num_classes)
     weights, more = plain.state_dict(), module.state_dict()
     assert more.keys() - weights.keys() == {"augment_embedding.weight"}
     assert all(torch.equal(more[name], value) for name, value in weights.items())
@@ -52,7 +58,7 @@ def test_the_description_is_a_condition_that_starts_at_zero(network, classes):
 
 
 def test_the_loss_is_that_of_transformed_images():
-    module = module_of(*NETWORKS["unet_fast"], "augment=edm")
+    module = module_of("unet_fast", EDMAugmentation())
     torch.manual_seed(3)
     x0, noise, t, _, values = module.draw(X, torch.zeros(4, dtype=torch.int64))
     torch.manual_seed(3)
@@ -64,7 +70,7 @@ def test_the_loss_is_that_of_transformed_images():
 
 
 def test_a_network_without_the_condition_is_rejected_in_one_line(typed):
-    code, _, err = typed("train", *SHAPE, "model=basic_unet", "augment=edm")
+    code, _, err = typed("train", "data=fake", "model=basic_unet", "augment=edm")
     assert code == 2 and len(err.strip().splitlines()) == 1
     assert (
         "augment= needs a network" in err
@@ -79,11 +85,12 @@ def test_a_network_without_the_condition_is_rejected_in_one_line(typed):
         (["augment=edn"], "edm"),
         (["augment=edm", "augment.probability=2"], "augment.probability=2"),
         (["augment=edm", "augment.chance=0.1"], "augment.chance"),
-        (["augment=edm", "data.image_size=1", "network=mlp"], "needs pictures"),
+        (["augment=edm", *POINTS], "needs pictures"),
     ],
 )
-def test_bad_settings_are_rejected_in_one_line(words, told, typed):
-    code, _, err = typed("train", *SHAPE, "model=flow", *words)
+def test_bad_settings_are_rejected_in_one_line(words, told, typed, tmp_path):
+    np.savez(tmp_path / "points.npz", images=np.zeros((8, 3, 1, 1), np.uint8))
+    code, _, err = typed("train", "data=fake", "model=flow", *words)
     assert code == 2 and told in err
     assert len(err.strip().splitlines()) == 1
 
@@ -96,6 +103,7 @@ def augmented(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_exactly(augmented, tmp_path):
     folder = tmp_path / "half"
     words = [*RUN, "augment=edm", "augment.probability=0.5"]
@@ -104,6 +112,7 @@ def test_a_run_is_resumed_exactly(augmented, tmp_path):
     assert compare_runs(folder, augmented) == []
 
 
+@pytest.mark.slow
 def test_samples_and_exports_are_free_of_it(augmented, tmp_path, typed):
     """They are those of the same network in a module without augmentation."""
     run = load_run(augmented)
@@ -129,7 +138,7 @@ def test_samples_and_exports_are_free_of_it(augmented, tmp_path, typed):
 @pytest.mark.slow
 def test_a_diverged_step_is_replayed_with_its_description(augmented, tmp_path, typed):
     run = tmp_path / "run"
-    words = [*RUN, "augment=edm", "optimizer.lr=1e30", f"paths.output_dir={run}"]
+    words = [*RUN, "augment=edm", "optimizer.lr=1e30", f"hydra.run.dir={run}"]
     code, _, err = typed("train", *words)
     assert code != 0 and "anomaly.pt" in err
     assert torch.load(run / "anomaly.pt", weights_only=True)["augmentation"].shape == (4, 9)
@@ -144,6 +153,6 @@ def test_an_augmented_run_is_a_teacher_of_runs_that_are_not(augmented, tmp_path,
         assert code == 2 and "would change only the images" in err
         assert len(err.strip().splitlines()) == 1
     folder = tmp_path / "student"
-    code, _, err = typed("train", *words, f"paths.output_dir={folder}")
+    code, _, err = typed("train", *words, f"hydra.run.dir={folder}")
     assert code == 0, err
     assert not any("augment" in name for name in load_run(folder).module.state_dict())
