@@ -125,10 +125,10 @@ class DiffusionModule(L.LightningModule):
         # with 16-true precision only the network is half precision; the noise schedule is float32
         scaled = x_t * per_image(self.noise_schedule.input_scale(t), x_t)
         time = self.noise_schedule.network_time(t)
-        inputs = scaled.to(self.dtype), time, labels
+        condition = []
         if augmentation is not None:
-            inputs = *inputs, self.augment_embedding(augmentation.to(self.dtype))
-        return self.network(*inputs).to(x_t.dtype)
+            condition.append(self.augment_embedding(augmentation.to(self.dtype)))
+        return self.network(scaled.to(self.dtype), time, labels, *condition).to(x_t.dtype)
 
     def losses(
         self,
