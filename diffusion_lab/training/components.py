@@ -114,14 +114,9 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
             f"model.clipped_to={module.clipped_to.name}: these data have no black and white to "
             "clip to; leave it out"
         )
-    if module.augment is not None and cfg.data.get("latents") is not None:
+    if module.augment is not None and not value_range.bounded:
         raise UserError(
-            "augment= transforms pictures, but latents= trains on latents: leave out one of them"
-        )
-    if module.augment is not None and min(image_shape(cfg.data)[1:]) == 1:
-        raise UserError(
-            f"augment= needs pictures, but data.image_size={cfg.data.image_size} is one pixel wide "
-            "or high: leave out augment="
+            "augment= transforms pixels, but these data are points or latents: leave out augment="
         )
     if check_contracts(module, sampler, value_range.shape(image_shape(cfg.data))):
         _note_export(module)
