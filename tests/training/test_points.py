@@ -67,6 +67,7 @@ def test_a_training_draws_points(run):
     assert config["value_range"] == "unbounded" and config["distribution"] == "eight_gaussians"
 
 
+@pytest.mark.slow
 def test_samples_are_numbers_and_figures_of_points(run, typed, tmp_path):
     out = typed_folder(typed, "sample", f"run={run}", "num_samples=30", "batch_size=20", "seed=4")
     assert {path.name for path in out.iterdir()} == {
@@ -85,6 +86,7 @@ def test_samples_are_numbers_and_figures_of_points(run, typed, tmp_path):
         assert film.n_frames == 4
 
 
+@pytest.mark.slow
 def test_evaluation_and_its_files(run, typed, tmp_path):
     words = (f"run={run}", "num_samples=60", "seeds=2")
     code, out, err = typed("evaluate", *words)

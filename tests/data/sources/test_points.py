@@ -65,5 +65,5 @@ def test_bad_input_is_one_line(settings, told):
 def test_points_belong_to_their_own_value_range_and_options():
     with pytest.raises(UserError, match=r"data.value_range=zero_one: moons has numbers"):
         points(value_range="zero_one").setup()
-    with pytest.raises(UserError, match="it belongs to data=points"):
+    with pytest.raises(UserError, match="belongs to data=points"):
         ImageDataModule("fake", distribution="moons")
