@@ -16,6 +16,7 @@ from hydra._internal.hydra import Hydra
 
 from diffusion_lab import cli, compose_config, train
 from tests.support import forked
+from tests.support.tiny_vae import save_vae
 
 # tiny but whole: the tests of options are about wiring, not about learning
 TINY = (
@@ -145,6 +146,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folders[model] = tmp_path_factory.mktemp("of_tests") / model
         shutil.copytree(trained_once(tmp_path_factory, words), folders[model])
     return folders
+
+
+def latent_words(factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Words of a tiny training on latents, whose VAE and cache lie beside the runs."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    vae = base / "latents" / "vae"
+    vae.parent.mkdir(exist_ok=True)
+    with FileLock(f"{vae}.lock"):
+        if not vae.exists():
+            save_vae(vae)
+    small = (*PICTURED, "model=flow", "network=dit", "network.patch_size=2", "network.width=16")
+    of_vae = (f"latents={vae}", f"data.cache_dir={vae.parent / 'cache'}")
+    return (*small, "network.depth=1", "network.heads=2", "trainer.max_epochs=2", *of_vae)
+
+
+@pytest.fixture(scope="session")
+def latent_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on the latents of a tiny VAE."""
+    folder = tmp_path_factory.mktemp("of_tests") / "latent"
+    return shutil.copytree(trained_once(tmp_path_factory, latent_words(tmp_path_factory)), folder)
 
 
 @pytest.fixture(scope="session")

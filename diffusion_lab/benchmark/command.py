@@ -18,6 +18,7 @@ from diffusion_lab.benchmark.figure import Growth, scaling_figure
 from diffusion_lab.benchmark.machine import machine, matmul_rate
 from diffusion_lab.benchmark.parts.data_loading import data_path
 from diffusion_lab.benchmark.parts.memory import memory
+from diffusion_lab.benchmark.parts.pictures import pictures
 from diffusion_lab.benchmark.parts.sampling import fast_sampling, sampling
 from diffusion_lab.benchmark.parts.scaling import Curve, scaling
 from diffusion_lab.benchmark.parts.startup import start_up
@@ -30,8 +31,7 @@ from diffusion_lab.config.compose import compose_config
 from diffusion_lab.config.schema import BenchmarkConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.data.folder import find_data_dir, is_named
-from diffusion_lab.data.mnist.files import SIDE
-from diffusion_lab.data.sources.published import SOURCES
+from diffusion_lab.data.mnist.files import SIDE, SOURCES
 from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.runs.load import load_run
 from diffusion_lab.system.device import choose_device
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 NAME = "benchmark.json"
 FIGURE = "scaling.png"
+PICTURES = "pictures"
 SCALING = "scaling"
 TIME_TO_FID = "time_to_fid"
 MATMUL_SECONDS = 2.0
@@ -59,7 +60,7 @@ _ROWS: dict[str, Callable[[Settings, float], list[Row]]] = {
     "start_up": lambda settings, _: start_up(settings),
     "memory": lambda settings, _: memory(settings),
 }
-PARTS = (*_ROWS, SCALING)
+PARTS = (*_ROWS, PICTURES, SCALING)
 
 
 @dataclass
@@ -156,11 +157,14 @@ def _measure(
     rows: list[Row] = []
     curves: list[Curve] = []
     seconds: dict[str, float] = {}
+    largest = cfg.largest or float("inf")
     for number, part in enumerate(parts, 1):
         print(f"{number} of {len(parts)}: {part}", flush=True)
         start = time.perf_counter()
         if part == SCALING:
-            curves = scaling(settings, cfg.largest or float("inf"))
+            curves = scaling(settings, largest)
+        elif part == PICTURES:
+            rows += pictures(settings, largest)
         else:
             rows += _ROWS[part](settings, rate)
         seconds[part] = round(time.perf_counter() - start, 3)

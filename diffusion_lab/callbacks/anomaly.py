@@ -115,7 +115,7 @@ def set_random_states(device: torch.device, states: list[Tensor]) -> None:
 def _sample_again(
     trainer: L.Trainer, module: DiffusionModule, batch: Batch
 ) -> dict[str, Tensor | None]:
-    """Sample noise and times of the batch again; return x0, noise, t, labels and random_state.
+    """Sample noise and times of the batch again; return the arguments of `losses` and random_state.
 
     The entry `random_state` is the CPU's state after sampling. The tensors are stored, because a
     CPU cannot reproduce a GPU's random numbers. The current random states are left unchanged.
@@ -123,8 +123,8 @@ def _sample_again(
     now = random_states(module.device)
     set_random_states(module.device, batch.random_states)
     with trainer.precision_plugin.train_step_context():  # it decides the dtype of the samples
-        x0, noise, t, labels = module.draw(*batch.tensors)
-    inputs = {"x0": x0, "noise": noise, "t": t, "labels": labels}
+        values = module.draw(*batch.tensors)
+    inputs = dict(zip(("x0", "noise", "t", "labels", "augmentation"), values, strict=True))
     inputs["random_state"] = torch.get_rng_state()
     set_random_states(module.device, now)
     return {name: None if value is None else value.cpu() for name, value in inputs.items()}

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.limits import check_limits, check_one_start
+from diffusion_lab.config.limits import check_limits
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.validate import check_keys, check_seed
+from diffusion_lab.config.validate import check_keys, check_one_initial_network, check_seed
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.state import checkpoint_file
 
@@ -27,7 +27,7 @@ def check_training(cfg: DictConfig) -> None:
     check_keys(cast(dict[str, Any], OmegaConf.to_container(cfg)), TrainConfig)
     check_limits(cfg)
     check_seed(cfg.seed)
-    check_one_start(cfg)
+    check_one_initial_network(cfg)
     if teacher := _given(cfg, "teacher.run"):
         try:
             checkpoint_file(teacher)

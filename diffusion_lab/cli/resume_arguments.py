@@ -9,13 +9,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.config.limits import LIMITS, MAY_CHANGE
 from diffusion_lab.config.override_syntax import quoted, unquoted
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.newest_checkpoint import has_checkpoint
-from diffusion_lab.runs.saved_config import MAY_CHANGE, read_config
+from diffusion_lab.runs.saved_config import read_config
 from diffusion_lab.runs.state import check_repeatable, read_record
-
-LIMITS = MAY_CHANGE[:3]
 
 
 @dataclass
@@ -122,7 +121,7 @@ def _split(command: str, words: Sequence[str]) -> tuple[Path, list[str], list[st
         if not word.lstrip("+").partition("=")[0].startswith((*MAY_CHANGE, "hydra.", "--")):
             raise UserError(
                 f"{word} cannot be changed with {command}=, because the run would become another "
-                f"experiment; only these options can be changed: {', '.join(MAY_CHANGE)}"
+                f"experiment; only these options can be changed: {', '.join((*MAY_CHANGE, 'trust'))}"
             )
     return folder, others, trust
 

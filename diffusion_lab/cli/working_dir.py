@@ -6,9 +6,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-PATHS = ("paths.data_dir", "paths.log_dir", "data.data_dir", "init_from", "teacher.run", "replay")
+PATHS = (
+    *("paths.data_dir", "paths.log_dir"),
+    *("data.data_dir", "data.path", "data.cache_dir"),
+    *("init_from", "teacher.run", "replay"),
+)
 """Options of a training that name a file or a folder."""
-NAMES_OR_PATHS = ("callbacks.fid.extractor",)
+NAMES_OR_PATHS = ("callbacks.fid.extractor", "latents", "data.latents", "data.name")
 """Options whose value is a path or a name, such as the name of a shipped feature extractor."""
 _DATA = "data"  # the default data folder
 

@@ -85,7 +85,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
         conditioning.weak.to(device)
     out = results_folder(cfg.out, run.dir / "evaluation")
     about = {
-        "sampling": planned(config, sampler, [conditioning], run.module, run.image_shape),
+        "sampling": planned(config, sampler, [conditioning], run.module, run.value_shape),
         "run": str(run.dir),
         "checkpoint": cfg.checkpoint if cfg.run else None,
         **({"claimed": claimed_scores(run.dir)} if cfg.pipeline else {}),
@@ -171,9 +171,7 @@ def _scorer(cfg: DictConfig, device: torch.device, run: Run) -> Scorer:
     """Build the scorer: a run is scored against its own data, a pipeline against data=."""
     if "data" not in run.config:
         return _scorer_of_data(cfg, device, run.image_shape, _named(cfg))
-    return choose_scorer(
-        cfg.extractor, run, cfg.paths.data_dir, moments=cfg.reference, device=device
-    )
+    return choose_scorer(cfg.extractor, run, **cfg.paths, moments=cfg.reference, device=device)
 
 
 def _named(cfg: DictConfig) -> ImageDataModule | None:

@@ -13,7 +13,7 @@ from diffusion_lab.config.groups import make_sampler, refusal, words
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.data.latents.decoder import sizes_of_latents
 from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
@@ -42,37 +42,48 @@ def _doc(part: object) -> str:
     return (type(part).__doc__ or "").strip().partition("\n")[0]
 
 
+def _times(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def explain(cfg: DictConfig) -> Explanation:
     """Write explanation.md and weighting.png for a training configuration, without training."""
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     check_config(config)
+    data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
     check_network(config)
-    module: DiffusionModule = build(cfg.model)
+    with sizes_of_latents(cfg.data):
+        module: DiffusionModule = build(cfg.model)
     own = build(cfg.sampler)
     own.check(module.noise_schedule)
-    check_range(own, ValueRange(cfg.data.value_range))
     conditioning = check_guidance(cfg, module)
-    data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
-    shape = data.image_shape
+    shape = data.value_shape
+    check_range(own, data.value_range)
     figure = cost(module, shape, cfg.data.batch_size)
     fits, refused = [], []
     for word in words("sampler"):
         try:
-            reason = refusal(make_sampler(word), module.noise_schedule)
-        except UserError as error:  # a broken sampler in the user's own folder
+            sampler = make_sampler(word)
+            reason = refusal(sampler, module.noise_schedule)
+            check_range(sampler, data.value_range)
+        except UserError as error:  # it clips, or is a broken one in the user's own folder
             reason = str(error)
         fits.append(word) if reason is None else refused.append(f"- {word}: {reason}")
     schedule = module.noise_schedule
     ends = schedule.span(2)
     alphas, sigmas = schedule.alpha(ends).tolist(), schedule.sigma(ends).tolist()
+    stored = str(cfg.data.value_range)
+    if shape != data.image_shape:
+        stored = f"standardised latents of {_times(shape)} (images of {_times(data.image_shape)})"
     speed = cfg.data.batch_size / figure["step_seconds"]
     facts = {
         "noise schedule": f"{_doc(schedule)} alpha {alphas[0]:.4g} to {alphas[1]:.4g}, sigma "
         f"{sigmas[0]:.4g} to {sigmas[1]:.4g}; {schedule.noise} noise, data in "
-        f"{cfg.data.value_range}",
+        f"{stored}",
         "target": f"{module.prediction.name}. {_doc(module.prediction)}",
         "weighting": _doc(module.weighting),
         "noise levels": _doc(module.time_sampling),
+        **({} if module.augment is None else {"augmentation": _doc(module.augment)}),
         "sampler": f"{_doc(own)} {planned(config['sampler'], own, [conditioning], module, shape)}",
         "compatible samplers": ", ".join(fits),
         "parameters": f"{figure['parameters']:,}",

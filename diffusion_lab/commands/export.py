@@ -54,7 +54,7 @@ def export(cfg: DictConfig) -> Exported:
     hub = None if cfg.push is None else Hub(cfg.push, cfg.endpoint)
     run = open_run(cfg)
     _, sampler = chosen_sampler(run, cfg.sampler)
-    planned = plan_export(run.module, sampler, run.value_range, run.image_shape, run.conditioning())
+    planned = plan_export(run.module, sampler, run.value_range, run.value_shape, run.conditioning())
     if "_target_" in cfg.sampler and not planned.exact:
         raise UserError(
             f"sampler={sampler.name} with {sampler.num_steps} steps has no diffusers pipeline for "
@@ -69,7 +69,7 @@ def export(cfg: DictConfig) -> Exported:
             hub.create(cfg.private)
         planned.write(part)
         if cfg.onnx:
-            difference = export_onnx(run.module, run.image_shape, part / "denoiser.onnx")
+            difference = export_onnx(run.module, run.value_shape, part / "denoiser.onnx")
         card = model_card(
             planned,
             run.config,

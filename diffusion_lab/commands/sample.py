@@ -113,5 +113,5 @@ def sample(cfg: DictConfig) -> Samples:
         },
     )
     labels = arrays.get("clusters", arrays.get("labels"))
-    line = planned(config, sampler, conditionings, run.module, run.image_shape)
+    line = planned(config, sampler, conditionings, run.module, run.value_shape)
     return Samples(arrays["images"], labels, out, (line,))

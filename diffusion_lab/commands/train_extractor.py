@@ -1,12 +1,11 @@
 """scripts/train_extractor.py: train a feature extractor for the metrics and save it."""
 
-import hashlib
 import logging
 import platform
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +16,11 @@ from tqdm import tqdm
 from diffusion_lab.config.schema import TrainExtractorConfig
 from diffusion_lab.config.schema.data import SourceConfig
 from diffusion_lab.config.validate import validate
+from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.evaluation.features.augmentation import Affine, CropAndFlip
-from diffusion_lab.evaluation.features.extractor import INCEPTION, TrainedExtractor
+from diffusion_lab.evaluation.features.extractor import DINOV2, INCEPTION, TrainedExtractor
 from diffusion_lab.evaluation.features.load import shipped_versions
 from diffusion_lab.evaluation.features.networks import (
     CNN,
@@ -38,13 +38,17 @@ from diffusion_lab.runs.record import package_versions
 from diffusion_lab.system.atomic import new_folder
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
-from diffusion_lab.system.output import write_json
+from diffusion_lab.system.output import file_sha256, write_json
 
 log = logging.getLogger(__name__)
 
 _TRAINING = ("max_epochs", "lr", "weight_decay")
 _AUGMENTATION = ("shift", "rotation", "scale", "flip")
-_AUGMENTATIONS_OF = {CNN: ("shift", "rotation", "scale"), RESNET: ("shift", "flip")}
+_OF: dict[str, tuple[type[Training], type[Affine] | type[CropAndFlip]]] = {
+    CNN: (Training, Affine),
+    RESNET: (ResNetTraining, CropAndFlip),
+}
+"""The training of each architecture, and its augmentation."""
 PACKAGES = ("diffusion-lab", "torch", "numpy", "safetensors")
 
 
@@ -90,11 +94,6 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
             f"data={data.dataset} has no labels: expected labelled images, because an extractor "
             "is trained as a classifier; choose another data=, or score with extractor=inception"
         )
-    if data.val_size is not None and data.val_size < 2:
-        raise UserError(
-            f"data.val_size={data.val_size}: expected at least 2 held-out images, because they "
-            "choose the best epoch and give the real-data baseline of the scores"
-        )
     name, training = _training(data.image_shape, settings)
     training.check(data.image_shape)
     if "batch_size" not in given:
@@ -102,6 +101,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
     out, commit = Path(cfg.out).expanduser().absolute(), git_commit()
     with new_folder(out) as part:
         data.setup()
+        _check_numbers(data)
         train, held_out, test = (
             data.train_dataloader(),
             cast(InMemoryLoader, data.val_dataloader()),
@@ -123,7 +123,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
         network.load_state_dict(unpacked(in_file))  # rounded, as it will be read
         record: dict[str, Any] = {
             "version": cfg.version,
-            "sha256": _sha256(weights),
+            "sha256": file_sha256(weights),
             "architecture": name,
             "image_shape": list(data.image_shape),
             "num_classes": data.num_classes,
@@ -150,7 +150,7 @@ def train_extractor(cfg: DictConfig) -> TrainedFolder:
             ),
             reference,
         )
-        record["reference_sha256"] = _sha256(reference)
+        record["reference_sha256"] = file_sha256(reference)
         write_json(part / f"{cfg.version}.json", record)
     return TrainedFolder(out, record)
 
@@ -167,18 +167,26 @@ def _training(
         raise UserError(unknown_name("architecture", name, NETWORKS))
     given = {k: settings[k] for k in (*_TRAINING, *_AUGMENTATION) if settings.get(k) is not None}
     augmented = {k: given.pop(k) for k in _AUGMENTATION if k in given}
-    foreign = [k for k in augmented if k not in _AUGMENTATIONS_OF[name]]
+    kind, augmentation = _OF[name]
+    foreign = [k for k in augmented if k not in {field.name for field in fields(augmentation)}]
     if foreign:
         (other,) = set(NETWORKS) - {name}
         raise UserError(
             f"{foreign[0]}= has no effect on architecture={name}: leave out {foreign[0]}=, or type "
             f"architecture={other}"
         )
-    if name == CNN:
-        options = {"lr": 0.004, "weight_decay": 0.05} | given
-        return name, Training(augmentation=Affine(**augmented), seed=settings["seed"], **options)
-    crop = CropAndFlip(**augmented)
-    return name, ResNetTraining(augmentation=crop, seed=settings["seed"], **given)
+    return name, kind(augmentation=augmentation(**augmented), seed=settings["seed"], **given)
+
+
+def _check_numbers(data: ImageDataModule) -> None:
+    """Raise UserError for less than two held-out or test images, the least of a reference."""
+    held_out, test = (len(data.labels(split)) for split in ("val", "test"))
+    if min(held_out, test) < 2:
+        raise UserError(
+            f"data={data.dataset} has {held_out} held-out and {test} test images: expected at "
+            "least 2 of each, because they choose the best epoch and are what scores compare with; "
+            "type a larger data.val_size=, or choose a larger data set"
+        )
 
 
 def _check_version(cfg: DictConfig) -> None:
@@ -189,7 +197,7 @@ def _check_version(cfg: DictConfig) -> None:
             f"version={cfg.version}: expected letters, digits, '_', '.' and '-', for example "
             "version=mnist_v2"
         )
-    taken = (*shipped_versions(), INCEPTION)
+    taken = (*shipped_versions(), INCEPTION, DINOV2)
     if cfg.version in taken:
         name = cfg.version.rstrip("0123456789")
         number = int(cfg.version.removeprefix(name) or 1) + 1
@@ -199,7 +207,3 @@ def _check_version(cfg: DictConfig) -> None:
             f"version={cfg.version} exists already, and scores of different extractors are not "
             f"comparable: type a new name, for example version={name}{number}"
         )
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -9,6 +9,8 @@ from diffusion_lab.config.unknown_keys import unknown_key
 from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.system.system_errors import fault
 
+_BY_RESOLVER = "UserError raised while resolving interpolation: "
+
 
 def chain(error: BaseException) -> list[BaseException]:
     """Return an exception, its cause, the cause's cause and so on, in this order."""
@@ -43,6 +45,8 @@ def _reason(error: BaseException) -> str | None:
             return unknown_key(link, _typed(links))
         if isinstance(link, OmegaConfBaseException) and (said := link.msg or str(link)):
             line = said.splitlines()[0]
+            if _BY_RESOLVER in line:  # of a resolver; OmegaConf does not chain it
+                return line.partition(_BY_RESOLVER)[2]
             named = not link.full_key or link.full_key in line
             return line if named else f"{link.full_key}: {line}"
     if str(error).startswith("Config group override must be"):  # a plain ValueError of Hydra

@@ -1,15 +1,38 @@
-"""Check the limits of a training (epochs, steps, time) before it begins. Imports no torch."""
+"""Limits of a training (epochs, steps, time), and options that resume= may change. No torch."""
 
 import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_lab.errors import UserError
 
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+
+LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+MAY_CHANGE = (
+    *LIMITS,
+    "trainer.accelerator",
+    "trainer.compile",
+    "trainer.compile_mode",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+    "callbacks.finite_loss.skip",
+    "callbacks.last.every_seconds",
+    "callbacks.last.every_epoch",
+    "callbacks.progress.seconds",
+    "paths.data_dir",
+    "data.data_dir",
+    "data.path",
+    "data.cache_dir",
+    "data.on_device",
+    "latents",
+    "data.latents",
+)
+"""Options that may change when a run is resumed, because the experiment stays the same."""
 
 
 def seconds_of(max_time: Any) -> float | None:
@@ -48,16 +71,6 @@ def check_limits(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.gradient_clip_val={cfg.trainer.gradient_clip_val}: expected a number above "
             "0, or null for no clipping"
-        )
-
-
-def check_one_start(cfg: DictConfig) -> None:
-    """Raise UserError if init_from= and teacher.run= are both set: each sets the network."""
-    teacher = OmegaConf.select(cfg, "teacher.run")
-    if OmegaConf.select(cfg, "init_from") and teacher:
-        raise UserError(
-            f"init_from={cfg.init_from} and teacher.run={teacher} each provide the initial "
-            "network: leave out init_from= or teacher.run="
         )
 
 

@@ -2,14 +2,17 @@
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from diffusion_lab.config import schema
 from diffusion_lab.config.search_path import register_user_folders
+from diffusion_lab.data.latents.vae import absolute_name, find_vae
+from diffusion_lab.networks.image_size import height_and_width
 
 _LONGEST_NAME = 120  # file systems allow 255 bytes
 
@@ -62,6 +65,31 @@ def tensorboard_name(run_dir: str) -> str:
     return re.sub(r"[^\w.,=+@-]+", "-", name).lstrip(".")[:_LONGEST_NAME]
 
 
+def network_channels(channels: int, latents: str | None) -> int:
+    """Return the channels of what the network gets: images, or their latents."""
+    return find_vae(latents).latent_channels if latents else channels
+
+
+def network_size(image_size: Any, latents: str | None) -> Any:
+    """Return the size of what the network gets: images, or their latents.
+
+    A side, or (height, width). Raises UserError for a size that the VAE cannot take.
+    """
+    if not latents:
+        return image_size
+    vae = find_vae(latents)
+    _, height, width = vae.latent_shape((vae.channels, *height_and_width(image_size)))
+    # a plain list is no value that OmegaConf.resolve can write
+    return height if height == width else OmegaConf.create([height, width])
+
+
+_OF_LATENTS: dict[str, Callable[..., Any]] = {
+    "absolute_folder": absolute_name,
+    "network_channels": network_channels,
+    "network_size": network_size,
+}
+
+
 def register(command: str) -> None:
     """Register a command's schemas, the user's option folders and the resolvers.
 
@@ -73,3 +101,5 @@ def register(command: str) -> None:
         "run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True
     )
     OmegaConf.register_new_resolver("tensorboard_name", tensorboard_name, replace=True)
+    for name, function in _OF_LATENTS.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)

@@ -22,9 +22,10 @@ OWN = (
     "diffusion_lab.diffusion",
     "diffusion_lab.modules",
     "diffusion_lab.networks",
+    "diffusion_lab.data.augmentation",
     "diffusion_lab.data.datamodule.ImageDataModule",
 )
-"""Packages, and one class, that every saved configuration may name."""
+"""Packages, a module and a class that every saved configuration may name."""
 _BY_NAME = "hydra.utils.get_method"  # returns the object that its `path` names
 VARIABLE = "DIFFUSION_LAB_TRUST"
 """Environment variable with the names of trusted packages."""

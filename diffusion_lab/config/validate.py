@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union
 
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.schema.base import LARGEST_SEED
@@ -113,6 +114,16 @@ def check_seed(seed: int) -> None:
     """Raise UserError for a seed that NumPy or torch would reject."""
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed={seed}: expected a whole number from 0 to {LARGEST_SEED}")
+
+
+def check_one_initial_network(cfg: DictConfig) -> None:
+    """Raise UserError if both a pipeline and a teacher are to provide the initial network."""
+    teacher = OmegaConf.select(cfg, "teacher.run")
+    if OmegaConf.select(cfg, "init_from") and teacher:
+        raise UserError(
+            f"init_from={cfg.init_from} and teacher.run={teacher} each provide the network: "
+            "leave out one of them"
+        )
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:

@@ -11,12 +11,13 @@ from torch import Tensor
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.folder import find_data_dir
 from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.latents.cache import encoded
+from diffusion_lab.data.latents.decoder import LatentDecoder, range_of
 from diffusion_lab.data.loader import InMemoryLoader, check_whole_number
 from diffusion_lab.data.placement import check_on_device, keep
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.sources import make_source
-from diffusion_lab.data.split import padded, split_indices
-from diffusion_lab.data.value_range import ValueRange
+from diffusion_lab.data.split import check_pairs, padded, split_indices
 from diffusion_lab.errors import UserError, unknown_name
 from diffusion_lab.networks.image_size import height_and_width
 
@@ -42,6 +43,8 @@ class ImageDataModule(L.LightningDataModule):
         val_size: images held out for validation; 0 for no validation; None for a tenth of the
             training images, at most 5,000.
         value_range: zero_one for [0, 1], minus_one_one for [-1, 1], or unbounded: no pixels.
+            With `latents` it has no effect.
+        latents: train on latents of an AutoencoderKL, named by its folder or its name on the Hub.
         image_size: side of the images, or (height, width); None for the original size. Published
             images and those of a function are padded with black, pictures are resized.
         seed: seed of the order of the training batches.
@@ -65,6 +68,7 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: int = 128,
         val_size: int | None = 5_000,
         value_range: str = "zero_one",
+        latents: str | None = None,
         image_size: ImageSize | None = None,
         seed: int = 0,
         train_size: int | None = None,
@@ -86,18 +90,22 @@ class ImageDataModule(L.LightningDataModule):
         self.dataset, self.source, self.seed, self.channels = name, source, seed, channels
         self.data_dir = find_data_dir(data_dir)
         self.batch_size, self.val_size, self.train_size = batch_size, val_size, train_size
-        self.value_range, self.flip = ValueRange(value_range), flip
+        self.value_range = range_of({"value_range": value_range, "latents": latents})
+        self.flip, self.clusters, self.on_device = flip, clusters, on_device
         if flip:
-            self.value_range.check_pixels("data.flip=true", "leave it out")
-        self.clusters, self.on_device = clusters, on_device
+            self.value_range.check_flip()
         given = {option: value for option, value in options.items() if value is not None}
-        self._source = make_source(name, source, data_dir, channels, image_size, given)
+        self._cache_dir = given.get("cache_dir")
+        also = ("cache_dir",) if latents else ()
+        self._source = make_source(name, source, data_dir, channels, image_size, given, also)
         self.size = self._source.size if image_size is None else height_and_width(image_size)
+        self.value_range.shape(self.image_shape)  # UserError if it does not fit
 
         self._prepared = False
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._pixels: dict[str, Tensor] = {}  # where the splits hold latents
         self._noise: dict[str, Tensor] = {}
-        self._provenance: dict[str, str | int] = {}
+        self._provenance: dict[str, Any] = {}
         self._train_loader: InMemoryLoader | None = None
         self._train_state: dict[str, Any] = {}
 
@@ -137,17 +145,12 @@ class ImageDataModule(L.LightningDataModule):
         if self.clusters is not None:
             labels_of = Clusters(self._splits["train"][0], self.clusters)
             self._splits = {k: (x, labels_of(x)) for k, (x, _) in self._splits.items()}
-        self._provenance = {
-            "dataset": data.name,
-            "source": data.source,
-            "num_train": len(self._splits["train"][1]),
-            "num_val": val_size,
-            "num_test": len(data.test_labels),
-            "sha256": data.sha256,
-            "note": note,
-        }
-        if data.classes:
-            self._provenance["classes"] = ", ".join(data.classes)
+        if isinstance(self.value_range, LatentDecoder):
+            latents = encoded(data, self.size, self.value_range, self._cache_dir)
+            parts = {"train": latents.train[train], "val": latents.train[val], "test": latents.test}
+            self._pixels = {k: x for k, (x, _) in self._splits.items()}
+            self._splits = {k: (parts[k], labels) for k, (_, labels) in self._splits.items()}
+        self._provenance = data.provenance(len(self._splits["train"][1]), val_size, note)
 
     def num_val(self, total: int) -> int:
         """Return the number of validation images that are split off `total` images."""
@@ -155,16 +158,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def check_pairs(self, count: int) -> None:
         """Raise UserError if `count` reflow pairs are too few, or if train_size is set."""
-        if self.train_size is not None:
-            raise UserError(
-                f"data.train_size={self.train_size}: expected null with teacher.run=, "
-                "because teacher.num_pairs= sets the number of pairs"
-            )
-        if count <= self.num_val(count):
-            raise UserError(
-                f"data.val_size={self.val_size}: expected less than {count}, the number of pairs; "
-                "lower data.val_size=, or raise teacher.num_pairs="
-            )
+        check_pairs(count, self.num_val(count), self.train_size)
 
     def use_pairs(self, images: Tensor, labels: Tensor, noise: Tensor, source: str) -> None:
         """Train and validate on pairs of noise and generated images; the test split stays real.
@@ -236,7 +230,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def pixels(self, split: str) -> Tensor:
         """Return the images of a split in order, (N, C, H, W), as stored: uint8, or floats."""
-        return self._split(split)[0]
+        stored, _ = self._split(split)
+        return self._pixels.get(split, stored)
 
     def labels(self, split: str) -> Tensor:
         """Return the labels of a split in order, int64, (N,)."""
@@ -246,6 +241,11 @@ class ImageDataModule(L.LightningDataModule):
     def image_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of an image."""
         return (self.channels, *self.size)
+
+    @property
+    def value_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of what the network gets: images, or their latents."""
+        return self.value_range.shape(self.image_shape)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training data, for a checkpoint.
@@ -260,13 +260,13 @@ class ImageDataModule(L.LightningDataModule):
         self._train_state = state_dict.get("train", {})
 
     @property
-    def provenance(self) -> dict[str, str | int]:
-        """Origin of the data: dataset, source, num_train, num_val, num_test, sha256, note.
+    def provenance(self) -> dict[str, Any]:
+        """Origin of the data, as `ImageSet.provenance` has it, and the record of the value range.
 
-        Values are strings and numbers. The hash covers the whole data set before the split.
+        The hash covers the whole data set before the split.
         """
         self._split("train")
-        return dict(self._provenance)
+        return self._provenance | self.value_range.record()
 
     def image_set(self) -> ImageSet:
         """Return the whole data set, without padding; UserError if it is not available."""

@@ -1,5 +1,6 @@
-"""The data folder: its location, and the check before files are written into it."""
+"""The data folder and the user's cache: their location, and the check before files are written."""
 
+import os
 from pathlib import Path
 
 from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
@@ -22,6 +23,12 @@ _OURS = {
 def find_data_dir(named: str | Path | None) -> Path:
     """Return the given data folder, or DEFAULT_DATA_DIR for None and an empty name."""
     return Path(named).expanduser() if named else DEFAULT_DATA_DIR
+
+
+def user_cache() -> Path:
+    """Return the default folder of all caches: diffusion_lab in ~/.cache or XDG_CACHE_HOME."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "diffusion_lab"
 
 
 def is_named(folder: str | Path | None) -> bool:

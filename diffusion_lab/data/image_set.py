@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from diffusion_lab.errors import UserError
 FLOATS = (torch.float32, torch.float16)
 """Types of data that are no pixels."""
 _PIECE = 100_000  # images checked at once
+MAX_CLASSES = 256
+"""Largest number of classes, because the hash of a data set takes a label as one byte."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,23 @@ class ImageSet:
             f"data.value_range={value_range.name}: {self.name} has {kind}; expected "
             f"data.value_range={expected}"
         )
+
+    def provenance(self, num_train: int, num_val: int, note: str) -> dict[str, Any]:
+        """Describe its origin, with strings and numbers only.
+
+        `num_train` and `num_val` are the images that a training uses; `note` replaces its own.
+        """
+        classes = {"classes": ", ".join(self.classes)} if self.classes else {}
+        return {
+            "dataset": self.name,
+            "source": self.source,
+            "num_train": num_train,
+            "num_val": num_val,
+            "num_test": len(self.test_labels),
+            "sha256": self.sha256,
+            "note": note,
+            **classes,
+        }
 
     def _check_finite(self, split: str, images: Tensor) -> None:
         """Raise UserError with the first image of a split that holds NaN or infinity."""

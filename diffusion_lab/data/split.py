@@ -17,6 +17,14 @@ def split_order(num_images: int) -> Tensor:
     return torch.randperm(num_images, generator=generator)
 
 
+def first_indices(num_images: int, count: int, shuffled: bool = False) -> Tensor | slice:
+    """Return the first `count` of the fixed order: validation images of a run, then training ones.
+
+    Int64 indices, or a slice of images that are shuffled already (`ImageSet.shuffled`).
+    """
+    return slice(count) if shuffled else split_order(num_images)[:count]
+
+
 def split_indices(
     num_images: int, val_size: int, train_size: int | None, shuffled: bool = False
 ) -> tuple[Tensor | slice, Tensor | slice]:
@@ -42,6 +50,20 @@ def split_indices(
         return slice(val_size), slice(val_size, val_size + count)
     order = split_order(num_images)
     return order[:val_size], order[val_size : val_size + count]
+
+
+def check_pairs(count: int, val_size: int, train_size: int | None) -> None:
+    """Raise UserError if `count` reflow pairs leave none to train on, or if train_size is set."""
+    if train_size is not None:
+        raise UserError(
+            f"data.train_size={train_size}: expected null with teacher.run=, "
+            "because teacher.num_pairs= sets the number of pairs"
+        )
+    if count <= val_size:
+        raise UserError(
+            f"data.val_size={val_size}: expected less than {count}, the number of pairs; "
+            "lower data.val_size=, or raise teacher.num_pairs="
+        )
 
 
 def check_padding(image_size: ImageSize, original: int) -> None:

@@ -1,6 +1,8 @@
 """Conversion between the stored data, pixels or real numbers, and network values."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +42,38 @@ class ValueRange:
     def is_pixels(self) -> bool:
         """True if the stored data are uint8 pixels, False if they are real numbers."""
         return self.name != UNBOUNDED
+
+    @property
+    def kind(self) -> str:
+        """What the network's values are, for messages."""
+        return "pixels" if self.is_pixels else "real numbers"
+
+    @property
+    def bounded(self) -> bool:
+        """True if the network's values lie in [low, high], to which a sampler may clip them."""
+        return math.isfinite(self.low)
+
+    def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape (C, H, W) of the network's values of stored images (C, H, W)."""
+        return image_shape
+
+    def known(self, pixels: Tensor) -> Tensor:
+        """Map a mask of pixels, bool (H, W), to that of the network's values."""
+        return pixels
+
+    def prepare(self, device: torch.device) -> None:
+        """Load what the conversion needs, and convert on this device where that is faster."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold, beside the configuration, to make this object."""
+        return {}
+
+    def use_record(self, record: Mapping[str, Any]) -> None:
+        """Take what `record` returned from a checkpoint's data; UserError if it does not fit."""
+
+    def check_flip(self) -> None:
+        """Raise UserError unless a mirrored image is also mirrored in the network's values."""
+        self.check_pixels("data.flip=true", "leave it out")
 
     def check_pixels(self, what: str, remedy: str = "use a run that was trained on images") -> None:
         """Raise UserError unless the data are pixels.

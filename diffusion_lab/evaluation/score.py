@@ -70,8 +70,7 @@ class FeatureScorer:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         y = reference.test.values
-        self._only_moments = not len(y)
-        self._within = 0.0 if self._only_moments else metrics.mean_kernel_within(y)
+        self._within = metrics.mean_kernel_within(y) if reference.has_features else 0.0
         self._radii = metrics.squared_radii(y, _NEIGHBORS) if len(y) > max(_NEIGHBORS) else []
         self._warned: set[str] = set()
 
@@ -103,7 +102,7 @@ class FeatureScorer:
         """
         self._check(samples, asked)
         x, y = samples.values, self.reference.test.values
-        least = len(x) if self._only_moments else min(len(x), len(y))
+        least = min(len(x), len(y)) if self.reference.has_features else len(x)
         scores: dict[str, float] = {}
 
         def add(**values: float) -> None:
@@ -115,7 +114,7 @@ class FeatureScorer:
         if least > x.shape[1]:
             own = moments or metrics.Moments.of(x)
             add(fid=metrics.frechet_distance(own, self.reference.test_moments))
-        if len(y):
+        if self.reference.has_features:
             within, between = metrics.mean_kernel_within(x), metrics.mean_kernel(x, y)
             add(kid=metrics.kid(within, self._within, between))
         if self._radii and least > max(_NEIGHBORS):
@@ -128,7 +127,7 @@ class FeatureScorer:
             if shares.max() == 1:
                 self._warn(f"all {len(x):,} samples are classified as {shares.argmax()}")
             add(class_entropy=metrics.entropy(shares))
-            if len(y):
+            if self.reference.has_features:
                 real_shares = metrics.class_shares(self.reference.test.probabilities)
                 add(class_tv=metrics.total_variation(shares, real_shares))
             add(confidence=float(samples.probabilities.max(1).mean()))
@@ -160,7 +159,7 @@ class FeatureScorer:
 
     def _warn_of_gaps(self, n: int, dimensions: int) -> None:
         """Warn of the metrics that are left out for n samples of `dimensions` features."""
-        if self._only_moments:
+        if not self.reference.has_features:
             few = f"; FID needs more than {dimensions} samples, not {n}" * (n <= dimensions)
             self._warn(
                 f"the reference {self.reference.data} has only moments of the real images: KID, "

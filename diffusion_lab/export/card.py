@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -29,7 +30,7 @@ GROUPS = (
     "pairing",
     "optimizer",
 )
-MACHINE = ("paths.", "hydra", "logger", "callbacks")
+MACHINE = ("paths.", "hydra", "logger", "callbacks", "latents", "data.latents")
 SAMPLER_WORDS = {
     "BlendSampler": "blend",
     "HeunSampler": "heun",
@@ -136,10 +137,22 @@ def model_card(
         parts.insert(
             4,
             f"## ONNX\n\n`denoiser.onnx` is (x_t (B, C, H, W) float32, t (B,) {_unit(export)}"
-            f"{labels}) -> the predicted clean images. Its results in onnxruntime differ from "
-            f"torch's by at most {onnx_difference:.1e}.\n",
+            f"{labels}) -> the predicted clean {_outputs(data)}. Its results in onnxruntime "
+            f"differ from torch's by at most {onnx_difference:.1e}.\n",
         )
     return "\n".join(parts)
+
+
+def _values(data: Mapping[str, Any]) -> str:
+    """Describe the values of the network."""
+    if not (vae := data.get("latents")):
+        return str(data["value_range"])
+    # not a path of the machine that trained
+    return f"standardised latents of {'the VAE in vae/' if Path(vae).is_absolute() else vae}"
+
+
+def _outputs(data: Mapping[str, Any]) -> str:
+    return "standardised latents" if data.get("latents") else "images"
 
 
 def _unit(export: Export) -> str:
@@ -193,7 +206,7 @@ def _training(
     choices = config["command"]["choices"]
     versions = record.get("versions") or {}
     facts = {group: choices.get(group) for group in GROUPS} | {
-        "value range": config["data"]["value_range"],
+        "value range": _values(config["data"]),
         "weights": f"{weights} of checkpoint {checkpoint}",
         "parameters": record.get("parameters"),
         "steps": record.get("steps"),

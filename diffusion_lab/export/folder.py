@@ -13,6 +13,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from diffusion_lab.data.latents.decoder import LatentDecoder
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import (
     EDM,
@@ -99,7 +100,8 @@ def plan_export(
     A stock pipeline of diffusers is used if one gives the same images. A sampler that no pipeline
     supports is replaced by a deterministic sampler with the same number of steps. `conditioning` is
     the default guidance of the pipeline; None means no guidance. Raises UserError if another part
-    of the module cannot be exported.
+    of the module cannot be exported. `image_shape` is that of the network's values: of the latents
+    of a LatentDecoder, whose VAE becomes a part of the pipeline.
     """
     value_range.check_pixels("a pipeline of diffusers")
     network, schedule, prediction = module.network, module.noise_schedule, module.prediction
@@ -108,7 +110,7 @@ def plan_export(
     use_time = getattr(network, "use_time", True)
     settings = {
         "image_shape": list(image_shape),
-        "value_range": [value_range.low, value_range.high],
+        **_values(value_range),
         **_path(schedule),
         **_prediction(prediction),
         "noise": schedule.noise,
@@ -142,7 +144,8 @@ def plan_export(
         settings["step"] = {} if exported.eta is None else {"eta": exported.eta}
     else:
         settings["heun"] = isinstance(exported, HeunSampler)
-    custom = pipeline.DiffusionLabPipeline(unet, scheduler, settings)
+    vae = value_range.model if isinstance(value_range, LatentDecoder) else None
+    custom = pipeline.DiffusionLabPipeline(unet, scheduler, settings, vae)
     return Export(custom, exported, exact, network_source(unet), conditioning)
 
 
@@ -180,6 +183,13 @@ def _diffusers_model(network: nn.Module) -> nn.Module:
             "networks/fast_unet.py"
         )
     return model
+
+
+def _values(value_range: ValueRange) -> dict[str, Any]:
+    """Return the settings with which the pipeline converts the network's values to pixels."""
+    if isinstance(value_range, LatentDecoder):
+        return {"latents": value_range.statistics}
+    return {"value_range": [value_range.low, value_range.high]}
 
 
 def _path(schedule: NoiseSchedule) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -28,7 +28,9 @@ class DiffusionLabPipeline(DiffusionPipeline):
     Euler step, x_next = alpha' x0_hat + sigma' noise_hat. The keys of `settings`, which are saved
     in model_index.json:
 
-    - image_shape [C, H, W] and value_range [black, white]
+    - image_shape [C, H, W] of the network, and value_range [black, white] of its images
+    - latents, in place of value_range: {mean, std} of each channel, if the network makes
+      standardised latents, which `vae` decodes
     - path: the noise schedule, (alpha, sigma) at time t: "vp" (from the scheduler's betas),
       "linear" (1 - t, t) or "ve" (1, t)
     - prediction, the output of the network: sample, epsilon, v_prediction, flow, score, sigma_score
@@ -45,17 +47,19 @@ class DiffusionLabPipeline(DiffusionPipeline):
       in sigma^(1/rho), or in log sigma if rho is null
     """
 
-    model_cpu_offload_seq = "unet"
-    _optional_components: ClassVar[list[str]] = ["scheduler"]  # diffusers reads it
+    decoded_at_once = 16  # latents
+    model_cpu_offload_seq = "unet->vae"
+    _optional_components: ClassVar[list[str]] = ["scheduler", "vae"]  # diffusers reads it
 
     def __init__(
         self,
         unet: ModelMixin,
         scheduler: SchedulerMixin | None = None,
         settings: dict[str, Any] | None = None,
+        vae: AutoencoderKL | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         self.register_to_config(settings=settings)
         # read now, because diffusers overwrites its copy of this file when it loads another folder
         self.source = Path(__file__).read_text()
@@ -152,14 +156,23 @@ class DiffusionLabPipeline(DiffusionPipeline):
                 )
             x = x_next
 
-        low, high = settings["value_range"]
-        images = ((x - low) / (high - low)).clamp(0, 1)
+        images: Any = self._decode(x).clamp(0, 1)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()
             if output_type == "pil":
                 images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _decode(self, x: torch.Tensor) -> torch.Tensor:
+        """Convert what the network makes to images, black 0 and white 1."""
+        scale = self.config.settings.get("latents")
+        if scale is None:
+            low, high = self.config.settings["value_range"]
+            return (x - low) / (high - low)
+        mean, std = (x.new_tensor(scale[key]).view(-1, 1, 1) for key in ("mean", "std"))
+        latents = (x * std + mean).to(self.vae.dtype).split(self.decoded_at_once)
+        return torch.cat([self.vae.decode(part).sample for part in latents]) / 2 + 0.5
 
     def _labels(
         self, labels: int | Sequence[int] | None, count: int, device: torch.device

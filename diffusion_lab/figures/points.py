@@ -208,15 +208,18 @@ def _limit(shown: Sequence[Tensor]) -> float:
 
 def _draw_real(ax: Axes, real: Tensor | None) -> None:
     if real is not None:
-        ax.scatter(*_plane(real).T, s=2, color=_REAL, linewidths=0, zorder=0)
+        x, y = _plane(real).T
+        ax.scatter(x, y, s=2, color=_REAL, linewidths=0, zorder=0)
 
 
 def _dots(
     ax: Axes, points: Tensor, color: str, labels: Tensor | None = None, name: str = ""
 ) -> None:
     colours = _colours(labels)
+    x, y = _plane(points).T
     ax.scatter(
-        *_plane(points).T,
+        x,
+        y,
         s=3,
         color=color if colours is None else colours,
         linewidths=0,

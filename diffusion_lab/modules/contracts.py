@@ -54,10 +54,10 @@ def check_contracts(
 
 def check_range(sampler: Sampler, value_range: ValueRange) -> None:
     """Raise UserError for a sampler that clips to the range of pixels, if there is no range."""
-    if sampler.clips and not value_range.is_pixels:
+    if sampler.clips and not value_range.bounded:
         raise UserError(
-            f"{sampler.name} clips to the range of pixels, but these data are real numbers "
-            f"(data.value_range={value_range.name}): type sampler.clip_sample=false, and leave out "
+            f"{sampler.name} clips to the range of pixels, but these data are "
+            f"{value_range.kind}: type sampler.clip_sample=false, and leave out "
             "sampler.thresholding="
         )
 
@@ -202,6 +202,12 @@ def _check_network(module: DiffusionModule, image_shape: tuple[int, int, int]) -
         hint = "" if null is None else f"; labels are 0 to {null}, and {null} is the null class"
         raise UserError(f"{error}{hint}") from error
     _check_tensor("network", module.network, "forward", output, x_t.shape)
+    if module.augment is not None:
+        values = torch.zeros(len(t), module.augment.num_values)
+        output = _tried(
+            "network", module.network, "forward", lambda: module(x_t, t, labels, values)
+        )
+        _check_tensor("network", module.network, "forward with a condition", output, x_t.shape)
 
 
 def _tried(group: str, part: object, method: str, call: Callable[[], Any]) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.value_range import RANGES, ValueRange
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule, per_image
 from diffusion_lab.diffusion.pairing import independent
@@ -20,6 +21,7 @@ from diffusion_lab.diffusion.time_sampling import TimeSampling, UniformTime
 from diffusion_lab.diffusion.weighting import UniformWeighting, Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.clipped_error import clipped_error
+from diffusion_lab.networks.layers import zeroed
 from diffusion_lab.optim.lr_schedule import Constant, LRSchedule
 from diffusion_lab.system.lightning import callbacks_of, gathered_batches
 
@@ -44,6 +46,10 @@ class DiffusionModule(L.LightningModule):
     an image in one evaluation, because their black pixels otherwise keep some noise. Do not use it
     for networks whose output is a mean over possible images.
 
+    `augment` transforms the training images. The network gets a description of the transformation
+    and needs the attribute `embedding_channels` for this (see `diffusion_lab.networks`). Validation
+    images are not transformed.
+
     Raises UserError if the prediction is undefined for the noise schedule.
     """
 
@@ -60,6 +66,7 @@ class DiffusionModule(L.LightningModule):
         num_classes: int | None = None,
         label_dropout: float = 0.1,
         clipped_to: str | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
         super().__init__()
         prediction.check(noise_schedule)
@@ -83,35 +90,62 @@ class DiffusionModule(L.LightningModule):
         self.num_classes = num_classes
         self.label_dropout = label_dropout
         self.clipped_to = None if clipped_to is None else ValueRange(clipped_to)
+        self.augment = augment
+        if augment is not None:
+            channels = getattr(network, "embedding_channels", None)
+            if channels is None:
+                raise UserError(
+                    "augment= needs a network with an input for the transformation, which "
+                    f"{type(network).__name__} does not have: type network=unet_fast, unet2d, "
+                    "unet_cifar, dit or mlp, or leave out augment="
+                )
+            # no bias: zeros, which sampling and exports use, must add nothing
+            self.augment_embedding = zeroed(nn.Linear(augment.num_values, channels, bias=False))
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
         """Set the memory format of the network's weights."""
         self.memory_format = memory_format
         self.network.to(memory_format=memory_format)
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
         """Return the network's raw output (B, C, H, W) at x_t (B, C, H, W) and t (B,).
 
         `labels` (B,) are classes from 0 to num_classes, where num_classes is the null class. With
-        None every image gets the null class.
+        None every image gets the null class. `augmentation` (B, augment.num_values) describes the
+        transformation of each image; None stands for zeros, no transformation.
         """
         if self.num_classes is not None and labels is None:
             labels = torch.full((len(x_t),), self.num_classes, device=x_t.device)
         # with 16-true precision only the network is half precision; the noise schedule is float32
         scaled = x_t * per_image(self.noise_schedule.input_scale(t), x_t)
         time = self.noise_schedule.network_time(t)
-        return self.network(scaled.to(self.dtype), time, labels).to(x_t.dtype)
+        condition: tuple[Tensor, ...] = ()  # networks need not take one
+        if augmentation is not None:
+            condition = (self.augment_embedding(augmentation.to(self.dtype)),)
+        return self.network(scaled.to(self.dtype), time, labels, *condition).to(x_t.dtype)
 
     def losses(
-        self, x0: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None = None
+        self,
+        x0: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        augmentation: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the squared error on the target and the weighted loss of each image.
 
-        The images x0 and noise are (B, C, H, W), t and labels (B,). -> (B,) and (B,).
+        The images x0 and noise are (B, C, H, W), t and labels (B,), and augmentation is
+        (B, augment.num_values). -> (B,) and (B,).
         """
         alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
         x_t = per_image(alpha, x0) * x0 + per_image(sigma, x0) * noise
-        output = self(x_t, t, labels)
+        output = self(x_t, t, labels, augmentation)
         if self.clipped_to is None:
             target = self.prediction.target(x0, noise, alpha, sigma)
             error = (output - target).square().flatten(1).mean(1)
@@ -140,13 +174,20 @@ class DiffusionModule(L.LightningModule):
 
     def draw(
         self, x0: Tensor, labels: Tensor, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Draw times, and noise unless it is given; return x0, noise, t and labels for `losses`."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Draw times, noise unless it is given, and transformations; return `losses`' arguments.
+
+        Returns x0, noise, times, the network's labels, and the values that describe the
+        transformation of x0 (None without `augment`).
+        """
+        augmentation = None
+        if self.augment is not None:
+            x0, augmentation = self.augment(x0)
         if noise is None:
             classes = None if self.num_classes is None else labels
             noise = self.pairing(x0, self.noise_schedule.draw_noise(x0), classes)
         t = self.time_sampling.draw(len(x0), self.noise_schedule, x0.device)
-        return x0, noise, t, self.network_labels(labels, self.label_dropout)
+        return x0, noise, t, self.network_labels(labels, self.label_dropout), augmentation
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
         """Compute the mean loss of a batch with fresh noise and times.
@@ -155,8 +196,8 @@ class DiffusionModule(L.LightningModule):
         target, and "t". This method does not log; add the callback StepLog to the Trainer to log
         `train/loss`.
         """
-        x0, noise, t, labels = self.draw(*batch)
-        error, losses = self.losses(x0, noise, t, labels)
+        x0, noise, t, labels, augmentation = self.draw(*batch)
+        error, losses = self.losses(x0, noise, t, labels, augmentation)
         return {"loss": losses.mean(), "losses": losses.detach(), "error": error.detach(), "t": t}
 
     def on_train_start(self) -> None:

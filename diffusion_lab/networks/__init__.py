@@ -5,6 +5,10 @@ schedule: 1000 t for StraightPath, the timestep of a VP schedule, the scaled log
 schedule. A network that expects times in [0, 1] has to divide `time` by 1000. A network with
 `num_classes` needs labels (B,) from 0 to num_classes; the label num_classes is the null class.
 
+A network with the attribute `embedding_channels` takes a fourth argument, `condition`: None, or a
+tensor (B, embedding_channels) that is added to the embedding of the time. With `augment=` this
+tensor describes the transformation of each training image.
+
 Names are imported on first use, so that `image_size.py` can be imported without torch.
 """
 

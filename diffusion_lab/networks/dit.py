@@ -139,6 +139,7 @@ class DiT(ModelMixin, ConfigMixin):
         self.patch_size = patch_size
         self.head_channels = width // heads
         self.use_time = use_time
+        self.embedding_channels = width
         self.embed = ConditionEmbedding(width, num_classes)
         self.tokens = nn.Linear(in_channels * patch_size**2, width)
         self.learned = None
@@ -149,11 +150,20 @@ class DiT(ModelMixin, ConfigMixin):
         self.modulation_out = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, in_channels * patch_size**2))
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W).
+
+        `condition` (B, embedding_channels) is added to the embedding of time and class.
+        """
         if not self.use_time:
             time = torch.zeros_like(time)
-        embedding = F.silu(self.embed(time, labels))
+        embedding = F.silu(self.embed(time, labels, condition))
         patches = F.pixel_unshuffle(x, self.patch_size)  # (B, C p^2, H/p, W/p)
         rows, columns = patches.shape[2:]
         h = self.tokens(patches.flatten(2).mT)

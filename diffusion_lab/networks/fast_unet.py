@@ -65,7 +65,7 @@ class FastUNet(ModelMixin, ConfigMixin):
             )
         self.use_time = use_time
         self.time_features = 2 * width
-        time = 4 * width
+        self.embedding_channels = time = 4 * width
         self.embed = nn.Sequential(nn.Linear(2 * width, time), nn.SiLU(), nn.Linear(time, time))
         self.num_classes = num_classes
         if num_classes is not None:
@@ -83,13 +83,24 @@ class FastUNet(ModelMixin, ConfigMixin):
         self.norm_out = nn.GroupNorm(1, width)
         self.conv_out = zeroed(nn.Conv2d(width, 4 * in_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W).
+
+        `condition` (B, embedding_channels) is added to the embedding of time and class.
+        """
         if not self.use_time:
             time = torch.zeros_like(time)
         embedding = self.embed(get_timestep_embedding(time, self.time_features).to(x.dtype))
         if self.num_classes is not None:
             embedding = embedding + self.classes(labels)
+        if condition is not None:
+            embedding = embedding + condition
         embedding = F.silu(embedding)
         h = self.conv_in(F.pixel_unshuffle(x, 2))  # (B, width, H/2, W/2)
         for block in self.down:

@@ -10,7 +10,7 @@ def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
     pair = list(image_size) if isinstance(image_size, Sequence) else [image_size] * 2
     if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
         raise UserError(
-            f"{_as_option(image_size)}: expected a whole number above 0, for example "
+            f"{as_option(image_size)}: expected a whole number above 0, for example "
             "data.image_size=32, or height and width, for example data.image_size=[24,32]"
         )
     return pair[0], pair[1]
@@ -31,13 +31,14 @@ def check_divisible(
     above = [-(-side // multiple) * multiple for side in (height, width)]
     nearest = [pair for pair in (below, above) if min(pair) > 0]
     possible = " or ".join(
-        _as_option(pair[0] if isinstance(image_size, int) else pair) for pair in nearest
+        as_option(pair[0] if isinstance(image_size, int) else pair) for pair in nearest
     )
     raise UserError(
-        f"{reason}, but {_as_option(image_size)} is no multiple of {multiple}; nearest possible: "
+        f"{reason}, but {as_option(image_size)} is no multiple of {multiple}; nearest possible: "
         f"{possible}{remedy}"
     )
 
 
-def _as_option(image_size: object) -> str:
+def as_option(image_size: object) -> str:
+    """Return an image size as it is typed: data.image_size=32 or data.image_size=[24,32]."""
     return f"data.image_size={image_size}".replace(", ", ",").replace("(", "[").replace(")", "]")

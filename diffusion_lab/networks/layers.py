@@ -43,11 +43,15 @@ class ConditionEmbedding(nn.Module):
         )
         self.of_class = None if num_classes is None else nn.Embedding(num_classes + 1, width)
 
-    def forward(self, time: Tensor, labels: Tensor | None) -> Tensor:
-        """Map time (B,) in [0, 1000] and labels (B,) to (B, width)."""
+    def forward(
+        self, time: Tensor, labels: Tensor | None, condition: Tensor | None = None
+    ) -> Tensor:
+        """Map time (B,) in [0, 1000] and labels (B,) to (B, width), plus a condition alike."""
         # float32 in any case, because bfloat16 cannot tell neighbouring times apart
         waves = get_timestep_embedding(
             time, _SINUSOIDS, downscale_freq_shift=1, scale=0.1, max_period=1000
         )
         embedding = self.of_time(waves.to(self.of_time[0].weight.dtype))
-        return embedding if self.of_class is None else embedding + self.of_class(labels)
+        if self.of_class is not None:
+            embedding = embedding + self.of_class(labels)
+        return embedding if condition is None else embedding + condition

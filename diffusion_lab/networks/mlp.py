@@ -63,17 +63,27 @@ class MLP(ModelMixin, ConfigMixin):
             )
         numbers = in_channels * math.prod(height_and_width(image_size))
         self.use_time = use_time
+        self.embedding_channels = width
         self.embed = ConditionEmbedding(width, num_classes)
         self.frequencies = frequencies
         self.first = nn.Linear(numbers * (1 + 2 * frequencies), width)
         self.blocks = nn.ModuleList(ResidualLayers(width) for _ in range(depth))
         self.out = zeroed(nn.Linear(width, numbers))
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W).
+
+        `condition` (B, embedding_channels) is added to the embedding of time and class.
+        """
         if not self.use_time:
             time = torch.zeros_like(time)
-        embedding = F.silu(self.embed(time, labels))
+        embedding = F.silu(self.embed(time, labels, condition))
         h = self.first(self.features(x.flatten(1)))
         for block in self.blocks:
             h = block(h, embedding)

@@ -102,6 +102,10 @@ class UNet2D(nn.Module):
                 f"diffusers' UNet2DModel rejects a setting of network= ({error}): expected values "
                 "that its documentation allows"
             ) from error
+        self.embedding_channels: int = self.unet.time_embedding.linear_2.out_features
+        self._condition: Tensor | None = None
+        # UNet2DModel has no argument for a vector beside that of the class
+        self.unet.time_embedding.register_forward_hook(self._add_condition)
         for module in self.unet.modules():
             if isinstance(module, Attention):
                 module.set_processor(NarrowHeads())
@@ -113,8 +117,23 @@ class UNet2D(nn.Module):
                 elif isinstance(module, Attention):
                     zeroed(module.to_out[0])
 
-    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, C, H, W), time (B,) in [0, 1000] and labels (B,) to (B, C, H, W).
+
+        `condition` (B, embedding_channels) is added to the embedding of time and class.
+        """
         if not self.use_time:
             time = torch.zeros_like(time)
-        return self.unet(x, time, class_labels=labels, return_dict=False)[0]
+        self._condition = condition
+        output = self.unet(x, time, class_labels=labels, return_dict=False)[0]
+        self._condition = None
+        return output
+
+    def _add_condition(self, module: nn.Module, inputs: Any, embedding: Tensor) -> Tensor:
+        return embedding if self._condition is None else embedding + self._condition

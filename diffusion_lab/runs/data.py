@@ -1,6 +1,7 @@
 """Load the data set that a run was trained on, or one that the command line names."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from diffusion_lab.config.instantiate import build
@@ -11,14 +12,28 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.runs.load import Run
 
 
-def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule:
+def run_data(
+    run: Run, data_dir: str | None, data_path: str | None = None, **settings: Any
+) -> ImageDataModule:
     """Load the data set that a run was trained on.
 
-    `data_dir` replaces the folder that the training used, unless it is None; `settings` replace
-    other settings of the data. Raises UserError if the saved configuration does not build an
-    ImageDataModule.
+    `data_dir` and `data_path` replace the folder and the data.path= that the training used, unless
+    they are None; `settings` replace other settings of the data. Raises UserError if the data.path=
+    does not exist, and if the saved configuration does not build an ImageDataModule.
     """
-    given = settings | ({} if data_dir is None else {"data_dir": data_dir})
+    recorded = run.config["data"].get("path")
+    if data_path is not None and recorded is None:
+        raise UserError(
+            f"paths.data_path={data_path} has no effect, because the run has no data.path=: leave "
+            "it out"
+        )
+    if data_path is None and recorded is not None and not Path(recorded).expanduser().exists():
+        raise UserError(
+            f"data.path={recorded} of the run does not exist here: type paths.data_path=<where its "
+            "images lie now>"
+        )
+    moved = {"data_dir": data_dir, "path": data_path}
+    given = settings | {key: place for key, place in moved.items() if place is not None}
     try:
         data = construct(run.config["data"] | given, run.trust)
     except TypeError as error:
@@ -30,6 +45,8 @@ def run_data(run: Run, data_dir: str | None, **settings: Any) -> ImageDataModule
             f"data._target_ of the saved configuration builds a {type(data).__name__}: expected "
             "an ImageDataModule; use another run"
         )
+    # with the VAE and the statistics of the training; other settings are in the configuration
+    data.value_range = run.value_range
     data.setup()
     return data
 

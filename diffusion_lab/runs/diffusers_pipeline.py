@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from diffusion_lab.config.trusted import construct
+from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import VPSchedule
@@ -72,6 +73,11 @@ def read_pipeline(setting: str, folder: str | Path) -> Pipeline:
         raise UserError(
             f"{given} holds {name}: expected a pipeline with an unconditional UNet2DModel, as "
             "DDPMPipeline saves it"
+        )
+    if setting == "pipeline" and (index.get("vae") or [None])[0] is not None:
+        raise UserError(
+            f"{given} makes latents, which its vae decodes: sample it with diffusers, or use the "
+            "run it was exported from"
         )
     scheduler = _read_json(folder, "scheduler/scheduler_config.json", given)
     prediction_type = scheduler.get("prediction_type", "epsilon")
@@ -164,12 +170,13 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
     overridden = [word for word in cfg.command.overrides if word.startswith("network")]
     if overridden:
         raise UserError(f"{source} sets the network: leave out {' '.join(overridden)}")
-    shape = image_shape(cfg.data)
+    encoded = f" and latents={cfg.data.latents}" if cfg.data.get("latents") else ""
+    shape = range_of(cfg.data).shape(image_shape(cfg.data))
     if shape != pipeline.image_shape:
         raise UserError(
             f"{source} has images of shape {pipeline.image_shape} (C, H, W), but data.channels="
-            f"{shape[0]} and data.image_size={cfg.data.image_size} give {shape}: expected data of "
-            "the pipeline's shape"
+            f"{cfg.data.channels} and data.image_size={cfg.data.image_size}{encoded} give {shape}: "
+            "expected data of the pipeline's shape"
         )
     cfg.network = pipeline.network | {"num_classes": cfg.model.num_classes}
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
@@ -181,7 +188,7 @@ def use_network_of(pipeline: Pipeline, cfg: DictConfig) -> dict[str, Any]:
             pipeline.prediction_type,
             words["prediction"],
         )
-    if cfg.data.value_range != "minus_one_one":
+    if cfg.data.value_range != "minus_one_one" and not encoded:
         log.warning("%s was trained on data.value_range=minus_one_one", source)
     return config
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusion_lab.config.trusted import construct
+from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler, Step
@@ -42,6 +43,11 @@ class Run:
     """Weights in use: "ema", "raw" or "posthoc:<width>"; "pipeline" for a diffusers pipeline."""
     trust: Sequence[str] = ()
     """Packages, besides this project, whose classes the saved configuration may name."""
+
+    @property
+    def value_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the network gets: images, or their latents."""
+        return self.value_range.shape(self.image_shape)
 
     @property
     def has_clusters(self) -> bool:
@@ -140,7 +146,7 @@ class Run:
         return draw(
             self.module,
             sampler,
-            self.image_shape,
+            self.value_shape,
             self.value_range,
             num_samples=num_samples,
             batch_size=batch_size,
@@ -198,13 +204,15 @@ def load_run(
         )
     data = config["data"]
     try:
+        value_range = range_of(data)
+        value_range.use_record(state.get("data", {}))
         module = build_module(config, trust)
         module.load_state_dict(raw | averages[chosen])
         return Run(
             dir=folder,
             config=config,
             module=module.eval().requires_grad_(False),
-            value_range=ValueRange(data["value_range"]),
+            value_range=value_range,
             image_shape=image_shape(data),
             weights=chosen,
             trust=trust,

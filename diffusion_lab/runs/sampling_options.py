@@ -79,7 +79,7 @@ def chosen_sampler(run: Run, given: DictConfig) -> tuple[dict[str, Any], Sampler
         sampler = construct(config, run.trust)
     sampler.check(run.module.noise_schedule)
     check_range(sampler, run.value_range)
-    check_sampler(sampler, run.module.noise_schedule, run.image_shape)
+    check_sampler(sampler, run.module.noise_schedule, run.value_shape)
     return config, sampler
 
 
@@ -149,7 +149,7 @@ def _weak_run(where: str, run: Run, weights: str | None) -> Run:
         ) from error
     for what, ours, weaker in (
         ("shape of images", run.image_shape, weak.image_shape),
-        ("value range", run.value_range.name, weak.value_range.name),
+        ("value range", repr(run.value_range), repr(weak.value_range)),
         ("noise schedule", run.config["noise_schedule"], weak.config["noise_schedule"]),
         ("set of clusters", read_clusters(run), read_clusters(weak)),
     ):

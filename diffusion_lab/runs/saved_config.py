@@ -13,30 +13,13 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion_lab.config.limits import MAY_CHANGE
 from diffusion_lab.config.renamed import with_new_names
 from diffusion_lab.errors import UserError, reason_of
 from diffusion_lab.runs.newest_checkpoint import has_checkpoint, read_newest
 from diffusion_lab.runs.state import check_new, read_record
 from diffusion_lab.system.atomic import replacing
 
-MAY_CHANGE = (
-    "trainer.max_epochs",
-    "trainer.max_steps",
-    "trainer.max_time",
-    "trainer.accelerator",
-    "trainer.compile",
-    "trainer.compile_mode",
-    "trainer.enable_model_summary",
-    "trainer.log_every_n_steps",
-    "trainer.profiler",
-    "callbacks.finite_loss.skip",
-    "callbacks.last.every_seconds",
-    "callbacks.progress.seconds",
-    "paths.data_dir",
-    "data.data_dir",
-    "data.on_device",
-)
-"""Options that may change when a run is resumed, because the experiment stays the same."""
 _NEEDED = {"command", "model", "paths"}
 _AUTO = ("trainer.precision", "data.source")
 """Options whose value `auto` is replaced during the run."""

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffusion_lab import figures
+from diffusion_lab.data.latents.decoder import LatentDecoder
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import (
     NoiseSchedule,
@@ -19,6 +20,8 @@ from diffusion_lab.sampling.draw import SHOWN
 
 MAX_CELL = 8
 """Largest number of images per class and scale in guidance.png."""
+LATENT_FRAMES, LATENT_IMAGES = 10, 16
+"""Largest number of frames and images of denoising.gif where a VAE decodes each of them."""
 MAX_ROWS = 16
 """Largest number of classes in guidance.png, because there may be hundreds of clusters."""
 
@@ -100,13 +103,23 @@ def write_figures(
     `steps` are the recorded steps of the first images; `trajectory_steps` of them are shown in
     trajectory.png. Grids have `nrow` images per row.
     """
-    chosen = np.linspace(0, len(steps) - 1, min(trajectory_steps, len(steps))).round()
-    path = [steps[int(i)] for i in chosen]
+    if isinstance(value_range, LatentDecoder):
+        steps = [
+            Step(step.t, *(part[:LATENT_IMAGES] for part in step[1:]))
+            for step in _thinned(steps, LATENT_FRAMES)
+        ]
+    path = _thinned(steps, trajectory_steps)
     frames = [visible(step, schedule, value_range) for step in steps]
     final = images[:SHOWN].float() / 255
     figures.save_grid(final, out / "samples.png", nrow)
     figures.save_gif([*frames, final[: len(frames[0])]], out / "denoising.gif", nrow)
     figures.save_figure(trajectory_figure(path, schedule, value_range), out / "trajectory.png")
+
+
+def _thinned(steps: Sequence[Step], most: int) -> list[Step]:
+    """Pick at most this number of steps, evenly spaced, first and last included."""
+    chosen = np.linspace(0, len(steps) - 1, min(most, len(steps))).round()
+    return [steps[int(i)] for i in chosen]
 
 
 def write_guidance_figure(

@@ -27,6 +27,7 @@ def choose_scorer(
     run: Run,
     data_dir: str | None,
     *,
+    data_path: str | None = None,
     moments: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Scorer:
@@ -35,8 +36,10 @@ def choose_scorer(
     Points are scored by coordinates: UserError for an extractor or moments.
     """
     if run.value_range.is_pixels:
-        return choose_image_scorer(name, run, data_dir, moments=moments, device=device)
-    return _of_points(name, moments, run_data(run, data_dir))
+        return choose_image_scorer(
+            name, run, data_dir, data_path=data_path, moments=moments, device=device
+        )
+    return _of_points(name, moments, run_data(run, data_dir, data_path))
 
 
 def choose_image_scorer(
@@ -44,19 +47,25 @@ def choose_image_scorer(
     run: Run,
     data_dir: str | None,
     *,
+    data_path: str | None = None,
     moments: str | None = None,
     device: torch.device | str = "cpu",
 ) -> ImageScorer:
     """Return a scorer for a run's images, by default with the extractor of the run's data set.
 
     If no reference is stored beside the extractor, the real images are loaded from `data_dir` or
-    from the run's data folder. `moments` replaces the real images by a file of published moments or
-    by TRAINING, the moments of the training images. A large extractor runs on `device`. Raises
-    UserError if the extractor or the images are not available, and for data that are no pixels.
+    from the run's data folder; `data_path` replaces the run's data.path=. `moments` replaces the
+    real images by a file of published moments or by TRAINING, the moments of the training images. A
+    large extractor runs on `device`. Raises UserError if the extractor or the images are not
+    available, and for data that are no pixels.
     """
     run.value_range.check_pixels("a feature extractor")
     data = run.config["data"]["name"]
-    scorer = _scorer(name, data, lambda: run_data(run, data_dir), moments, device, padded=True)
+
+    def read() -> Data:
+        return run_data(run, data_dir, data_path)
+
+    scorer = _scorer(name, data, read, moments, device, padded=True)
     scorer.check(run.image_shape)
     return scorer
 

@@ -1,5 +1,6 @@
 """Create and check the output folders of commands, and write their files atomically."""
 
+import hashlib
 import json
 import math
 import secrets
@@ -50,6 +51,12 @@ def check_picture(out: Path) -> None:
         raise UserError(
             f"{out} cannot be written ({error.strerror}): give a file in another folder"
         ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file, which is read in parts."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_arrays(path: Path, **arrays: Tensor) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.limits import check_an_end
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.data.sources.published import SOURCES
+from diffusion_lab.data.mnist.files import SOURCES
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.optim.lr_schedule import Constant
@@ -112,6 +112,9 @@ def load_data(
     Raises UserError if a resumed run was trained on other images.
     """
     cfg = start.cfg
+    datamodule.value_range.prepare(trainer.strategy.root_device)
+    if start.checkpoint is not None:
+        datamodule.value_range.use_record(start.checkpoint.content["data"])
     datamodule.prepare_data()
     datamodule.setup("fit")
     num_pairs = cfg.teacher.num_pairs if initial.pairs_file else None

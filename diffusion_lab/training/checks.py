@@ -13,6 +13,7 @@ from diffusion_lab.callbacks import (
     LossHistory,
 )
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.latents.decoder import LatentDecoder
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import NoiseSchedule, VESchedule
@@ -155,8 +156,11 @@ def limit_warning(trainer: L.Trainer, num_batches: int) -> str | None:
 
 
 def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> str | None:
-    """Return a warning if the noise schedule does not end in pure noise, which biases samples."""
-    if noise_schedule.signal_at_end <= 0.05:
+    """Return a warning if the noise schedule does not end in pure noise, which biases samples.
+
+    Latents are standardised, so that their mean is not biased.
+    """
+    if noise_schedule.signal_at_end <= 0.05 or isinstance(datamodule.value_range, LatentDecoder):
         return None
     images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
     mean, std = images.mean().item(), images.std().item()

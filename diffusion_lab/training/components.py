@@ -38,8 +38,9 @@ from diffusion_lab.config.instantiate import build, build_part, no_class
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import find_object
 from diffusion_lab.config.validate import OWN_KEYS
+from diffusion_lab.data.augmentation import Augmentation
+from diffusion_lab.data.latents.decoder import range_of, sizes_of_latents
 from diffusion_lab.data.shape import image_shape
-from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, TimeSampling, Weighting
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
@@ -77,6 +78,7 @@ _KINDS: dict[str, type] = {
     "prediction": Prediction,
     "weighting": Weighting,
     "time_sampling": TimeSampling,
+    "augment": Augmentation,
 }
 
 
@@ -96,7 +98,8 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
                 f"{group}: {node['_target_']} is no {kind.__name__}: expected a subclass of "
                 f"{kind.__name__}, see docs/extending.md"
             )
-    module: DiffusionModule = build_part("model", cfg.model, DiffusionModule)
+    with sizes_of_latents(cfg.data):
+        module: DiffusionModule = build_part("model", cfg.model, DiffusionModule)
     channels_last = cfg.trainer.get("channels_last", "auto")
     if isinstance(channels_last, bool):
         module.lay_out(torch.channels_last if channels_last else torch.contiguous_format)
@@ -104,9 +107,23 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
         raise UserError(f"trainer.channels_last={channels_last}: expected auto, true or false")
     sampler: Sampler = build_part("sampler", cfg.sampler, Sampler)
     sampler.check(module.noise_schedule)
-    check_range(sampler, ValueRange(cfg.data.value_range))
-    shape = image_shape(cfg.data)
-    if check_contracts(module, sampler, shape):
+    value_range = range_of(cfg.data)
+    check_range(sampler, value_range)
+    if module.clipped_to is not None and not value_range.bounded:
+        raise UserError(
+            f"model.clipped_to={module.clipped_to.name}: these data have no black and white to "
+            "clip to; leave it out"
+        )
+    if module.augment is not None and cfg.data.get("latents") is not None:
+        raise UserError(
+            "augment= transforms pictures, but latents= trains on latents: leave out one of them"
+        )
+    if module.augment is not None and min(image_shape(cfg.data)[1:]) == 1:
+        raise UserError(
+            f"augment= needs pictures, but data.image_size={cfg.data.image_size} is one pixel wide "
+            "or high: leave out augment="
+        )
+    if check_contracts(module, sampler, value_range.shape(image_shape(cfg.data))):
         _note_export(module)
     check_guidance(cfg, module)
     try:

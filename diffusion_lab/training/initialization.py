@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from diffusion_lab.config.limits import check_one_start
-from diffusion_lab.config.validate import check_config
+from diffusion_lab.config.validate import check_config, check_one_initial_network
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
@@ -52,7 +51,9 @@ class InitialState:
         if self.pipeline is not None:
             load_weights(module.network, self.pipeline, cfg.init_from)
         if self.teacher is not None:
-            module.load_state_dict(self.teacher.module.state_dict())
+            weights = self.teacher.module.state_dict()
+            weights.pop("augment_embedding.weight", None)  # pairs are not augmented
+            module.load_state_dict(weights)
 
     def use_pairs(
         self,
@@ -90,7 +91,7 @@ def read_initial_state(
     packages whose classes the teacher may name. Raises UserError for a missing or damaged file, and
     for an override of a setting that the pipeline or the teacher determines.
     """
-    check_one_start(cfg)
+    check_one_initial_network(cfg)
     pipeline = None
     if cfg.init_from is not None:
         pipeline = read_pipeline("init_from", cfg.init_from)
@@ -115,7 +116,11 @@ def check_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"{data['dataset']} ({data['source']}, sha256 {data['sha256'][:8]})"
             for data in (before, now)
         )
+        files = "restore the files of data.path=, or type data.path=<where they lie now>"
         remedies = {
+            "pictures": files,
+            "npz": files,
+            "huggingface": "restore the data set of data.name=, or start a new run",
             "full": "type paths.data_dir=<folder of the original images>",
             "function": "make data.images._target_ return the original images, or start a new run",
         }

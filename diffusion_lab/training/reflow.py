@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import check_targets
-from diffusion_lab.data.sources import OPTIONS
+from diffusion_lab.data.sources import BY_NAME, OPTIONS
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.noise_schedule import NoiseSchedule
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
@@ -33,16 +33,15 @@ from diffusion_lab.system.precision import FULL, NARROW
 log = logging.getLogger(__name__)
 
 _PARTS = ("network", "noise_schedule", "prediction")
+_PLACES = ("path", "cache_dir")
+"""Options of data= that may be typed anew, because files may lie elsewhere since."""
 _DATA = (
     "name",
     "channels",
     "image_size",
     "value_range",
     "clusters",
-    "num_images",
-    "images",
-    "num_classes",
-    *OPTIONS["points"],
+    *sorted({option for own in OPTIONS.values() for option in own} - {*_PLACES}),
 )
 _BATCH = 250
 
@@ -104,6 +103,11 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
     Returns `cfg` resolved. Raises UserError for an override that conflicts with the teacher.
     """
     theirs = OmegaConf.create(run.config)
+    if cfg.get("latents") or cfg.data.get("latents") or run.config["data"].get("latents"):
+        raise UserError(
+            f"teacher.run={cfg.teacher.run} with latents=: expected a teacher and a training on "
+            "pixels, because the teacher's pairs are saved as images"
+        )
     clashes = [word for word in cfg.command.overrides if _clashes(word, cfg, theirs)]
     if clashes:
         raise UserError(
@@ -113,6 +117,12 @@ def use_parts_of(run: Run, cfg: DictConfig) -> dict[str, Any]:
         )
     if cfg.pairing.get("_target_") != "diffusion_lab.diffusion.independent":
         raise UserError("teacher.run= provides the pairs of noise and image: leave out pairing=")
+    if cfg.get("augment") is not None or cfg.data.get("flip"):
+        option = "data.flip=true" if cfg.data.get("flip") else "augment="
+        raise UserError(
+            f"teacher.run= provides pairs of noise and image, and {option} would change only the "
+            f"images of these pairs: leave out {option}"
+        )
     cfg.command.choices = dict(cfg.command.choices) | {
         group: run.config["command"]["choices"].get(group) for group in (*_PARTS, "data")
     }
@@ -136,9 +146,12 @@ def take_over(cfg: DictConfig, config: Mapping[str, Any]) -> None:
     """Copy network, noise schedule, prediction, classes and data from `config` into `cfg`."""
     for part in _PARTS:
         cfg[part] = config[part]
-    for key in _DATA:
+    for key in _data_options(config["data"]):
         if key in cfg.data:  # a resumed run may be older than the option
             cfg.data[key] = config["data"].get(key)
+    for key in _PLACES:
+        if cfg.data.get(key) is None and config["data"].get(key) is not None:
+            cfg.data[key] = config["data"][key]
     cfg.model.num_classes = config["model"].get("num_classes")
 
 
@@ -199,9 +212,16 @@ def _clashes(word: str, cfg: DictConfig, theirs: DictConfig) -> bool:
     if key in (*_PARTS, "data"):
         return bool(cfg.command.choices[key] != theirs.command.choices.get(key))
     group, _, setting = key.partition(".")
-    if group in _PARTS or key == "model.num_classes" or (group == "data" and setting in _DATA):
+    of_data = group == "data" and setting in _data_options(theirs.data)
+    if group in _PARTS or key == "model.num_classes" or of_data:
         return bool(OmegaConf.select(cfg, key) != OmegaConf.select(theirs, key))
     return False
+
+
+def _data_options(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options that a student takes over from its teacher's data."""
+    # the source of published images differs between machines: folder, download or bundled digits
+    return (*_DATA, "source") if data.get("source") in BY_NAME else _DATA
 
 
 def _sampler(run: Run, cfg: DictConfig) -> Sampler:

@@ -91,7 +91,7 @@ def _run(module: DiffusionModule, trainer: L.Trainer, saved: Mapping[str, Any]) 
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(saved["random_state"])
         with trainer.precision_plugin.train_step_context():
-            _, losses = module.losses(x0, noise, t, labels)
+            _, losses = module.losses(x0, noise, t, labels, saved.get("augmentation"))
             loss = losses.mean()
     if not losses.isfinite().all():
         not_finite.append("the loss")

@@ -130,9 +130,13 @@ def restore_config(cfg: DictConfig, content: Checkpoint) -> DictConfig:
     """Restore the settings of a resumed run, including the parts of a pipeline or a teacher.
 
     The parts come from the checkpoint, so init_from= becomes null and the pipeline is not read
-    again.
+    again. Raises UserError if latents= was added or taken away.
     """
     cfg = restore_settings(cfg, content)
+    encoded = "latents" in content["data"]
+    if encoded != bool(cfg.data.get("latents")):
+        kind, advice = ("latents", "name its VAE") if encoded else ("pixels", "leave it out")
+        raise UserError(f"latents={cfg.data.latents}: this run was trained on {kind}: {advice}")
     if cfg.init_from is not None:
         cfg.init_from, cfg.network = None, content["config"]["network"]
     teacher = content["config"].get("teacher")

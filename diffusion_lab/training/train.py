@@ -109,7 +109,7 @@ def fit(start: Start, parts: Parts, record: RunRecord) -> dict[str, float]:
     log_line(headline(module, parts.datamodule.provenance, trainer))
     for warning in parts.warnings:
         rank_zero_only(log.warning)(warning)
-    shape, config = parts.datamodule.image_shape, start.config["sampler"]
+    shape, config = parts.datamodule.value_shape, start.config["sampler"]
     log_line(f"samples by {planned(config, parts.sampler, [parts.conditioning], module, shape)}")
     if checkpoint is not None:
         log_unlogged(trainer, checkpoint.content)

@@ -74,6 +74,15 @@ def test_each_part_alone(typed, tmp_path, part):
 
 
 @pytest.mark.slow
+def test_pictures_are_compared_with_torchvisions(typed, tmp_path):
+    record, _ = measured(typed, tmp_path, "pictures", "largest=1020")
+    loading, start, memory = record["rows"]
+    assert loading["details"]["images"] == 827  # of 1,020, less the held-out tenths
+    for row in (start, memory):
+        assert "1,020 decoded pictures" in row["what"] and row["our_values"][0] > 0
+
+
+@pytest.mark.slow
 def test_a_thousand_steps_are_scaled_from_ten(typed, tmp_path, monkeypatch):
     monkeypatch.setattr("diffusion_lab.benchmark.parts.sampling.timed", lambda work, device: 2.0)
     [row] = measured(typed, tmp_path, "fast_sampling")[0]["rows"]

@@ -240,7 +240,17 @@ def test_rejected_before_the_first_epoch(overrides, expected, typed):
 
 def test_fewer_images_than_features_are_rejected(words, typed):
     refused = typed("train", *words, "callbacks.fid.num_samples=64")
-    assert_refused(refused, "callbacks.fid.num_samples=64", "64 features")
+    assert_refused(refused, "callbacks.fid.num_samples=64", "64 features", "num_samples=2000")
+
+
+def test_the_number_of_images_that_is_recommended_is_enough(words, typed, monkeypatch):
+    """The default is less than Inception has features."""
+    inception = SimpleNamespace(name="inception", num_features=2048, fit=lambda images: images)
+    monkeypatch.setattr(
+        "diffusion_lab.callbacks.samples.fid.load_extractor", lambda *arguments: inception
+    )
+    refused = typed("train", *words, "callbacks.fid.num_samples=2000")
+    assert_refused(refused, "than the 2048 features of inception", "callbacks.fid.num_samples=4096")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_data_folder_that_cannot_be_written(typed, tmp_path):
         ([], ["expected one of run= and pipeline=", "run=logs/runs/<name>"]),
         (["run=nowhere"], ["run=nowhere is no folder"]),
         (["run=."], ["no checkpoints/last.ckpt"]),
-        (["run={run}", "checkpoint=first"], ["best and last"]),
+        (["run={run}", "checkpoint=first"], ["best or last"]),
         (["run={run}", "sampler=ddpm"], ["sampler=blend"]),
         (
             ["run={run}", "sampler=dpm_solver", "+sampler.num_train_timesteps=500"],

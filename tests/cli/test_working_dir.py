@@ -68,7 +68,7 @@ def test_paths_change_only_if_hydra_changed_the_folder(monkeypatch, tmp_path):
     cfg = OmegaConf.create(
         {
             "paths": {"data_dir": None, "log_dir": "~/logs"},
-            "data": {"data_dir": "${paths.data_dir}"},
+            "data": {"data_dir": "${paths.data_dir}", "path": "pics", "name": "my_set"},
             "init_from": "../a",
             "teacher": {"run": "/b"},
             "callbacks": {"fid": {"extractor": "mnist_v1"}},
@@ -78,12 +78,17 @@ def test_paths_change_only_if_hydra_changed_the_folder(monkeypatch, tmp_path):
     monkeypatch.setattr("diffusion_lab.cli.working_dir.HydraConfig.get", lambda: hydra)
     monkeypatch.chdir(tmp_path)
     assert paths_as_typed(cfg.copy()) == cfg
-    (tmp_path / "run").mkdir()
+    for folder in ("run", "my_set"):
+        (tmp_path / folder).mkdir()
     monkeypatch.chdir("run")
     found = OmegaConf.to_container(paths_as_typed(cfg), resolve=True)
     assert found == {
         "paths": {"data_dir": f"{tmp_path}/data", "log_dir": str(Path("~/logs").expanduser())},
-        "data": {"data_dir": f"{tmp_path}/data"},
+        "data": {
+            "data_dir": f"{tmp_path}/data",
+            "path": f"{tmp_path}/pics",
+            "name": f"{tmp_path}/my_set",
+        },
         "init_from": f"{tmp_path}/../a",
         "teacher": {"run": "/b"},
         "callbacks": {"fid": {"extractor": "mnist_v1"}},

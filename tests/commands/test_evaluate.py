@@ -165,7 +165,7 @@ def test_a_run_without_an_average_has_no_ema_weights(typed, bars, tmp_path):
 @pytest.mark.parametrize(
     ("images", "more", "words"),
     [
-        (np.full((80, 1, 30, 28), 9, np.uint8), {}, ["30x28", "28x28"]),
+        (np.full((80, 1, 31, 28), 9, np.uint8), {}, ["31x28", "28x28"]),
         (np.full((80, 3, 28, 28), 9, np.uint8), {}, ["3 channels"]),
         (np.zeros((80, 28, 28), np.uint8), {}, ["(80, 28, 28)", "(N, C, H, W)"]),
         (np.zeros((80, 1, 28, 28), np.float32), {}, ["float32", "uint8"]),

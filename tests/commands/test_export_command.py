@@ -132,7 +132,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
         (["run={run}", "out={run}"], ["is not empty", "out="]),
         (["run={run}", "out={run}/metrics.json"], ["is a file"]),
         (["run={run}", "out=/proc/nowhere"], ["/proc/nowhere cannot be created"]),
-        (["run={run}", "out=new", "checkpoint=first"], ["best and last"]),
+        (["run={run}", "out=new", "checkpoint=first"], ["best or last"]),
         (["run={run}", "out=new", "weights=mean"], ["weights=mean"]),
         (["run={run}", "out=new", "sampler=dpm_solver"], ["sampler=ddim"]),
         (["run={run}", "out=new", "sampler.num_steps=0"], ["num_steps=0"]),

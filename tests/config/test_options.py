@@ -27,7 +27,10 @@ TINY_CIFAR = [
     "network.attention_head_dim=8",
 ]
 # what has to stand beside an option for it to make sense or to stay small
+ON_A_GPU = [*TINY_CIFAR, "trainer.compile=false", "trainer.check_val_every_n_epoch=1"]
 BESIDE = {
+    "experiment=cifar10": ON_A_GPU,
+    "experiment=cifar10_hour": ON_A_GPU,
     "network=unet_cifar": TINY_CIFAR,
     "network=unet_cifar_small": TINY_CIFAR,
     "network=dit": ["network.width=16", "network.depth=1"],
@@ -74,7 +77,15 @@ PAIRS = {
     "flow_euler": "blend_gaussian",
 }
 """A noise schedule that a sampler can walk; the other samplers walk that of model=flow."""
-RIDERS = ("weighting", "time_sampling", "pairing", "optimizer", "lr_scheduler", "logger")
+RIDERS = (
+    "weighting",
+    "time_sampling",
+    "pairing",
+    "augment",
+    "optimizer",
+    "lr_scheduler",
+    "logger",
+)
 
 
 def together():

@@ -18,6 +18,8 @@ RECIPES = {
     "best_cpu_classes": ("UniPCMultistepScheduler", 5, 1.05),
     "one_step": ("BlendSampler", 1, 1.0),
 }
+OTHER_DATA = {"fashion": "fast_classes", "images_small": "fast"}
+"""Recipes with the settings of another one, on other images."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -34,8 +36,17 @@ def test_a_recipe_has_what_it_is_judged_with(name):
 @pytest.mark.parametrize("name", words("experiment"))
 def test_what_has_no_classes_is_not_guided(name):
     cfg = compose_config([f"experiment={name}"])
-    if cfg.model.num_classes is None or name not in RECIPES:
+    if cfg.model.num_classes is None or name not in {*RECIPES, *OTHER_DATA}:
         assert cfg.guidance_scale == 1 and cfg.guidance_interval is None
+
+
+@pytest.mark.parametrize("name", OTHER_DATA)
+def test_a_recipe_for_other_images_has_the_settings_of_its_original(name):
+    cfg, original = (compose_config([f"experiment={n}"]) for n in (name, OTHER_DATA[name]))
+    assert cfg.network.width == original.network.width
+    for node in ("optimizer", "sampler", "guidance_scale", "time_sampling"):
+        assert cfg[node] == original[node]
+    assert cfg.trainer.max_time == original.trainer.max_time
 
 
 def test_the_page_on_the_recipes_has_the_same_numbers():

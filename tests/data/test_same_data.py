@@ -57,6 +57,7 @@ def test_resuming_with_other_images_is_rejected(typed, tmp_path, monkeypatch):
     [
         ("full", "type paths.data_dir=<folder of the original images>"),
         ("bundled", "start a new run"),
+        ("pictures", "restore the files of data.path=, or type data.path=<where they lie now>"),
         ("function", "make data.images._target_ return the original images, or start a new run"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.features.augmentation import Affine
 from diffusion_lab.evaluation.features.classifier import Classifier
 from diffusion_lab.evaluation.features.train_classifier import Training, count_errors
+from diffusion_lab.evaluation.features.train_resnet import ResNetTraining
 from tests.evaluation.conftest import TINY_EXTRACTOR
+from tests.support.forked import ROOT
 
 
 def bars(n, seed, batch_size=32, shuffle=False):
@@ -104,6 +107,15 @@ def test_settings_out_of_range_are_rejected(settings, message):
         Training(**settings)
 
 
+def test_defaults_are_those_of_the_configuration_file():
+    """configs/train_extractor.yaml names the numbers of both architectures in its comments."""
+    text = (ROOT / "configs" / "train_extractor.yaml").read_text()
+    for name in ("max_epochs", "lr", "weight_decay"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{name}: null"))
+        numbers = [float(number) for number in re.findall(r"[\d.]+", line)]
+        assert numbers == [getattr(kind(), name) for kind in (Training, ResNetTraining)]
+
+
 @pytest.mark.parametrize(
     "settings", [{"shift": -1.0}, {"rotation": 181.0}, {"scale": 1.0}, {"scale": float("nan")}]
 )
@@ -148,7 +160,9 @@ def test_the_command_writes_weights_a_record_and_a_reference(fake_extractor):
         (["version=new", "lr=fast"], ["lr"]),
         (["version=new", "shift=-1"], ["shift=-1"]),
         (["version=new", "data.value_range=zero_one"], ["data.value_range is unknown"]),
-        (["version=new", "data.val_size=1"], ["data.val_size=1"]),
+        (["version=new", "data.val_size=1"], ["1 held-out", "data.val_size="]),
+        (["version=new", "data.val_size=null", "data.num_images=9"], ["0 held-out", "1000 test"]),
+        (["version=new", "data.image_size=8"], ["the images are 8x8: expected at least 9 pixels"]),
         (["version=new", "data.val_size=999"], ["data.val_size=999: expected less"]),
         (["version=new", "seed=-1"], ["seed=-1"]),
         (["version=new", "epochs=3"], ["epochs is unknown", "max_epochs"]),

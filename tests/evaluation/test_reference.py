@@ -17,7 +17,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features import reference as module
 from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.evaluation.features.find_reference import reference_for
-from diffusion_lab.evaluation.features.load import load_extractor, shipped_versions
+from diffusion_lab.evaluation.features.load import extractor_for, load_extractor, shipped_versions
 from diffusion_lab.evaluation.features.reference import (
     cache_key,
     cached_reference,
@@ -172,8 +172,17 @@ def test_folders_of_images_are_known_by_their_content_not_their_name(fake_extrac
     assert len(computed.train) == 200
 
 
+def test_a_data_set_of_the_users_own_has_no_extractor():
+    """Its options are not known where the message is made, so that no whole command is shown."""
+    with pytest.raises(UserError, match=r"with images: use extractor=inception; or train one"):
+        extractor_for("images")
+    with pytest.raises(UserError, match=r"train_extractor\.py data=svhn version=svhn_v1"):
+        extractor_for("svhn")
+
+
 def test_references_go_to_the_users_cache_beside_other_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "holiday.jpg").touch()
@@ -181,6 +190,14 @@ def test_references_go_to_the_users_cache_beside_other_files(tmp_path, monkeypat
     assert [file.name for file in mine.iterdir()] == ["holiday.jpg"]
     [kept] = (tmp_path / "cache" / "diffusion_lab" / "references").iterdir()
     assert kept.suffix == ".safetensors"
+
+
+def test_shuffled_images_are_taken_as_a_run_splits_them():
+    """A run on a folder of pictures has the first of them as its validation images."""
+    images, extractor = replace(small_set(), shuffled=True), Means()
+    found = cached_reference(extractor, images, None, n=5)
+    np.testing.assert_array_equal(found.train_labels, images.train_labels[:5])
+    assert cache_key(extractor, images, 5) != cache_key(extractor, small_set(), 5)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):

@@ -82,7 +82,7 @@ def test_a_single_class_is_scored_with_a_warning(scorer, caplog):
 
 
 def test_invalid_samples_are_rejected(scorer):
-    with pytest.raises(UserError, match="12 features, the reference of none has 8"):
+    with pytest.raises(UserError, match="12 features, but the reference of extractor none has 8"):
         scorer(features(50, 3, dimensions=12))
     with pytest.raises(UserError, match="expected at least 2"):
         scorer(features(1, 3))

@@ -53,7 +53,7 @@ def test_there_is_one_label_for_each_sample(shape):
 
 
 def test_another_number_of_classes_than_the_reference_is_rejected():
-    with pytest.raises(UserError, match="7 classes, the reference of none has 10"):
+    with pytest.raises(UserError, match="7 classes, but the reference of extractor none has 10"):
         FeatureScorer(made_up_reference(20))(features(50, 3, num_classes=7))
 
 

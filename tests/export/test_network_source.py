@@ -33,6 +33,17 @@ def test_the_code_alone_makes_the_same_network(make):
             alone(image_size=15)
 
 
+@pytest.mark.parametrize("line", ["_SINUSOIDS = 32", "from math import exp as zeroed"])
+def test_a_name_of_an_imported_file_is_not_overwritten(line, tmp_path, monkeypatch):
+    """The code of both files becomes one module, in which the later definition would count."""
+    code = f"from diffusion_lab.networks.mlp import MLP\n{line}\n\nclass Own(MLP):\n    pass\n"
+    name = f"clash{len(line)}_net"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"(_SINUSOIDS|zeroed) is defined by .* rename one"):
+        network_source(__import__(name).Own())
+
+
 def test_a_network_of_diffusers_needs_no_code():
     assert network_source(UNet2D().unet) is None
 
@@ -41,6 +52,7 @@ FILES = {
     "own": "from diffusion_lab.networks.mlp import MLP\n\nclass Own(MLP):\n    pass\n",
     "sampling": "from diffusion_lab.sampling.draw import draw\n\nclass Own:\n    pass\n",
     "renamed": "from diffusion_lab.networks.mlp import MLP as Old\n\nclass Own(Old):\n    pass\n",
+    "both": "from diffusion_lab.errors import UserError, unknown_name\n\nclass Own:\n    pass\n",
     "inside": "class Own:\n    def f(self):\n        from diffusion_lab.networks import MLP\n",
 }
 

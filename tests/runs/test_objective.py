@@ -21,6 +21,7 @@ SMALL = [word for word in RUN if not word.startswith(("model=", "network."))]
         ({"prediction": {"_target_": "x"}, "weighting": {"gamma": 5}}, "prediction and weighting"),
         ({"model": {"_target_": "another"}}, "model"),
         ({"data": {"image_size": 32}}, "data.image_size"),
+        ({"data": {"path": "cats"}}, "data.path"),
         ({"optimizer": {"lr": 0.1}}, None),
         ({"network": {"width": 8}}, None),
         ({"pairing": None}, None),  # a saved run that knew no such option

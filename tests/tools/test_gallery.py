@@ -61,8 +61,8 @@ def test_similar_runs_are_labelled_by_folder(run_dir, tmp_path, monkeypatch):
     ("words", "said"),
     [
         (["{runs}"], "is not a .png file"),
-        (["out"], "expected for example out.png"),
-        (["out.pdf"], "expected for example out.png"),
+        (["out"], "for example out.png"),
+        (["out.pdf"], "for example out.png"),
         (["/proc/nowhere/x.png"], "/proc/nowhere/x.png cannot be written"),
         (["/proc/x.png"], "/proc/x.png cannot be written"),
         (["{runs}/classy/hparams.yaml/x.png"], "x.png cannot be written"),

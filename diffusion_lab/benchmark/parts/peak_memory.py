@@ -11,9 +11,10 @@ from pathlib import Path
 
 
 def resident(name: str) -> int:
-    """Return this process's resident memory in bytes, current ("VmRSS") or peak ("VmHWM").
+    """Return this process's resident memory in bytes.
 
-    Without /proc, as on macOS, the peak is returned for both names.
+    "VmRSS" is the current memory, "RssAnon" the same without mapped files, and "VmHWM" the peak.
+    Without /proc, as on macOS, the peak is returned for every name.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -49,13 +49,22 @@ class LastCheckpoint(Checkpoint):
     The file is `dirpath`/`filename`.ckpt. A crash loses only the training since the last save. On
     Ctrl-C or SIGTERM the current step or validation is finished, a checkpoint is saved and the run
     ends. A second signal ends the process at once.
+
+    With `every_epoch=False` the end of an epoch does not cause a save, except at the end of the
+    training. This is for epochs of a few seconds and checkpoints of hundreds of megabytes.
     """
 
-    def __init__(self, dirpath: str, filename: str = "last", every_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        dirpath: str,
+        filename: str = "last",
+        every_seconds: float = 60.0,
+        every_epoch: bool = True,
+    ) -> None:
         if every_seconds < 0:
             raise UserError(f"callbacks.last.every_seconds={every_seconds}: expected at least 0")
         self.path = Path(dirpath, f"{filename}.ckpt")
-        self.every_seconds = every_seconds
+        self.every_seconds, self.every_epoch = every_seconds, every_epoch
         self.signal: int | None = None
         self._saved_at = 0.0
         self._handlers: dict[int, Any] = {}
@@ -104,7 +113,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save at the end of the epoch; Lightning calls checkpoint callbacks after all others."""
-        self._save(trainer)
+        if self.every_epoch or is_last_epoch(trainer) or self._is_time(trainer):
+            self._save(trainer)
 
     def _is_time(self, trainer: L.Trainer) -> bool:
         due = time.monotonic() - self._saved_at >= self.every_seconds

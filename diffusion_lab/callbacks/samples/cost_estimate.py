@@ -30,7 +30,7 @@ class Forecast:
         self.module, self.data, self.sampler = module, data, sampler
         self.conditioning = conditioning or Conditioning.of(module)
         self._calls = self.conditioning.network_calls(
-            sampler, module.noise_schedule, data.image_shape
+            sampler, module.noise_schedule, data.value_shape
         )
         self.num_calls = sum(self._calls)
         """NFE per image; with guidance, conditional and unconditional evaluations both count."""
@@ -40,7 +40,7 @@ class Forecast:
             self.conditioning.denoiser(self.module, 0, count),
             self.module.noise_schedule,
             self.sampler,
-            self.data.image_shape,
+            self.data.value_shape,
             num_images=count,
             seed=0,
             device=self.module.device,

@@ -99,11 +99,12 @@ class FIDEstimate(L.Callback):
         with torch.random.fork_rng(devices=[]):  # building the network samples initial weights
             self.extractor = load_extractor(name, trainer.strategy.root_device)
         self.extractor.fit(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
-        if self.num_samples <= self.extractor.num_features:
+        num_features = self.extractor.num_features
+        if self.num_samples <= num_features:
             raise UserError(
                 f"callbacks.fid.num_samples={self.num_samples}: expected more samples than the "
-                f"{self.extractor.num_features} features of {self.extractor.name}; "
-                "type for example callbacks.fid.num_samples=2000"
+                f"{num_features} features of {self.extractor.name}; type for example "
+                f"callbacks.fid.num_samples={max(2000, 2 * num_features)}"
             )
         self.real = reference_for(self.extractor, data.dataset, lambda: data).test_moments
 
@@ -208,7 +209,7 @@ class FIDEstimate(L.Callback):
                     self._conditioning.denoiser(module, first, count),
                     module.noise_schedule,
                     self.sampler,
-                    data.image_shape,
+                    data.value_shape,
                     num_images=count,
                     seed=self.seed,
                     first=first,

@@ -116,7 +116,7 @@ class Figures(L.Callback):
                 self._conditioning.denoiser(module, 0, num_images),
                 schedule,
                 sampler,
-                data.image_shape,
+                data.value_shape,
                 num_images=num_images,
                 seed=0,
                 device=module.device,

@@ -65,7 +65,7 @@ class SampleGrid(L.Callback):
             module, self.sampler, self.guidance_scale, self.guidance_interval
         )
         self._calls = self._conditioning.network_calls(
-            self.sampler, module.noise_schedule, data.image_shape
+            self.sampler, module.noise_schedule, data.value_shape
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -105,7 +105,7 @@ class SampleGrid(L.Callback):
             self._conditioning.denoiser(module, 0, self.num_samples),
             module.noise_schedule,
             self.sampler,
-            data.image_shape,
+            data.value_shape,
             num_images=self.num_samples,
             seed=self.seed,
             device=module.device,

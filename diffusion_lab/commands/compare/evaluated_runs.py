@@ -156,7 +156,10 @@ def check_comparable(runs: Sequence[EvaluatedRun]) -> None:
 
 MEASURES: dict[str, Callable[[dict[str, Any]], str]] = {
     "extractor": lambda e: f"{e['extractor']['name']} ({str(e['extractor']['sha256'])[:8]})",
-    "reference": lambda e: f"{e['reference']['data']} ({e['reference']['n']} images)",
+    "reference": lambda e: (
+        f"{e['reference']['data']} "
+        + (f"({e['reference']['n']} images)" if e["reference"]["n"] else "(moments)")
+    ),
     "num_samples": lambda e: str(e["num_samples"]),
     "NFE": lambda e: str(e["num_calls"]),
 }

@@ -15,6 +15,8 @@ _IGNORED = (
     "command",
     "paths",
     "data.data_dir",
+    "data.path",  # the hash of the images counts
+    "data.cache_dir",
     "logger",
     "threads",
     "sampler",  # the evaluation records its own

@@ -116,7 +116,7 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         run.value_range.check_pixels("an extractor", "leave out extractor=")
     describe = in_pixels if cfg.extractor is None else _features(cfg.extractor)
     describe(torch.zeros(1, *run.image_shape, dtype=torch.uint8))  # UserError for an unfit shape
-    data = run_data(run, cfg.paths.data_dir)
+    data = run_data(run, **cfg.paths)
     if cfg.parts != "memorisation":
         check_classes(run, data, cfg.num_images, cfg.seed)
     run.module.to(choose_device(cfg.accelerator))
@@ -140,7 +140,7 @@ def diagnose(cfg: DictConfig) -> Diagnosis:
         samples = given
         if samples is None:
             samples = _sample(cfg, run, sampler, conditioning)
-            result.sampling = planned(config, sampler, [conditioning], run.module, run.image_shape)
+            result.sampling = planned(config, sampler, [conditioning], run.module, run.value_shape)
         record["memorisation"] = {
             "samples_from": cfg.samples,
             "sampler": config if given is None else None,

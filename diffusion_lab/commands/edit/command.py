@@ -38,9 +38,11 @@ def edit(cfg: DictConfig) -> Edited:
     except UserError as error:  # the message names a sampler's option
         raise UserError(str(error).removeprefix("sampler.")) from error
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    names, pixels = read_images(settings["images"], run, cfg.paths.data_dir)
+    names, pixels = read_images(settings["images"], run, **settings["paths"])
     work = kind(cfg, run, names, pixels)
-    run.module.to(choose_device(cfg.accelerator))
+    device = choose_device(cfg.accelerator)
+    run.module.to(device)
+    run.value_range.prepare(device)
     out = results_folder(cfg.out, run.dir / "edits")
 
     began = time.perf_counter()

@@ -140,7 +140,7 @@ class Inpaint(SampledEdit):
             denoise,
             self.schedule,
             images,
-            self.known.to(images.device),
+            self.value_range.known(self.known).to(images.device),
             num_steps=self.cfg.num_steps,
             generators=generators,
             resamplings=self.cfg.resamplings,

@@ -6,11 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from diffusion_lab.data.pictures.decode import MODES, Format, Unreadable, WrongSize, decode
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.data import run_data
 from diffusion_lab.runs.load import Run
@@ -25,11 +24,11 @@ MASKS: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
 """Value of mask= -> function from (H, W) to the masked rows and columns."""
 
 _INDEX = re.compile(r"(train|val|test):(\d+)(?:-(\d+))?")
-_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], Tensor]:
+def read_images(
+    given: Any, run: Run, data_dir: str | None, data_path: str | None = None
+) -> tuple[list[str], Tensor]:
     """Read the images of `images=`; return their names and their pixels, uint8 (N, C, H, W).
 
     `data_dir` is the folder of the run's data; None for the folder recorded in training. Raises
@@ -45,7 +44,7 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
     @cache
     def pixels(split: str) -> Tensor:
         # without clusters: computing them is slow and does not change the pixels
-        return run_data(run, data_dir, clusters=None).pixels(split)
+        return run_data(run, data_dir, data_path, clusters=None).pixels(split)
 
     names: list[str] = []
     images: list[Tensor] = []
@@ -53,7 +52,8 @@ def read_images(given: Any, run: Run, data_dir: str | None) -> tuple[list[str], 
         match = _INDEX.fullmatch(item)
         if match is None:
             names.append(Path(item).stem)
-            images.append(_read_image("images", item, run.image_shape))
+            background = run.config["data"].get("background") or "white"
+            images.append(_read_image("images", item, run.image_shape, background))
             continue
         split, first, last = match[1], int(match[2]), int(match[3] or match[2])
         size = len(pixels(split))
@@ -89,46 +89,34 @@ def read_mask(mask: str, shape: tuple[int, int, int]) -> Tensor:
     return known
 
 
-def _read_image(option: str, file: str, shape: tuple[int, int, int]) -> Tensor:
-    """Read an image file as uint8 (C, H, W): gray for one channel, RGB for three, RGBA for four.
+def _read_image(
+    option: str, file: str, shape: tuple[int, int, int], background: str = "white"
+) -> Tensor:
+    """Read an image file as uint8 (C, H, W) by the rules for pictures to train on.
 
-    Raises UserError that names the option if the file cannot be read or has another size.
+    `background` is the colour behind transparent pixels. Raises UserError that names the option if
+    the file cannot be read or has another size.
     """
     path = Path(file).expanduser()
     if not path.is_file():
         other = f"one of {list(MASKS)}" if option == "mask" else "an index such as test:3"
         raise UserError(f"{option}={file}: no such file; expected an image file or {other}")
     channels, height, width = shape
-    if channels not in _MODES:
+    wanted = Format(height, width, channels, background=background)
+    if channels not in MODES and path.suffix.lower() != ".npy":
         raise UserError(
             f"{option}={file}: image files have 1, 3 or 4 channels, but this run's images have "
             f"{channels}: expected an index of the run's data, for example images=test:3"
         )
     try:
-        with Image.open(path) as image:
-            if image.size != (width, height):
-                raise UserError(
-                    f"{option}={file}: expected {width} x {height} pixels like this run's images, "
-                    f"got {image.width} x {image.height}"
-                )
-            if image.mode not in _EIGHT_BITS:
-                raise UserError(
-                    f"{option}={file}: expected a gray or RGB image with 8 bits per channel, got "
-                    f"Pillow's mode {image.mode}"
-                )
-            if image.has_transparency_data and channels != 4:
-                opaque, _ = image.convert("RGBA").getchannel("A").getextrema()
-                if opaque != 255:
-                    raise UserError(
-                        f"{option}={file} has transparent pixels: save it without transparency"
-                    )
-            # to gray by Pillow's weights (ITU-R 601): 0.299 red + 0.587 green + 0.114 blue
-            array = np.array(image.convert(_MODES[channels]))
-    except UserError:
-        raise
-    except Exception as error:  # Pillow raises many types of errors for broken files
+        return torch.from_numpy(decode(path.parent, path.name, wanted).copy())  # writable
+    except WrongSize as error:
         raise UserError(
-            f"{option}={file} cannot be read as an image ({type(error).__name__}): "
-            "expected an image file such as a PNG"
+            f"{option}={file}: expected {height} x {width} pixels (height x width) like this run's "
+            f"images, got {error}"
         ) from error
-    return torch.from_numpy(array).view(height, width, channels).permute(2, 0, 1).contiguous()
+    except (Unreadable, OSError) as error:
+        raise UserError(
+            f"{option}={file} cannot be read as an image ({error}): expected an image file such as "
+            "a PNG"
+        ) from error

@@ -7,6 +7,7 @@ import torch
 
 from diffusion_lab.commands.ladder.training_runs import RungRun
 from diffusion_lab.config.instantiate import build
+from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.diffusion import Sampler, sample_steps
 from diffusion_lab.evaluation.scorer import FLOOR_DRAWS, ImageScorer
@@ -40,7 +41,8 @@ class Estimate:
         for run in lowest:
             module: DiffusionModule = build(run.config.model)
             sampler: Sampler = build(run.config.sampler)
-            seconds = cost(module, shape, run.config.data.batch_size)["step_seconds"]
+            values = range_of(run.config.data).shape(shape)
+            seconds = cost(module, values, run.config.data.batch_size)["step_seconds"]
             self._training[run.rung.number] = seconds * run.config.trainer.max_steps
             began = time.perf_counter()
             # to the last step, because a generator that is left early keeps gradients disabled
@@ -48,7 +50,7 @@ class Estimate:
                 module.eval().denoise,
                 module.noise_schedule,
                 sampler,
-                shape,
+                values,
                 num_images=few,
                 seed=0,
             ):

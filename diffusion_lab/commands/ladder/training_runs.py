@@ -14,8 +14,8 @@ from torch import Tensor
 from diffusion_lab.commands.ladder.rungs import Rung, differences
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.trusted import check_targets
+from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
-from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.runs.load import Run, load_run
@@ -149,7 +149,7 @@ def choose_ladder_scorer(
         dir=Path(config["paths"]["output_dir"]),
         config=config,
         module=build(cfg.model),
-        value_range=ValueRange(data["value_range"]),
+        value_range=range_of(data),
         image_shape=image_shape(data),
         weights="raw",
         trust=trust,

@@ -23,6 +23,7 @@ from diffusion_lab.commands.likelihood.bits_per_dim import (
 )
 from diffusion_lab.config.schema import LikelihoodConfig
 from diffusion_lab.config.validate import validate
+from diffusion_lab.data.latents.decoder import LatentDecoder
 from diffusion_lab.diffusion import VPSchedule
 from diffusion_lab.diffusion.likelihood.ode import Progress, check_start
 from diffusion_lab.diffusion.likelihood.variational_bound import check_bound
@@ -120,6 +121,11 @@ def likelihood(cfg: DictConfig) -> Likelihood:
             f"labels={cfg.labels}: expected labels=none, or labels=own for each image's own class"
         )
     run = open_run(cfg)
+    if isinstance(run.value_range, LatentDecoder):
+        raise UserError(
+            f"run={cfg.run} was trained on latents ({run.value_range.vae.name}): a VAE gives no "
+            "density of the pixels, only a bound with a further term; expected a run on pixels"
+        )
     methods = _methods(cfg, run)
     images = _images(cfg, run)
     run.module.to(choose_device(cfg.accelerator))
@@ -210,7 +216,7 @@ def _images(cfg: DictConfig, run: Run) -> Images:
         )
     if cfg.labels == "none":
         Conditioning.of(run.module, "none")
-    data = run_data(run, cfg.paths.data_dir)
+    data = run_data(run, **cfg.paths)
     pixels, labels = data.pixels(cfg.split), data.labels(cfg.split)
     if cfg.num_images > len(pixels):
         raise UserError(

@@ -1,6 +1,5 @@
 """scripts/tradeoff.py: compare quality and cost of many samplers for one checkpoint."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from diffusion_lab.scoring.draw_set import SampleSet, draw_set
 from diffusion_lab.scoring.score_sets import read_seeds
 from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
-from diffusion_lab.system.output import results_folder, write_json
+from diffusion_lab.system.output import file_sha256, results_folder, write_json
 
 NAME = "tradeoff.json"
 FID = "fid"
@@ -66,7 +65,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         run.value_range,
     )
     device = choose_device(cfg.accelerator)
-    scorer = choose_scorer(cfg.extractor, run, cfg.paths.data_dir, device=device)
+    scorer = choose_scorer(cfg.extractor, run, **cfg.paths, device=device)
     if cfg.num_samples < scorer.least:
         raise UserError(
             f"num_samples={cfg.num_samples}: expected more than {scorer.least - 1}, because "
@@ -77,7 +76,7 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         "settings": {
             "run": str(run.dir.resolve()),
             "checkpoint": cfg.checkpoint,
-            "checkpoint_sha256": _sha256(run.dir / "checkpoints" / f"{cfg.checkpoint}.ckpt"),
+            "checkpoint_sha256": file_sha256(run.dir / "checkpoints" / f"{cfg.checkpoint}.ckpt"),
             "weights": run.weights,
             "labels": list(conditioning.labels),
             "guidance_scale": conditioning.guidance_scale,
@@ -230,11 +229,6 @@ def _numbers_of_steps(given: Any) -> list[int]:
             "num_steps=5,10,20"
         )
     return sorted(set(numbers))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _opened(out: str | None, parent: Path, content: dict[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -69,7 +69,7 @@ def make_settings(
             raise UserError(unknown_name("samplers", word, words("sampler")))
 
     def unclipped(word: str) -> dict[str, bool]:
-        clips = not value_range.is_pixels and "clip_sample" in sampler_config(word)
+        clips = not value_range.bounded and "clip_sample" in sampler_config(word)
         return {"clip_sample": False} if clips else {}
 
     cells: list[SamplerSetting] = []

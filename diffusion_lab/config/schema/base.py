@@ -37,3 +37,4 @@ class RunDataConfig:
     """Folder that holds the run's data set; null for the folder that the training used."""
 
     data_dir: str | None = None
+    data_path: str | None = None

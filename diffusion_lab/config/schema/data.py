@@ -31,6 +31,7 @@ class SourceConfig:
     background: str | None = None
     unreadable: str | None = None
     cache_dir: str | None = None
+    config: str | None = None
     split: str | None = None
     test_split: str | None = None
     image_key: str | None = None
@@ -47,6 +48,7 @@ class DataConfig(SourceConfig):
 
     _target_: str = "diffusion_lab.data.datamodule.ImageDataModule"
     _convert_: str = "all"
+    latents: str | None = "${absolute_folder:${latents}}"
     flip: bool = False
     clusters: int | None = None
     on_device: Any = "auto"

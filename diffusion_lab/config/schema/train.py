@@ -45,6 +45,7 @@ class TrainConfig:
     command: CommandConfig = field(default_factory=CommandConfig)
 
     seed: int = seed_field()
+    latents: str | None = None
     guidance_scale: float = 1.0
     guidance_interval: Any = None
     threads: int | None = limited(None, 1, MAX_THREADS)
@@ -61,6 +62,7 @@ class TrainConfig:
     weighting: Any = MISSING
     time_sampling: Any = MISSING
     pairing: Any = MISSING
+    augment: Any = None
     sampler: Any = MISSING
     optimizer: Any = MISSING
     lr_scheduler: Any = MISSING

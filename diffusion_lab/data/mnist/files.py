@@ -11,6 +11,8 @@ from diffusion_lab.data.mnist.idx import read_idx
 # files downloaded by torchvision are used here, and vice versa.
 TORCHVISION_CLASS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
+SOURCES = ("auto", "full", "bundled")
+"""Values of data.source= for published images."""
 NUM_TRAIN, NUM_TEST = 60_000, 10_000
 SIDE = 28
 NUM_CLASSES = 10

@@ -9,32 +9,28 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from diffusion_lab.data.disk_cache import Progress, build_folder, check_room, mapped
 from diffusion_lab.data.image_set import ImageSet
-from diffusion_lab.data.pictures.decode import Format, Unreadable, WrongSize
+from diffusion_lab.data.pictures.decode import Fault, Format, Unreadable, WrongSize
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError
+from diffusion_lab.networks.image_size import as_option
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
 _ALONE = 2_000
 """Largest number of pictures that one process decodes faster than several, which must start."""
 _BATCH = 64
-_SECONDS_BETWEEN_LINES = 30
 MAX_TEST = 10_000
 
 
@@ -49,7 +45,7 @@ class Reader(Protocol):
         """Return the name of a picture, for messages."""
 
     def read(self, index: int) -> np.ndarray:
-        """Decode a picture -> uint8 (C, H, W). Raises Unreadable or WrongSize."""
+        """Decode a picture -> uint8 (C, H, W). Raises one of Fault."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +68,6 @@ class Plan:
     skip: bool
 
 
-def default_folder() -> Path:
-    """Return the default folder of all caches: diffusion_lab in ~/.cache or XDG_CACHE_HOME."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "diffusion_lab"
-
-
-def cache_folder(cache_dir: str | Path | None, about: Mapping[str, Any]) -> Path:
-    """Return the folder of a cache, below `cache_dir` or, for None, the default folder.
-
-    The folder's name is a hash of `about`, which describes the pictures and the settings.
-    """
-    text = json.dumps({"version": VERSION, **about}, sort_keys=True)
-    root = Path(cache_dir).expanduser() if cache_dir else default_folder()
-    return root / f"images_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
 def is_complete(folder: Path) -> bool:
     """Return True if the files of a cache exist and have the sizes in its record.json."""
     try:
@@ -108,8 +88,7 @@ def open_cache(folder: Path, name: str, source: str, classes: tuple[str, ...]) -
 
     def images(split: str) -> Tensor:
         shape = (record[split], *record["shape"])
-        # copy on write: a mapped file is never changed, and torch wants a writable array
-        return torch.from_numpy(np.memmap(folder / f"{split}.bin", np.uint8, "c", shape=shape))
+        return mapped(folder / f"{split}.bin", np.uint8, shape)
 
     return ImageSet(
         images("train"),
@@ -134,37 +113,14 @@ def build_cache(folder: Path, plan: Plan) -> None:
             no rule for resizing.
 
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if is_complete(folder):  # by another process meanwhile
-                return
-            part = folder.with_name(f"{folder.name}.part")  # under the lock there is only one
-            for leftover in (folder, part):
-                shutil.rmtree(leftover, ignore_errors=True)
-            part.mkdir()
-            try:
-                _check_room(part, plan)
-                _fill(part, plan)
-                part.replace(folder)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"the cache {folder} cannot be written ({error.strerror or error}): type "
-            "data.cache_dir=<a folder that can be written>"
-        ) from error
 
+    def fill(part: Path) -> None:
+        count = len(plan.train.labels) + (0 if plan.test is None else len(plan.test.labels))
+        needed = count * int(np.prod(plan.wanted.shape))
+        check_room(part, needed, f"{count:,} images", "a smaller data.image_size=")
+        _fill(part, plan)
 
-def _check_room(folder: Path, plan: Plan) -> None:
-    count = len(plan.train.labels) + (0 if plan.test is None else len(plan.test.labels))
-    needed, free = count * int(np.prod(plan.wanted.shape)), shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"the cache of {count:,} images needs {needed / 2**20:,.0f} MiB, but {folder.parent} "
-            f"has {free / 2**20:,.0f} MiB free: type data.cache_dir=<a folder with more room>, or "
-            "a smaller data.image_size="
-        )
+    build_folder(folder, is_complete, fill)
 
 
 def _fill(folder: Path, plan: Plan) -> None:
@@ -184,7 +140,7 @@ def _fill(folder: Path, plan: Plan) -> None:
     skipped: list[str] = []
     total = sum(len(indices) for _, _, indices in parts)
     log.info("decoding %s pictures of %s, once, into %s", f"{total:,}", plan.name, folder.parent)
-    with _Progress(total) as progress:
+    with Progress(total, "decoding", "decoded", "pictures") as progress:
         for split, reader, indices in parts:
             labels = []
             with (folder / f"{split}.bin").open("wb") as file:
@@ -216,16 +172,20 @@ def _fill(folder: Path, plan: Plan) -> None:
     (folder / "record.json").write_text(json.dumps(record, indent=1))
 
 
-def _skipped(fault: Unreadable | WrongSize, name: str, plan: Plan) -> str:
+def _skipped(fault: Fault, name: str, plan: Plan) -> str:
     """Return a note for record.json: the name of an unreadable picture, and what is wrong with it.
 
     Raises UserError for a wrong size, and unless the user chose to skip unreadable pictures.
     """
     wanted = plan.wanted
+    if isinstance(fault, OSError):
+        raise UserError(
+            f"{name} cannot be opened ({fault.strerror}): check its permissions and its disk"
+        )
     if isinstance(fault, WrongSize):
         raise UserError(
-            f"{name} is {fault}, expected {wanted.height} x {wanted.width} from "
-            "data.image_size=: type data.resize=crop, pad or stretch, or another data.image_size="
+            f"{name} is {fault}, expected {as_option([wanted.height, wanted.width])}: type "
+            "data.resize=crop, pad or stretch, or another size"
         )
     if not plan.skip:
         raise UserError(
@@ -244,17 +204,17 @@ class _Pictures(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[int, np.ndarray | Unreadable | WrongSize]:
+    def __getitem__(self, position: int) -> tuple[int, np.ndarray | Fault]:
         index = int(self.indices[position])
         try:
             return index, self.reader.read(index)
-        except (Unreadable, WrongSize) as fault:
+        except (Unreadable, WrongSize, OSError) as fault:
             return index, fault
 
 
 def _decoded(
-    reader: Reader, indices: np.ndarray, progress: "_Progress"
-) -> Iterator[tuple[int, np.ndarray | Unreadable | WrongSize]]:
+    reader: Reader, indices: np.ndarray, progress: Progress
+) -> Iterator[tuple[int, np.ndarray | Fault]]:
     """Decode pictures in several processes; yield (index, pixels or exception) in order."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     loader = DataLoader(
@@ -268,30 +228,6 @@ def _decoded(
     for batch in loader:
         yield from batch
         progress.advance(len(batch))
-
-
-class _Progress:
-    """Progress of decoding: a bar on a terminal, elsewhere a log line every half minute."""
-
-    def __init__(self, total: int) -> None:
-        self._bar = tqdm(total=total, desc="decoding", unit=" pictures", disable=None, leave=False)
-        self._total, self._done = total, 0
-        self._began = self._told = time.monotonic()
-
-    def advance(self, count: int) -> None:
-        self._done += count
-        self._bar.update(count)
-        now = time.monotonic()
-        if self._bar.disable and now - self._told > _SECONDS_BETWEEN_LINES:
-            self._told = now
-            left = (now - self._began) * (self._total / self._done - 1)
-            log.info("%d of %d pictures decoded, %.0f s left", self._done, self._total, left)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
 
 
 def _labels(folder: Path, split: str) -> np.ndarray:

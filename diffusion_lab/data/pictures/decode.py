@@ -1,23 +1,25 @@
 """Decode picture files to uint8 (C, H, W): orientation, bit depth, colours, size."""
 
-import os
+import errno
 import warnings
 import zipfile
-import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from diffusion_lab.errors import UserError, reason_of, unknown_name
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
-"""Endings of files that count as pictures; all other files are ignored."""
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".webp", ".avif"),
+    *(".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".npy"),
+)
+"""Files that count as pictures; all others are ignored. A fixed list, because what Pillow can
+read depends on how it was built."""
 RESIZE = ("crop", "pad", "stretch")
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FILTER = Image.Resampling.BICUBIC
 """Pillow's filters are antialiased; Parmar et al. 2022 (arXiv 2104.11222) recommend bicubic."""
 
@@ -28,6 +30,10 @@ class Unreadable(Exception):
 
 class WrongSize(Exception):
     """Raised for a picture of another size without a rule for resizing; the message is its size."""
+
+
+Fault = Unreadable | WrongSize | OSError
+"""Why a picture could not be decoded; an OSError says nothing about its content."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,16 @@ class Format:
             ) from error
 
 
-def decode(root: Path, name: str, wanted: Format) -> np.ndarray:
-    """Decode a picture of a folder or zip file -> uint8 (C, H, W).
+def decode(root: Path | zipfile.ZipFile, name: str, wanted: Format) -> np.ndarray:
+    """Decode a picture of a folder or an open zip file -> uint8 (C, H, W).
 
-    Raises Unreadable for a file that is damaged or of an unsupported kind, and WrongSize for a
-    picture of another size if `wanted.resize` is None.
+    Raises Unreadable for a file that is damaged or of an unsupported kind, WrongSize for a picture
+    of another size if `wanted.resize` is None, and OSError for a file that the system does not let
+    read.
     """
     try:
-        with _opened(root, name) as file, warnings.catch_warnings():
+        opened = root.open(name) if isinstance(root, zipfile.ZipFile) else (root / name).open("rb")
+        with opened as file, warnings.catch_warnings():
             if name.lower().endswith(".npy"):
                 return _fitted_array(np.load(file, allow_pickle=False), wanted)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -84,26 +92,22 @@ def decode(root: Path, name: str, wanted: Format) -> np.ndarray:
         raise
     except UnidentifiedImageError as error:
         raise Unreadable("the file is empty, damaged, or of an unknown kind") from error
-    # Pillow's plug-ins raise these for damaged files; a bomb is a picture of enormous size
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        OverflowError,
-        RuntimeError,  # an encrypted zip file
-        zipfile.BadZipFile,
-        zlib.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except Exception as error:  # Pillow, NumPy and zipfile raise many types for damaged files
+        if is_of_the_system(error):
+            raise
         raise Unreadable(reason_of(error)) from error
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Return True for an error of the disk or of the memory, which says nothing about the file."""
+    if isinstance(error, OSError):  # damaged files lead Pillow to places outside of them
+        return error.errno not in (None, errno.EINVAL, errno.EOVERFLOW)
+    return isinstance(error, MemoryError)
 
 
 def to_array(image: Image.Image, wanted: Format) -> np.ndarray:
     """Convert an open picture -> uint8 (C, H, W). Raises Unreadable and WrongSize."""
-    if wanted.channels not in _MODES:
+    if wanted.channels not in MODES:
         raise Unreadable(
             f"data.channels={wanted.channels}: expected 1, 3 or 4, except for .npy files"
         )
@@ -127,7 +131,7 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
 
 def _coloured(image: Image.Image, wanted: Format) -> Image.Image:
     """Convert a picture to the wanted channels, with the background behind transparent pixels."""
-    mode = _MODES[wanted.channels]
+    mode = MODES[wanted.channels]
     if mode != "RGBA" and image.has_transparency_data:
         behind = Image.new("RGBA", image.size, wanted.background)
         image = Image.alpha_composite(behind, image.convert("RGBA"))
@@ -160,13 +164,3 @@ def _fitted_array(pixels: Any, wanted: Format) -> np.ndarray:
     if pixels.shape != wanted.shape:
         raise WrongSize(f"{pixels.shape[1]} x {pixels.shape[2]} pixels")
     return np.ascontiguousarray(pixels)
-
-
-def _opened(root: Path, name: str) -> IO[bytes]:
-    return (root / name).open("rb") if root.is_dir() else _archive(root, os.getpid()).open(name)
-
-
-@lru_cache(maxsize=1)
-def _archive(root: Path, process: int) -> zipfile.ZipFile:
-    """Return an open zip file, one per process, because processes would share its position."""
-    return zipfile.ZipFile(root)

@@ -1,6 +1,7 @@
 """Find the pictures of a folder or zip file: splits, classes, and a fingerprint of all files."""
 
 import hashlib
+import logging
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -9,12 +10,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from diffusion_lab.data.image_set import MAX_CLASSES
 from diffusion_lab.data.pictures.decode import SUFFIXES
 from diffusion_lab.errors import UserError
 
+log = logging.getLogger(__name__)
+
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
-MAX_CLASSES = 256
-"""Largest number of classes, because reference files store a label in one byte."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,16 @@ def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
     digest = hashlib.sha256()
     names: list[str] = []
     folders: set[str] = set()
-    for name, stamp in _entries(root, folders):
+    others: list[str] = []
+    for name, stamp in _entries(root, folders, others):
         names.append(name)
         digest.update(f"{name}\0{stamp}\n".encode("utf-8", "surrogateescape"))
     if not names:
         raise UserError(
             f"data.path={path} holds no pictures: expected files that end in {', '.join(SUFFIXES)}"
         )
+    if others:
+        log.info("%d other files in %s are passed over, such as %s", len(others), path, others[0])
     splits = _splits(str(path), names)
     classes: tuple[str, ...] = ()
     if labelled is not False:
@@ -80,13 +85,13 @@ def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
     return Listing(root, listed[0], test, classes, digest.hexdigest())
 
 
-def _entries(root: Path, folders: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, state) of every picture, sorted by name; add the names of folders to `folders`.
+def _entries(root: Path, folders: set[str], others: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (name, state) of every picture, sorted by name; collect folders and other files.
 
     The state is the file's size and modification time, or its size and checksum in a zip file.
     """
     if root.is_dir():
-        yield from sorted(_walk(root, "", folders))
+        yield from sorted(_walk(root, "", folders, others))
         return
     if not root.exists():
         raise UserError(
@@ -115,25 +120,31 @@ def _entries(root: Path, folders: set[str]) -> Iterator[tuple[str, str]]:
             folders.add(str(place))
         elif _is_picture(info.filename):
             found.append((info.filename, f"{info.file_size} {info.CRC}"))
+        else:
+            others.append(info.filename)
     yield from sorted(found)
 
 
-def _walk(folder: Path, prefix: str, folders: set[str]) -> Iterator[tuple[str, str]]:
+def _walk(
+    folder: Path, prefix: str, folders: set[str], others: list[str]
+) -> Iterator[tuple[str, str]]:
     try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions") from (
-            error
-        )
-    for entry in entries:
-        if _hidden([entry.name]):
-            continue
-        if entry.is_dir():
-            folders.add(f"{prefix}{entry.name}")
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", folders)
-        elif _is_picture(entry.name):
-            about = entry.stat()
-            yield f"{prefix}{entry.name}", f"{about.st_size} {about.st_mtime_ns}"
+        for entry in list(os.scandir(folder)):
+            if _hidden([entry.name]):
+                continue
+            if entry.is_dir():
+                folders.add(f"{prefix}{entry.name}")
+                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", folders, others)
+            elif _is_picture(entry.name):
+                about = entry.stat()
+                yield f"{prefix}{entry.name}", f"{about.st_size} {about.st_mtime_ns}"
+            else:
+                others.append(f"{prefix}{entry.name}")
+    except OSError as error:  # also of a link to nowhere, or to a folder around it
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}): check its permissions, or remove "
+            "it if it is a broken link"
+        ) from error
 
 
 def _is_picture(name: str) -> bool:

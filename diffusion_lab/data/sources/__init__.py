@@ -1,12 +1,13 @@
 """Choose the source of images (files, generated, downloaded) from the options of data=."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from inspect import signature
 from typing import Any, Protocol
 
 from diffusion_lab.data.image_set import ImageSet
-from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
+from diffusion_lab.data.mnist.files import SOURCES, TORCHVISION_CLASS
 from diffusion_lab.data.shape import ImageSize, check_channels
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, near, unknown_name
 
 
 class Source(Protocol):
@@ -36,6 +37,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "npz": ("path",),
     "pictures": ("path", "labelled", "resize", "background", "unreadable", "cache_dir"),
     "huggingface": (
+        "config",
         "split",
         "test_split",
         "image_key",
@@ -58,6 +60,7 @@ def make_source(
     channels: int,
     image_size: ImageSize | None,
     options: Mapping[str, Any],
+    also: Collection[str] = (),
 ) -> Source:
     """Return the source that the options ask for, without reading anything.
 
@@ -68,6 +71,7 @@ def make_source(
         channels: channels of an image.
         image_size: side, or height and width; None for the original size.
         options: values of those options in OPTIONS that the user set.
+        also: options that are valid for every source, because the caller reads them.
 
     Raises:
         UserError: for an option that the source does not have, or an option with an invalid value.
@@ -75,6 +79,7 @@ def make_source(
     """
     check_channels(channels)
     kind = _kind(name, source, options)
+    options = {k: v for k, v in options.items() if k in OPTIONS[kind] or k not in also}
     for option in options:
         if option not in OPTIONS[kind]:
             if kind == "own":
@@ -84,8 +89,15 @@ def make_source(
                 )
             takers = [word for word, own in OPTIONS.items() if option in own]
             if not takers:
+                from diffusion_lab.data.datamodule import ImageDataModule
+
                 known = sorted({known for own in OPTIONS.values() for known in own})
-                raise UserError(f"data.{option} is unknown: choose from {', '.join(known)}")
+                known += [p for p in signature(ImageDataModule).parameters if p != "options"]
+                meant = near(option, known)
+                raise UserError(
+                    f"data.{option} is unknown: "
+                    + (f"did you mean {' or '.join(meant)}?" if meant else f"choose from {known}")
+                )
             raise UserError(
                 f"data.{option} has no effect on the data set {name}: leave it out, because "
                 f"data.{option}= belongs to {' and '.join(_WORDS[taker] for taker in takers)}"
@@ -138,19 +150,24 @@ _WORDS = {
 }
 GENERATED = ("fake", "points")
 TORCHVISION = ("cifar10", "cifar100", "svhn")
+BUILT_IN = (*TORCHVISION_CLASS, *TORCHVISION, *GENERATED)
 
 
 def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
-    if "images" in options:
-        return "own"
-    if source in BY_NAME:
-        built_in = [*TORCHVISION_CLASS, *TORCHVISION, *GENERATED]
-        if source != "huggingface" and name in built_in:
+    if "images" in options or source in BY_NAME:
+        if name in BUILT_IN:
+            other = "type another data.name="
+            if source == "huggingface":
+                other = "type the full name, <owner>/<name>, or the folder's path, ./<name>"
             raise UserError(
                 f"data.name={name} is a built-in data set, whose statistics would be used to "
-                "score your images: type another data.name="
+                f"score your images: {other}"
             )
-        return source
+        return "own" if "images" in options else source
+    if source not in SOURCES and source not in BY_NAME:
+        raise UserError(unknown_name("data.source", source, [*SOURCES, *BY_NAME]))
+    if name not in BUILT_IN:
+        raise UserError(unknown_name("data", name, [*BUILT_IN, "images", "npz", "hf"]))
     if name in GENERATED:
         return name
     return "torchvision" if name in TORCHVISION else "published"

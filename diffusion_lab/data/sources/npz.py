@@ -1,5 +1,6 @@
 """Images in a NumPy archive (.npz)."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.image_set import MAX_CLASSES, ImageSet
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.split import split_order
 from diffusion_lab.errors import UserError, reason_of
@@ -15,7 +16,6 @@ from diffusion_lab.networks.image_size import height_and_width
 
 _KEYS = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}
 _TYPES = (np.uint8, np.float32, np.float16)
-MAX_CLASSES = 256
 
 
 class NpzImages:
@@ -35,7 +35,7 @@ class NpzImages:
         if not self.path.is_file():
             raise UserError(f"data.path={path} is no file: type data.path=<file>.npz")
 
-    @property
+    @cached_property
     def num_classes(self) -> int | None:
         """Number of classes, one more than the largest label; None without labels."""
         labels = self._arrays(("labels",)).get("labels")
@@ -56,6 +56,11 @@ class NpzImages:
         if "test_images" in arrays:
             test_images, test_labels = self._split(arrays, "test_images", "test_labels")
             note = "the test split of the file"
+            if self.num_classes is not None and test_labels.max() >= self.num_classes:
+                raise UserError(
+                    f"data.path={self.path}: test_labels go to {test_labels.max()}, labels only to "
+                    f"{self.num_classes - 1}; expected test images of the training classes"
+                )
         else:
             order = split_order(len(images))
             held_out = max(1, len(images) // 10)

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.image_set import FLOATS, ImageSet
+from diffusion_lab.data.image_set import FLOATS, MAX_CLASSES, ImageSet
 from diffusion_lab.data.loader import check_whole_number
-from diffusion_lab.data.mnist.files import TORCHVISION_CLASS
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.errors import UserError
 from diffusion_lab.networks.image_size import height_and_width
@@ -19,8 +18,6 @@ ReadImages = Callable[[], Any]
 Images are uint8 (N, C, H, W), or (N, H, W) for one channel; labels are whole numbers (N,) from 0.
 With data.value_range=unbounded images are float32 or float16 (N, C, H, W).
 """
-MAX_CLASSES = 256
-"""Largest number of classes, because reference files store a label in one byte."""
 _EXAMPLE = "data.images={_target_: my_data.images, _partial_: true}"
 
 
@@ -130,11 +127,6 @@ class OwnImages:
         images: ReadImages,
         num_classes: int = 10,
     ) -> None:
-        if name in TORCHVISION_CLASS or name == "fake":
-            raise UserError(
-                f"data.name={name} is a built-in data set, whose statistics would be used to "
-                "score your images: type another data.name="
-            )
         if not callable(images):
             raise UserError(
                 f"data.images is a {type(images).__name__}: expected a function, for example "

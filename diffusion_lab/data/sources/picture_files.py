@@ -1,23 +1,26 @@
 """Source of images: a folder or zip file of pictures."""
 
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
+from diffusion_lab.data.disk_cache import cache_folder
 from diffusion_lab.data.image_set import ImageSet
 from diffusion_lab.data.pictures.cache import (
     Plan,
     build_cache,
-    cache_folder,
     is_complete,
     open_cache,
 )
-from diffusion_lab.data.pictures.decode import Format, decode
+from diffusion_lab.data.pictures.decode import MODES, Format, Unreadable, decode
 from diffusion_lab.data.pictures.listing import Listing, Pictures, list_pictures
 from diffusion_lab.data.shape import ImageSize
-from diffusion_lab.errors import UserError, unknown_name
+from diffusion_lab.errors import UserError, reason_of, unknown_name
 from diffusion_lab.networks.image_size import height_and_width
 
 UNREADABLE = ("stop", "skip")
@@ -30,6 +33,11 @@ class FileReader:
     root: Path
     pictures: Pictures
     wanted: Format
+    _archives: dict[int, ZipFile] = field(default_factory=dict, compare=False, repr=False)
+    """The open zip file, by process: sharing one would mean sharing its position."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archives": {}}
 
     @property
     def labels(self) -> np.ndarray:
@@ -42,7 +50,17 @@ class FileReader:
 
     def read(self, index: int) -> np.ndarray:
         """Decode a picture -> uint8 (C, H, W)."""
-        return decode(self.root, self.pictures.names[index], self.wanted)
+        return decode(self._opened(), self.pictures.names[index], self.wanted)
+
+    def _opened(self) -> Path | ZipFile:
+        if self.root.is_dir():
+            return self.root
+        if os.getpid() not in self._archives:
+            try:
+                self._archives[os.getpid()] = ZipFile(self.root)
+            except BadZipFile as error:
+                raise Unreadable(reason_of(error)) from error
+        return self._archives[os.getpid()]
 
 
 class PictureFiles:
@@ -86,7 +104,12 @@ class PictureFiles:
     @cached_property
     def listing(self) -> Listing:
         """The pictures below `path`, by split and class."""
-        return list_pictures(self.path, self.labelled)
+        listed = list_pictures(self.path, self.labelled)
+        names = (*listed.train.names, *(listed.test.names if listed.test else ()))
+        picture = next((name for name in names if not name.lower().endswith(".npy")), None)
+        if picture is not None:
+            check_picture_channels(self.wanted.channels, f"{picture} is a picture")
+        return listed
 
     @property
     def num_classes(self) -> int | None:
@@ -101,7 +124,7 @@ class PictureFiles:
             "format": asdict(self.wanted),
             "skip": self.skip,
         }
-        return cache_folder(self.cache_dir, about)
+        return cache_folder("images", self.cache_dir, about)
 
     def prepare(self) -> None:
         """Decode the pictures, unless a complete cache exists."""
@@ -118,6 +141,14 @@ class PictureFiles:
         """Return the memory-mapped images of the cache, which is built if it is missing."""
         self.prepare()
         return open_cache(self._folder, self.name, "pictures", self.listing.classes)
+
+
+def check_picture_channels(channels: int, reason: str) -> None:
+    """Raise UserError unless a picture can have this number of channels."""
+    if channels not in MODES:
+        raise UserError(
+            f"data.channels={channels}: expected 1 (gray), 3 (RGB) or 4 (RGBA), because {reason}"
+        )
 
 
 def checked_format(

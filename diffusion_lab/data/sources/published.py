@@ -18,6 +18,7 @@ from diffusion_lab.data.mnist.download import DownloadError, download_missing
 from diffusion_lab.data.mnist.files import (
     NUM_CLASSES,
     SIDE,
+    SOURCES,
     TORCHVISION_CLASS,
     IdxFile,
     idx_files,
@@ -28,7 +29,6 @@ from diffusion_lab.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("auto", "full", "bundled")
 NUM_BUNDLED_TEST = 500
 BUNDLED_SEED = 0  # of the choice of bundled test digits: must never change
 
@@ -36,7 +36,7 @@ BUNDLED_SEED = 0  # of the choice of bundled test digits: must never change
 def check_choice(name: str, source: str) -> None:
     """Raise UserError unless the published data set `name` is available from `source`."""
     if name not in TORCHVISION_CLASS:
-        raise UserError(unknown_name("data", name, [*TORCHVISION_CLASS, "fake"]))
+        raise UserError(unknown_name("data", name, list(TORCHVISION_CLASS)))
     if source not in SOURCES:
         raise UserError(unknown_name("data.source", source, SOURCES))
     if source == "bundled" and name != "mnist":

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from diffusion_lab.data.folder import contents, find_data_dir, may_write
 from diffusion_lab.data.image_set import ImageSet
+from diffusion_lab.data.mnist.download import LOCK_TIMEOUT
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.split import check_padding
 from diffusion_lab.errors import UserError, reason_of
@@ -45,10 +47,13 @@ class TorchvisionImages:
             check_padding(image_size, _SIDE)
         self.name, self.folder = name, find_data_dir(data_dir)
         self.num_classes = _CLASSES[name]
+        self._verified: tuple[Any, Any] | None = None
+        """What `prepare` has read, until `read` takes it."""
 
     def prepare(self) -> None:
         """Download the files unless the data folder has them."""
-        if self._found() is not None:
+        self._verified = self._found()
+        if self._verified is not None:
             return
         if not may_write(self.folder):
             raise UserError(
@@ -57,8 +62,17 @@ class TorchvisionImages:
                 f"paths.data_dir=<folder of {self.name}, or a new folder>"
             )
         try:
-            for train in (True, False):
-                self._dataset(train, download=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # torchvision writes in place: one process at a time
+            with FileLock(self.folder / ".download.lock", timeout=LOCK_TIMEOUT):
+                if self._found() is None:  # another process may have downloaded it meanwhile
+                    for train in (True, False):
+                        self._dataset(train, download=True)
+        except Timeout as error:
+            raise UserError(
+                f"another process has held {error.lock_file} for {LOCK_TIMEOUT / 60:.0f} minutes: "
+                "stop that process, then start again"
+            ) from error
         except Exception as error:  # of urllib, http, tarfile, or torchvision's RuntimeError
             raise UserError(
                 f"{self.name} is not in {self.folder} and could not be downloaded "
@@ -68,7 +82,8 @@ class TorchvisionImages:
 
     def read(self) -> ImageSet:
         """Read the training and the test split."""
-        if (found := self._found()) is None:
+        found, self._verified = self._verified or self._found(), None
+        if found is None:
             raise UserError(
                 f"{self.name} is not in {self.folder}, or its files are damaged: remove damaged "
                 "files and start again, to download the data set"

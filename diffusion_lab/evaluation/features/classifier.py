@@ -29,6 +29,10 @@ class FeatureNetwork(nn.Module):
         return self.head(self.features(x))
 
 
+MIN_SIDE = 9
+"""Least height and width of images that a Classifier takes."""
+
+
 class Classifier(FeatureNetwork):
     """Convolutional classifier for small gray images such as digits, with 120,000 parameters.
 

@@ -210,19 +210,19 @@ def check_pixels(images: Tensor) -> None:
 def unpadded(images: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     """Cut off the border that data.image_size= added: images (N, C, H, W) -> (N, C, h, w).
 
-    `image_shape` is the shape (C, h, w) without the border. Raises UserError if an equal border on
-    all sides cannot give the size of the images.
+    `image_shape` is the shape (C, h, w) without the border. Raises UserError if equal borders on
+    opposite sides cannot give the size of the images.
     """
     _, height, width = image_shape
     down, right = images.shape[2] - height, images.shape[3] - width
-    if down != right or down < 0 or down % 2:
+    if min(down, right) < 0 or down % 2 or right % 2:
         raise UserError(
             f"the images are {images.shape[2]}x{images.shape[3]}: expected {height}x{width}, or "
-            f"{height}x{width} with an equal black border on all sides, for example "
+            f"{height}x{width} with an equal black border on opposite sides, for example "
             f"{height + 4}x{width + 4} (data.image_size={height} or {height + 4})"
         )
-    border = down // 2
-    return images[:, :, border : border + height, border : border + width]
+    top, left = down // 2, right // 2
+    return images[:, :, top : top + height, left : left + width]
 
 
 RESTORE = "restore it (a shipped file by git or pip), or train another version"
@@ -243,4 +243,4 @@ def verified(file: Path, expected: str) -> bytes:
     return content
 
 
-INCEPTION = "inception"
+INCEPTION, DINOV2 = "inception", "dinov2"

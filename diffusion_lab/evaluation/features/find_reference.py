@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from diffusion_lab.data.folder import REFERENCES, may_write
+from diffusion_lab.data.folder import REFERENCES, may_write, user_cache
 from diffusion_lab.data.image_set import ImageSet
-from diffusion_lab.data.split import split_order
+from diffusion_lab.data.split import first_indices
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import Extractor, TrainedExtractor
 from diffusion_lab.evaluation.features.moments_file import read_moments, reference_of_moments
@@ -63,8 +63,9 @@ def training_moments(extractor: Extractor, read: Callable[[], Data]) -> Referenc
     """
     module = read()
     images = module.image_set()
-    order = split_order(len(images.train_labels))[:NUM_TRAINING]
-    name = f"{len(order):,} training images of {images.name}"
+    count = min(NUM_TRAINING, len(images.train_labels))
+    order = first_indices(len(images.train_labels), count, images.shuffled)
+    name = f"{count:,} training images of {images.name}"
     key = cache_key(extractor, images, NUM_TRAINING)
     file = _cache_beside(module.data_dir) / f"{key}.train.npz"
     try:
@@ -94,8 +95,7 @@ def _cache_beside(data_dir: Path) -> Path:
     """
     if may_write(data_dir) and os.access(_first_existing(data_dir), os.W_OK):
         return data_dir / REFERENCES
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches, "diffusion_lab", REFERENCES)
+    return user_cache() / REFERENCES
 
 
 def _first_existing(folder: Path) -> Path:

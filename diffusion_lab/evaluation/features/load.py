@@ -9,8 +9,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from diffusion_lab.data.sources import BUILT_IN
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import (
+    DINOV2,
     INCEPTION,
     RESTORE,
     Extractor,
@@ -30,6 +32,12 @@ def extractor_for(data: str, setting: str = "extractor") -> str:
     """
     if name := shipped_for(data):
         return name
+    if data not in BUILT_IN:  # its options are not known here
+        raise UserError(
+            f"no extractor comes with {data}: use {setting}={INCEPTION}; or train one, python "
+            "scripts/train_extractor.py version=<name> with the data options of the training, and "
+            f"give its folder, {setting}=<folder>"
+        )
     raise UserError(
         f"no extractor comes with data={data}: train one by python scripts/train_extractor.py "
         f"data={data} version={data}_v1 and type {setting}=<its folder>, or use "
@@ -42,9 +50,10 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
 
     Args:
         name: a shipped extractor, such as mnist_v1; a folder written by
-            scripts/train_extractor.py; inception, for published FIDs; or <path>.pth, a file of
-            Inception's weights.
-        device: device of Inception; the small networks stay on the CPU.
+            scripts/train_extractor.py; inception, for published FIDs, or <path>.pth, a file of
+            Inception's weights; dinov2, for published FD-DINOv2, or <path>.safetensors, a file of
+            DINOv2's weights.
+        device: device of Inception and DINOv2; the small networks stay on the CPU.
 
     Raises:
         UserError: if there is no such extractor, or its weights do not match its record.
@@ -54,6 +63,10 @@ def load_extractor(name: str = "mnist_v1", device: torch.device | str = "cpu") -
         from diffusion_lab.evaluation.features.inception import load_inception
 
         return load_inception(None if name == INCEPTION else Path(name), device)
+    if name == DINOV2 or name.endswith(".safetensors"):
+        from diffusion_lab.evaluation.features.dinov2 import load_dinov2
+
+        return load_dinov2(None if name == DINOV2 else Path(name), device)
     record_file = _record_file(name)
     folder = record_file.parent
     try:
@@ -104,6 +117,6 @@ def _record_file(name: str) -> Path:
         reason = f"has {len(records)} JSON files, expected one" if records else "is no extractor"
         raise UserError(
             f"extractor={name} {reason}: choose from {', '.join(shipped_versions())}, "
-            f"{INCEPTION}, or a folder written by scripts/train_extractor.py"
+            f"{INCEPTION}, {DINOV2}, or a folder written by scripts/train_extractor.py"
         )
     return records[0]

@@ -1,6 +1,7 @@
 """Read published moments of real images from npz files with mu and sigma, EDM's format."""
 
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def read_moments(file: str | Path, extractor: Extractor) -> Reference:
     path, setting = Path(file).expanduser(), f"reference={file}"
     try:
         content = path.read_bytes()
-        with np.load(path, allow_pickle=False) as npz:
+        with np.load(io.BytesIO(content), allow_pickle=False) as npz:
             mean, covariance = (np.asarray(npz[name]) for name in ("mu", "sigma"))
     except KeyError as error:
         raise UserError(

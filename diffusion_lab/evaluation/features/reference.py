@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from diffusion_lab.data.image_set import ImageSet
-from diffusion_lab.data.split import split_order
+from diffusion_lab.data.split import first_indices
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import (
     RESTORE,
@@ -57,6 +57,11 @@ class Reference:
     """int64 (N,)."""
     test_moments: Moments
     train_moments: Moments
+
+    @property
+    def has_features(self) -> bool:
+        """False if only moments of the real images are known."""
+        return len(self.test) > 0
 
 
 def make_reference(
@@ -144,7 +149,8 @@ def cached_reference(
             return _read(file)
         except UserError as error:
             log.warning("%s; computing the reference again", error)
-    order = split_order(len(images.train_labels))[: min(n, _unseen(extractor, images))]
+    count = min(n, _unseen(extractor, images))
+    order = first_indices(len(images.train_labels), count, images.shuffled)
     log.info("computing the reference of %s by extractor %s, once", images.name, extractor.name)
     reference = make_reference(
         extractor,
@@ -178,7 +184,7 @@ def _unseen(extractor: Extractor, images: ImageSet) -> int:
 
 def cache_key(extractor: Extractor, images: ImageSet, n: int) -> str:
     """Return a hash (hex) of all inputs of a computed reference."""
-    inputs = {
+    inputs: dict[str, Any] = {
         "format": FORMAT,
         "extractor": extractor.sha256,
         "resize_rule": extractor.resize_rule,
@@ -187,6 +193,8 @@ def cache_key(extractor: Extractor, images: ImageSet, n: int) -> str:
         "num_train": len(images.train_labels),
         "n": n,
     }
+    if images.shuffled:
+        inputs["shuffled"] = True
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

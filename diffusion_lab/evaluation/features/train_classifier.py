@@ -14,7 +14,7 @@ from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import Diverged, UserError
 from diffusion_lab.evaluation.features.augmentation import Affine, Augmentation
-from diffusion_lab.evaluation.features.classifier import Classifier, FeatureNetwork
+from diffusion_lab.evaluation.features.classifier import MIN_SIDE, Classifier, FeatureNetwork
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Training:
     """
 
     max_epochs: int = 12
-    lr: float = 0.003
-    weight_decay: float = 0.01
+    lr: float = 0.004
+    weight_decay: float = 0.05
     augmentation: Augmentation = field(default_factory=Affine)
     seed: int = 0
 
@@ -48,7 +48,7 @@ class Training:
                 f"max_epochs={self.max_epochs}: expected at least 1, for example max_epochs=12"
             )
         if not 0 < self.lr < math.inf:
-            raise UserError(f"lr={self.lr}: expected a number above 0, for example lr=0.003")
+            raise UserError(f"lr={self.lr}: expected a number above 0, for example lr=0.004")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"weight_decay={self.weight_decay}: expected a number of at least 0")
 
@@ -118,6 +118,12 @@ class Training:
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raise UserError if the network cannot take images (C, H, W)."""
+        _, height, width = image_shape
+        if min(height, width) < MIN_SIDE:
+            raise UserError(
+                f"the images are {height}x{width}: expected at least {MIN_SIDE} pixels on each "
+                "side; type a larger data.image_size=, or score with extractor=inception"
+            )
 
     def network(self, images: Tensor, num_classes: int) -> FeatureNetwork:
         """Build the untrained network for uint8 training images (N, C, H, W)."""

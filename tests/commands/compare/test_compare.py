@@ -157,7 +157,7 @@ def test_rows_are_named_by_the_fewest_settings_that_distinguish_them(typed, tmp_
 def test_folders_and_loggers_do_not_make_a_row_of_their_own(typed, tmp_path):
     make_run(tmp_path / "a", [5.0], 0)
     moved = {"paths": {"output_dir": "/else"}, "logger": {"csv": {"name": "y"}}}
-    make_run(tmp_path / "b", [6.0], 1, moved | {"data": {"data_dir": "/there"}})
+    make_run(tmp_path / "b", [6.0], 1, moved | {"data": {"data_dir": "/there", "path": "x"}})
     rows, _, out = compared(typed, "runs=a,b", metrics="fid")
     [row] = rows.values()
     assert (row["group"], row["n"], row["mean"]) == ("model=flow", "2", "5.5")
@@ -191,6 +191,7 @@ def test_options_select_the_newest_matching_evaluation(typed, tmp_path):
     [
         ({"extractor": {"name": "mine", "sha256": "cd" * 32}}, ["mnist_v1 (abababab)", "mine"]),
         ({"reference": {"data": "kmnist", "n": 10000}}, ["reference", "kmnist"]),
+        ({"reference": {"data": "x.npz", "n": None}}, ["with reference", "x.npz (moments)"]),
         ({"num_calls": 79.0}, ["NFE 40", "79"]),
         ({"scores": []}, ["evaluation.json is damaged", "no sampler settings or no scores"]),
         ({"scores": [{"seed": 0, "fid": "low"}]}, ["evaluation.json is", "fid is not a number"]),

@@ -209,7 +209,10 @@ def test_spacings_multiply_only_the_samplers_that_have_the_option():
         (["num_steps=[]"], ["num_steps=[]"]),
         (["spacings=wide"], ["spacings=wide", "leading", "trailing"]),
         (["samplers=blend", "spacings=leading"], ["spacings= has no effect"]),
-        (["samplers=ddim", "num_steps=1001"], ["ddim 1001 steps", "1000 timesteps"]),
+        (
+            ["samplers=ddim", "num_steps=1001"],
+            ["the sampler setting 'ddim 1001'", "1000 timesteps"],
+        ),
         (["num_samples=8"], ["num_samples=8", "more than 8"]),
         (["batch_size=0"], ["batch_size=0"]),
         (["seeds=0"], ["seeds=0"]),

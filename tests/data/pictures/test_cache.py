@@ -1,11 +1,13 @@
 """The cache of decoded pictures: complete or absent, rebuilt when its pictures change."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import time
+import zipfile
 from collections import namedtuple
 
 import numpy as np
@@ -137,7 +139,8 @@ def test_a_killed_build_leaves_no_cache(folder):
 def test_an_unreadable_picture_stops_or_is_left_out(folder, caplog):
     (folder / "b" / "1.png").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"b/1.png cannot be read as a picture \(empty, .*unreadable=skip"
+        UserError,
+        match=r"b/1.png cannot be read as a picture \(the file is empty, .*unreadable=skip",
     ):
         loaded(folder)
     module = loaded(folder, unreadable="skip")
@@ -145,11 +148,34 @@ def test_an_unreadable_picture_stops_or_is_left_out(folder, caplog):
     assert "1 unreadable pictures left out" in module.provenance["note"]
 
 
+def test_a_picture_that_the_disk_does_not_give_is_not_left_out(folder, monkeypatch):
+    """Neither its size nor its time changes when it can be read again: it would be missed."""
+    fault = PermissionError(errno.EACCES, "Permission denied", "1.png")
+
+    def refuse(root, name, wanted):
+        raise fault
+
+    monkeypatch.setattr("diffusion_lab.data.sources.picture_files.decode", refuse)
+    with pytest.raises(UserError, match=r"png cannot be opened \(Permission denied\)"):
+        loaded(folder, unreadable="skip")
+
+
 def test_another_size_needs_a_rule(folder):
     Image.new("RGB", (9, 6)).save(folder / "b" / "1.png")
-    with pytest.raises(UserError, match=r"b/1.png is 6 x 9 pixels.*data.resize=crop"):
+    with pytest.raises(UserError, match=r"b/1.png is 6 x 9 .*image_size=\[6,8\].*data.resize=crop"):
         loaded(folder, unreadable="skip")
     assert loaded(folder, resize="crop").image_shape == (3, *SHAPE)
+
+
+def test_a_zip_file_may_be_replaced(folder):
+    """Its new pictures are read, also by the process that has read the old ones."""
+    for name, colour in (("x", 0), ("y", 255)):
+        with zipfile.ZipFile(folder.parent / "all.zip", "w") as archive:
+            for k in range(20):
+                Image.new("L", (8, 6), colour).save(folder / "new.png")
+                archive.write(folder / "new.png", f"{name}{k}.png")
+        module = loaded(folder.parent / "all.zip", channels=1)
+        assert module.pixels("train").unique().tolist() == [colour]
 
 
 def test_too_little_room_is_told_before_anything_is_decoded(folder, monkeypatch):
@@ -175,15 +201,15 @@ def test_several_processes_decode_what_one_does(folder, monkeypatch):
     assert torch.equal(torch.random.get_rng_state(), state), "a run would get other noise"
 
 
-def test_what_is_mapped_is_not_read_at_the_start(tmp_path):
-    """A cache of 4 GB opens at once and without memory: only its pages in use are read."""
-    place, count = tmp_path / "images_x", 1_400_000
+def test_what_is_mapped_is_not_read_at_the_start(tmp_path, monkeypatch):
+    """A cache of 4 TB opens at once and without memory: only its pages in use are read."""
+    place, count = tmp_path / "images_x", 1_400_000_000
     place.mkdir()
     sizes = {"train": count, "test": 10}
     for split, n in sizes.items():
         with (place / f"{split}.bin").open("wb") as file:
             file.truncate(n * 3 * 32 * 32)  # a sparse file
-        np.save(place / f"{split}_labels.npy", np.zeros(n, np.int64))
+    monkeypatch.setattr(cache, "_labels", lambda folder, split: np.broadcast_to(0, sizes[split]))
     record = sizes | {"shape": [3, 32, 32], "sha256": "x", "note": ""}
     (place / "record.json").write_text(json.dumps(record))
     began = time.perf_counter()

@@ -142,10 +142,13 @@ def test_files_that_are_no_pictures(tmp_path, monkeypatch):
     Image.effect_noise((400, 300), 50).save(tmp_path / "whole.png")
     content = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
-    for name in ("empty.png", "text.jpg", "float.tif", "half.png", "missing.png"):
+    (tmp_path / "short.npy").write_bytes(b"\x93NUMPY\x01\x00\x06\x00{'a': \n")
+    for name in ("empty.png", "text.jpg", "float.tif", "half.png", "short.npy"):
         with pytest.raises(Unreadable) as raised:
             read(tmp_path, name, resize="crop")
         assert "\n" not in str(raised.value)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path, "missing.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 300 - 1)
     with pytest.raises(Unreadable, match="decompression bomb"):
         read(tmp_path, "whole.png", resize="crop")
@@ -155,9 +158,10 @@ def test_a_zip_file_reads_like_its_folder(tmp_path, colours):
     Image.fromarray(colours).save(tmp_path / "a.png")
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.write(tmp_path / "a.png", "x/a.png")
-    assert (read(tmp_path / "all.zip", "x/a.png") == read(tmp_path, "a.png")).all()
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        assert (read(archive, "x/a.png") == read(tmp_path, "a.png")).all()
     damaged = bytearray((tmp_path / "all.zip").read_bytes())
     damaged[60:90] = bytes(30)
     (tmp_path / "bad.zip").write_bytes(damaged)
-    with pytest.raises(Unreadable):
-        read(tmp_path / "bad.zip", "x/a.png")
+    with zipfile.ZipFile(tmp_path / "bad.zip") as archive, pytest.raises(Unreadable):
+        read(archive, "x/a.png")

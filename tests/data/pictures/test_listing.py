@@ -1,5 +1,6 @@
 """Splits and classes of a folder or zip file, and what is wrong with one."""
 
+import logging
 import shutil
 import zipfile
 
@@ -28,10 +29,12 @@ def place(request):
     return (lambda folder: folder) if request.param == "folder" else zipped
 
 
-def test_loose_pictures_have_no_classes(tmp_path, place):
-    (make(tmp_path / "p", "b.png", "a.jpg") / "notes.txt").touch()
-    listed = list_pictures(place(tmp_path / "p"))
-    assert listed.train.names == ("a.jpg", "b.png") and listed.test is None
+def test_loose_pictures_have_no_classes(tmp_path, place, caplog):
+    (make(tmp_path / "p", "b.ppm", "a.jfif") / "notes.txt").touch()
+    with caplog.at_level(logging.INFO):
+        listed = list_pictures(place(tmp_path / "p"))
+    assert "1 other files in" in caplog.text and "notes.txt" in caplog.text
+    assert listed.train.names == ("a.jfif", "b.ppm") and listed.test is None
     assert listed.classes == () and listed.train.labels.tolist() == [0, 0]
 
 
@@ -96,6 +99,14 @@ def test_an_empty_class_folder(tmp_path, place):
     (make(tmp_path / "p", "a/1.png", "b/2.png") / "c").mkdir()
     with pytest.raises(UserError, match="the class folder c holds no pictures"):
         list_pictures(place(tmp_path / "p"))
+
+
+@pytest.mark.parametrize("target", ["nowhere.png", "."], ids=["dangling", "loop"])
+def test_broken_links(tmp_path, target):
+    folder = make(tmp_path / "p", "a.png")
+    (folder / ("b.png" if target != "." else "b")).symlink_to(target)
+    with pytest.raises(UserError, match=r"/b.* cannot be read .*broken link"):
+        list_pictures(folder)
 
 
 def test_too_many_classes(tmp_path):

@@ -3,15 +3,30 @@
 import hashlib
 import pickle
 import tarfile
+from dataclasses import fields
+from inspect import signature
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from filelock import FileLock, Timeout
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from diffusion_lab.config.schema.data import SourceConfig
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.sources import OPTIONS
+from diffusion_lab.data.sources.fake import FakeImages
+from diffusion_lab.data.sources.huggingface import HuggingFaceImages
+from diffusion_lab.data.sources.npz import NpzImages
+from diffusion_lab.data.sources.own import OwnImages
+from diffusion_lab.data.sources.picture_files import PictureFiles
+from diffusion_lab.data.sources.points import Points
+from diffusion_lab.data.sources.published import PublishedImages
+from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
 from diffusion_lab.errors import UserError
+from tests.support.forked import ROOT
 
 
 def pixels(n, *shape, seed=0):
@@ -57,13 +72,22 @@ def test_npz_without_labels_or_test_split(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"pixels": pixels(9, 5, 5)}, ["no array images"]),
+        ({"pixels": pixels(9, 5, 5)}, ["no array `images`"]),
         ({"images": pixels(9, 5, 5).astype(float)}, ["images is float64 (9, 1, 5, 5)"]),
         ({"images": pixels(9, 6, 5)}, ["images is uint8 (9, 1, 6, 5)", "(N, 1, 5, 5)"]),
         ({"images": pixels(9, 5, 5), "labels": np.arange(8)}, ["9 images and 8 labels"]),
         ({"images": pixels(9, 5, 5), "labels": np.arange(9) - 1}, ["from 0 to 255"]),
         ({"images": pixels(9, 5, 5), "labels": np.arange(9) / 2}, ["labels is float64"]),
         ({"images": np.array([{}, {}], dtype=object)}, ["allow_pickle=False"]),
+        (
+            {
+                "images": pixels(9, 5, 5),
+                "labels": np.arange(9) % 3,
+                "test_images": pixels(2, 5, 5),
+                "test_labels": [2, 3],
+            },
+            ["test_labels go to 3, labels only to 2"],
+        ),
     ],
 )
 def test_npz_mistakes(tmp_path, arrays, words):
@@ -120,6 +144,28 @@ def test_cifar10_where_its_files_lie(tmp_path, cifar):
     assert larger.image_shape == (3, 36, 36)
 
 
+def test_cifar10_is_read_once_at_the_start(tmp_path, cifar, monkeypatch):
+    reads, load = [], pickle.load
+    monkeypatch.setattr(pickle, "load", lambda *a, **k: (reads.append(1), load(*a, **k))[1])
+    loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5)
+    assert len(reads) == len(CIFAR10.train_list) + len(CIFAR10.test_list) + 2  # two batches.meta
+
+
+def test_one_process_downloads_cifar10(tmp_path, cifar, monkeypatch):
+    """torchvision writes in place, so that two would damage each other's files."""
+    (away, now) = (tmp_path / CIFAR10.base_folder / name for name in ("away", "data_batch_1"))
+    now.rename(away)
+
+    def download(self):
+        if not now.exists():
+            with pytest.raises(Timeout):
+                FileLock(tmp_path / ".download.lock", timeout=0).acquire()
+            away.rename(now)
+
+    monkeypatch.setattr(CIFAR10, "download", download)
+    assert len(loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5).pixels("train"))
+
+
 def test_a_changed_file_of_cifar10_is_not_unpickled(tmp_path, cifar, monkeypatch):
     class Evil:
         def __reduce__(self):
@@ -151,9 +197,10 @@ def test_hugging_face_set_on_disk(tmp_path):
     shown = pixels(30, 6, 8, 3)
     rows = {"picture": [Image.fromarray(x) for x in shown], "kind": [k % 3 for k in range(30)]}
     table = datasets.Dataset.from_dict(rows, features=features)
-    datasets.DatasetDict({"train": table, "held_out": table.select(range(4))}).save_to_disk(
-        tmp_path / "set"
-    )
+    splits = {"train": table, "held_out": table.select(range(4))}
+    nulls = datasets.Dataset.from_dict(rows | {"kind": [None] * 30}, features=features)
+    splits |= {"unlabelled": table.remove_columns("kind"), "nulls": nulls}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "set")
     options = {"source": "huggingface", "channels": 3, "cache_dir": str(tmp_path / "cache")}
     module = loaded(
         name=str(tmp_path / "set"), image_size=[6, 8], val_size=5, test_split="held_out", **options
@@ -162,7 +209,9 @@ def test_hugging_face_set_on_disk(tmp_path):
     assert (module.pixels("test").numpy() == shown[:4].transpose(0, 3, 1, 2)).all()
     assert module.labels("test").tolist() == [0, 1, 2, 0]
     for wrong, message in (
-        ({"test_split": "tset"}, "tset is unknown"),
+        ({"test_split": "tset"}, r"data\.test_split=tset is unknown"),
+        ({"test_split": "unlabelled"}, r"data\.test_split=unlabelled .* has no column kind"),
+        ({"split": "nulls"}, r"data\.split=nulls .* rows without a label"),
         ({"image_key": "kind"}, "data.image_key=kind is unknown"),
         ({"label_key": "kinds"}, "did you mean kind"),
     ):
@@ -181,8 +230,14 @@ def test_hugging_face_set_on_disk(tmp_path):
         ({"name": "cifar10", "channels": 3, "image_size": 30}, ["expected 32 or a larger"]),
         ({"name": "x", "source": "pictures", "image_size": 8}, ["data.path= is missing"]),
         ({"name": "mnist", "source": "pictures", "path": "."}, ["is a built-in data set"]),
+        ({"name": "cifar10", "images": dict}, ["is a built-in data set"]),
+        ({"name": "mnist", "source": "huggingface"}, ["a built-in data set", "<owner>/<name>"]),
         ({"name": "x", "source": "pictures", "path": "."}, ["data.image_size=null"]),
         ({"name": "fake", "nonsense": 1}, ["data.nonsense is unknown"]),
+        ({"name": "fake", "val_sise": 3}, ["did you mean val_size"]),
+        ({"name": "fake", "source": "banana"}, ["data.source=banana", "bundled", "pictures"]),
+        ({"name": "cifra10"}, ["did you mean cifar10"]),
+        ({"name": "qqq"}, ["svhn", "images"]),
         ({"name": "fake", "image_size": [8, 8, 8]}, ["data.image_size=[8,8,8]"]),
         ({"name": "fake", "image_size": "wide"}, ["data.image_size=wide"]),
         ({"name": "fake", "channels": 0}, ["data.channels=0"]),
@@ -202,11 +257,18 @@ def test_options_that_do_not_fit_the_source(options, words):
         ({"background": "whiet"}, ["data.background=whiet", "'#808080'"]),
         ({"unreadable": "ignore"}, ["choose from stop, skip"]),
         ({"labelled": "maybe"}, ["data.labelled=maybe"]),
+        ({"channels": 2}, ["data.channels=2", "a.png is a picture"]),
+        ({"channels": 2, "source": "huggingface"}, ["data.channels=2", "data=hf reads pictures"]),
     ],
 )
 def test_wrong_words_of_pictures(tmp_path, options, words):
+    for name in "ab":
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    options = {"source": "pictures", "image_size": 8} | options
+    if options["source"] == "pictures":
+        options["path"] = str(tmp_path)
     with pytest.raises(UserError) as raised:
-        ImageDataModule("x", source="pictures", path=str(tmp_path), image_size=8, **options)
+        loaded(name="x", unreadable=options.pop("unreadable", "skip"), **options)
     for word in words:
         assert word in str(raised.value)
 
@@ -255,3 +317,44 @@ def test_the_archive_of_cifar10_may_lie_packed(tmp_path, cifar, monkeypatch):
     for file in (tmp_path / CIFAR10.base_folder).iterdir():
         file.unlink()
     assert len(loaded(name="cifar10", data_dir=tmp_path, channels=3, val_size=5).pixels("test"))
+
+
+@pytest.mark.parametrize("file", ["images", "npz", "hf"])
+def test_every_option_of_a_source_is_in_its_yaml_file(file):
+    """evaluate.py data=... has no schema: it accepts what the file lists."""
+    listed = yaml.safe_load((ROOT / "configs" / "data" / f"{file}.yaml").read_text())
+    assert set(OPTIONS[listed["source"]]) <= listed.keys()
+
+
+def test_a_configuration_on_the_hub_is_asked_for(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(*arguments):
+        asked.append(arguments)
+        raise ValueError("Config name is missing.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for config in (None, "small"):
+        with pytest.raises(UserError, match=r"data\.config="):
+            loaded(name="a/b", source="huggingface", channels=3, image_size=8, config=config)
+    assert asked == [("a/b", None), ("a/b", "small")]
+
+
+@pytest.mark.parametrize("kind", [*OPTIONS])
+def test_options_are_the_arguments_of_the_source(kind):
+    """The table, the schema and the constructors name the same options."""
+    made = {
+        "fake": FakeImages,
+        "own": OwnImages,
+        "points": Points,
+        "published": PublishedImages,
+        "torchvision": TorchvisionImages,
+        "npz": NpzImages,
+        "pictures": PictureFiles,
+        "huggingface": HuggingFaceImages,
+    }[kind]
+    common = {"name", "source", "data_dir", "channels", "image_size"}
+    assert {*OPTIONS[kind]} == signature(made).parameters.keys() - common
+    in_schema = {field.name for field in fields(SourceConfig)} | {"num_test_images"}
+    assert {*OPTIONS[kind]} <= in_schema

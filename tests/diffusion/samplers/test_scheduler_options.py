@@ -195,7 +195,7 @@ def test_an_option_is_what_diffusers_makes_of_it_or_rejected(name, key, value):
 @pytest.mark.parametrize(
     ("name", "config", "words"),
     [
-        ("DPMSolverMultistepScheduler", {"num_train_timesteps": 500}, ["noise_schedule"]),
+        ("DPMSolverMultistepScheduler", {"num_train_timesteps": 500}, ["noise schedule"]),
         ("EulerDiscreteScheduler", {"sigma_min": 0.1}, ["use_karras_sigmas=true"]),
         ("UniPCMultistepScheduler", {"solver_order": 0}, ["at least 1"]),
         ("EDMEulerScheduler", {"sigma_data": 0.3}, ["not an option", "changes nothing"]),

@@ -1,0 +1,1 @@
+"""Latents: images encoded by a variational autoencoder (VAE), and decoded after sampling."""
