@@ -80,7 +80,7 @@ REFUSED = {
     ("latents=vae", "data.image_size=10"): "(the network gets the latents of latents=",
     ("latents=vae", "data.flip=true"): "data.flip=true with latents=",
     ("latents=vae", "data.value_range=unbounded"): "needs pixels, but these data are real",
-    ("latents=vae", "augment=edm"): "augment= transforms pictures, but latents= trains on latents",
+    ("latents=vae", "augment=edm"): "augment= transforms pixels",
     ("latents=vae", "model=ddpm"): "clips to the range of pixels, but these data are latents of",
     ("latents=vae", "model.clipped_to=zero_one"): "model.clipped_to=zero_one: ",
     ("latents=vae", "data.cache_dir=file/in"): "data.cache_dir=<a folder that can be written>",
