@@ -78,8 +78,8 @@ def look_error(folder: Path, error: OSError) -> UserError:
 def _holds_data(folder: Path) -> bool:
     """Return True if `folder`, named like a data set such as MNIST, may hold that data set.
 
-    It may if it has a subfolder `raw`, is empty, or is a file. A folder with other contents belongs
-    to the user.
+    A folder may hold it if it has a subfolder `raw` or is empty; other contents belong to the user.
+    A file of that name is left to torchvision, which reports it.
     """
     if not folder.is_dir():
         return True

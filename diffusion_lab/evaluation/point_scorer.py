@@ -1,4 +1,4 @@
-"""Score samples that are no pixels by their energy distance, and by the exact density if known."""
+"""Score samples that are not images: energy distance, and the exact density if known."""
 
 import time
 from pathlib import Path

@@ -16,5 +16,5 @@ def figures_of(value_range: ValueRange, real: Callable[[], Tensor | None]) -> Da
 
 
 def figures_of_data(data: ImageDataModule) -> DataFigures:
-    """Return the figures for a data set that is set up."""
+    """Choose the object that draws figures of this kind of data; call `data.setup()` before."""
     return figures_of(data.value_range, lambda: data.pixels("test"))

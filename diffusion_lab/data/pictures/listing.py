@@ -195,7 +195,8 @@ def _classes(
         if loose:
             raise UserError(
                 f"data.path={path}: {prefix}{loose[0]} lies beside folders with pictures: move the "
-                "picture into a class folder, or type data.labelled=false to ignore the folders"
+                "picture into a class folder, or type data.labelled=false to use all pictures "
+                "without labels"
             )
         found.append({name.partition("/")[0] for name in below})
     classes = found[0]
