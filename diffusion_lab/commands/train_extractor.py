@@ -184,8 +184,8 @@ def _check_numbers(data: ImageDataModule) -> None:
     if min(held_out, test) < 2:
         raise UserError(
             f"data={data.dataset} has {held_out} held-out and {test} test images: expected at "
-            "least 2 of each, because held-out images choose the best epoch and scores compare with "
-            "test images; type a larger data.val_size=, or choose a larger data set"
+            "least 2 of each, because held-out images choose the best epoch and test images are "
+            "compared with samples; type a larger data.val_size=, or choose a larger data set"
         )
 
 
