@@ -1,7 +1,17 @@
 """Exceptions for mistakes that the user can correct, and the message for an unknown name."""
 
+import sysconfig
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
+
+_NOT_OF_THE_USER = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parent),
+    "<",  # frozen modules, code from strings
+)
+"""Beginnings of the file names of Python, installed packages and this package."""
 
 
 class UserError(Exception):
@@ -39,3 +49,26 @@ def reason_of(error: BaseException) -> str:
     """Return the type of an exception and the first line of its text, at most 100 characters."""
     text = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__
+
+
+def failure(error: BaseException) -> str:
+    """Return " failed at <file>:<line>: <type>: <text>" for an exception in the user's code.
+
+    The place is that of the innermost frame outside Python, installed packages and this package. It
+    is left out if there is none.
+    """
+    reason = " ".join(str(error).split()) or "no reason given"
+    return f" failed{_place(error)}: {type(error).__name__}: {reason}"
+
+
+def _place(error: BaseException) -> str:
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_NOT_OF_THE_USER):
+            return f" at {short_path(frame.filename)}:{frame.lineno}"
+    return ""
+
+
+def short_path(file: str | Path) -> Path:
+    """Return a path relative to the working folder if it lies there, else unchanged."""
+    path = Path(file)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -13,14 +13,13 @@ from diffusion_lab.config.groups import make_sampler, refusal, words
 from diffusion_lab.config.instantiate import build
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.data.latents.decoder import sizes_of_latents
 from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
 from diffusion_lab.errors import UserError
-from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.modules.contracts import check_range
 from diffusion_lab.modules.cost import cost
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.training.checks import check_guidance, check_network
+from diffusion_lab.training.components import build_model
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +51,10 @@ def explain(cfg: DictConfig) -> Explanation:
     check_config(config)
     data: ImageDataModule = build(cfg.data)  # checks the settings; loads no images
     check_network(config)
-    with sizes_of_latents(cfg.data):
-        module: DiffusionModule = build(cfg.model)
+    module = build_model(cfg)
     own = build(cfg.sampler)
-    own.check(module.noise_schedule)
     conditioning = check_guidance(cfg, module)
     shape = data.value_shape
-    check_range(own, data.value_range)
     figure = cost(module, shape, cfg.data.batch_size)
     fits, refused = [], []
     for word in words("sampler"):

@@ -141,18 +141,35 @@ def make_importable(name: str) -> None:
             return
 
 
+def _other_module(top: str) -> str | None:
+    """Describe the module `top` if Python imports it instead of <top>.py in the working folder."""
+    own = Path.cwd() / f"{top}.py"
+    imported = getattr(sys.modules.get(top), "__file__", None)
+    if not own.is_file() or imported is None or Path(imported).resolve() == own.resolve():
+        return None
+    return "a module of Python itself" if top in sys.stdlib_module_names else "another package"
+
+
 def find_object(name: str) -> Any:
-    """Import and return the object of a dotted name; UserError if it cannot be imported."""
+    """Import and return the class or function of a dotted name.
+
+    Raises UserError if it cannot be imported, and for another object, such as a constant.
+    """
     from hydra.utils import get_object
 
     make_importable(name)
     logger = logging.getLogger("hydra.utils")
     disabled, logger.disabled = logger.disabled, True  # this logger would print the error
     try:
-        return get_object(name)
+        found = get_object(name)
     except (ImportError, ValueError) as error:
         cause = error.__cause__ or error
         top, (parent, _, last) = name.partition(".")[0], name.rpartition(".")
+        if other := _other_module(top):
+            raise UserError(
+                f"{top} is {other}, not your {top}.py: rename your file, and write the new name "
+                f"instead of {top} in _target_"
+            ) from error
         if isinstance(cause, ModuleNotFoundError) and cause.name == name != top:
             raise UserError(f"{parent} has no {last}: check the spelling of {name}") from error
         if isinstance(cause, ModuleNotFoundError) and cause.name == top:
@@ -166,3 +183,8 @@ def find_object(name: str) -> Any:
         ) from error
     finally:
         logger.disabled = disabled
+    if not callable(found):
+        raise UserError(
+            f"it names {type(found).__name__} {found!s:.40}: expected a class or a function"
+        )
+    return found

@@ -4,17 +4,29 @@ docs/extending.md lists the methods, shapes and ranges that are required of each
 come with this package are not checked here, because the package's tests check them.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from diffusion_lab.data.value_range import ValueRange
-from diffusion_lab.diffusion import FunctionSampler, NoiseSchedule, Prediction, Sampler, Weighting
+from diffusion_lab.diffusion import NoiseSchedule, Prediction, Sampler, Step, Weighting
 from diffusion_lab.diffusion.samplers.base import first_noise, image_generators
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules.diffusion import DiffusionModule
+from diffusion_lab.modules.part_errors import (
+    broken,
+    check_tensor,
+    is_of_this_package,
+    kind_of,
+    name_of,
+    tried,
+)
+
+log = logging.getLogger(__name__)
 
 _POSITIONS = (0.05, 0.5, 0.95)
 """Positions (see NoiseSchedule.at) of the tested times; at 0 and 1 a weight may be infinite."""
@@ -30,7 +42,7 @@ def check_contracts(
     names the part and what was expected.
     """
     parts = (module.network, module.noise_schedule, module.prediction, module.weighting, sampler)
-    own = {id(part) for part in parts if not _is_of_this_package(part)}
+    own = {id(part) for part in parts if not is_of_this_package(part)}
     if not own:
         return False
     training = module.training
@@ -69,7 +81,7 @@ def check_sampler(
 
     Raises UserError unless the samples are finite and have the shape of the noise.
     """
-    if not _is_of_this_package(sampler):
+    if not is_of_this_package(sampler):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             _check_sampler(sampler, noise_schedule, image_shape)
 
@@ -81,32 +93,19 @@ def _check_sampler(
     generators = image_generators(0, 0, 2)
     noise = first_noise(noise_schedule, torch.Size(image_shape), generators)
 
-    def walk() -> list[Tensor]:
+    def walk() -> list[Step]:
         steps = sampler.steps(lambda x_t, t: 0 * x_t, noise_schedule, noise, generators)
-        return [step.x_next for step in steps]
+        if not isinstance(steps, Iterable):
+            raise broken("sampler", sampler, f"steps returns {kind_of(steps)}", "yield Step(...)")
+        return list(steps)
 
-    images = _tried("sampler", sampler, "steps", walk)
-    if not images:
-        raise _broken("sampler", sampler, "the method steps yields nothing", "at least one Step")
-    _check_tensor("sampler", sampler, "x_next of a step", images[-1], shape)
-
-
-def _is_of_this_package(part: object) -> bool:
-    # by the module's name, so that a subclass in the user's file counts as user-defined
-    if isinstance(part, FunctionSampler):
-        return _is_ours(_function_of(part).__module__)
-    return _is_ours(type(part).__module__)
-
-
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] == "diffusion_lab"
-
-
-def _function_of(sampler: FunctionSampler) -> Any:
-    function: Any = sampler.function
-    while hasattr(function, "func"):  # functools.partial, from a configuration
-        function = function.func
-    return function
+    steps = tried("sampler", sampler, "steps", walk)
+    if not steps:
+        raise broken("sampler", sampler, "the method steps yields nothing", "at least one Step")
+    for step in steps:
+        if not isinstance(step, Step):
+            raise broken("sampler", sampler, f"the method steps yields {kind_of(step)}", "a Step")
+    check_tensor("sampler", sampler, "x_next of a step", steps[-1].x_next, shape)
 
 
 def _times(noise_schedule: NoiseSchedule) -> Tensor:
@@ -114,18 +113,18 @@ def _times(noise_schedule: NoiseSchedule) -> Tensor:
 
 
 def _check_schedule(schedule: NoiseSchedule) -> None:
-    def tried(name: str) -> Tensor:
-        return _tried("noise_schedule", schedule, name, lambda: getattr(schedule, name)(t))
+    def called(name: str) -> Tensor:
+        return tried("noise_schedule", schedule, name, lambda: getattr(schedule, name)(t))
 
-    t = _tried("noise_schedule", schedule, "at", lambda: _times(schedule))
+    t = tried("noise_schedule", schedule, "at", lambda: _times(schedule))
     shape = (len(_POSITIONS),)
-    _check_tensor("noise_schedule", schedule, "at", t, shape)
-    found = {name: tried(name) for name in ("alpha", "sigma", "network_time")}
+    check_tensor("noise_schedule", schedule, "at", t, shape)
+    found = {name: called(name) for name in ("alpha", "sigma", "network_time")}
     for name, value in found.items():
-        _check_tensor("noise_schedule", schedule, name, value, shape)
+        check_tensor("noise_schedule", schedule, name, value, shape, single=True)
     ratio = found["sigma"] / found["alpha"]
     if found["sigma"].min() < 0 or found["alpha"].min() < 0 or (ratio.diff() <= 0).any():
-        raise _broken(
+        raise broken(
             "noise_schedule",
             schedule,
             f"sigma / alpha is {[round(r, 4) for r in ratio.tolist()]} at positions {_POSITIONS}",
@@ -133,7 +132,7 @@ def _check_schedule(schedule: NoiseSchedule) -> None:
         )
     time = found["network_time"]
     if time.min() < 0 or time.max() > 1000:
-        raise _broken(
+        raise broken(
             "noise_schedule",
             schedule,
             f"network_time ranges from {time.min():g} to {time.max():g}",
@@ -145,7 +144,7 @@ def _check_prediction(
     prediction: Prediction, noise_schedule: NoiseSchedule, image_shape: tuple[int, int, int]
 ) -> None:
     if not isinstance(getattr(prediction, "name", None), str):
-        raise _broken(
+        raise broken(
             "prediction", prediction, "its name is no string", 'a line such as name = "mine"'
         )
     t = _times(noise_schedule)
@@ -154,26 +153,26 @@ def _check_prediction(
     x0 = torch.rand((len(t), *image_shape), generator=generator)
     noise = noise_schedule.draw_noise(x0, generator)
     x_t = noise_schedule.add_noise(x0, noise, t)
-    target = _tried(
+    target = tried(
         "prediction", prediction, "target", lambda: prediction.target(x0, noise, alpha, sigma)
     )
-    _check_tensor("prediction", prediction, "target", target, x0.shape)
-    clean = _tried(
+    check_tensor("prediction", prediction, "target", target, x0.shape)
+    clean = tried(
         "prediction", prediction, "to_clean", lambda: prediction.to_clean(target, x_t, alpha, sigma)
     )
-    _check_tensor("prediction", prediction, "to_clean", clean, x0.shape)
+    check_tensor("prediction", prediction, "to_clean", clean, x0.shape)
     worst = (clean - x0).abs().max().item()
     if worst > 0.01:
-        raise _broken(
+        raise broken(
             "prediction",
             prediction,
             f"to_clean of the target differs from x0 by {worst:.3g}",
             "x0 itself",
         )
-    weight = _tried(
+    weight = tried(
         "prediction", prediction, "x0_weight", lambda: prediction.x0_weight(alpha, sigma)
     )
-    _check_tensor("prediction", prediction, "x0_weight", weight, (len(t),))
+    check_tensor("prediction", prediction, "x0_weight", weight, (len(t),))
 
 
 def _check_weighting(
@@ -181,66 +180,87 @@ def _check_weighting(
 ) -> None:
     t = _times(noise_schedule)
     alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
-    losses = _tried(
+    losses = tried(
         "weighting",
         weighting,
         "weight",
         lambda: weighting(torch.ones_like(t), alpha, sigma, prediction),
     )
-    _check_tensor("weighting", weighting, "weight", losses, (len(t),))
+    check_tensor("weighting", weighting, "weight", losses, (len(t),))
+    if type(weighting).forward is not Weighting.forward:  # such as error / exp(u) + u
+        return
+    t = noise_schedule.at(torch.linspace(0.01, 0.99, 99))
+    alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
+    weights = tried(
+        "weighting", weighting, "weight", lambda: weighting.weight(alpha, sigma, prediction)
+    )
+    check_tensor("weighting", weighting, "weight", weights, (len(t),))
+    if weights.min() < 0 or weights.max() == 0:
+        raise broken(
+            "weighting",
+            weighting,
+            f"weight ranges from {weights.min():g} to {weights.max():g}",
+            "no negative weight, and one above 0",
+        )
 
 
 def _check_network(module: DiffusionModule, image_shape: tuple[int, int, int]) -> None:
+    network = module.network
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise broken("network", network, "no parameter can be trained", "at least one")
     t = _times(module.noise_schedule)
     x_t = torch.zeros((len(t), *image_shape))
-    labels = None
+    labels, hint = None, ""
     if (null := module.num_classes) is not None:
         labels = torch.tensor([0, null - 1, null])
+        hint = f"; labels are 0 to {null}, and {null} is the null class"
+
+    def check_output(_network: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            check_tensor("network", network, "forward", output, x_t.shape, single=True)
+            return
+        expected = "a tensor"
+        if hasattr(output, "sample") or isinstance(output, tuple):
+            expected += " (for a model of diffusers: return its .sample)"
+        raise broken("network", network, f"forward returns {kind_of(output)}", expected)
+
+    hook = network.register_forward_hook(check_output)
     try:
-        output = _tried("network", module.network, "forward", lambda: module(x_t, t, labels))
-    except UserError as error:
-        hint = "" if null is None else f"; labels are 0 to {null}, and {null} is the null class"
-        raise UserError(f"{error}{hint}") from error
-    _check_tensor("network", module.network, "forward", output, x_t.shape)
-    if module.augment is not None:
-        values = torch.zeros(len(t), module.augment.num_values)
-        output = _tried(
-            "network", module.network, "forward", lambda: module(x_t, t, labels, values)
+        with torch.enable_grad():
+            output = tried("network", network, "forward", lambda: module(x_t, t, labels), hint)
+        if not output.requires_grad:
+            raise broken(
+                "network",
+                network,
+                "forward gives a tensor without gradient",
+                "one that depends on the parameters, without .detach() or torch.no_grad()",
+            )
+        if module.augment is not None:
+            values = torch.zeros(len(t), module.augment.num_values)
+            tried("network", network, "forward", lambda: module(x_t, t, labels, values), hint)
+    finally:
+        hook.remove()
+    if null is not None and _ignores_labels(module, x_t, t, null):
+        log.warning(
+            "network: %s.forward gives the same images for every label, so model.num_classes=%d "
+            "has no effect: use `labels`, or leave out model.num_classes=",
+            name_of(network),
+            null,
         )
-        _check_tensor("network", module.network, "forward with a condition", output, x_t.shape)
 
 
-def _tried(group: str, part: object, method: str, call: Callable[[], Any]) -> Any:
-    """Return call(); an exception becomes a one-line UserError that names the part and `method`."""
-    try:
-        return call()
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise UserError(
-            f"{group}: {_name(part)}.{method} failed: {type(error).__name__}: {reason}"
-        ) from error
+def _ignores_labels(module: DiffusionModule, x_t: Tensor, t: Tensor, null: int) -> bool:
+    """Return True if class 0 and the null class give the same output.
 
-
-def _check_tensor(group: str, part: object, method: str, value: Any, shape: Sequence[int]) -> None:
-    if not isinstance(value, Tensor):
-        raise _broken(group, part, f"{method} gives a {type(value).__name__}", "a tensor")
-    if tuple(value.shape) != tuple(shape):
-        raise _broken(
-            group, part, f"{method} gives the shape {tuple(value.shape)}", f"{tuple(shape)}"
-        )
-    if not value.is_floating_point():
-        raise _broken(group, part, f"{method} gives {value.dtype}", "floating-point numbers")
-    if not value.isfinite().all():
-        raise _broken(group, part, f"{method} gives nan or inf", "finite numbers")
-
-
-def _broken(group: str, part: object, found: str, expected: str) -> UserError:
-    return UserError(f"{group}: {_name(part)}: {found}, expected {expected}; see docs/extending.md")
-
-
-def _name(part: object) -> str:
-    if isinstance(part, FunctionSampler):
-        return f"{_function_of(part).__module__}.{part.name}"
-    return f"{type(part).__module__}.{type(part).__name__}"
+    A network may begin with zeros where labels come in, so noise is added to its parameters.
+    """
+    noisy = {
+        name: value + 0.1 * torch.randn_like(value)
+        for name, value in module.named_parameters()
+        if value.is_floating_point()
+    }
+    outputs = [
+        functional_call(module, noisy, (x_t, t, torch.full((len(t),), label)))
+        for label in (0, null)
+    ]
+    return torch.equal(*outputs)

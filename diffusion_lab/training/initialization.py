@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.validate import check_config, check_one_initial_network
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -53,6 +53,11 @@ class InitialState:
         if self.teacher is not None:
             weights = self.teacher.module.state_dict()
             weights.pop("augment_embedding.weight", None)  # pairs are not augmented
+            if self.teacher.config["weighting"] != OmegaConf.to_container(
+                cfg.weighting, resolve=True
+            ):  # a weighting may have parameters too
+                weights = {k: v for k, v in weights.items() if not k.startswith("weighting.")}
+                weights |= module.weighting.state_dict(prefix="weighting.")
             module.load_state_dict(weights)
 
     def use_pairs(

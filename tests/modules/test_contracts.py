@@ -1,10 +1,13 @@
 """Parts of the user's own: what breaks a contract is told before a training begins."""
 
+import logging
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
 import diffusion_lab as dl
@@ -21,6 +24,7 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.modules.contracts import check_contracts, check_sampler
 
 SHAPE = (1, 8, 8)
+FILE = Path(__file__).relative_to(Path.cwd())
 
 
 class Net(nn.Module):
@@ -32,6 +36,11 @@ class Net(nn.Module):
     def forward(self, x, time, labels=None):
         shift = 0 if self.label is None else self.label(labels)[:, :, None, None]
         return self.scale * x + shift
+
+
+class Identity(nn.Module):
+    def forward(self, x, time, labels=None):
+        return x
 
 
 class Schedule(LinearSchedule):
@@ -68,6 +77,17 @@ def test_parts_that_keep_their_contracts_pass_and_no_random_number_is_drawn():
     assert made.training and made.network.scale.grad is None
 
 
+@pytest.mark.parametrize("uses", [True, False])
+def test_a_network_that_ignores_its_labels_is_told(uses, caplog):
+    network = Net(rows=4)
+    nn.init.zeros_(network.label.weight)  # as many networks begin
+    if not uses:
+        network.label = None
+    with caplog.at_level(logging.WARNING):
+        check_contracts(module(network, num_classes=3), Walk(num_steps=2), SHAPE)
+    assert ("Net.forward gives the same images for every label" in caplog.text) != uses
+
+
 def test_parts_of_the_package_are_not_tried():
     class Counting(dl.networks.BasicUNet):
         calls = 0
@@ -99,6 +119,48 @@ def change(base, **methods):
             "forward gives nan or inf",
         ),
         ({"network": Net(rows=3), "num_classes": 3}, "3 is the null class"),
+        (
+            {
+                "network": change(
+                    Net, forward=lambda self, x, t, labels: (self.scale * x).detach()
+                )()
+            },
+            "Net: forward gives a tensor without gradient, expected one that depends on the",
+        ),
+        (
+            {"network": change(Net, forward=lambda self, x, t, labels: (self.scale * x).long())()},
+            "forward gives torch.int64, expected floating-point numbers",
+        ),
+        (
+            {
+                "network": change(
+                    Net, forward=lambda self, x, t, labels: (self.scale * x).double()
+                )()
+            },
+            r"forward gives torch.float64, expected torch.float32 \(end with .float",
+        ),
+        (
+            {"network": change(Net, forward=lambda self, x, t, labels: UNet2DOutput(x))()},
+            r"forward returns UNet2DOutput, expected a tensor \(for a model of diffusers",
+        ),
+        ({"network": change(Net, forward=lambda self, x, t, labels: None)()}, "returns None"),
+        (
+            {"network": change(Net, forward=lambda self, x, t, labels: {}["nothing"])()},
+            rf"Net.forward failed at {FILE}:\d+: KeyError: 'nothing'",
+        ),
+        ({"network": Identity()}, "Identity: no parameter can be trained, expected at least one"),
+        (
+            {"schedule": change(Schedule, sigma=lambda self, t: t.double())()},
+            "sigma gives torch.float64, expected torch.float32",
+        ),
+        (
+            {"weighting": change(Even, weight=lambda self, a, s, p: s - 0.9)()},
+            "weight ranges from -0.89 to 0.09, expected no negative weight",
+        ),
+        (
+            {"weighting": change(Even, weight=lambda self, a, s, p: 0 * s)()},
+            "weight ranges from 0 to 0",
+        ),
         (
             {"schedule": change(Schedule, alpha=lambda self, t: t.mean())()},
             r"Schedule: alpha gives the shape \(\)",
@@ -139,6 +201,16 @@ class Shrinks(Sampler):
         yield Step(torch.tensor(1.0), noise, noise, noise[:1])
 
 
+class YieldsNone(Sampler):
+    def steps(self, denoise, noise_schedule, noise, generators):
+        yield None
+
+
+class Returns(Sampler):
+    def steps(self, denoise, noise_schedule, noise, generators):
+        return None
+
+
 def too_few(denoise, x, sigmas):
     return denoise(x, sigmas[0])[:1]
 
@@ -151,6 +223,8 @@ def never_asks(denoise, x, sigmas):
     ("sampler", "told"),
     [
         (Nothing(2), "steps yields nothing"),
+        (YieldsNone(2), "the method steps yields None, expected a Step"),
+        (Returns(2), r"steps returns None, expected yield Step\("),
         (FunctionSampler(too_few, 2), r"too_few returned a tensor of shape \[1, 1, 8, 8\]"),
         (FunctionSampler(partial(never_asks), 2), "test_contracts.never_asks.steps failed"),
         (Shrinks(2), r"x_next of a step gives the shape \(1, 1, 8, 8\), expected \(2, 1, 8, 8\)"),

@@ -77,6 +77,17 @@ def test_student_starts_with_the_teachers_weights(teacher, tmp_path):
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
+@pytest.mark.slow
+def test_student_of_a_teacher_with_a_learned_weighting(tmp_path):
+    train(compose_config([*TEACHER, "weighting=learned"], tmp_path / "teacher"))
+    words = [*FEW, f"teacher.run={tmp_path / 'teacher'}", "optimizer.lr=0", "optimizer.adamw_lr=0"]
+    train(compose_config(words, tmp_path / "student"))
+    ours, theirs = (
+        load_run(tmp_path / name).module.network.state_dict() for name in ("student", "teacher")
+    )
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
 def test_student_is_a_normal_run(teacher, student, typed, tmp_path):
     run = load_run(student)
     assert run.config["data"]["name"] == "fake" and run.module.num_classes == 10
