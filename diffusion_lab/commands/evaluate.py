@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.groups import sampler_word
+from diffusion_lab.config.groups import chosen_sampler_word
 from diffusion_lab.config.schema import EvaluateConfig
 from diffusion_lab.config.validate import validate
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -117,7 +117,7 @@ def _evaluate_model(cfg: DictConfig) -> Evaluation:
     ]
     line = (
         f"sampling {times(n, scorer.unit)} for each of {times(len(seeds), 'seed')} with "
-        f"{sampler_word(config)} in "
+        f"{chosen_sampler_word(config)} in "
         f"{times(sampler.num_steps, 'step')}, then scoring them with {scorer.name}"
     )
     with planned_work(line, len(seeds) * n * sampler.num_steps):

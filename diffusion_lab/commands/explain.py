@@ -15,7 +15,7 @@ from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion.log_snr import implied_weighting, log_snr_range
 from diffusion_lab.errors import UserError
-from diffusion_lab.modules.contracts import check_range
+from diffusion_lab.modules.contracts import check_range, check_sampler
 from diffusion_lab.modules.cost import cost
 from diffusion_lab.sampling.description import planned
 from diffusion_lab.training.checks import check_guidance, check_network
@@ -62,6 +62,8 @@ def explain(cfg: DictConfig) -> Explanation:
             sampler = make_sampler(word)
             reason = refusal(sampler, module.noise_schedule)
             check_range(sampler, data.value_range)
+            if reason is None:
+                check_sampler(sampler, module.noise_schedule, shape)
         except UserError as error:  # it clips, or is a broken one in the user's own folder
             reason = str(error)
         fits.append(word) if reason is None else refused.append(f"- {word}: {reason}")

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from diffusion_lab.config.error_message import one_line
 from diffusion_lab.config.resolvers import register
@@ -44,7 +45,7 @@ def compose_config(
     try:
         with _own_hydra(), initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             cfg = compose("train", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(one_line(error) or str(error)) from error
     warn_of_hidden_files(overrides)
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")

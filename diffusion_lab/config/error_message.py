@@ -4,12 +4,22 @@ import re
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+from yaml.error import MarkedYAMLError
 
 from diffusion_lab.config.unknown_keys import unknown_key
-from diffusion_lab.errors import UserError, unknown_name
+from diffusion_lab.errors import UserError, short_path, unknown_name
 from diffusion_lab.system.system_errors import fault
 
 _BY_RESOLVER = "UserError raised while resolving interpolation: "
+_YAML_HINTS = {
+    "mapping values are not allowed": "a line is indented too far, or a text with a colon needs "
+    "quotes",
+    "cannot start any token": "indent with spaces instead of tabs, and quote texts that begin with "
+    "a special character",
+    "found duplicate key": "leave out one of the two lines",
+}
+"""Part of a message of the YAML parser -> what to do."""
 
 
 def chain(error: BaseException) -> list[BaseException]:
@@ -38,6 +48,8 @@ def _reason(error: BaseException) -> str | None:
     for link in links:
         if isinstance(link, UserError):
             return str(link)
+        if isinstance(link, YAMLError):
+            return yaml_error(link)
     if refused := fault(error):
         return refused
     for link in reversed(links):
@@ -45,6 +57,12 @@ def _reason(error: BaseException) -> str | None:
             return unknown_key(link, _typed(links))
         if isinstance(link, OmegaConfBaseException) and (said := link.msg or str(link)):
             line = said.splitlines()[0]
+            if missing := re.search(r"Missing mandatory value: (\S+)", line):
+                key = missing[1]
+                return (
+                    f"{key} is missing: type {key}=<value>, or write it into the YAML file of "
+                    f"{key.partition('.')[0]}="
+                )
             if _BY_RESOLVER in line:  # of a resolver; OmegaConf does not chain it
                 return line.partition(_BY_RESOLVER)[2]
             named = not link.full_key or link.full_key in line
@@ -64,6 +82,16 @@ def _reason(error: BaseException) -> str | None:
         text = re.split("Config search path:|To append to your", str(error))[0]
         return " ".join(text.split())
     return None
+
+
+def yaml_error(error: YAMLError) -> str:
+    """Return "<file>, line <n>: <reason>" in one line, with a hint for the commonest mistakes."""
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    if mark is None or not isinstance(error, MarkedYAMLError):
+        return " ".join(f"a YAML file cannot be read: {error}".split())
+    problem = error.problem or "invalid YAML"
+    hint = next((f" ({text})" for start, text in _YAML_HINTS.items() if start in problem), "")
+    return f"{short_path(mark.name)}, line {mark.line + 1}: {problem}{hint}"
 
 
 def _typed(links: list[BaseException]) -> str:

@@ -6,6 +6,7 @@ Options are read from all folders of the search path, including the user's `./co
 from collections.abc import Mapping
 from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,6 +78,21 @@ def sampler_config(word: str) -> dict[str, Any]:
     return read_option("sampler", word)
 
 
+def chosen_sampler_word(config: Mapping[str, Any]) -> str:
+    """Return the name of the sampler option that the running command chose, or `sampler_word`.
+
+    The chosen name is returned only if its option has the class in `config`, because a command may
+    also use the sampler of a saved run.
+    """
+    hydra = HydraConfig.instance().cfg
+    word = None if hydra is None else hydra.hydra.runtime.choices.get("sampler")
+    if word in words("sampler"):
+        own = read_option("sampler", word)
+        if all(own.get(key) == config.get(key) for key in ("_target_", "scheduler")):
+            return str(word)
+    return sampler_word(config)
+
+
 def sampler_word(config: Mapping[str, Any]) -> str:
     """Return the name of the sampler option with the most settings equal to those in `config`.
 
@@ -84,7 +100,10 @@ def sampler_word(config: Mapping[str, Any]) -> str:
     """
 
     def shared(word: str) -> int:
-        own = read_option("sampler", word)
+        try:
+            own = read_option("sampler", word)
+        except UserError:  # of another file in the user's folder
+            return 0
         if any(own.get(key) != config.get(key) for key in ("_target_", "scheduler")):
             return 0
         return len([key for key in own if own[key] == config.get(key)])

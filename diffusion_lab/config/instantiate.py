@@ -1,18 +1,21 @@
 """Build the objects that a configuration describes."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from diffusion_lab.errors import UserError
+from diffusion_lab.errors import UserError, failure
+from diffusion_lab.system.system_errors import fault
 
 
 def build(node: Mapping[str, Any], **more: Any) -> Any:
     """Build the object of a configuration node with Hydra; `more` are arguments of instantiate.
 
-    If the object's class raises a UserError, that error is raised instead of Hydra's.
+    If the object's class raises a UserError, that error is raised instead of Hydra's. Another
+    exception of a class of the user's becomes a UserError that names the class and the line.
     """
     try:
         return instantiate(node, **more)
@@ -22,7 +25,18 @@ def build(node: Mapping[str, Any], **more: Any) -> Any:
             if isinstance(cause, UserError):
                 raise cause from None
             cause = cause.__cause__
+        if (reason := _failed(error)) and not fault(error):
+            raise UserError(reason) from error
         raise
+
+
+def _failed(error: InstantiationException) -> str | None:
+    """Return a line about an exception of a user-defined class; None for other classes."""
+    said = re.search(r"in call to target '([^']+)'.*\nfull_key: (\S+)", str(error), re.DOTALL)
+    cause = error.__cause__
+    if said is None or cause is None or said[1].startswith("diffusion_lab."):
+        return None
+    return f"{said[2].removeprefix('model.')}: {said[1]}{failure(cause)}"
 
 
 def build_part(name: str, node: Mapping[str, Any], kind: type) -> Any:

@@ -16,7 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
+from diffusion_lab.config.error_message import yaml_error
 from diffusion_lab.config.override_syntax import unquoted
 from diffusion_lab.errors import UserError
 
@@ -109,7 +111,10 @@ def read_option(group: str, name: str) -> dict[str, Any]:
 
 @cache
 def _load(file: Path, changed: int) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)) or {})
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)) or {})
+    except YAMLError as error:
+        raise UserError(yaml_error(error)) from error
 
 
 def hidden_files(overrides: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,17 +73,64 @@ def check_targets(config: Any, trust: Sequence[str]) -> None:
     Trusted are the packages and classes listed in TRAINING, the packages in `trust`, and those
     that the environment variable DIFFUSION_LAB_TRUST names.
     """
+    names = list(_names(config))
+    check_all_allowed(names, names, trust, TRAINING)
+    for name in names:
+        trusted(name, trust, TRAINING)
+
+
+def _names(config: Any) -> Iterator[str]:
+    """Yield the dotted name of every class and function that a configuration names."""
     if isinstance(config, list):
         for child in config:
-            check_targets(child, trust)
+            yield from _names(child)
     elif isinstance(config, Mapping):
         if "_target_" in config:
-            name = str(config["_target_"])
-            trusted(name, trust, TRAINING)
-            if name == _BY_NAME:
-                trusted(str(config.get("path")), trust, TRAINING)
+            yield str(config["_target_"])
+            if config["_target_"] == _BY_NAME:
+                yield str(config.get("path"))
         for child in config.values():
-            check_targets(child, trust)
+            yield from _names(child)
+
+
+def check_parts(needed: Any, all_parts: Any, trust: Sequence[str]) -> None:
+    """Raise UserError if a `_target_` in the nodes `needed` is not trusted, before any is built.
+
+    The error lists the packages of all nodes in `all_parts`, because other commands need them too.
+    """
+    check_all_allowed(list(_names(needed)), list(_names(all_parts)), trust, OWN)
+
+
+def check_all_allowed(
+    needed: Sequence[str], named: Sequence[str], trust: Sequence[str], own: Sequence[str]
+) -> None:
+    """Raise UserError if a dotted name in `needed` is not trusted; nothing is imported.
+
+    The error lists the packages of all names in `named` that are not trusted.
+    """
+    for name in needed:
+        if not _allowed(name, trust, own):
+            raise _untrusted(name, [other for other in named if not _allowed(other, trust, own)])
+
+
+def _allowed(name: str, trust: Sequence[str], own: Sequence[str]) -> bool:
+    packages = (*own, *trust, *trusted_packages())
+    return any(name == p or name.startswith(f"{p}.") for p in packages)
+
+
+def _untrusted(name: str, others: Sequence[str] = ()) -> UserError:
+    """Return the UserError for an untrusted name, and the packages of the names in `others`."""
+    packages = list(dict.fromkeys(other.partition(".")[0] for other in (name, *others)))
+    missing = ",".join(packages)
+    return UserError(
+        f"the saved configuration names {name}, which is neither a class that this project allows "
+        "nor in a trusted package: "
+        + (
+            "do not use this configuration"
+            if "diffusion_lab" in packages
+            else f"if you trust that code, type trust=[{missing}], or set {VARIABLE}={missing}"
+        )
+    )
 
 
 def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> Any:
@@ -92,12 +139,7 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
     Trusted are the packages in `own`, in `trust` and in DIFFUSION_LAB_TRUST. Raises UserError for
     an untrusted name, and for a name that cannot be imported.
     """
-    packages = (*own, *trust, *trusted_packages())
-
-    def allowed(name: str) -> bool:
-        return any(name == p or name.startswith(f"{p}.") for p in packages)
-
-    if allowed(name):
+    if _allowed(name, trust, own):
         make_importable(name)
         try:
             target = pkgutil.resolve_name(name)
@@ -108,18 +150,9 @@ def trusted(name: str, trust: Sequence[str] = (), own: Sequence[str] = OWN) -> A
             ) from error
         # our modules also contain what they import, so check where the object itself is defined
         origin = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-        if callable(target) and allowed(origin):
+        if callable(target) and _allowed(origin, trust, own):
             return target
-    package = name.partition(".")[0]
-    raise UserError(
-        f"the saved configuration names {name}, which is neither a class that this project allows "
-        "nor in a trusted package: "
-        + (
-            "do not use this configuration"
-            if package == "diffusion_lab"
-            else f"if you trust that code, type trust=[{package}], or set {VARIABLE}={package}"
-        )
-    )
+    raise _untrusted(name)
 
 
 def make_importable(name: str) -> None:
@@ -184,7 +217,5 @@ def find_object(name: str) -> Any:
     finally:
         logger.disabled = disabled
     if not callable(found):
-        raise UserError(
-            f"it names {type(found).__name__} {found!s:.40}: expected a class or a function"
-        )
+        raise UserError(f"it is the value {found!r:.60}: expected a class or a function")
     return found

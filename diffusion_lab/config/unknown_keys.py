@@ -1,8 +1,10 @@
 """Error messages for unknown options, with suggestions of similar ones."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import ast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from omegaconf import Container, DictConfig, OmegaConf
@@ -68,19 +70,29 @@ _MOST = 6  # suggestions in a message
 
 
 def unknown_option(
-    key: str, config: Any, known: Iterable[str], typed: str = "", is_open: bool = False
+    key: str,
+    config: Any,
+    known: Iterable[str],
+    typed: str = "",
+    is_open: bool = False,
+    arguments: Sequence[str] = (),
 ) -> str:
     """Return the message for an unknown `key`: suggest similar options, or list the known ones.
 
     `key` is the full name (a.b.c), `config` the whole configuration, `known` the keys of the node
     in which `key` was looked up. `typed` is the override, "" for a key in a file. `is_open` is True
-    for a node whose class may accept more keys than the node has.
+    for a node whose class may accept more keys than the node has. `arguments` are those of a
+    user-defined class, which can be added by ++.
     """
     value = typed.partition("=")[2] if typed.startswith(f"{key}=") else ""
     there = [full for full in _all_keys(config) if full != key]
     parent, _, name = key.rpartition(".")
     meant = _meant(name, there, sorted(known), parent)
     line = f"{key} is unknown: "
+    if not meant and (near := get_close_matches(name, arguments, cutoff=0.75)):
+        return (
+            line + f"did you mean {' or '.join(f'++{parent}.{other}={value}' for other in near)}?"
+        )
     if meant:
         full_names = [f"{full}={value}" if value else full for full in meant[:_MOST]]
         line += f"did you mean {' or '.join(full_names)}?"
@@ -110,7 +122,8 @@ def _meant(name: str, there: list[str], known: list[str], parent: str) -> list[s
     others = _BY_PLAIN_NAME.get(_plain(name), ())
     if here := [f"{beside}{other}" for other in others if other in known]:
         return here
-    if close := get_close_matches(name, known, n=3, cutoff=0.75):
+    close = get_close_matches(name, known, n=3, cutoff=0.75)
+    if close := close or get_close_matches(name, known, n=1, cutoff=0.65):  # rezise
         return [f"{beside}{other}" for other in close]
     leaves = {full.rpartition(".")[2] for full in there}
     return ending(others) or ending([name]) or ending(get_close_matches(name, leaves, cutoff=0.8))
@@ -146,7 +159,30 @@ def unknown_key(error: OmegaConfBaseException, typed: str) -> str:
         root = parent._get_root()
         config = OmegaConf.to_container(root, resolve=False) if OmegaConf.is_config(root) else {}
     is_open = isinstance(parent, DictConfig) and "_target_" in parent and not _has_schema(parent)
-    return unknown_option(str(error.full_key), config, known, typed, is_open)
+    arguments = _arguments(parent["_target_"]) if is_open else []
+    return unknown_option(str(error.full_key), config, known, typed, is_open, arguments)
+
+
+def _arguments(target: str) -> list[str]:
+    """Return the arguments of a class or function in the working folder; [] for others.
+
+    The file is parsed and not imported, because a saved run may name it.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        body = ast.parse(Path(f"{module.replace('.', '/')}.py").read_text()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            body, name = node.body, "__init__"
+    return [
+        argument.arg
+        for node in body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+        for argument in (*node.args.args, *node.args.kwonlyargs)
+        if argument.arg != "self"
+    ]
 
 
 def _has_schema(node: DictConfig) -> bool:

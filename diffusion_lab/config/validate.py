@@ -142,6 +142,32 @@ def check_keys(config: Mapping[str, Any], schema: type) -> None:
             raise UserError(unknown_option(key, config, known))
 
 
+def _check_complete(
+    path: str,
+    node: Mapping[str, Any],
+    parameters: Mapping[str, inspect.Parameter],
+    config: Mapping[str, Any],
+) -> None:
+    """Raise UserError if a node of the user's lacks an argument that its class needs."""
+    root = path.partition(".")[0]
+    given_later = node.get("_partial_") and path != "data.images"
+    if (
+        given_later
+        or root in ("trainer", "logger")
+        or node["_target_"].startswith("diffusion_lab.")
+    ):
+        return
+    for name, parameter in parameters.items():
+        needed = parameter.default is parameter.empty
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if needed and named and name not in node:
+            choice = (config.get("command") or {}).get("choices", {}).get(root, "<name>")
+            raise UserError(
+                f"{path}: {node['_target_']} needs an argument {name}: add the line {name}: "
+                f"<value> to configs/{root}/{choice}.yaml, below its _target_"
+            )
+
+
 def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_object) -> None:
     """Check every node that has a `_target_` against the signature of its class.
 
@@ -156,6 +182,7 @@ def check_config(config: Mapping[str, Any], find: Callable[[str], Any] = find_ob
                 f"{path}._target_={node['_target_']} cannot be used: {error}"
             ) from error
         parameters = inspect.signature(target).parameters
+        _check_complete(path, node, parameters, config)
         own = OWN_KEYS.get(path, {})
         hints = _hints(target) | own
         takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

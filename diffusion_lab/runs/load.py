@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion_lab.config.trusted import construct
+from diffusion_lab.config.trusted import check_parts, construct
 from diffusion_lab.data.latents.decoder import range_of
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.diffusion import Sampler, Step
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
-from diffusion_lab.modules.contracts import check_range
+from diffusion_lab.modules.contracts import check_range, check_sampler
 from diffusion_lab.runs.checkpoint import read_checkpoint
 from diffusion_lab.runs.post_hoc_ema import PREFIX, blend_snapshots
 from diffusion_lab.runs.state import checkpoint_file
@@ -54,16 +54,23 @@ class Run:
         """True if the run's classes are clusters of similar images instead of the data's labels."""
         return self.config.get("data", {}).get("clusters") is not None
 
-    def sampler(self, **settings: Any) -> Sampler:
-        """Build the run's sampler with settings changed, such as `num_steps=10`.
+    def sampler(self, name: str | None = None, **settings: Any) -> Sampler:
+        """Build a sampler with settings changed, such as `num_steps=10`.
 
-        Raises UserError for a setting that the sampler does not have.
+        `name` is an option of sampler=, such as "heun"; None means the run's own sampler. Raises
+        UserError for an unknown name, for a setting that the sampler does not have, and for a
+        sampler that does not fit the run.
         """
-        node = self.config["sampler"] | settings
         try:
-            sampler: Sampler = construct(node, self.trust)
+            sampler: Sampler = (
+                construct(self.config["sampler"] | settings, self.trust)
+                if name is None
+                else _named(name, settings)
+            )
         except TypeError as error:
             raise UserError(f"the run's sampler cannot be built: {error}") from error
+        if name is not None:
+            check_sampler(sampler, self.module.noise_schedule, self.value_shape)
         sampler.check(self.module.noise_schedule)
         check_range(sampler, self.value_range)
         return sampler
@@ -93,7 +100,7 @@ class Run:
         num_samples: int,
         *,
         seed: int = 0,
-        sampler: Sampler | None = None,
+        sampler: Sampler | str | None = None,
         labels: Sequence[int] | int | str | None = None,
         guidance_scale: float | None = None,
         conditioning: Conditioning | None = None,
@@ -108,7 +115,7 @@ class Run:
         Args:
             num_samples: N.
             seed: seed of all noise.
-            sampler: default: the run's own.
+            sampler: an option of sampler=, such as "heun", or a Sampler; default: the run's own.
             labels: one or several classes of a conditional run, "all" (the default) or "none";
                 image k has class labels[k % len(labels)].
             guidance_scale: default: the run's own.
@@ -116,15 +123,22 @@ class Run:
                 `guidance_scale`.
             batch_size: images per network evaluation.
             precision: precision of the network: 32-true, bf16-mixed or auto.
-            settings: changed settings of the run's own sampler, such as num_steps=10.
+            settings: changed settings of the sampler, such as num_steps=10; not with a Sampler.
 
         Raises:
             UserError: for arguments that do not fit the run, and for images that are not finite.
 
         """
+        if not isinstance(sampler, Sampler):
+            sampler = self.sampler(sampler, **settings)
+        elif settings:
+            raise UserError(
+                f"{', '.join(settings)} cannot be changed in a Sampler that is built already: "
+                "expected the name of a sampler, or the settings in the Sampler itself"
+            )
         images, _ = self.sample_with_steps(
             num_samples,
-            sampler or self.sampler(**settings),
+            sampler,
             conditioning or self.conditioning(labels, guidance_scale),
             seed=seed,
             batch_size=batch_size,
@@ -156,12 +170,20 @@ class Run:
         )
 
 
+def _named(name: str, settings: Mapping[str, Any]) -> Sampler:
+    from diffusion_lab.config.groups import make_sampler  # imports OmegaConf, which few runs need
+
+    return make_sampler(name, **settings)
+
+
 def build_module(config: Mapping[str, Any], trust: Sequence[str] = ()) -> DiffusionModule:
     """Build the untrained module of a saved configuration, for sampling only.
 
     Parts that only training needs, such as the optimizer, are left out.
     """
     node = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
+    others = [config.get(name) for name in ("sampler", "data")]
+    check_parts(node, [node, *others], trust)
     module: DiffusionModule = construct(node, trust)
     return module
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion_lab.config.groups import sampler_word
+from diffusion_lab.config.groups import chosen_sampler_word
 from diffusion_lab.diffusion import Sampler
 from diffusion_lab.diffusion.guidance import EVERYWHERE
 from diffusion_lab.modules import DiffusionModule
@@ -42,7 +42,7 @@ def work_line(
     """
     several = f" at each of {num_scales} guidance scales" if num_scales > 1 else ""
     return (
-        f"sampling {times(num_samples, 'image')}{several} with {sampler_word(config)} in "
+        f"sampling {times(num_samples, 'image')}{several} with {chosen_sampler_word(config)} in "
         f"{times(sampler.num_steps, 'step')}"
     )
 
@@ -57,7 +57,7 @@ def sampling_words(
     """
     scales = ",".join(f"{each.guidance_scale:g}" for each in conditionings)
     overrides = [
-        f"sampler={sampler_word(config)}",
+        f"sampler={chosen_sampler_word(config)}",
         f"sampler.num_steps={sampler.num_steps}",
         f"guidance_scale={scales}",
     ]

@@ -26,6 +26,7 @@ from diffusion_lab.training.checks import (
     check_guidance,
     check_monitored,
     limit_warning,
+    start_warning,
 )
 from diffusion_lab.training.components import (
     build_callbacks,
@@ -86,7 +87,8 @@ def build_parts(
     saves = saving_callbacks(start.config, datamodule.provenance, was_finished)
     trainer.callbacks[:0] = [*compiles, *saves]  # type: ignore[attr-defined]
     warnings = [
-        bias_warning(module.noise_schedule, datamodule),
+        start_warning(module.noise_schedule),
+        bias_warning(module.noise_schedule, datamodule, cfg.noise_schedule),
         limit_warning(trainer, num_batches),
     ]
     return Parts(

@@ -16,10 +16,13 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.latents.decoder import LatentDecoder
 from diffusion_lab.data.shape import image_shape
 from diffusion_lab.data.value_range import ValueRange
-from diffusion_lab.diffusion import NoiseSchedule, VESchedule
+from diffusion_lab.diffusion import NoiseSchedule
 from diffusion_lab.errors import UserError
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.sampling.conditioning import Conditioning
+
+_CLEAN = 0.1
+"""Largest sigma / alpha at which an image counts as clean; EDM begins at 0.002."""
 
 
 def check_network(config: Mapping[str, Any]) -> None:
@@ -155,8 +158,23 @@ def limit_warning(trainer: L.Trainer, num_batches: int) -> str | None:
     )
 
 
-def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> str | None:
+def start_warning(noise_schedule: NoiseSchedule) -> str | None:
+    """Return a warning if the noise schedule does not begin at a clean image."""
+    ratio = noise_schedule.min_ratio
+    if ratio <= _CLEAN:
+        return None
+    return (
+        f"the noise schedule begins at sigma / alpha = {ratio:.2g}, not near 0: samples can lack "
+        "the details that this noise hides"
+    )
+
+
+def bias_warning(
+    noise_schedule: NoiseSchedule, datamodule: ImageDataModule, settings: Mapping[str, Any]
+) -> str | None:
     """Return a warning if the noise schedule does not end in pure noise, which biases samples.
+
+    `settings` are those of the noise schedule's class.
 
     Latents are standardised, so that their mean is not biased.
     """
@@ -165,10 +183,15 @@ def bias_warning(noise_schedule: NoiseSchedule, datamodule: ImageDataModule) -> 
     images = datamodule.value_range.encode(datamodule.pixels("train")[:1000])
     mean, std = images.mean().item(), images.std().item()
     what = "pixel" if datamodule.value_range.is_pixels else "coordinate"
-    longer = "sigma_max" if isinstance(noise_schedule, VESchedule) else "beta_end"
+    longer = next((name for name in ("sigma_max", "beta_end") if name in settings), None)
+    advice = (
+        f"a larger noise_schedule.{longer} reduces this bias"
+        if longer
+        else "let alpha end nearer to 0 to reduce this bias"
+    )
     biased = noise_schedule.sampled_mean(mean, std)
     return (
         f"the noise schedule ends at alpha = {noise_schedule.signal_at_end:.2g}, but sampling "
         f"starts from pure noise: expect a mean {what} of about {biased:.2f} in samples instead of "
-        f"{mean:.2f}; a larger noise_schedule.{longer} reduces this bias"
+        f"{mean:.2f}; {advice}"
     )

@@ -34,6 +34,7 @@ from diffusion_lab.callbacks import (
     ValidateAtTheEnd,
 )
 from diffusion_lab.callbacks.checkpoints.run_folder import RunFolder
+from diffusion_lab.callbacks.hooks import check_hooks
 from diffusion_lab.config.instantiate import build, build_part, no_class
 from diffusion_lab.config.limits import seconds_of
 from diffusion_lab.config.trusted import find_object
@@ -191,6 +192,7 @@ def build_callbacks(
                 f"callbacks: {type(callback).__module__}.{type(callback).__name__} is no "
                 "lightning.Callback: expected a subclass of it, see docs/extending.md"
             )
+        check_hooks(callback)
     if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
         raise UserError(
             "callbacks: save_weights_only=true leaves out data that sample.py and resume= need: "

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffusion_lab.callbacks import FiniteLoss, LossHistory
+from diffusion_lab.callbacks.hooks import told_in_a_line
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.errors import Diverged
 from diffusion_lab.modules import DiffusionModule
@@ -114,7 +115,8 @@ def fit(start: Start, parts: Parts, record: RunRecord) -> dict[str, float]:
     if checkpoint is not None:
         log_unlogged(trainer, checkpoint.content)
     try:
-        with logging_redirect_tqdm():  # print log lines above the progress bar
+        # log lines are printed above the progress bar
+        with told_in_a_line(callbacks_of(trainer, L.Callback)), logging_redirect_tqdm():
             trainer.fit(
                 module,
                 parts.datamodule,

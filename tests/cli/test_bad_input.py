@@ -2,6 +2,7 @@
 
 import pytest
 
+from diffusion_lab.cli.errors import as_started
 from tests.conftest import TINY
 
 
@@ -204,3 +205,13 @@ def test_hydra_run_dir_is_an_option_of_train_only(command, typed, tmp_path):
     result = typed(command, "hydra.run.dir=here")
     assert_refused(result, "hydra.run.dir=here", "type out=here")
     assert not (tmp_path / "here").exists()
+
+
+def test_an_installed_command_names_installed_commands(monkeypatch):
+    line = "train one by python scripts/train_extractor.py, or see sample.py and my_net.py"
+    monkeypatch.setattr("sys.argv", ["/opt/bin/diffusion-lab-train"])
+    assert as_started(line) == (
+        "train one by diffusion-lab-train-extractor, or see diffusion-lab-sample and my_net.py"
+    )
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
+    assert as_started(line) == line

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from diffusion_lab import compose_config
-from diffusion_lab.config.groups import make_sampler, sampler_word
+from diffusion_lab.config.groups import chosen_sampler_word, make_sampler, sampler_word
 from diffusion_lab.config.search_path import CONFIG_DIR, options, read_option
 from diffusion_lab.diffusion import HeunSampler
 from diffusion_lab.errors import UserError
@@ -78,3 +78,20 @@ def test_an_option_made_of_another_group_is_rejected(work):
         read_option("sampler", "odd")
     with pytest.raises(UserError, match=r"there is no sampler/nothing\.yaml"):
         read_option("sampler", "nothing")
+
+
+def test_a_broken_file_is_named_and_disturbs_no_other_option(work):
+    (work / "configs" / "sampler" / "bad.yaml").write_text("num_steps: 3\n  a: 2\n")
+    with pytest.raises(UserError, match=r"configs/sampler/bad\.yaml, line 2: mapping values"):
+        read_option("sampler", "bad")
+    assert sampler_word(read_option("sampler", "mine")) == "mine"
+
+
+def test_the_chosen_option_is_named_even_if_another_has_the_same_settings(work, monkeypatch):
+    config = read_option("sampler", "mine") | {"num_steps": 20}
+    assert sampler_word(config) == "heun"
+    runtime = {"choices": {"sampler": "mine"}, "config_sources": [], "cwd": str(work)}
+    chosen = OmegaConf.create({"hydra": {"runtime": runtime}})
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", chosen)
+    assert chosen_sampler_word(config) == "mine"
+    assert chosen_sampler_word(read_option("sampler", "ddim")) == "ddim"

@@ -38,8 +38,15 @@ print("hydra" in sys.modules, "omegaconf" in sys.modules)
 def test_another_sampler_and_settings(trained):
     run = load_run(trained["ddpm"])
     assert run.sample(2, sampler=HeunSampler(3)).shape == (2, 1, 28, 28)
-    with pytest.raises(UserError, match="num_stepz"):
-        run.sample(2, num_stepz=3)
+    by_name = run.sample(2, sampler="heun", num_steps=3)
+    assert by_name.equal(run.sample(2, sampler=HeunSampler(3)))
+    for sampler in (None, "heun"):
+        with pytest.raises(UserError, match="num_stepz"):
+            run.sample(2, sampler=sampler, num_stepz=3)
+    with pytest.raises(UserError, match=r"sampler=huen is unknown"):
+        run.sample(2, sampler="huen")
+    with pytest.raises(UserError, match="num_steps cannot be changed in a Sampler"):
+        run.sample(2, sampler=HeunSampler(3), num_steps=4)
     with pytest.raises(UserError, match="num_samples=0"):
         run.sample(0)
 
