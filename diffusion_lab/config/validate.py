@@ -21,6 +21,16 @@ OWN_KEYS: dict[str, dict[str, Any]] = {
 }
 """Settings that this project adds to the arguments of a node's class: node -> setting -> type."""
 _IN_YAML = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+_PARTS = {
+    "network",
+    "noise_schedule",
+    "prediction",
+    "weighting",
+    "time_sampling",
+    "augment",
+    "sampler",
+}
+"""Groups whose classes get all their arguments from the configuration."""
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -149,13 +159,10 @@ def _check_complete(
     config: Mapping[str, Any],
 ) -> None:
     """Raise UserError if a node of the user's lacks an argument that its class needs."""
-    root = path.partition(".")[0]
-    given_later = node.get("_partial_") and path != "data.images"
-    if (
-        given_later
-        or root in ("trainer", "logger")
-        or node["_target_"].startswith("diffusion_lab.")
-    ):
+    path = path.removeprefix("teacher.")
+    root, _, name = path.partition(".")
+    is_part = not name if root in _PARTS else root == "callbacks" or path == "data.images"
+    if not is_part or node["_target_"].startswith("diffusion_lab."):
         return
     for name, parameter in parameters.items():
         needed = parameter.default is parameter.empty

@@ -19,6 +19,14 @@ class Net(nn.Module):
         super().__init__()
 
 
+class Wrong(nn.Linear):
+    def __init__(self):
+        super().__init__(28, 3)
+
+    def forward(self, x, time, labels=None):
+        return super().forward(x)
+
+
 class Fails(nn.Module):
     def __init__(self):
         {}["nothing"]
@@ -30,6 +38,7 @@ NETWORKS = {
     "constant": "_target_: own_nets.VERSION\n",
     "incomplete": "_target_: own_nets.Net\n",
     "failing": "_target_: own_nets.Fails\n",
+    "wrong": "_target_: own_nets.Wrong\n",
     "hidden": "_target_: sched.Net\n",
 }
 
@@ -65,7 +74,7 @@ def work(tmp_path, monkeypatch):
             "network=incomplete",
             "own_nets.Net needs an argument width: add the line width: <value> to",
         ),
-        ("network=failing", "own_nets.Fails failed at own_nets.py:14: KeyError: 'nothing'"),
+        ("network=failing", "own_nets.Fails failed at own_nets.py:22: KeyError: 'nothing'"),
         ("network=hidden", "sched is a module of Python itself, not your sched.py: rename"),
         ("network=incomplete network.wdith=3", "did you mean ++network.width=3?"),
         ("data=sizeless", "data.image_size is missing: type data.image_size=<value>"),
@@ -74,6 +83,13 @@ def work(tmp_path, monkeypatch):
 )
 def test_a_mistake_in_an_own_option_is_told_in_one_line(work, typed, words, told):
     assert_refused(typed("train", "model=flow", *words.split()), told)
+
+
+def test_explain_checks_the_contract_of_an_own_network_first(work, typed):
+    words = ("explain", "model=flow", "data=fake", "network=wrong")
+    assert_refused(
+        typed(*words), "own_nets.Wrong: forward gives the shape", "expected (3, 1, 28, 28)"
+    )
 
 
 def test_all_packages_to_trust_are_named_at_once():
