@@ -1,14 +1,15 @@
 """Exceptions for mistakes that the user can correct, and the message for an unknown name."""
 
+import os
 import sysconfig
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+_FOLDERS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 _NOT_OF_THE_USER = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    str(Path(__file__).parent),
+    *(f"{folder}{os.sep}" for folder in (*_FOLDERS, Path(__file__).parent)),
     "<",  # frozen modules, code from strings
 )
 """Beginnings of the file names of Python, installed packages and this package."""
