@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ class HuggingFaceImages:
         unreadable: str = "stop",
         cache_dir: str | None = None,
     ) -> None:
+        if find_spec("datasets") is None:
+            raise UserError("data=hf needs the datasets package: pip install 'diffusion_lab[hf]'")
         self.name, self.config = name, config
         self.split, self.test_split = split, test_split
         self._image_key, self._label_key, self.cache_dir = image_key, label_key, cache_dir
@@ -114,12 +117,8 @@ class HuggingFaceImages:
 
     @cached_property
     def _splits(self) -> Any:
-        try:
-            import datasets
-        except ImportError as error:
-            raise UserError(
-                "data=hf needs the datasets package: pip install 'diffusion_lab[hf]'"
-            ) from error
+        import datasets
+
         try:
             if Path(self.name).expanduser().is_dir():
                 found = datasets.load_from_disk(str(Path(self.name).expanduser()))

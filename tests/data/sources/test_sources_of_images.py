@@ -35,6 +35,12 @@ def loaded(**options):
     return module
 
 
+def test_a_missing_package_is_named_at_once(monkeypatch):
+    monkeypatch.setattr("diffusion_lab.data.sources.huggingface.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'diffusion_lab\[hf\]'"):
+        ImageDataModule(name="a/b", source="huggingface", channels=3, image_size=8)
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 def test_npz_with_both_splits(tmp_path, last):
     train, test = pixels(30, 3, 6, 8), pixels(5, 3, 6, 8, seed=1)
