@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +84,6 @@ class HuggingFaceImages:
         unreadable: str = "stop",
         cache_dir: str | None = None,
     ) -> None:
-        if find_spec("datasets") is None:
-            raise UserError("data=hf needs the datasets package: pip install 'diffusion_lab[hf]'")
         self.name, self.config = name, config
         self.split, self.test_split = split, test_split
         self._image_key, self._label_key, self.cache_dir = image_key, label_key, cache_dir
@@ -117,8 +114,7 @@ class HuggingFaceImages:
 
     @cached_property
     def _splits(self) -> Any:
-        import datasets
-
+        datasets = _datasets()
         try:
             if Path(self.name).expanduser().is_dir():
                 found = datasets.load_from_disk(str(Path(self.name).expanduser()))
@@ -139,11 +135,10 @@ class HuggingFaceImages:
     @cached_property
     def _keys(self) -> tuple[str, str | None]:
         """Names of the columns of the images and of the classes (None without classes)."""
-        from datasets import ClassLabel, Image
-
+        datasets = _datasets()
         features = self._table("split", self.split).features
-        images = [key for key, kind in features.items() if isinstance(kind, Image)]
-        labels = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]
+        images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+        labels = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
         image_key, label_key = self._image_key, self._label_key
         if image_key is None:
             if len(images) != 1:
@@ -203,3 +198,14 @@ class HuggingFaceImages:
             "skip": self.skip,
         }
         return cache_folder("images", self.cache_dir, about)
+
+
+def _datasets() -> Any:
+    """Import the datasets package; UserError if it is not installed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            "data=hf needs the datasets package: pip install 'diffusion_lab[hf]'"
+        ) from error
+    return datasets

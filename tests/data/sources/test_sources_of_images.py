@@ -1,6 +1,7 @@
 """data=npz, cifar10, hf and images through ImageDataModule, and wrong options of each."""
 
 import pickle
+import sys
 from dataclasses import fields
 from inspect import signature
 
@@ -22,6 +23,8 @@ from diffusion_lab.data.sources.points import Points
 from diffusion_lab.data.sources.published import PublishedImages
 from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
 from diffusion_lab.errors import UserError
+from tests.cli.test_bad_input import assert_refused
+from tests.conftest import RUN
 from tests.support.forked import ROOT
 
 
@@ -35,10 +38,21 @@ def loaded(**options):
     return module
 
 
-def test_a_missing_package_is_named_at_once(monkeypatch):
-    monkeypatch.setattr("diffusion_lab.data.sources.huggingface.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'diffusion_lab\[hf\]'"):
-        ImageDataModule(name="a/b", source="huggingface", channels=3, image_size=8)
+def test_a_missing_package_is_named_before_the_data_are_looked_for(typed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    result = typed(
+        "train",
+        *(word for word in RUN if "num_images" not in word and word != "data=fake"),
+        "data=hf",
+        "data.name=a/b",
+    )
+    assert_refused(result, "pip install 'diffusion_lab[hf]'")
+
+
+def test_a_source_of_built_in_data_does_not_fit_pictures(typed, tmp_path):
+    words = ("data=images", f"data.path={tmp_path}", "data.source=bundled")
+    told = "data.source=bundled has no effect on the images of images: leave out data.source="
+    assert_refused(typed("explain", *words), told)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
