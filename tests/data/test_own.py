@@ -110,7 +110,7 @@ PIXELS = np.zeros((6, 8, 8), np.uint8)
         ((np.zeros((6, 3, 8, 8), np.uint8), LABELS), r"expected \(N, 1, 12, 12\)"),
         ((np.zeros((6, 13, 13), np.uint8), LABELS), r"expected \(N, 1, 12, 12\)"),
         ((PIXELS, LABELS + 1), "labels from 1 to 3: expected 0 to 2, or data.num_classes=4"),
-        ((PIXELS, LABELS - 1), "labels from -1 to 1"),
+        ((PIXELS, LABELS - 1), "labels from -1 to 1: expected 0 to 2$"),
         ((PIXELS, LABELS / 2), "whole numbers"),
         ((PIXELS, LABELS[:5]), "6 images and 5 labels"),
         ((PIXELS[:0], LABELS[:0]), "0 images"),

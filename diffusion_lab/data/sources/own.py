@@ -133,7 +133,8 @@ def _checked(
     if low < 0 or high >= num_classes:
         raise wrong(
             f"labels from {low} to {high}",
-            f"0 to {num_classes - 1}, or data.num_classes={high + 1}",
+            f"0 to {num_classes - 1}"
+            + (f", or data.num_classes={high + 1}" if low >= 0 and high < MAX_CLASSES else ""),
         )
     return pixels.contiguous(), classes.long()
 
