@@ -9,6 +9,7 @@ from dataclasses import fields
 from omegaconf import DictConfig
 
 from diffusion_lab.cli.arguments import help_without_edit, push_as_override, rung_overrides
+from diffusion_lab.cli.output_folder import removed_if_rejected
 from diffusion_lab.cli.run_command import (
     command,
     prepare_arguments,
@@ -93,4 +94,9 @@ def explain() -> None:
     prepare_arguments(
         first=lambda words: [f"hydra.run.dir={folder}", "hydra.job.name=explain", *words]
     )
-    run_command(task_of("commands.explain:explain"), "train")
+    run_command(_explain, "train")
+
+
+def _explain(cfg: DictConfig) -> None:
+    with removed_if_rejected():
+        task_of("commands.explain:explain")(cfg)

@@ -2,25 +2,31 @@
 
 Hydra would write `.hydra/` before the training can check the folder. Therefore
 `hydra.output_subdir: null` in configs/hydra/default.yaml turns this off, and `claimed` writes
-`.hydra/` once the folder is known to hold no run. This module imports no torch.
+`.hydra/` once the folder is known to hold no run. If the training is rejected before its first
+step, the new folder is removed again. This module imports no torch.
 """
 
 import logging
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli.errors import fail
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.saved_config import CONFIG_FOLDER, check_start, write_config
-from diffusion_lab.runs.state import check_new
+from diffusion_lab.runs.state import check_new, read_record
+from diffusion_lab.system.lock import NAME as LOCK
 from diffusion_lab.system.lock import is_first_process, locked
+from diffusion_lab.system.system_errors import fault
 
 
 @contextmanager
@@ -36,11 +42,48 @@ def claimed(cfg: DictConfig) -> Iterator[None]:
             held.enter_context(locked(folder))
             check_start(cfg, folder)
         except UserError:
+            _found.add(folder)  # it holds a run, or is about to
             _close_logs(folder)
             raise
         if is_first_process():
             write_config(folder, cfg, OmegaConf.create({"hydra": hydra}))
         yield
+
+
+_BEFORE_TRAINING = (CONFIG_FOLDER, LOCK, "metrics.json", "*.log", "events.out.tfevents.*")
+"""Names of what a run folder holds before the first training step."""
+_found: set[Path] = set()
+"""Run folders that existed when their command started."""
+
+
+@contextmanager
+def removed_if_rejected() -> Iterator[None]:
+    """Remove the new run folder if the command exits within this context because of a user error.
+
+    Only a folder that this command made is removed, and only if it holds nothing but the files of a
+    start. A start that ran out of memory or disk space keeps its folder, and so does a job of a
+    sweep, whose summary names it.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
+        error = stop.__context__
+        rejected = stop.code == 2 and isinstance(error, Exception) and fault(error) is None
+        if rejected and hydra.mode == RunMode.RUN and is_first_process():
+            _remove_start(folder)
+        raise
+
+
+def _remove_start(folder: Path) -> None:
+    if folder in _found or not folder.is_dir() or read_record(folder).get("steps"):
+        return
+    with suppress(UserError), locked(folder):  # not if another command has taken it meanwhile
+        names = [entry.name for entry in folder.iterdir()]
+        if all(any(fnmatch(name, known) for known in _BEFORE_TRAINING) for name in names):
+            _close_logs(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _close_logs(folder: Path) -> None:
@@ -65,7 +108,10 @@ class CheckFolder(Callback):
         with _rejecting(), _resolvable(config):
             _check_subfolder(config)
             folder = Path(config.hydra.run.dir)
-            if folder.is_dir():
+            if not folder.is_dir():
+                _found.discard(folder.absolute())
+            else:
+                _found.add(folder.absolute())
                 with locked(folder):
                     check_new(folder)
                 if (folder / "multirun.yaml").is_file():

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from diffusion_lab.cli.arguments import flags_first
 from diffusion_lab.cli.early_checks import check_training
 from diffusion_lab.cli.errors import cli_errors
-from diffusion_lab.cli.output_folder import claimed
+from diffusion_lab.cli.output_folder import claimed, removed_if_rejected
 from diffusion_lab.cli.resume_arguments import SavedRun, repeated_run, resumed_run
 from diffusion_lab.cli.run_command import log, prepare_arguments, reporting, run_command
 from diffusion_lab.cli.working_dir import paths_as_typed
@@ -43,9 +43,9 @@ def _in_own_folder(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], 
     def run(cfg: DictConfig) -> Any:
         register("train")  # a job of a sweep may run in a process of its own
         cfg = paths_as_typed(cfg)
-        if cfg.command.choices.debug != "replay":  # a replay needs only its file
-            reporting(check_training, cfg)
-        with ExitStack() as held:
+        with removed_if_rejected(), ExitStack() as held:
+            if cfg.command.choices.debug != "replay":  # a replay needs only its file
+                reporting(check_training, cfg)
             reporting(lambda cfg: held.enter_context(claimed(cfg)), cfg)
             return task(cfg)
 

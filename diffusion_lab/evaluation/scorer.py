@@ -88,6 +88,8 @@ class Scorer(ABC):
 class ImageScorer(Scorer):
     """Score sets of images with an extractor against a reference.
 
+    The primary metric is FID, or KID if there are too few real images for FID.
+
     Args:
         extractor: the feature extractor.
         reference: features of real images, or their moments, by the same extractor.
@@ -97,8 +99,6 @@ class ImageScorer(Scorer):
         UserError: if the reference was computed by another extractor.
 
     """
-
-    primary = "fid"
 
     def __init__(self, extractor: Extractor, reference: Reference, padded: bool = False) -> None:
         if reference.extractor_sha256 != extractor.sha256:
@@ -110,7 +110,9 @@ class ImageScorer(Scorer):
         self.extractor, self.reference, self.padded = extractor, reference, padded
         self.name, self.sha256, self.data = extractor.name, extractor.sha256, reference.data
         self.num_train, self.num_test = len(reference.train), len(reference.test)
-        self.least = extractor.num_features + 1
+        fid_needs = extractor.num_features + 1
+        self.primary = "kid" if 0 < self.num_test < fid_needs else "fid"
+        self.least = 2 if self.primary == "kid" else fid_needs
         self.scorer = FeatureScorer(reference)
         self._floors: dict[int, dict[str, Summary]] = {}
 

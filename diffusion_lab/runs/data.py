@@ -1,10 +1,14 @@
 """Load the data set that a run was trained on, or one that the command line names."""
 
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.config.instantiate import build
+from diffusion_lab.config.schema.data import SourceConfig
 from diffusion_lab.config.trusted import construct
 from diffusion_lab.config.validate import check_config
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -49,6 +53,26 @@ def run_data(
     data.value_range = run.value_range
     data.setup()
     return data
+
+
+def data_words(config: Mapping[str, Any]) -> str:
+    """Return the data options that were typed for a training, as another command takes them.
+
+    `config` is the run's configuration. Options of the training alone, such as data.flip=, are left
+    out. Empty if the configuration does not record what was typed.
+    """
+    command = config.get("command")
+    if not isinstance(command, Mapping):
+        return ""
+    choices, overrides = command.get("choices"), command.get("overrides")
+    chosen = choices.get("data") if isinstance(choices, Mapping) else None
+    if not isinstance(chosen, str):
+        return ""
+    shared = {field.name for field in fields(SourceConfig)}
+    typed = [str(word) for word in (overrides if isinstance(overrides, Sequence) else ())]
+    of_data = [word for word in typed if word.lstrip("+").startswith("data.")]
+    kept = [word for word in of_data if re.split("[.=]", word)[1] in shared]
+    return " ".join(shlex.quote(word) for word in (f"data={chosen}", *kept))
 
 
 def named_data(settings: Mapping[str, Any], data_dir: str | None) -> ImageDataModule:

@@ -19,6 +19,7 @@ from diffusion_lab.runs.load import Run, load_run
 from diffusion_lab.sampling.choose_figures import figures_of
 from diffusion_lab.sampling.conditioning import Conditioning
 from diffusion_lab.sampling.data_figures import DataFigures
+from diffusion_lab.sampling.progress import say
 
 
 def check_run(cfg: DictConfig) -> None:
@@ -119,6 +120,11 @@ def read_conditionings(cfg: DictConfig, run: Run) -> list[Conditioning]:
                 "guidance_interval= has no effect with guidance_scale=1: type another scale, for "
                 "example guidance_scale=2, or leave out guidance_interval="
             )
+    if run.has_clusters and plain["labels"] not in (None, "all", "none"):
+        say(
+            f"labels={plain['labels']}: clusters of similar images, not classes of the data, "
+            f"because the run was trained with data.clusters={run.config['data']['clusters']}"
+        )
     return conditionings
 
 

@@ -15,7 +15,7 @@ from diffusion_lab.evaluation.features.moments_file import read_moments
 from diffusion_lab.evaluation.features.reference import load_reference
 from diffusion_lab.evaluation.point_scorer import PointScorer
 from diffusion_lab.evaluation.scorer import ImageScorer, Scorer
-from diffusion_lab.runs.data import run_data
+from diffusion_lab.runs.data import data_words, run_data
 from diffusion_lab.runs.load import Run
 
 TRAINING = "train"
@@ -65,7 +65,8 @@ def choose_image_scorer(
     def read() -> Data:
         return run_data(run, data_dir, data_path)
 
-    scorer = _scorer(name, data, read, moments, device, padded=True)
+    words = data_words(run.config)
+    scorer = _scorer(name, data, read, moments, device, padded=True, words=words)
     scorer.check(run.image_shape)
     return scorer
 
@@ -114,8 +115,9 @@ def _scorer(
     moments: str | None,
     device: torch.device | str,
     padded: bool = False,
+    words: str = "",
 ) -> ImageScorer:
-    extractor = load_extractor(name or extractor_for(str(data)), device)
+    extractor = load_extractor(name or extractor_for(str(data), words=words), device)
     if moments == TRAINING and read is not None:
         reference = training_moments(extractor, read)
     elif moments == TRAINING:

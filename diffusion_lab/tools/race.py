@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffusion_lab import figures
 from diffusion_lab.cli.errors import cli_errors
-from diffusion_lab.commands.compare.evaluated_runs import EvaluatedRun, find_runs, read_run
+from diffusion_lab.commands.compare.evaluated_runs import EvaluatedRun, find_runs, read_runs
 from diffusion_lab.commands.compare.seed_groups import Group, group_runs
 from diffusion_lab.errors import UserError
 from diffusion_lab.system.output import check_picture
@@ -68,7 +68,7 @@ def race(named: Sequence[str]) -> Race:
     Raises UserError if a run has no evaluation, or if the feature extractor, the real images or the
     number of samples differ between runs.
     """
-    runs = [read_run(folder) for folder in find_runs(named)]
+    runs = read_runs(find_runs(named))
     for what in ("extractor", "reference", "num_samples"):
         different = {str(run.evaluation[what]) for run in runs}
         if len(different) > 1:

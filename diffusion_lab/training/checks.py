@@ -48,8 +48,8 @@ def check_classes(cfg: DictConfig, datamodule: ImageDataModule) -> None:
     if cfg.model.get("num_classes") not in (None, num_classes):
         if num_classes is None:
             raise UserError(
-                f"model.num_classes={cfg.model.num_classes}: the images of {cfg.data.name} have no "
-                "labels; leave out model.num_classes=, or type data.clusters="
+                f"model.num_classes={cfg.model.num_classes}: the images have no labels; leave out "
+                "model.num_classes=, or type data.clusters="
                 f"{cfg.model.num_classes} to make classes of similar images"
             )
         why = f"{cfg.data.name} has {num_classes} classes"

@@ -119,6 +119,11 @@ def build_model(cfg: DictConfig) -> DiffusionModule:
         raise UserError(
             "augment= transforms pixels, but these data are points or latents: leave out augment="
         )
+    if not any(parameter.requires_grad for parameter in module.network.parameters()):
+        raise UserError(
+            "the network has no parameters to train: assign its layers to attributes in __init__, "
+            "a list of layers as torch.nn.ModuleList"
+        )
     if check_contracts(module, sampler, value_range.shape(image_shape(cfg.data))):
         _note_export(module)
     check_guidance(cfg, module)

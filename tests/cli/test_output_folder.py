@@ -9,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from diffusion_lab import compose_config, train
-from diffusion_lab.commands.compare.evaluated_runs import read_run
+from diffusion_lab.commands.compare.evaluated_runs import read_runs
 from diffusion_lab.runs.saved_config import merge, read_config
 from diffusion_lab.training.rerun import compare_runs
 from tests.cli.test_bad_input import assert_refused
@@ -64,6 +64,22 @@ def test_a_rejected_start_changes_nothing(run, typed, given, more):
     assert code == 2
     assert "holds a run already" in err or "hydra.output_subdir" in err
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["in the checks of the parts", "before"])
+def test_a_rejected_start_leaves_no_folder(typed, tmp_path, early):
+    mistake = ("seed=-1",) if early else ("model.num_classes=3",)
+    assert typed("train", *RUN, *mistake)[0] == 2
+    assert not any((tmp_path / "logs" / "runs").iterdir())
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    assert typed("train", *RUN, *mistake, "hydra.run.dir=mine")[0] == 2
+    assert mine.is_dir()
+
+
+def test_a_rejected_explanation_leaves_no_folder(typed, tmp_path):
+    assert typed("explain", "data=fake", "model=basic_unet", "prediction=epsilon")[0] == 2
+    assert not any((tmp_path / "logs" / "explained").iterdir())
 
 
 @pytest.mark.parametrize("place", [".hydra", "conf", ".hydra/more"])
@@ -157,7 +173,7 @@ def test_rerun_uses_the_checkpoints_configuration(half, typed):
 def test_compare_uses_the_checkpoints_configuration(half, caplog):
     falsify(half, another)
     evaluate(half, [1.0])
-    config = read_run(half).config
+    config = read_runs([half])[0].config
     assert config["data"]["batch_size"] == 4 and "ema" in config["callbacks"]
     assert "using the checkpoint" in caplog.text
 

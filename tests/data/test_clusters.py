@@ -94,5 +94,7 @@ def test_clusters_have_no_agreement_score_and_a_short_guidance_figure(tmp_path, 
     of_eight = command(
         "sample", f"run={run}", "labels=0,1,2,3,4,5,6,7", "num_samples=8", "sampler.num_steps=1"
     )
+    told = "clusters of similar images, not classes of the data"
+    assert told in of_eight.stdout and told not in drawn.stdout
     with Image.open(of_eight.stdout.strip().splitlines()[-1] + "/guidance.png") as picture:
         assert sixteen == pytest.approx(2 * picture.height, rel=0.1)

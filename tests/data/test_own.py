@@ -54,6 +54,27 @@ def test_color_images_and_tensors_are_accepted():
     assert data.pixels("test").equal(pixels)
 
 
+def test_images_without_labels_have_no_classes():
+    (train, _), (test, _) = images()
+    calls = []
+
+    def read():
+        calls.append(1)
+        return (train, None), (test, None)
+
+    data = module(read, num_classes=None)
+    assert data.num_classes is None
+    data.setup()
+    assert calls == [1] and data.num_classes is None
+    assert not data.labels("train").any() and len(data.labels("train")) == 4
+    assert module(lambda: images(), num_classes=None).num_classes == 10
+    with pytest.raises(UserError, match=r"returned no labels, but data\.num_classes=3: leave out"):
+        module(read).setup()
+    half = module(lambda: ((train, None), (test, LABELS[:3])), num_classes=None)
+    with pytest.raises(UserError, match="returned train no labels: expected labels in both"):
+        half.setup()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -89,7 +110,7 @@ PIXELS = np.zeros((6, 8, 8), np.uint8)
         ((np.zeros((6, 3, 8, 8), np.uint8), LABELS), r"expected \(N, 1, 12, 12\)"),
         ((np.zeros((6, 13, 13), np.uint8), LABELS), r"expected \(N, 1, 12, 12\)"),
         ((PIXELS, LABELS + 1), "labels from 1 to 3: expected 0 to 2, or data.num_classes=4"),
-        ((PIXELS, LABELS - 1), "labels from -1 to 1"),
+        ((PIXELS, LABELS - 1), "labels from -1 to 1: expected 0 to 2$"),
         ((PIXELS, LABELS / 2), "whole numbers"),
         ((PIXELS, LABELS[:5]), "6 images and 5 labels"),
         ((PIXELS[:0], LABELS[:0]), "0 images"),

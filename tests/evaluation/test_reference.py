@@ -24,6 +24,7 @@ from diffusion_lab.evaluation.features.reference import (
     load_reference,
     make_reference,
 )
+from diffusion_lab.runs.data import data_words
 from tests.evaluation.test_extractor import altered, digits, flip_last_bit
 
 
@@ -172,10 +173,19 @@ def test_folders_of_images_are_known_by_their_content_not_their_name(fake_extrac
     assert len(computed.train) == 200
 
 
+def typed_config(*overrides):
+    """The part of a run's configuration that records what was typed."""
+    return {"command": {"choices": {"data": "mine"}, "overrides": ["seed=3", *overrides]}}
+
+
 def test_a_data_set_of_the_users_own_has_no_extractor():
-    """Its options are not known where the message is made, so that no whole command is shown."""
+    """Without the options of a run no whole command can be shown."""
     with pytest.raises(UserError, match=r"with images: use extractor=inception; or train one"):
         extractor_for("images")
+    with pytest.raises(
+        UserError, match=r"version=<name> data=mine 'data.path=a b', and give its f"
+    ):
+        extractor_for("bars", words=data_words(typed_config("data.path=a b", "data.flip=true")))
     with pytest.raises(UserError, match=r"train_extractor\.py data=svhn version=svhn_v1"):
         extractor_for("svhn")
 

@@ -42,3 +42,13 @@ def test_part_of_another_kind_is_rejected(group, content, told, tmp_path, monkey
         train(compose_config([*WORDS, f"{group}=mine"], tmp_path / "run"))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_network_without_parameters_is_rejected(tmp_path, monkeypatch):
+    """Layers in a plain list are none of a module's parameters."""
+    folder = tmp_path / "configs" / "network"
+    folder.mkdir(parents=True)
+    (folder / "nothing.yaml").write_text("_target_: torch.nn.Identity\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no parameters to train: .*ModuleList"):
+        train(compose_config([*WORDS, "network=nothing"], tmp_path / "run"))

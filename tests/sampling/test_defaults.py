@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffusion_lab import compose_config, figures, load_run, train
-from diffusion_lab.commands.compare.evaluated_runs import read_run
+from diffusion_lab.commands.compare.evaluated_runs import read_runs
 from diffusion_lab.commands.compare.seed_groups import group_runs
 from diffusion_lab.config.groups import make_sampler
 from diffusion_lab.diffusion import HeunSampler, StraightPath, sample_steps
@@ -263,7 +263,7 @@ def test_an_older_run_and_a_new_one_count_as_one_recipe(tmp_path):
     old = make_run(tmp_path / "old", [1.0, 2.0])
     now = {"guidance_scale": 1.5, "sampler": {"num_steps": 5}}
     new = make_run(tmp_path / "new", [1.0, 2.0], seed=1, config=now)
-    assert len(group_runs([read_run(old), read_run(new)])) == 1
+    assert len(group_runs(read_runs([old, new]))) == 1
 
 
 def test_a_teacher_samples_with_its_own_recipe(recipe, tmp_path):

@@ -14,7 +14,7 @@ from diffusion_lab.commands.compare.evaluated_runs import (
     EvaluatedRun,
     check_comparable,
     find_runs,
-    read_run,
+    read_runs,
 )
 from diffusion_lab.commands.compare.figure import Panel, Spread, loss_curves, spread_panels
 from diffusion_lab.commands.compare.seed_groups import Group, group_runs
@@ -72,7 +72,7 @@ def compare(cfg: DictConfig) -> Compared:
             "runs=logs/runs/a,logs/runs/b"
         )
     with planned_work(f"reading the evaluations of {times(len(folders), 'run')}", len(folders)):
-        runs = [read_run(folder, sampler, cfg.num_samples) for folder in counted(folders)]
+        runs = read_runs(counted(folders), sampler, cfg.num_samples)
     check_comparable(runs)
     metrics = _metrics(None if cfg.metrics is None else _list(cfg, "metrics"), runs)
     groups = group_runs(runs)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from diffusion_lab.commands.compare.evaluation_settings import (
+    MEASURES,
+    others_words,
+    settings_words,
+    words_like,
+)
 from diffusion_lab.config.groups import sampler_word
 from diffusion_lab.errors import UserError
 from diffusion_lab.runs.newest_checkpoint import has_checkpoint
@@ -101,14 +107,31 @@ def _by_number(path: str | Path) -> tuple[int, str]:
     return (len(name) if Path(name).name.isdigit() else 0, name)
 
 
-def read_run(
-    folder: Path, sampler: str | None = None, num_samples: int | None = None
-) -> EvaluatedRun:
-    """Read a run and its newest evaluation with the given sampler and number of samples.
+def read_runs(
+    folders: Iterable[Path], sampler: str | None = None, num_samples: int | None = None
+) -> list[EvaluatedRun]:
+    """Read runs and their newest evaluations with the given sampler and number of samples.
 
-    `sampler` is a name such as "ddim"; None accepts any sampler or number. Raises UserError if
-    there is no such evaluation or a file cannot be read.
+    `sampler` is a name such as "ddim"; None accepts any sampler or number. Raises UserError if a
+    run has no such evaluation or a file cannot be read.
     """
+    found = [(folder, *_fitting(folder, sampler, num_samples)) for folder in folders]
+    example = next((fitting[0][1] for _, fitting, _ in found if fitting), None)
+    runs = []
+    for folder, fitting, others in found:
+        if not fitting:
+            raise UserError(_nothing_fits(folder, others, example, sampler, num_samples))
+        config = _config(folder)
+        record = folder / "metrics.json"
+        of_run = _read(record, _json) if record.is_file() else {}
+        runs.append(EvaluatedRun(folder, config, _choices_of(folder, config), of_run, *fitting[0]))
+    return runs
+
+
+def _fitting(
+    folder: Path, sampler: str | None, num_samples: int | None
+) -> tuple[list[tuple[Path, dict[str, Any]]], list[dict[str, Any]]]:
+    """Return the evaluations of a run that fit, with their files, and the contents of all."""
     evaluations = [(path, _read(path, _evaluation)) for path in _evaluations(folder)]
     fitting = [
         (path, content)
@@ -116,23 +139,33 @@ def read_run(
         if sampler in (None, sampler_word(content["sampler"]))
         and num_samples in (None, content["num_samples"])
     ]
-    if not fitting:
-        given = {"sampler": sampler, "num_samples": num_samples}
-        asked = "".join(f" {key}={value}" for key, value in given.items() if value is not None)
-        has = sorted({_settings(content) for _, content in evaluations})
-        raise UserError(
-            f"{folder} has no evaluation{' with' if asked else ''}{asked}"
-            f"{', only with ' + ' or '.join(has) if has else ''}: type "
-            f"python scripts/evaluate.py run={folder}{asked}"
-        )
-    config = _config(folder)
-    record = folder / "metrics.json"
-    return EvaluatedRun(
-        folder,
-        config,
-        _choices_of(folder, config),
-        _read(record, _json) if record.is_file() else {},
-        *fitting[0],
+    return fitting, [content for _, content in evaluations]
+
+
+def _nothing_fits(
+    folder: Path,
+    evaluations: Sequence[dict[str, Any]],
+    example: dict[str, Any] | None,
+    sampler: str | None,
+    num_samples: int | None,
+) -> str:
+    """Return the error for a run without a fitting evaluation; `example` is one of another run.
+
+    Without an example, the evaluation to type has the settings of the run's newest one.
+    """
+    given = {"sampler": sampler, "num_samples": num_samples}
+    asked = "".join(f" {key}={value}" for key, value in given.items() if value is not None)
+    has = sorted({settings_words(content) for content in evaluations})
+    if example is not None:
+        words = f" {settings_words(example)}"
+    elif evaluations:
+        words = asked + others_words(evaluations[0], num_samples)
+    else:
+        words = asked
+    return (
+        f"{folder} has no evaluation{' with' if asked else ''}{asked}"
+        f"{', only with ' + ' or '.join(has) if has else ''}: type "
+        f"python scripts/evaluate.py run={folder}{words}"
     )
 
 
@@ -149,28 +182,18 @@ def check_comparable(runs: Sequence[EvaluatedRun]) -> None:
                 raise UserError(
                     f"{first.dir} was evaluated with {what} {mine}, but {run.dir} with {its}: "
                     "expected the same settings; select other evaluations with sampler=<name> or "
-                    "num_samples=<number>, or evaluate again, python scripts/evaluate.py "
-                    f"run={run.dir} {_settings(first.evaluation)}"
+                    f"num_samples=<number>, or evaluate again, {_again(first, run)}"
                 )
 
 
-MEASURES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "extractor": lambda e: f"{e['extractor']['name']} ({str(e['extractor']['sha256'])[:8]})",
-    "reference": lambda e: (
-        f"{e['reference']['data']} "
-        + (f"({e['reference']['n']} images)" if e["reference"]["n"] else "(moments)")
-    ),
-    "num_samples": lambda e: str(e["num_samples"]),
-    "NFE": lambda e: str(e["num_calls"]),
-}
-"""Functions that read the properties in which compared evaluations must agree, by name."""
-
-
-def _settings(evaluation: dict[str, Any]) -> str:
-    sampler = evaluation["sampler"]
+def _again(first: EvaluatedRun, run: EvaluatedRun) -> str:
+    """Return the command that evaluates one of two runs like the other."""
+    for one, other in ((run, first), (first, run)):
+        if words := words_like(other.evaluation, one.evaluation):
+            return f"python scripts/evaluate.py run={one.dir} {words}"
     return (
-        f"sampler={sampler_word(sampler)} sampler.num_steps={sampler.get('num_steps')} "
-        f"num_samples={evaluation['num_samples']}"
+        "both with a sampler of one network evaluation per step, such as sampler=blend, and twice "
+        "as many steps where there is no guidance"
     )
 
 

@@ -1,6 +1,7 @@
 """scripts/tradeoff.py: compare quality and cost of many samplers for one checkpoint."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,10 @@ from diffusion_lab.system.device import choose_device
 from diffusion_lab.system.git import git_commit
 from diffusion_lab.system.output import file_sha256, results_folder, write_json
 
+log = logging.getLogger(__name__)
+
 NAME = "tradeoff.json"
-FID = "fid"
+FID, KID = "fid", "kid"
 ROUNDS = 3
 """Number of timed rounds, after one round for warm-up."""
 
@@ -70,6 +73,13 @@ def tradeoff(cfg: DictConfig) -> Tradeoff:
         raise UserError(
             f"num_samples={cfg.num_samples}: expected more than {scorer.least - 1}, because "
             f"FID needs more images than {scorer.name} has features"
+        )
+    if scorer.primary == KID:
+        log.warning(
+            "samplers are ordered by KID, because there are only %d real test images: FID needs "
+            "more than extractor %s has features",
+            scorer.num_test,
+            scorer.name,
         )
     run.module.to(device)
     content: dict[str, Any] = {

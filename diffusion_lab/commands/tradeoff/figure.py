@@ -41,6 +41,8 @@ def tradeoff_figure(
 ) -> Figure:
     """Plot quality over NFE and over milliseconds per image, all axes logarithmic.
 
+    The axis of quality is linear if a value is not positive, such as a KID.
+
     Args:
         curves: name -> points in order of cost; points on a Pareto front get a ring.
         ylabel: name of the quality, of which lower is better.
@@ -78,9 +80,10 @@ def tradeoff_figure(
             if front:
                 ax.plot(*zip(*front, strict=True), "o", color=INK, markersize=9, fillstyle="none")
         ax.set_xscale("log")
-        ax.set_yscale("log")
         plain_log_ticks(ax.xaxis)
-        plain_log_ticks(ax.yaxis)
+        if lowest > 0:
+            ax.set_yscale("log")
+            plain_log_ticks(ax.yaxis)
     left.plot([], [], "o", color=INK, markersize=9, fillstyle="none", label="on the Pareto front")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(

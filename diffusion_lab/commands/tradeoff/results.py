@@ -133,9 +133,11 @@ def lines(results: Sequence[SamplerResult], content: Mapping[str, Any]) -> list[
     reasons: dict[str, list[str]] = {}
     for name, reason in content["skipped"].items():
         reasons.setdefault(reason, []).append(name)
+    real = content["floor"].get(metric)
     return [
         table,
-        f"real training images: {title} {content['floor'][metric]:.4g}",
+        f"real training images: {title} "
+        + (f"{real:.4g}" if real is not None else "unknown, because there are too few of them"),
         f"time per image in a batch of {settings['batch_size']} on {settings['device']}: median "
         "of 3 rounds over all samplers in turn, after one for warm-up",
         "the Pareto fronts use mean scores: settings closer than their spread may swap places"

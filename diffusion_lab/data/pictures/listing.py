@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +16,20 @@ from diffusion_lab.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+_TRAIN, _TEST = ("train", "training"), ("test", "testing")
+_VAL = ("val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Pictures of a split, and the folders they lie in, such as ("train/", "val/")."""
+
+    prefixes: tuple[str, ...]
+    names: list[str]
+
+    def below(self, name: str) -> str:
+        """Return a name relative to its folder of the split."""
+        return name.removeprefix(next(p for p in self.prefixes if name.startswith(p)))
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class Listing:
         train, test: pictures by split; test is None if the root has no folder of test pictures.
         classes: names of the classes in the order of the labels; empty for unlabelled pictures,
             whose labels are 0.
+        top: the folder that counts as the top level, such as "photos/"; empty for the root.
         fingerprint: SHA-256 of the names, sizes and modification times (in a zip file checksums)
             of all pictures.
 
@@ -45,16 +59,18 @@ class Listing:
     train: Pictures
     test: Pictures | None
     classes: tuple[str, ...]
+    top: str
     fingerprint: str
 
 
 def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
     """List the pictures of a folder or zip file, with their splits and classes.
 
-    Folders named train and test (or val) on the top level are the splits. Within a split each
-    folder is a class, numbered in alphabetical order. Pictures that are not in folders have no
-    classes. With labelled=False folders are no classes; labelled=True requires classes. Other files
-    are ignored.
+    Folders named train and test (or val) on the top level are the splits; with all three, the
+    pictures of val are training pictures. Within a split each folder is a class, numbered in
+    alphabetical order. Pictures that are not in folders have no classes. With labelled=False
+    folders are no classes; labelled=True requires classes. Other files are ignored. If all pictures
+    lie in subfolders of one folder, that folder counts as the top level.
 
     Raises:
         UserError: for a path without pictures, a damaged zip file, a zip file with unsafe names, a
@@ -76,13 +92,18 @@ def list_pictures(path: str | Path, labelled: bool | str = "auto") -> Listing:
         )
     if others:
         log.info("%d other files in %s are passed over, such as %s", len(others), path, others[0])
-    splits = _splits(str(path), names)
+    top = _top(names)
+    if top:
+        log.info("all pictures of %s lie in its folder %s", path, top)
+    place = f"{path}/{top}".rstrip("/") if top else str(path)
+    splits = _splits(place, [name.removeprefix(top) for name in names])
     classes: tuple[str, ...] = ()
     if labelled is not False:
-        classes = _classes(str(path), splits, folders, demanded=labelled is True)
-    listed = [_labelled(prefix, members, classes) for prefix, members in splits]
+        below = {folder.removeprefix(top) for folder in folders if folder.startswith(top)}
+        classes = _classes(place, splits, below, demanded=labelled is True)
+    listed = [_labelled(top, split, classes) for split in splits]
     test = listed[1] if len(listed) > 1 else None
-    return Listing(root, listed[0], test, classes, digest.hexdigest())
+    return Listing(root, listed[0], test, classes, top, digest.hexdigest())
 
 
 def _entries(root: Path, folders: set[str], others: list[str]) -> Iterator[tuple[str, str]]:
@@ -155,36 +176,54 @@ def _hidden(parts: Iterable[str]) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
-def _splits(path: str, names: list[str]) -> list[tuple[str, list[str]]]:
-    """Return (folder prefix, picture names) of the training split and, if any, the test split."""
+def _top(names: Sequence[str]) -> str:
+    """Return the folder, such as "photos/", whose subfolders hold all pictures; "" for the root."""
+    top = ""
+    while True:
+        first, *deeper = names[0].removeprefix(top).split("/")
+        inner = f"{top}{first}/"
+        if not deeper or first.lower() in _TRAIN:
+            return top
+        if any(not n.startswith(inner) or "/" not in n.removeprefix(inner) for n in names):
+            return top
+        top = inner
+
+
+def _splits(path: str, names: list[str]) -> list[_Split]:
+    """Return the training split and, if any, the test split."""
     tops = {name.partition("/")[0] for name in names if "/" in name}
-    train = sorted(top for top in tops if top.lower() in _TRAIN)
-    test = sorted(top for top in tops if top.lower() in _TEST)
+    train, test, val = (
+        sorted(top for top in tops if top.lower() in known) for known in (_TRAIN, _TEST, _VAL)
+    )
     if not train:
-        return [("", names)]
-    if len(train) > 1 or len(test) > 1:
+        return [_Split(("",), names)]
+    if max(map(len, (train, test, val))) > 1:
         raise UserError(
-            f"data.path={path} holds the folders {', '.join([*train, *test])}: expected at "
-            "most one for training and one for testing; type data.val_size= for validation pictures"
+            f"data.path={path} holds the folders {', '.join([*train, *test, *val])}: expected at "
+            "most one for training, one for testing and one for validation"
         )
-    chosen = [f"{top}/" for top in [*train, *test]]
-    others = [name for name in names if not name.startswith(tuple(chosen))]
+    if test and val:
+        log.info(
+            "the pictures in %s/ are training pictures; data.val_size= of all are held out", *val
+        )
+        train, val = [*train, *val], []
+    chosen = [tuple(f"{top}/" for top in tops) for tops in (train, test or val) if tops]
+    known = tuple(prefix for prefixes in chosen for prefix in prefixes)
+    others = [name for name in names if not name.startswith(known)]
     if others:
         raise UserError(
-            f"data.path={path}: {others[0]} lies beside {chosen[0]}: expected all pictures in "
-            f"{' and '.join(chosen)}; move the picture there, or type another data.path="
+            f"data.path={path}: {others[0]} lies beside {known[0]}: expected all pictures in "
+            f"{' and '.join(known)}; move the picture there, or type another data.path="
         )
-    return [(top, [name for name in names if name.startswith(top)]) for top in chosen]
+    return [_Split(ps, [name for name in names if name.startswith(ps)]) for ps in chosen]
 
 
-def _classes(
-    path: str, splits: list[tuple[str, list[str]]], folders: set[str], demanded: bool
-) -> tuple[str, ...]:
+def _classes(path: str, splits: list[_Split], folders: set[str], demanded: bool) -> tuple[str, ...]:
     """Return the sorted names of the class folders; empty for pictures without class folders."""
     found: list[set[str]] = []
-    for prefix, names in splits:
-        below = [name.removeprefix(prefix) for name in names]
-        loose = [name for name in below if "/" not in name]
+    for split in splits:
+        below = [split.below(name) for name in split.names]
+        loose = [name for name in split.names if "/" not in split.below(name)]
         if loose and len(loose) == len(below):
             if demanded:
                 raise UserError(
@@ -194,13 +233,12 @@ def _classes(
             return ()
         if loose:
             raise UserError(
-                f"data.path={path}: {prefix}{loose[0]} lies beside folders with pictures: move the "
+                f"data.path={path}: {loose[0]} lies beside folders with pictures: move the "
                 "picture into a class folder, or type data.labelled=false to use all pictures "
                 "without labels"
             )
         found.append({name.partition("/")[0] for name in below})
     classes = found[0]
-    first = splits[0][0]
     if len(classes) == 1:
         raise UserError(
             f"data.path={path} has only one class folder, {next(iter(classes))}: expected two or "
@@ -211,20 +249,13 @@ def _classes(
             f"data.path={path} has {len(classes)} class folders: expected at most {MAX_CLASSES}, "
             "or type data.labelled=false for pictures without classes"
         )
-    empty = (
-        {
-            folder.removeprefix(first)
-            for folder in folders
-            if folder.startswith(first) and folder != "." and "/" not in folder.removeprefix(first)
-        }
-        - classes
-        - {""}
-    )
-    if empty:
-        raise UserError(
-            f"data.path={path}: the class folder {first}{min(empty)} holds no pictures; remove the "
-            "folder, or put pictures into it"
-        )
+    for prefix in splits[0].prefixes:
+        below = [folder.removeprefix(prefix) for folder in folders if folder.startswith(prefix)]
+        if empty := {name for name in below if "/" not in name} - classes - {"", "."}:
+            raise UserError(
+                f"data.path={path}: the class folder {prefix}{min(empty)} holds no pictures; "
+                "remove the folder, or put pictures into it"
+            )
     if len(found) > 1 and (unknown := found[1] - classes):
         raise UserError(
             f"data.path={path}: the class {min(unknown)} has test pictures but no training "
@@ -233,9 +264,8 @@ def _classes(
     return tuple(sorted(classes))
 
 
-def _labelled(prefix: str, names: list[str], classes: tuple[str, ...]) -> Pictures:
+def _labelled(top: str, split: _Split, classes: tuple[str, ...]) -> Pictures:
+    """Return the pictures of a split with their labels; names begin with the folder `top`."""
     index = {name: number for number, name in enumerate(classes)}
-    labels = [
-        index[name.removeprefix(prefix).partition("/")[0]] if classes else 0 for name in names
-    ]
-    return Pictures(tuple(names), np.asarray(labels, np.int64))
+    labels = [index[split.below(name).partition("/")[0]] if classes else 0 for name in split.names]
+    return Pictures(tuple(f"{top}{name}" for name in split.names), np.asarray(labels, np.int64))

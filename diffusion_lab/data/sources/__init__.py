@@ -166,6 +166,12 @@ def _kind(name: str, source: str, options: Mapping[str, Any]) -> str:
         return "own" if "images" in options else source
     if source not in SOURCES and source not in BY_NAME:
         raise UserError(unknown_name("data.source", source, [*SOURCES, *BY_NAME]))
+    if name not in BUILT_IN and {"path", "split"} & {*options}:
+        usual = "huggingface" if "split" in options else "pictures or npz"
+        raise UserError(
+            f"data.source={source} has no effect on the images of {name}: leave out data.source=, "
+            f"which is {usual} for images of your own"
+        )
     if name not in BUILT_IN:
         raise UserError(unknown_name("data", name, [*BUILT_IN, "images", "npz", "hf"]))
     if name in GENERATED:

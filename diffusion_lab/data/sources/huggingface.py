@@ -114,12 +114,7 @@ class HuggingFaceImages:
 
     @cached_property
     def _splits(self) -> Any:
-        try:
-            import datasets
-        except ImportError as error:
-            raise UserError(
-                "data=hf needs the datasets package: pip install 'diffusion_lab[hf]'"
-            ) from error
+        datasets = _datasets()
         try:
             if Path(self.name).expanduser().is_dir():
                 found = datasets.load_from_disk(str(Path(self.name).expanduser()))
@@ -140,11 +135,10 @@ class HuggingFaceImages:
     @cached_property
     def _keys(self) -> tuple[str, str | None]:
         """Names of the columns of the images and of the classes (None without classes)."""
-        from datasets import ClassLabel, Image
-
+        datasets = _datasets()
         features = self._table("split", self.split).features
-        images = [key for key, kind in features.items() if isinstance(kind, Image)]
-        labels = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]
+        images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+        labels = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
         image_key, label_key = self._image_key, self._label_key
         if image_key is None:
             if len(images) != 1:
@@ -204,3 +198,14 @@ class HuggingFaceImages:
             "skip": self.skip,
         }
         return cache_folder("images", self.cache_dir, about)
+
+
+def _datasets() -> Any:
+    """Import the datasets package; UserError if it is not installed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            "data=hf needs the datasets package: pip install 'diffusion_lab[hf]'"
+        ) from error
+    return datasets

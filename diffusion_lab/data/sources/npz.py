@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion_lab.data.image_set import MAX_CLASSES, ImageSet
 from diffusion_lab.data.shape import ImageSize
 from diffusion_lab.data.split import split_order
-from diffusion_lab.errors import UserError, reason_of
+from diffusion_lab.errors import UserError
 from diffusion_lab.networks.image_size import height_and_width
 
 _KEYS = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}
@@ -82,10 +82,11 @@ class NpzImages:
                     if key is not None:
                         found[name] = archive[key]
                 return found
-        except Exception as error:  # zip, NumPy's header and pickle errors
+        except Exception as error:  # of zip, NumPy's header and pickle
             raise UserError(
-                f"data.path={self.path} cannot be read ({reason_of(error)}): expected a .npz file "
-                "of plain arrays"
+                f"data.path={self.path} is damaged or no .npz file of plain arrays "
+                f"({type(error).__name__}): write it again with numpy.savez, without arrays of "
+                "objects"
             ) from error
 
     def _split(self, arrays: dict[str, np.ndarray], images: str, labels: str) -> tuple[Tensor, ...]:

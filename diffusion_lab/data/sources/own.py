@@ -1,8 +1,10 @@
 """User-defined data sets: a function that returns images and labels."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,22 +17,27 @@ from diffusion_lab.networks.image_size import height_and_width
 ReadImages = Callable[[], Any]
 """() -> ((train images, train labels), (test images, test labels)), NumPy arrays or tensors.
 
-Images are uint8 (N, C, H, W), or (N, H, W) for one channel; labels are whole numbers (N,) from 0.
+Images are uint8 (N, C, H, W), or (N, H, W) for one channel; labels are whole numbers (N,) from 0,
+or None in both splits for images without labels.
 With data.value_range=unbounded images are float32 or float16 (N, C, H, W).
 """
+_NUM_CLASSES = 10
+"""Number of classes without data.num_classes=."""
 _EXAMPLE = "data.images={_target_: my_data.images, _partial_: true}"
 
 
 def own_images(
-    read: ReadImages, name: str, shape: tuple[int, int, int], num_classes: int
-) -> ImageSet:
+    read: ReadImages, name: str, shape: tuple[int, int, int], num_classes: int | None = None
+) -> tuple[ImageSet, int | None]:
     """Call the function of a user-defined data set and check the returned arrays.
+
+    Returns the images, and the number of classes: None if the function returns no labels.
 
     Args:
         read: see `ReadImages`.
         name: name of the data set.
         shape: (C, H, W) of an image after padding with black.
-        num_classes: labels are 0 to num_classes - 1.
+        num_classes: labels are 0 to num_classes - 1; None for ten classes or no labels.
 
     Raises:
         UserError: if the function fails, or does not return images and labels of two splits.
@@ -47,6 +54,19 @@ def own_images(
             f"data.images: {function} failed ({type(error).__name__}: {reason}): expected "
             "((train images, train labels), (test images, test labels))"
         ) from error
+    if train_labels is None and test_labels is None:
+        if num_classes is not None:
+            raise UserError(
+                f"data.images: {function} returned no labels, but data.num_classes={num_classes}: "
+                "leave out data.num_classes=, or return labels"
+            )
+        train_labels, test_labels = (
+            np.zeros(len(images), np.int64) for images in (train_images, test_images)
+        )
+        found = None
+    else:
+        found = _NUM_CLASSES if num_classes is None else num_classes
+    num_classes = found or 1
     train = _checked(function, "train", train_images, train_labels, shape, num_classes)
     test = _checked(function, "test", test_images, test_labels, shape, num_classes)
     if train[0].shape[1:] != test[0].shape[1:]:
@@ -54,7 +74,8 @@ def own_images(
             f"data.images: {function} returned train images {tuple(train[0].shape[1:])} and test "
             f"images {tuple(test[0].shape[1:])}: expected the same shape (C, H, W)"
         )
-    return ImageSet(*train, *test, name=name, source="function", note=f"by {function}")
+    images = ImageSet(*train, *test, name=name, source="function", note=f"by {function}")
+    return images, found
 
 
 def _name(function: Any) -> str:
@@ -75,6 +96,8 @@ def _checked(
     def wrong(given: str, expected: str) -> UserError:
         return UserError(f"data.images: {function} returned {split} {given}: expected {expected}")
 
+    if labels is None:
+        raise wrong("no labels", "labels in both splits, or None in both for images without labels")
     pixels, classes = torch.as_tensor(images), torch.as_tensor(labels)
     if pixels.dtype not in (torch.uint8, *FLOATS):
         raise wrong(
@@ -110,7 +133,8 @@ def _checked(
     if low < 0 or high >= num_classes:
         raise wrong(
             f"labels from {low} to {high}",
-            f"0 to {num_classes - 1}, or data.num_classes={high + 1}",
+            f"0 to {num_classes - 1}"
+            + (f", or data.num_classes={high + 1}" if low >= 0 and high < MAX_CLASSES else ""),
         )
     return pixels.contiguous(), classes.long()
 
@@ -125,7 +149,7 @@ class OwnImages:
         channels: int,
         image_size: ImageSize | None,
         images: ReadImages,
-        num_classes: int = 10,
+        num_classes: int | None = None,
     ) -> None:
         if not callable(images):
             raise UserError(
@@ -142,15 +166,27 @@ class OwnImages:
                 f"data.source={source} has no effect on {name}: leave out data.source=, or pass it "
                 "to your function by data.images.source="
             )
-        check_whole_number("num_classes", num_classes, least=1)
-        if num_classes > MAX_CLASSES:
-            raise UserError(f"data.num_classes={num_classes}: expected at most {MAX_CLASSES}")
-        self.size, self.num_classes = height_and_width(image_size), num_classes
+        if num_classes is not None:
+            check_whole_number("num_classes", num_classes, least=1)
+            if num_classes > MAX_CLASSES:
+                raise UserError(f"data.num_classes={num_classes}: expected at most {MAX_CLASSES}")
+        self.size, self._num_classes = height_and_width(image_size), num_classes
+        self._images: ImageSet | None = None
+        """What the function returned, until `read` takes it."""
         self._arguments = (images, name, (channels, *self.size), num_classes)
+
+    @cached_property
+    def num_classes(self) -> int | None:
+        """data.num_classes=; without it, calls the function to find out whether it has labels."""
+        if self._num_classes is not None:
+            return self._num_classes
+        self._images, found = own_images(*self._arguments)
+        return found
 
     def prepare(self) -> None:
         """Do nothing: the function is called when the images are read."""
 
     def read(self) -> ImageSet:
-        """Call the function and check what it returns."""
-        return own_images(*self._arguments)
+        """Call the function, unless `num_classes` did, and check what it returns."""
+        images, self._images = self._images, None
+        return own_images(*self._arguments)[0] if images is None else images

@@ -123,6 +123,8 @@ class PictureFiles:
             "classes": self.listing.classes,
             "format": asdict(self.wanted),
             "skip": self.skip,
+            # such pictures were one split without classes in earlier versions
+            **({"top": self.listing.top} if self.listing.top else {}),
         }
         return cache_folder("images", self.cache_dir, about)
 

@@ -25,18 +25,20 @@ from diffusion_lab.evaluation.features.networks import CNN, build_network, unpac
 SHIPPED = Path(__file__).parents[1] / "weights"
 
 
-def extractor_for(data: str, setting: str = "extractor") -> str:
+def extractor_for(data: str, setting: str = "extractor", words: str = "") -> str:
     """Return the name of the shipped extractor for a data set.
 
-    Raises UserError if there is none; the message lists the alternatives for `setting`.
+    Raises UserError if there is none; the message lists the alternatives for `setting`. `words` are
+    the options of a data set of the user's own, for the command in the message.
     """
     if name := shipped_for(data):
         return name
-    if data not in BUILT_IN:  # its options are not known here
+    if data not in BUILT_IN:
         raise UserError(
             f"no extractor comes with {data}: use {setting}={INCEPTION}; or train one, python "
-            "scripts/train_extractor.py version=<name> with the data options of the training, and "
-            f"give its folder, {setting}=<folder>"
+            f"scripts/train_extractor.py version=<name> "
+            f"{words or 'with the data options of the training'}, and give its folder, "
+            f"{setting}=<folder>"
         )
     raise UserError(
         f"no extractor comes with data={data}: train one by python scripts/train_extractor.py "

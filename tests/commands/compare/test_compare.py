@@ -16,7 +16,7 @@ from diffusion_lab.commands.compare.figure import Panel, Spread, spread_panels
 from diffusion_lab.config.groups import sampler_config, sampler_word, words
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import last_line
-from tests.support.evaluated_runs import HEUN, evaluate, make_run
+from tests.support.evaluated_runs import BLEND, HEUN, evaluate, make_run
 
 MIXED = "not tested: one training against several"
 
@@ -182,8 +182,39 @@ def test_options_select_the_newest_matching_evaluation(typed, tmp_path):
         wrong,
         "r1 has no evaluation with sampler=blend num_samples=500",
         "sampler=heun sampler.num_steps=20 num_samples=2000",
-        "python scripts/evaluate.py run=r1 sampler=blend num_samples=500",
+        "python scripts/evaluate.py run=r1 sampler=blend sampler.num_steps=40 num_samples=500",
     )
+
+
+def test_the_suggested_evaluation_gives_the_same_nfe(typed, tmp_path):
+    """Guidance takes two network evaluations a step; an own extractor must be named again."""
+    mine = {"extractor": {"name": "mine", "sha256": "cd" * 32}}
+    steps = {"sampler": BLEND | {"num_steps": 5}, "num_calls": 10.0, "guidance_scale": 2.0}
+    make_run(tmp_path / "guided", [5.0, 6.0], 0, **mine, **steps)
+    plain = {"sampler": BLEND | {"num_steps": 2}, "num_calls": 2.0}
+    make_run(tmp_path / "plain", [5.0, 6.0], 1, **mine, **plain)
+    again = "run=plain sampler=blend sampler.num_steps=10 num_samples=2000 extractor=<folder of"
+    assert_refused(typed("compare", "runs=guided,plain", "metrics=fid"), again)
+    # 2 is twice one step, and Heun's 39 is no even number
+    again = "run=guided sampler=blend sampler.num_steps=1 "
+    assert_refused(typed("compare", "runs=plain,guided", "metrics=fid"), again)
+    for name, scale, calls in (("plain", 1.0, 39.0), ("guided", 2.0, 78.0)):
+        of_heun = {"sampler": HEUN, "num_calls": calls, "guidance_scale": scale}
+        evaluate(tmp_path / name, [1.0, 2.0], "2026-01-03_00-00-00_c", **mine, **of_heun)
+    assert_refused(typed("compare", "runs=plain,guided", "metrics=fid"), "evaluate again, both")
+
+
+def test_a_missing_evaluation_is_asked_for_like_the_others(typed, tmp_path):
+    mine = {"extractor": {"name": "mine", "sha256": "cd" * 32}, "num_samples": 700}
+    for seed, name in enumerate("ab"):
+        make_run(tmp_path / name, [5.0, 6.0], seed, **mine)
+    settings = "num_samples=700 extractor=<folder of mine>"
+    heun = f"evaluate.py run=a sampler=heun {settings}"
+    assert_refused(typed("compare", "runs=a,b", "metrics=fid", "sampler=heun"), heun)
+    heun = {"sampler": HEUN, "num_calls": 39.0}
+    evaluate(tmp_path / "b", [1.0, 2.0], "2026-01-03_00-00-00_c", **mine, **heun)
+    heun = f"evaluate.py run=a sampler=heun sampler.num_steps=20 {settings}"
+    assert_refused(typed("compare", "runs=a,b", "metrics=fid", "sampler=heun"), heun)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,11 @@ from tests.evaluation.test_pareto import by_definition
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
     """The folder of an untrained extractor with 8 features for images of data=fake."""
-    folder = tmp_path_factory.mktemp("extractor")
+    return untrained_extractor(tmp_path_factory.mktemp("extractor"))
+
+
+def untrained_extractor(folder, num_train=40, num_test=40):
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     network = Classifier(1, 10, 8)
     (folder / "tiny.safetensors").write_bytes(save(network.state_dict()))
@@ -37,13 +41,14 @@ def extractor(tmp_path_factory):
         "num_features": 8,
         "data": {"dataset": "fake"},
     }
-    images = torch.randint(0, 256, (80, 1, 28, 28), dtype=torch.uint8)
-    labels = torch.arange(80) % 10
+    total = num_train + num_test
+    images = torch.randint(0, 256, (total, 1, 28, 28), dtype=torch.uint8)
+    labels = torch.arange(total) % 10
     real = make_reference(
         TrainedExtractor(network, record, folder),
         "fake",
-        (images[:40], labels[:40]),
-        (images[40:], labels[40:]),
+        (images[:num_test], labels[:num_test]),
+        (images[num_test:], labels[num_test:]),
     )
     reference = folder / "tiny.reference.safetensors"
     write_reference(real, reference)
@@ -151,6 +156,28 @@ def test_scores_equal_evaluates_and_a_stopped_comparison_resumes(typed, trained,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_train", "num_test", "metric"), [(40, 6, "kid"), (6, 40, "fid"), (6, 6, "kid")]
+)
+def test_few_real_images_leave_out_the_fid(
+    typed, trained, tmp_path, caplog, num_train, num_test, metric
+):
+    """Of 8 features the FID needs more than 8 images."""
+    few = untrained_extractor(tmp_path / "few", num_train, num_test)
+    arguments = (*small(trained["ddpm"], few), "samplers=ddim,blend", "num_steps=1,2", "out=few1")
+    code, text, err = typed("tradeoff", *arguments)
+    assert code == 0, err
+    assert ("samplers are ordered by KID" in text + err + caplog.text) == (metric == "kid")
+    rows = rows_of(tmp_path / "few1")
+    front = by_definition([float(r["calls"]) for r in rows], [float(r[metric]) for r in rows])
+    assert [r["front_calls"] == "True" for r in rows] == front
+    assert ("fid" in rows[0]) == (metric == "fid")
+    unknown = "real training images: FID unknown, because there are too few of them" in text
+    assert unknown == (num_train == 6 and metric == "fid")
+    assert (tmp_path / "few1" / "tradeoff.png").is_file()
+
+
+@pytest.mark.slow
 def test_compare_reads_what_evaluate_writes(typed, trained, extractor):
     for run in trained.values():
         sampling = ("sampler=blend", "sampler.num_steps=3", "seeds=2")
@@ -244,6 +271,8 @@ def test_the_figure_rings_points_on_the_pareto_fronts():
     near = tradeoff_figure(curves, "FID", 15.0)
     assert [15.0, 15.0] in [list(line.get_ydata()) for line in near.axes[0].lines]
     assert any(label.get_text() == "real images" for label in _legend(near))
+    below_zero = tradeoff_figure({"blend": [Point(5, 1.0, -0.1, (True, True))]}, "KID")
+    assert all(ax.get_yscale() == "linear" for ax in below_zero.axes)
 
 
 def _legend(figure):

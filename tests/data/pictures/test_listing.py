@@ -63,6 +63,30 @@ def test_folders_of_splits(tmp_path, place, names):
     assert list_pictures(place(flat)).classes == ()
 
 
+def test_pictures_of_three_splits_train_and_test(tmp_path, place, caplog):
+    """The validation images are drawn from all but those of test/."""
+    make(tmp_path / "p", "train/x/1.png", "train/y/2.png", "val/y/3.png", "test/x/4.png")
+    with caplog.at_level(logging.INFO):
+        listed = list_pictures(place(tmp_path / "p"))
+    assert "pictures in val/ are training pictures" in caplog.text
+    assert listed.train.names == ("train/x/1.png", "train/y/2.png", "val/y/3.png")
+    assert listed.train.labels.tolist() == [0, 1, 1] and listed.classes == ("x", "y")
+    assert listed.test.names == ("test/x/4.png",) and listed.test.labels.tolist() == [0]
+
+
+def test_a_folder_around_all_others_is_looked_into(tmp_path, place):
+    make(tmp_path / "p", "all/pets/cat/1.png", "all/pets/dog/2.png")
+    listed = list_pictures(place(tmp_path / "p"))
+    assert listed.classes == ("cat", "dog") and listed.train.labels.tolist() == [0, 1]
+    assert listed.train.names == ("all/pets/cat/1.png", "all/pets/dog/2.png")
+    make(tmp_path / "q", "all/train/1.png", "all/train/2.png", "all/test/3.png")
+    listed = list_pictures(place(tmp_path / "q"), labelled=False)
+    assert listed.test.names == ("all/test/3.png",) and len(listed.train.names) == 2
+    make(tmp_path / "r", "all/cat/1.png", "all/dog/2.png", "all/3.png")
+    with pytest.raises(UserError, match="only one class folder, all"):
+        list_pictures(place(tmp_path / "r"))
+
+
 def test_the_fingerprint_follows_the_files(tmp_path, place):
     folder = make(tmp_path / "p", "a.png", "b.png")
     before = list_pictures(place(folder)).fingerprint
@@ -82,7 +106,7 @@ def test_the_fingerprint_follows_the_files(tmp_path, place):
         (["cat/1.png", "dog/2.png", "3.png"], "auto", ["3.png lies beside", "labelled=false"]),
         (["1.png"], True, ["no class folders", "data.labelled=true"]),
         (["train/a/1.png", "train/b/2.png", "3.png"], "auto", ["3.png lies beside train/"]),
-        (["train/1.png", "test/2.png", "val/3.png"], "auto", ["test, val", "data.val_size"]),
+        (["train/1.png", "test/2.png", "Test/3.png"], "auto", ["Test, test", "at most one"]),
         (["train/a/1.png", "train/b/2.png", "test/c/3.png"], "auto", ["the class c has test"]),
     ],
 )

@@ -1,6 +1,7 @@
 """data=npz, cifar10, hf and images through ImageDataModule, and wrong options of each."""
 
 import pickle
+import sys
 from dataclasses import fields
 from inspect import signature
 
@@ -22,6 +23,7 @@ from diffusion_lab.data.sources.points import Points
 from diffusion_lab.data.sources.published import PublishedImages
 from diffusion_lab.data.sources.torchvision_sets import TorchvisionImages
 from diffusion_lab.errors import UserError
+from tests.cli.test_bad_input import assert_refused
 from tests.support.forked import ROOT
 
 
@@ -33,6 +35,19 @@ def loaded(**options):
     module = ImageDataModule(**options)
     module.setup()
     return module
+
+
+def test_a_missing_package_is_named_before_the_data_are_looked_for(typed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    words = ("model=flow", "trainer.accelerator=cpu", "data=hf", "data.name=a/b")
+    result = typed("train", *words)
+    assert_refused(result, "pip install 'diffusion_lab[hf]'")
+
+
+def test_a_source_of_built_in_data_does_not_fit_pictures(typed, tmp_path):
+    words = ("data=images", f"data.path={tmp_path}", "data.source=bundled")
+    told = "data.source=bundled has no effect on the images of images: leave out data.source="
+    assert_refused(typed("explain", *words), told)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
@@ -74,7 +89,10 @@ def test_npz_without_labels_or_test_split(tmp_path):
         ({"images": pixels(9, 5, 5), "labels": np.arange(8)}, ["9 images and 8 labels"]),
         ({"images": pixels(9, 5, 5), "labels": np.arange(9) - 1}, ["from 0 to 255"]),
         ({"images": pixels(9, 5, 5), "labels": np.arange(9) / 2}, ["labels is float64"]),
-        ({"images": np.array([{}, {}], dtype=object)}, ["allow_pickle=False"]),
+        (
+            {"images": np.array([{}, {}], dtype=object)},
+            ["is damaged or no .npz file", "without arrays of objects"],
+        ),
         (
             {
                 "images": pixels(9, 5, 5),
@@ -98,7 +116,7 @@ def test_npz_mistakes(tmp_path, arrays, words):
 
 def test_npz_that_is_no_npz(tmp_path):
     (tmp_path / "a.npz").write_bytes(pickle.dumps([1]))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"is damaged or no \.npz file"):
         loaded(name="m", source="npz", path=str(tmp_path / "a.npz"), channels=1, image_size=5)
     with pytest.raises(UserError, match="is no file"):
         loaded(name="m", source="npz", path=str(tmp_path), channels=1, image_size=5)
