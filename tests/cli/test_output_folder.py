@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab import compose_config, train
 from diffusion_lab.commands.compare.evaluated_runs import read_runs
-from diffusion_lab.runs.saved_config import merge, read_config
+from diffusion_lab.runs.saved_config import read_config
 from diffusion_lab.training.rerun import compare_runs
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import RUN
@@ -203,59 +203,6 @@ def test_a_raised_limit_is_kept_without_a_note(half, typed):
     record.write_text(record.read_text().replace('"finished"', '"interrupted"'))
     saved = read_config(half)
     assert saved.config.trainer.max_epochs == 4 and saved.notes == []
-
-
-TRAINED = {
-    "command": {"overrides": ["a=${b}"], "choices": {"model": "flow"}},
-    "model": {"network": {"width": 8}, "rate": 0.1},
-    "network": {"width": 8},
-    "paths": {"output_dir": "/then/run", "data_dir": "/then/data"},
-    "data": {"data_dir": "/then/data", "source": "full"},
-    "trainer": {"default_root_dir": "/then/run", "precision": "bf16-mixed", "max_epochs": 5},
-    "seed": 3,
-}
-WRITTEN = {
-    "command": {"overrides": "${hydra:overrides.task}", "choices": "${hydra:runtime.choices}"},
-    "model": {"network": "${network}", "rate": 0.1},
-    "network": {"width": 8},
-    "paths": {"output_dir": "${hydra:runtime.output_dir}", "data_dir": "${oc.env:NOWHERE,data}"},
-    "data": {"data_dir": "${paths.data_dir}", "source": "auto"},
-    "trainer": {"default_root_dir": "${paths.output_dir}", "precision": "auto", "max_epochs": 5},
-    "seed": 3,
-}
-
-
-def merged(**changes):
-    return merge(OmegaConf.merge(WRITTEN, changes), TRAINED)
-
-
-def test_merge_takes_current_paths_and_saved_settings():
-    config, keys = merged()
-    assert keys == []
-    config.paths.output_dir = "/now"
-    config.paths.data_dir = "/now/data"
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert plain["trainer"]["default_root_dir"] == "/now"
-    assert plain["data"]["data_dir"] == "/now/data"
-    assert plain["trainer"]["precision"] == "bf16-mixed" and plain["data"]["source"] == "full"
-    assert plain["command"]["overrides"] == ["a=${b}"]  # a text, and no reference
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"network": {"width": 4}}, ["network.width"]),  # not the keys that refer to it
-        ({"seed": 4, "extra": {"a": 1}}, ["seed", "extra"]),
-        ({"trainer": {"max_epochs": 9}}, ["trainer.max_epochs"]),
-        ({"model": {"network": {"width": 4}}}, ["model.network.width"]),
-        ({"network": "${nothing.there}"}, ["model.network", "network"]),
-    ],
-)
-def test_merge_keeps_the_checkpoints_values_and_lists_the_differing_keys(changes, expected):
-    config, keys = merged(**changes)
-    assert keys == expected
-    config.paths.output_dir, config.paths.data_dir = "/then/run", "/then/data"
-    assert OmegaConf.to_container(config, resolve=True) == TRAINED
 
 
 def test_a_run_started_again_in_python_records_the_last_start(tmp_path):

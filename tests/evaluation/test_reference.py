@@ -17,14 +17,13 @@ from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features import reference as module
 from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.evaluation.features.find_reference import reference_for
-from diffusion_lab.evaluation.features.load import extractor_for, load_extractor, shipped_versions
+from diffusion_lab.evaluation.features.load import load_extractor, shipped_versions
 from diffusion_lab.evaluation.features.reference import (
     cache_key,
     cached_reference,
     load_reference,
     make_reference,
 )
-from diffusion_lab.runs.data import data_words
 from tests.evaluation.test_extractor import altered, digits, flip_last_bit
 
 
@@ -171,23 +170,6 @@ def test_folders_of_images_are_known_by_their_content_not_their_name(fake_extrac
     computed = reference_for(extractor, "images", lambda: other)
     np.testing.assert_array_equal(computed.test_labels, other.images.test_labels.numpy())
     assert len(computed.train) == 200
-
-
-def typed_config(*overrides):
-    """The part of a run's configuration that records what was typed."""
-    return {"command": {"choices": {"data": "mine"}, "overrides": ["seed=3", *overrides]}}
-
-
-def test_a_data_set_of_the_users_own_has_no_extractor():
-    """Without the options of a run no whole command can be shown."""
-    with pytest.raises(UserError, match=r"with images: use extractor=inception; or train one"):
-        extractor_for("images")
-    with pytest.raises(
-        UserError, match=r"version=<name> data=mine 'data.path=a b', and give its f"
-    ):
-        extractor_for("bars", words=data_words(typed_config("data.path=a b", "data.flip=true")))
-    with pytest.raises(UserError, match=r"train_extractor\.py data=svhn version=svhn_v1"):
-        extractor_for("svhn")
 
 
 def test_references_go_to_the_users_cache_beside_other_files(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from PIL import Image
 from scipy import stats
 
 from diffusion_lab.commands.compare.evaluated_runs import find_runs
-from diffusion_lab.commands.compare.figure import Panel, Spread, spread_panels
 from diffusion_lab.config.groups import sampler_config, sampler_word, words
 from tests.cli.test_bad_input import assert_refused
 from tests.conftest import last_line
@@ -299,18 +297,3 @@ def test_a_sweep_folder_stands_for_its_jobs_in_order(tmp_path, monkeypatch):
 def test_a_samplers_name_does_not_depend_on_its_settings(name):
     assert sampler_word(sampler_config(name) | {"num_steps": 7}) == name
     assert sampler_word({"_target_": "mine.Own"}) == "Own"
-
-
-def test_panels_show_every_value_and_interval():
-    rows = [Spread([1.0, 2.0], 1.5, -1.0, 4.0), Spread([3.0], 3.0, None, None)]
-    figure = spread_panels(
-        ["model=a, network.width=128, optimizer.lr=0.1", "b"], [Panel("fid", rows, 0.5)]
-    )
-    ax = figure.axes[0]
-    plotted = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata())]
-    for data in ((0.5, 0.5), (-1.0, 4.0), (1.0, 2.0), (1.5,), (3.0,)):
-        assert data in [tuple(map(float, d)) for d in plotted]
-    assert ax.get_yticklabels()[0].get_text().count("\n") == 1
-    assert math.isclose(ax.get_ylim()[0], 1.5)  # the first row on top
-    with pytest.raises(ValueError, match="row for every name"):
-        spread_panels(["a"], [Panel("fid", rows)])
