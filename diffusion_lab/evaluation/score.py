@@ -33,7 +33,7 @@ _FRACTION: Bounds = (0.0, 1.0)
 _POSITIVE: Bounds = (0.0, math.inf)
 
 
-METRICS = {
+IMAGE_METRICS = {
     "fid": Metric("FID", "lower", _POSITIVE),
     "kid": Metric("KID", "lower"),  # unbiased, so it may be below 0
     "precision": Metric("precision", "higher", _FRACTION),
@@ -43,11 +43,14 @@ METRICS = {
     "class_entropy": Metric("class entropy (bits)", "real", _POSITIVE),
     "class_tv": Metric("class total variation", "lower", _FRACTION),
     "confidence": Metric("classifier confidence", "real", _FRACTION),
+    "label_agreement": Metric("agreement with the label", "higher", _FRACTION),
+}
+POINT_METRICS = {
     "energy_distance": Metric("energy distance", "lower", _POSITIVE),
     "log_density": Metric("log density (nats)", "real"),
     "support": Metric("fraction on the support", "higher", _FRACTION),
-    "label_agreement": Metric("agreement with the label", "higher", _FRACTION),
 }
+METRICS = IMAGE_METRICS | POINT_METRICS
 
 
 def bounds_of(metric: str) -> Bounds:
@@ -82,7 +85,7 @@ class FeatureScorer:
         moments: metrics.Moments | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> dict[str, float]:
-        """Return the metrics of the samples, keyed by the names of METRICS.
+        """Return the metrics of the samples, keyed by the names of IMAGE_METRICS.
 
         FID needs more samples, and more real images, than there are features. Precision, recall,
         density and coverage need more images than their number of neighbours. With a reference of

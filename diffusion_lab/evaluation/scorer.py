@@ -16,7 +16,7 @@ from diffusion_lab import figures
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.extractor import Extractor
 from diffusion_lab.evaluation.features.reference import Reference
-from diffusion_lab.evaluation.score import METRICS, FeatureScorer, bounds_of, floor
+from diffusion_lab.evaluation.score import IMAGE_METRICS, FeatureScorer, bounds_of, floor
 from diffusion_lab.evaluation.statistics import Summary, summary
 
 FLOOR_DRAWS = 3
@@ -146,7 +146,7 @@ class ImageScorer(Scorer):
         with _bar(len(images), "images") as update:
             features = self.extractor(images, progress=update)
         half = time.perf_counter()
-        with _bar(len(METRICS), "metrics") as update:
+        with _bar(len(IMAGE_METRICS), "metrics") as update:
             scores = self.scorer(
                 features,
                 None if asked is None else asked.numpy(),
@@ -167,7 +167,7 @@ class ImageScorer(Scorer):
         if n in self._floors:
             return self._floors[n]
         seeds = range(FLOOR_DRAWS if n < available else 1)
-        with _bar(len(seeds) * len(METRICS), "metrics of real images") as update:
+        with _bar(len(seeds) * len(IMAGE_METRICS), "metrics of real images") as update:
             draws = floor(self.scorer, n, seeds, progress=lambda name: update(1))
         self._floors[n] = summaries(draws)
         return self._floors[n]

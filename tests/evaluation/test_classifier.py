@@ -159,7 +159,7 @@ def test_the_command_writes_weights_a_record_and_a_reference(fake_extractor):
         (["version=new", "max_epochs=0"], ["max_epochs=0"]),
         (["version=new", "lr=fast"], ["lr"]),
         (["version=new", "shift=-1"], ["shift=-1"]),
-        (["version=new", "data.value_range=zero_one"], ["data.value_range is unknown"]),
+        (["version=new", "data.value_range=minus_one_one"], ["has no effect on an extractor"]),
         (["version=new", "data.val_size=1"], ["1 held-out", "data.val_size="]),
         (["version=new", "data.val_size=null", "data.num_images=9"], ["0 held-out", "1000 test"]),
         (["version=new", "data.image_size=8"], ["the images are 8x8: expected at least 9 pixels"]),

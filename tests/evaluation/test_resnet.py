@@ -10,6 +10,7 @@ from safetensors.torch import save
 from diffusion_lab.commands import train_extractor as command
 from diffusion_lab.data.loader import InMemoryLoader
 from diffusion_lab.data.sources.fake import draw_bars
+from diffusion_lab.data.value_range import ValueRange
 from diffusion_lab.errors import UserError
 from diffusion_lab.evaluation.features.augmentation import CropAndFlip
 from diffusion_lab.evaluation.features.load import load_extractor
@@ -156,7 +157,9 @@ def test_settings_of_the_other_architecture_are_rejected(typed, tmp_path, overri
 
 
 def test_images_without_labels_are_rejected(typed, tmp_path, monkeypatch):
-    unlabelled = SimpleNamespace(num_classes=None, dataset="images")
+    unlabelled = SimpleNamespace(
+        num_classes=None, dataset="images", value_range=ValueRange("zero_one")
+    )
     monkeypatch.setattr(command, "named_data", lambda *arguments: unlabelled)
     result = typed("train_extractor", "data=fake", "version=new", f"out={tmp_path}/new")
     assert_refused(result, "data=images has no labels", "extractor=inception")

@@ -12,7 +12,7 @@ from diffusion_lab.evaluation.features.extractor import Features
 from diffusion_lab.evaluation.features.load import load_extractor
 from diffusion_lab.evaluation.features.reference import Reference, load_reference
 from diffusion_lab.evaluation.metrics import Moments
-from diffusion_lab.evaluation.score import METRICS, FeatureScorer, floor
+from diffusion_lab.evaluation.score import IMAGE_METRICS, FeatureScorer, floor
 from diffusion_lab.evaluation.scorer import ImageScorer
 from diffusion_lab.tools.metric_sanity import sanity
 
@@ -40,7 +40,7 @@ def test_every_metric_is_computed_and_reported_as_progress(scorer):
     reported = []
     asked = np.zeros(100, dtype=int)
     scores = scorer(features(100, 3), asked, progress=reported.append)
-    assert list(scores) == reported == list(METRICS)
+    assert list(scores) == reported == list(IMAGE_METRICS)
     assert "label_agreement" not in scorer(features(100, 3))
 
 

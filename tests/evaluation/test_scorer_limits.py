@@ -59,6 +59,6 @@ def test_another_number_of_classes_than_the_reference_is_rejected():
 
 def test_a_reference_of_another_extractor_is_rejected():
     reference = made_up_reference(20)
-    ImageScorer(SimpleNamespace(name="none", sha256="0" * 64), reference)
+    ImageScorer(SimpleNamespace(name="none", sha256="0" * 64, num_features=8), reference)
     with pytest.raises(UserError, match=r"by extractor none \(sha256 00000000\).*other \(1111"):
         ImageScorer(SimpleNamespace(name="other", sha256="1" * 64), reference)

@@ -9,7 +9,7 @@ from scipy import stats
 from diffusion_lab.evaluation.features.extractor import Features
 from diffusion_lab.evaluation.features.reference import Reference
 from diffusion_lab.evaluation.metrics import Moments
-from diffusion_lab.evaluation.score import METRICS, FeatureScorer, bounds_of
+from diffusion_lab.evaluation.score import IMAGE_METRICS, FeatureScorer, bounds_of
 from diffusion_lab.evaluation.statistics import holm, paired, summary, welch
 
 
@@ -139,7 +139,7 @@ def test_cutting_does_not_change_the_coverage():
     assert all(free == bounded for free, bounded in covers)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", IMAGE_METRICS)
 def test_every_metric_has_the_bounds_of_its_formula(name):
     """Measured on sets that are as different, and as similar, as possible."""
     random = np.random.default_rng(3)
