@@ -16,9 +16,12 @@ test: .venv/test lint ## install the test dependencies, check style and types, r
 	$(PYTEST) -m 'not slow'
 
 test-slow: .venv/test ## run the slow tests: large networks, killed processes, the wheel, ONNX, a simulated GPU
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow and not exhaustive'
 
-test-all: test test-slow ## run all tests
+test-exhaustive: .venv/test ## run the further settings of what the other tests try with some
+	$(PYTEST) -m exhaustive
+
+test-all: test test-slow test-exhaustive ## run all tests
 
 test-lowest: .venv-lowest/installed ## run the quick tests with the lowest supported versions (downloads gigabytes)
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow' -n $(TEST_PROCESSES) --dist worksteal

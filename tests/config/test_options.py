@@ -44,6 +44,7 @@ BESIDE = {
     "experiment=ddpm_mnist": ["trainer.max_epochs=1"],
     "experiment=quickstart": ["data.clusters=4"],
     "experiment=fast": ["data.clusters=4"],
+    "experiment=images_small": ["data.clusters=4"],
     "experiment=best_cpu": ["data.clusters=4"],
     "data=mnist": ["data.source=bundled"],
     "callbacks=fid": [
@@ -189,8 +190,8 @@ def test_every_option_is_tried():
     assert tried >= {f"{group}={option}" for group in groups for option in options(group)}
 
 
-OF_FILES = ("cifar10", "cifar100", "svhn", "images", "npz", "hf")
-"""data/sources and cli/test_pictures.py have them."""
+ELSEWHERE = ("cifar10", "cifar100", "svhn", "images", "npz", "hf", "points")
+"""data/sources, cli/test_pictures.py and training/test_points.py have them."""
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ OF_FILES = ("cifar10", "cifar100", "svhn", "images", "npz", "hf")
     [
         pytest.param(name, marks=() if name == "fake" else pytest.mark.slow)
         for name in options("data")
-        if name not in OF_FILES
+        if name not in ELSEWHERE
     ],
 )
 def test_data_set_trains_two_steps(name, tmp_path):
