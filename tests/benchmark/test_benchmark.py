@@ -73,6 +73,7 @@ def test_each_part_alone(typed, tmp_path, part):
     assert "images_per_second" not in out  # the live bar went to a screen of its own
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_pictures_are_compared_with_torchvisions(typed, tmp_path):
     record, _ = measured(typed, tmp_path, "pictures", "largest=1020")
@@ -109,6 +110,7 @@ def test_speed_of_a_trained_run(typed, tmp_path, trained):
     assert row["details"]["run"] == str(run) and row["details"]["network"] == "trained"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["unet2d", "sampling"])
 def test_a_part_with_the_large_network(typed, tmp_path, part):
@@ -117,6 +119,7 @@ def test_a_part_with_the_large_network(typed, tmp_path, part):
     assert row["details"]["precision"] == "bf16-mixed"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_memory_is_measured_in_separate_processes(typed, tmp_path):
     [row] = measured(typed, tmp_path, "memory")[0]["rows"]
@@ -125,6 +128,7 @@ def test_memory_is_measured_in_separate_processes(typed, tmp_path):
     assert not (tmp_path / "logs").exists()  # its trainings were thrown away
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_startup_is_timed_from_process_start(typed, tmp_path):
     help_row, first_step = measured(typed, tmp_path, "start_up")[0]["rows"]

@@ -39,8 +39,14 @@ def pictures(tmp_path, monkeypatch):
     "words",
     [
         ["data.channels=3", "data.image_size=[8,12]", "data.resize=crop", "data.flip=true"],
-        ["data.channels=4", "data.image_size=12", "data.resize=pad", "model.num_classes=2"],
-        ["data.channels=1", "data.image_size=[20,28]", "data.resize=stretch", "model=edm"],
+        pytest.param(
+            ["data.channels=4", "data.image_size=12", "data.resize=pad", "model.num_classes=2"],
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param(
+            ["data.channels=1", "data.image_size=[20,28]", "data.resize=stretch", "model=edm"],
+            marks=pytest.mark.exhaustive,
+        ),
     ],
     ids=["3 channels", "4 channels", "1 channel"],
 )

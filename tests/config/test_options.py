@@ -163,9 +163,21 @@ LONG = (
 )
 
 
+LIKE_ANOTHER = (
+    "experiment=best_cpu",
+    "experiment=best_cpu_classes",
+    "experiment=fast",
+    "experiment=fashion",
+    "experiment=cifar10_hour",
+    "network=unet_cifar_small",
+)
+"""Other sizes of what is tried."""
+
+
 def slow_if_long(words):
-    long = any(word.startswith(LONG) for word in words)
-    return pytest.param(words, marks=pytest.mark.slow if long else (), id=" ".join(words))
+    marks = [pytest.mark.slow] * any(word.startswith(LONG) for word in words)
+    marks += [pytest.mark.exhaustive] * any(word in LIKE_ANOTHER for word in words)
+    return pytest.param(words, marks=marks, id=" ".join(words))
 
 
 @pytest.mark.parametrize("option", map(slow_if_long, ([word] for word in ALONE)))

@@ -36,7 +36,7 @@ EARLY = [
     ("train trainer.max_time=soon", "trainer.max_time=soon: expected"),
     ("train seed=-1", "seed=-1: expected"),
     ("train teacher.run=nowhere", "teacher.run=nowhere is no folder"),
-    ("train init_from=x teacher.run=y", "each provide the initial network: leave out init_from="),
+    ("train init_from=x teacher.run=y", "each provide the network: leave out one of them"),
     ("train init_from=nowhere", "init_from=nowhere does not exist"),
     ("train resume=nowhere", "resume=nowhere is no run folder"),
     ("sample run=nowhere", "run=nowhere is no folder"),

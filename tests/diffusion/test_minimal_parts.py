@@ -99,6 +99,7 @@ def test_limits_and_times_from_the_ends():
     assert ((drawn >= 0) & (drawn <= 1)).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [Cosine(), Exploding()], ids=lambda path: type(path).__name__)
 @pytest.mark.parametrize("word", words("sampler"))

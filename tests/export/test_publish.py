@@ -147,7 +147,14 @@ def test_missing_onnx_packages_are_reported_in_one_line(typed, trained, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["betas", "flow", "edm", "dit", "mlp"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "betas",
+        "dit",
+        *(pytest.param(k, marks=pytest.mark.exhaustive) for k in ("flow", "edm", "mlp")),
+    ],
+)
 def test_the_onnx_file_matches_the_denoiser(tmp_path, kind):
     onnxruntime = pytest.importorskip("onnxruntime")
     schedule, prediction = {

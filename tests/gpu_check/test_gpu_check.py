@@ -37,6 +37,7 @@ def told(tmp_path, monkeypatch, capfd):
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_everything_in_small(tmp_path, told):
     code, out, err = told("--tiny", "--minutes", "60")

@@ -39,8 +39,9 @@ def pictures(settings: Settings, largest: float) -> list[Row]:
     for count, folder in folders.items():
         write_pictures(folder, count)
     cache = settings.scratch / "pictures_cache"
-    data = picture_data(folders[many], cache, settings.batch_size)
-    data.setup("fit")
+    for folder in folders.values():  # decode the pictures
+        data = picture_data(folder, cache, settings.batch_size)
+        data.setup("fit")
     baseline: DataLoader[Any] = DataLoader(
         ImageFolder(str(folders[many]), ToTensor()),
         batch_size=settings.batch_size,
@@ -53,8 +54,8 @@ def pictures(settings: Settings, largest: float) -> list[Row]:
     opened = {
         count: [
             last_json(settings, (*OPEN, str(folder), str(cache), str(settings.batch_size)))
-            for _ in range(1 + settings.repeats)
-        ][1:]  # the first one of the small folder decodes it
+            for _ in range(settings.repeats)
+        ]
         for count, folder in folders.items()
     }
 
