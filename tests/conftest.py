@@ -18,6 +18,8 @@ from diffusion_lab import cli, compose_config, train
 from tests.support import forked
 from tests.support.tiny_vae import save_vae
 
+EXHAUSTIVE = (pytest.mark.slow, pytest.mark.exhaustive)
+"""Marks of further settings of what a test tries with some: make test-exhaustive."""
 # tiny but whole: the tests of options are about wiring, not about learning
 TINY = (
     "data=fake",

@@ -162,7 +162,8 @@ def _check_complete(
     path = path.removeprefix("teacher.")
     root, _, name = path.partition(".")
     is_part = not name if root in _PARTS else root == "callbacks" or path == "data.images"
-    if not is_part or node["_target_"].startswith("diffusion_lab."):
+    complete = not node.get("_partial_", False)  # the caller gives a partial's other arguments
+    if not is_part or not complete or node["_target_"].startswith("diffusion_lab."):
         return
     for name, parameter in parameters.items():
         needed = parameter.default is parameter.empty

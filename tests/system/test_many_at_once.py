@@ -122,7 +122,7 @@ from diffusion_lab import cli
 from diffusion_lab.cli import training
 training._train = lambda cfg: print(cfg.paths.output_dir)
 Path(f"ready{sys.argv.pop()}").touch()
-while len(list(Path().glob("ready*"))) < 4:
+while len(list(Path().glob("ready*"))) < 2:
     time.sleep(0.05)
 cli.train()
 """

@@ -19,7 +19,7 @@ from diffusion_lab.config.groups import (
 from diffusion_lab.diffusion import sample_steps
 from diffusion_lab.modules import DiffusionModule
 from diffusion_lab.tools.combinations import combinations_page
-from tests.conftest import TINY, last_line
+from tests.conftest import EXHAUSTIVE, TINY, last_line
 from tests.support.forked import ROOT
 
 
@@ -45,7 +45,10 @@ class TinyNet(nn.Module):
 @pytest.mark.parametrize(
     "target",
     [
-        pytest.param(name, marks=() if name == "v_prediction" else pytest.mark.slow)
+        pytest.param(
+            name,
+            marks={"v_prediction": (), "epsilon": pytest.mark.slow}.get(name, EXHAUSTIVE),
+        )
         for name in predictions()
     ],
 )

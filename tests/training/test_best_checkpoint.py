@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_lab import compose_config, train
 from tests.cli.test_bad_input import assert_refused
-from tests.conftest import RUN
+from tests.conftest import EXHAUSTIVE, RUN
 
 EVERY = "trainer.check_val_every_n_epoch"
 STEPS = "trainer.val_check_interval"
@@ -62,7 +62,7 @@ SETTINGS = [
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(words, marks=() if k % 3 == 0 else pytest.mark.slow)
+        pytest.param(words, marks=((), pytest.mark.slow, EXHAUSTIVE)[k % 3])
         for k, words in enumerate(SETTINGS)
     ],
 )

@@ -19,11 +19,13 @@ from diffusion_lab.runs import checkpoint as checkpoint_io
 from diffusion_lab.runs.checkpoint import SafeCheckpointIO
 from diffusion_lab.system.signals import Stopped
 from diffusion_lab.training.rerun import differences
+from tests.conftest import EXHAUSTIVE
 from tests.support.resume_settings import BASE, SETTINGS, state_of
 
 EVERY_PLACE = os.environ.get("EVERY_PLACE") == "1"
 FAST = ("accumulated steps",)
 """Those of the quick tests; the rest is slow."""
+FURTHER = ("validation after every batch", "validation every other epoch", "fewer batches")
 WITHIN = {
     "epochs": "early stopping waits",
     "epochs before steps": "steps",
@@ -166,7 +168,10 @@ def stopped(monkeypatch, tmp_path, setting, counts):
 @pytest.mark.parametrize(
     "setting",
     [
-        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        pytest.param(
+            name,
+            marks=() if name in FAST else EXHAUSTIVE if name in FURTHER else pytest.mark.slow,
+        )
         for name in SETTINGS
         if EVERY_PLACE or name not in WITHIN
     ],

@@ -11,12 +11,15 @@ from diffusion_lab.diffusion.ideal_denoiser import GaussianOracle, ImagesOracle
 from diffusion_lab.diffusion.samplers.base import image_generators
 from diffusion_lab.errors import UserError
 from diffusion_lab.tools.sampler_order import FIRST_ORDER, SECOND_ORDER, errors
+from tests.conftest import EXHAUSTIVE
 
 MEAN, STD = -0.3, 0.4
 SAMPLERS = words("sampler")
 # first-order and stochastic samplers need more steps than the second-order ones for the same error
 STEPS = {"blend": 200, "ddim": 200, "euler": 200, "ddpm": 500, "euler_ancestral": 250}
 STEPS |= {"langevin": 601, "reverse_sde": 300}
+FEW = ("linear", "blend_gaussian", "edm", "sigmoid")
+"""One noise schedule of each kind."""
 CELLS = [
     (path, sampler, spacing)
     for path in noise_schedules()
@@ -51,7 +54,7 @@ def noises_seen(sampler, schedule, image):
             marks=()
             if spacing in (None, "trailing")
             and (sampler not in STEPS or path in ("cosine", "linear"))
-            else pytest.mark.slow,
+            else EXHAUSTIVE,
         )
         for path, sampler, spacing in CELLS
     ],
@@ -79,7 +82,14 @@ def test_every_cell_lands_on_the_gaussian_or_is_refused(path, word, spacing):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", SAMPLERS)
-@pytest.mark.parametrize("path", [p for p in noise_schedules() if p != "blend_uniform"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path in FEW else EXHAUSTIVE)
+        for path in noise_schedules()
+        if path != "blend_uniform"
+    ],
+)
 def test_every_sampler_draws_one_of_the_images(path, word):
     schedule = noise_schedules()[path]
     if refusal(make_sampler(word), schedule) is not None:
