@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from diffusion_lab.config.error_message import one_line
 from diffusion_lab.config.resolvers import register

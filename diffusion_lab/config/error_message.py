@@ -4,8 +4,8 @@ import re
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
-from yaml.error import MarkedYAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
+from yaml.error import MarkedYAMLError
 
 from diffusion_lab.config.unknown_keys import unknown_key
 from diffusion_lab.errors import UserError, short_path, unknown_name
